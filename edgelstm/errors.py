@@ -1,0 +1,41 @@
+"""The one error class of the package."""
+
+from __future__ import annotations
+
+
+class EdgeLstmError(Exception):
+    """Something the user can act on.
+
+    Parameters
+    ----------
+    what: the file, tensor, stream or option that is wrong, and in which way.
+    found: what was there.
+    expected: what should have been there.
+    hint: what to do about it.
+
+    The command line prints ``str(error)`` on one line and exits with code 2.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        found: object = None,
+        expected: object = None,
+        hint: str | None = None,
+    ) -> None:
+        self.what = what
+        self.found = found
+        self.expected = expected
+        self.hint = hint
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        text = self.what
+        if self.found is not None:
+            text += f": found {self.found}"
+        if self.expected is not None:
+            text += f"{';' if self.found is not None else ':'} expected {self.expected}"
+        if self.hint:
+            text += f". {self.hint}"
+        return text

@@ -1,0 +1,99 @@
+"""Files: atomic writes, hashes, size limits."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from edgelstm.errors import EdgeLstmError
+
+PathLike = str | os.PathLike[str]
+
+#: Nothing this package reads whole into memory may be larger (bytes); ONNX files end at 2 GiB anyway.
+MAX_FILE_BYTES = 2 * 1024**3
+
+
+@contextmanager
+def atomic_path(path: PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; rename it to ``path`` on success, delete it on failure.
+
+    The temporary name keeps the suffix, so writers that look at it behave. Raises EdgeLstmError when the
+    folder does not exist or can't be written.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise EdgeLstmError(
+            f"can't write {target}", found="a folder", expected="a file path"
+        )
+    try:
+        handle, name = tempfile.mkstemp(
+            prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
+        )
+    except OSError as error:
+        raise EdgeLstmError(
+            f"can't write {target}",
+            found=error.strerror or str(error),
+            expected="a writable folder",
+            hint=f"Create {target.parent} or choose another path",
+        ) from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        # mkstemp makes the file private to the user; what we hand over follows the umask like any other file.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        temporary.replace(target)
+    except OSError as error:
+        raise EdgeLstmError(
+            f"can't write {target}", found=error.strerror or str(error)
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: PathLike, data: bytes) -> None:
+    """Write ``data`` to ``path``, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: PathLike, text: str) -> None:
+    """Write ``text`` as UTF-8 to ``path``, whole or not at all."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def read_bytes(path: PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Read a whole file after checking that it exists and is no larger than ``limit`` bytes."""
+    source = Path(path)
+    try:
+        size = source.stat().st_size
+        if source.is_dir():
+            raise EdgeLstmError(
+                f"can't read {source}", found="a folder", expected="a file"
+            )
+        if size > limit:
+            raise EdgeLstmError(
+                f"{source} is too large",
+                found=f"{size} bytes",
+                expected=f"at most {limit}",
+            )
+        return source.read_bytes()
+    except FileNotFoundError as error:
+        raise EdgeLstmError(
+            f"{source} does not exist", hint="Check the path"
+        ) from error
+    except OSError as error:
+        raise EdgeLstmError(
+            f"can't read {source}", found=error.strerror or str(error)
+        ) from error
+
+
+def sha256(data: bytes) -> str:
+    """Hexadecimal SHA-256 of ``data``."""
+    return hashlib.sha256(data).hexdigest()

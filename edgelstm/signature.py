@@ -1,0 +1,372 @@
+"""What a step graph takes and gives: frames in, outputs out, and the states that are fed back.
+
+Standard library and NumPy only, so a device that has neither onnx nor torch can read it.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelstm.errors import EdgeLstmError
+
+SCHEMA = 1
+DTYPES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
+#: A tensor with more elements than this is a mistake or an attack (2**31 - 1, the limit of most runtimes).
+MAX_ELEMENTS = 2**31 - 1
+
+Dim = int | str
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A frame or an output: name in the graph, dtype (NumPy's name), shape.
+
+    Axis 0 is the stream axis: a name such as ``"N"`` (any number of streams in one call) or a fixed size.
+    All other dimensions are fixed.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise EdgeLstmError("a tensor without a name", expected="a non-empty name")
+        _check_dtype(self.name, self.dtype)
+        _check_shape(self.name, self.shape)
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape without the stream axis."""
+        return tuple(int(d) for d in self.shape[1:])
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """A tensor fed back: the graph's ``input`` takes what its ``output`` gave one step earlier.
+
+    ``initial`` is None for zeros, or the little-endian C-order bytes of one stream's initial value
+    (shape[1:]).
+    """
+
+    name: str
+    input: str
+    output: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    initial: bytes | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        for label, value in (
+            ("name", self.name),
+            ("input", self.input),
+            ("output", self.output),
+        ):
+            if not value:
+                raise EdgeLstmError(
+                    f"a state whose {label} is empty", expected="a non-empty name"
+                )
+        _check_dtype(self.name, self.dtype)
+        _check_shape(self.name, self.shape)
+        if self.initial is not None:
+            size = math.prod(self.frame_shape) * np_dtype(self.dtype).itemsize
+            if len(self.initial) != size:
+                raise EdgeLstmError(
+                    f"initial value of state {self.name!r}",
+                    found=f"{len(self.initial)} bytes",
+                    expected=f"{size} bytes for {self.dtype}{list(self.frame_shape)}",
+                )
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one stream's state."""
+        return tuple(int(d) for d in self.shape[1:])
+
+    def initial_value(self) -> npt.NDArray[Any]:
+        """One stream's initial state, shape ``frame_shape``; a fresh, writable array."""
+        if self.initial is None:
+            return np.zeros(self.frame_shape, np_dtype(self.dtype))
+        return (
+            np.frombuffer(self.initial, np_dtype(self.dtype))
+            .reshape(self.frame_shape)
+            .copy()
+        )
+
+
+@dataclass(frozen=True)
+class Signature:
+    """Inputs (frames), outputs and states of a step graph or of an unrolled window.
+
+    ``window`` is None for a step; for an unrolled window it is T, and axis 1 of every input and output is time.
+    ``preprocessing`` maps an input's name to the list of operations that turn a raw frame into it; see
+    ``edgelstm.pipeline.preprocess``. An output may bear the name of a state's output: then the two are one tensor.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    states: tuple[StateSpec, ...]
+    window: int | None = None
+    preprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        if not self.inputs:
+            raise EdgeLstmError("a Signature without inputs", expected="at least one")
+        if not self.outputs and not self.states:
+            raise EdgeLstmError(
+                "a Signature with neither outputs nor states", expected="at least one"
+            )
+        _check_unique(
+            "graph input",
+            [t.name for t in self.inputs] + [s.input for s in self.states],
+        )
+        _check_unique("output", [t.name for t in self.outputs])
+        _check_unique("state output", [s.output for s in self.states])
+        _check_unique("state", [s.name for s in self.states])
+        axes = {t.shape[0] for t in (*self.inputs, *self.outputs, *self.states)}
+        if len(axes) != 1:
+            raise EdgeLstmError(
+                "tensors of one Signature differ in their stream axis (axis 0)",
+                found=", ".join(
+                    f"{t.name}{list(t.shape)}"
+                    for t in (*self.inputs, *self.outputs, *self.states)
+                ),
+                expected="one size or one name for all",
+            )
+        unknown = set(self.preprocessing) - {t.name for t in self.inputs}
+        if unknown:
+            raise EdgeLstmError(
+                "preprocessing for an input the Signature does not have",
+                found=sorted(unknown),
+            )
+        if self.window is not None:
+            if self.window < 1:
+                raise EdgeLstmError(
+                    "window", found=self.window, expected="at least 1 frame"
+                )
+            for t in (*self.inputs, *self.outputs):
+                if len(t.shape) < 2 or t.shape[1] != self.window:
+                    raise EdgeLstmError(
+                        f"{t.name} of a window graph",
+                        found=list(t.shape),
+                        expected=f"time, {self.window}, on axis 1",
+                    )
+
+    @property
+    def stream_axis(self) -> Dim:
+        """Size of axis 0: a name when any number of streams fits in one call."""
+        return self.inputs[0].shape[0]
+
+    def input(self, name: str) -> TensorSpec:
+        """The input called ``name``."""
+        return _by_name("input", self.inputs, name)
+
+    def output(self, name: str) -> TensorSpec:
+        """The output called ``name``."""
+        return _by_name("output", self.outputs, name)
+
+    def state(self, name: str) -> StateSpec:
+        """The state called ``name``."""
+        for spec in self.states:
+            if spec.name == name:
+                return spec
+        raise EdgeLstmError(
+            f"no state {name!r}", expected=f"one of {[s.name for s in self.states]}"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-ready dictionary; ``Signature.from_json`` is its inverse."""
+        data: dict[str, Any] = {
+            "schema": SCHEMA,
+            "inputs": [
+                {"name": t.name, "dtype": t.dtype, "shape": list(t.shape)}
+                for t in self.inputs
+            ],
+            "outputs": [
+                {"name": t.name, "dtype": t.dtype, "shape": list(t.shape)}
+                for t in self.outputs
+            ],
+            "states": [
+                {
+                    "name": s.name,
+                    "input": s.input,
+                    "output": s.output,
+                    "dtype": s.dtype,
+                    "shape": list(s.shape),
+                    "initial": "zeros"
+                    if s.initial is None
+                    else {"base64": base64.b64encode(s.initial).decode("ascii")},
+                }
+                for s in self.states
+            ],
+        }
+        if self.window is not None:
+            data["window"] = self.window
+        if self.preprocessing:
+            data["preprocessing"] = {
+                name: [dict(op) for op in ops]
+                for name, ops in self.preprocessing.items()
+            }
+        return data
+
+    def dumps(self) -> str:
+        """Canonical JSON text: equal Signatures give equal text."""
+        return json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, data: Any, where: str = "Signature") -> Signature:
+        """Read what ``to_json`` wrote; raise EdgeLstmError on anything else.
+
+        ``where`` names the file in messages.
+        """
+        if not isinstance(data, dict):
+            raise EdgeLstmError(
+                f"{where}: not a Signature",
+                found=type(data).__name__,
+                expected="a JSON object",
+            )
+        if data.get("schema") != SCHEMA:
+            raise EdgeLstmError(
+                f"{where}: Signature schema",
+                found=data.get("schema"),
+                expected=SCHEMA,
+                hint="A newer edgelstm may have written it: upgrade, or export the model again",
+            )
+        try:
+            return cls(
+                inputs=tuple(_tensor(item) for item in data["inputs"]),
+                outputs=tuple(_tensor(item) for item in data["outputs"]),
+                states=tuple(_state(item) for item in data["states"]),
+                window=_optional_int(data.get("window")),
+                preprocessing={
+                    str(name): tuple(dict(op) for op in ops)
+                    for name, ops in dict(data.get("preprocessing", {})).items()
+                },
+            )
+        except EdgeLstmError as error:
+            raise EdgeLstmError(
+                f"{where}: {error.what}",
+                found=error.found,
+                expected=error.expected,
+                hint=error.hint,
+            ) from error
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise EdgeLstmError(
+                f"{where}: malformed Signature",
+                found=f"{type(error).__name__} {error}",
+                expected="keys inputs, outputs, states as edgelstm writes them",
+            ) from error
+
+    @classmethod
+    def loads(cls, text: str, where: str = "Signature") -> Signature:
+        """Parse JSON text."""
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise EdgeLstmError(
+                f"{where}: Signature is not JSON", found=str(error)
+            ) from error
+        return cls.from_json(data, where)
+
+
+def np_dtype(name: str) -> np.dtype[Any]:
+    """NumPy dtype of a Signature dtype; bfloat16 travels as its 16 raw bits (uint16)."""
+    return np.dtype(np.uint16) if name == "bfloat16" else np.dtype(name)
+
+
+def _check_dtype(name: str, dtype: object) -> None:
+    if dtype not in DTYPES:
+        raise EdgeLstmError(
+            f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}"
+        )
+
+
+def _check_shape(name: str, shape: tuple[Dim, ...]) -> None:
+    good = len(shape) >= 1 and all(
+        isinstance(d, int) and not isinstance(d, bool) and d >= 1 for d in shape[1:]
+    )
+    if good and isinstance(shape[0], str):
+        good = bool(shape[0])
+    elif good:
+        good = isinstance(shape[0], int) and shape[0] >= 1
+    if not good:
+        raise EdgeLstmError(
+            f"shape of {name!r}",
+            found=list(shape),
+            expected="axis 0 a name or a size (the streams), all others fixed sizes of at least 1",
+        )
+    if math.prod(int(d) for d in shape[1:]) > MAX_ELEMENTS:
+        raise EdgeLstmError(
+            f"shape of {name!r} is too large",
+            found=list(shape),
+            expected=f"at most {MAX_ELEMENTS} elements a stream",
+        )
+
+
+def _check_unique(kind: str, names: list[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise EdgeLstmError(
+            f"{kind} named twice", found=", ".join(twice), expected="distinct names"
+        )
+
+
+def _by_name(kind: str, specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:
+    for spec in specs:
+        if spec.name == name:
+            return spec
+    raise EdgeLstmError(
+        f"no {kind} {name!r}", expected=f"one of {[s.name for s in specs]}"
+    )
+
+
+def _optional_int(value: Any) -> int | None:
+    if value is None:
+        return None
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise EdgeLstmError("window", found=value, expected="a whole number")
+    return value
+
+
+def _dims(items: Any) -> tuple[Dim, ...]:
+    if not isinstance(items, list):
+        raise EdgeLstmError("shape", found=items, expected="a list")
+    return tuple(items)
+
+
+def _tensor(item: Any) -> TensorSpec:
+    return TensorSpec(str(item["name"]), item["dtype"], _dims(item["shape"]))
+
+
+def _state(item: Any) -> StateSpec:
+    initial = item.get("initial", "zeros")
+    return StateSpec(
+        name=str(item["name"]),
+        input=str(item["input"]),
+        output=str(item["output"]),
+        dtype=item["dtype"],
+        shape=_dims(item["shape"]),
+        initial=None
+        if initial == "zeros"
+        else base64.b64decode(initial["base64"], validate=True),
+    )
