@@ -26,13 +26,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     """
     target = Path(path)
     if target.is_dir():
-        raise EdgeLstmError(
-            f"can't write {target}", found="a folder", expected="a file path"
-        )
+        raise EdgeLstmError(f"can't write {target}", found="a folder", expected="a file path")
     try:
-        handle, name = tempfile.mkstemp(
-            prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent
-        )
+        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
     except OSError as error:
         raise EdgeLstmError(
             f"can't write {target}",
@@ -50,9 +46,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise EdgeLstmError(
-            f"can't write {target}", found=error.strerror or str(error)
-        ) from error
+        raise EdgeLstmError(f"can't write {target}", found=error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -74,9 +68,7 @@ def read_bytes(path: PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
     try:
         size = source.stat().st_size
         if source.is_dir():
-            raise EdgeLstmError(
-                f"can't read {source}", found="a folder", expected="a file"
-            )
+            raise EdgeLstmError(f"can't read {source}", found="a folder", expected="a file")
         if size > limit:
             raise EdgeLstmError(
                 f"{source} is too large",
@@ -85,13 +77,9 @@ def read_bytes(path: PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
             )
         return source.read_bytes()
     except FileNotFoundError as error:
-        raise EdgeLstmError(
-            f"{source} does not exist", hint="Check the path"
-        ) from error
+        raise EdgeLstmError(f"{source} does not exist", hint="Check the path") from error
     except OSError as error:
-        raise EdgeLstmError(
-            f"can't read {source}", found=error.strerror or str(error)
-        ) from error
+        raise EdgeLstmError(f"can't read {source}", found=error.strerror or str(error)) from error
 
 
 def sha256(data: bytes) -> str:

@@ -82,9 +82,7 @@ class StateSpec:
             ("output", self.output),
         ):
             if not value:
-                raise EdgeLstmError(
-                    f"a state whose {label} is empty", expected="a non-empty name"
-                )
+                raise EdgeLstmError(f"a state whose {label} is empty", expected="a non-empty name")
         _check_dtype(self.name, self.dtype)
         _check_shape(self.name, self.shape)
         if self.initial is not None:
@@ -105,11 +103,7 @@ class StateSpec:
         """One stream's initial state, shape ``frame_shape``; a fresh, writable array."""
         if self.initial is None:
             return np.zeros(self.frame_shape, np_dtype(self.dtype))
-        return (
-            np.frombuffer(self.initial, np_dtype(self.dtype))
-            .reshape(self.frame_shape)
-            .copy()
-        )
+        return np.frombuffer(self.initial, np_dtype(self.dtype)).reshape(self.frame_shape).copy()
 
 
 @dataclass(frozen=True)
@@ -125,17 +119,13 @@ class Signature:
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...]
     window: int | None = None
-    preprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(
-        default_factory=dict
-    )
+    preprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.inputs:
             raise EdgeLstmError("a Signature without inputs", expected="at least one")
         if not self.outputs and not self.states:
-            raise EdgeLstmError(
-                "a Signature with neither outputs nor states", expected="at least one"
-            )
+            raise EdgeLstmError("a Signature with neither outputs nor states", expected="at least one")
         _check_unique(
             "graph input",
             [t.name for t in self.inputs] + [s.input for s in self.states],
@@ -148,8 +138,7 @@ class Signature:
             raise EdgeLstmError(
                 "tensors of one Signature differ in their stream axis (axis 0)",
                 found=", ".join(
-                    f"{t.name}{list(t.shape)}"
-                    for t in (*self.inputs, *self.outputs, *self.states)
+                    f"{t.name}{list(t.shape)}" for t in (*self.inputs, *self.outputs, *self.states)
                 ),
                 expected="one size or one name for all",
             )
@@ -161,9 +150,7 @@ class Signature:
             )
         if self.window is not None:
             if self.window < 1:
-                raise EdgeLstmError(
-                    "window", found=self.window, expected="at least 1 frame"
-                )
+                raise EdgeLstmError("window", found=self.window, expected="at least 1 frame")
             for t in (*self.inputs, *self.outputs):
                 if len(t.shape) < 2 or t.shape[1] != self.window:
                     raise EdgeLstmError(
@@ -190,22 +177,14 @@ class Signature:
         for spec in self.states:
             if spec.name == name:
                 return spec
-        raise EdgeLstmError(
-            f"no state {name!r}", expected=f"one of {[s.name for s in self.states]}"
-        )
+        raise EdgeLstmError(f"no state {name!r}", expected=f"one of {[s.name for s in self.states]}")
 
     def to_json(self) -> dict[str, Any]:
         """A JSON-ready dictionary; ``Signature.from_json`` is its inverse."""
         data: dict[str, Any] = {
             "schema": SCHEMA,
-            "inputs": [
-                {"name": t.name, "dtype": t.dtype, "shape": list(t.shape)}
-                for t in self.inputs
-            ],
-            "outputs": [
-                {"name": t.name, "dtype": t.dtype, "shape": list(t.shape)}
-                for t in self.outputs
-            ],
+            "inputs": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in self.inputs],
+            "outputs": [{"name": t.name, "dtype": t.dtype, "shape": list(t.shape)} for t in self.outputs],
             "states": [
                 {
                     "name": s.name,
@@ -224,8 +203,7 @@ class Signature:
             data["window"] = self.window
         if self.preprocessing:
             data["preprocessing"] = {
-                name: [dict(op) for op in ops]
-                for name, ops in self.preprocessing.items()
+                name: [dict(op) for op in ops] for name, ops in self.preprocessing.items()
             }
         return data
 
@@ -283,9 +261,7 @@ class Signature:
         try:
             data = json.loads(text)
         except (ValueError, RecursionError) as error:
-            raise EdgeLstmError(
-                f"{where}: Signature is not JSON", found=str(error)
-            ) from error
+            raise EdgeLstmError(f"{where}: Signature is not JSON", found=str(error)) from error
         return cls.from_json(data, where)
 
 
@@ -296,9 +272,7 @@ def np_dtype(name: str) -> np.dtype[Any]:
 
 def _check_dtype(name: str, dtype: object) -> None:
     if dtype not in DTYPES:
-        raise EdgeLstmError(
-            f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}"
-        )
+        raise EdgeLstmError(f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}")
 
 
 def _check_shape(name: str, shape: tuple[Dim, ...]) -> None:
@@ -326,18 +300,14 @@ def _check_shape(name: str, shape: tuple[Dim, ...]) -> None:
 def _check_unique(kind: str, names: list[str]) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
-        raise EdgeLstmError(
-            f"{kind} named twice", found=", ".join(twice), expected="distinct names"
-        )
+        raise EdgeLstmError(f"{kind} named twice", found=", ".join(twice), expected="distinct names")
 
 
 def _by_name(kind: str, specs: tuple[TensorSpec, ...], name: str) -> TensorSpec:
     for spec in specs:
         if spec.name == name:
             return spec
-    raise EdgeLstmError(
-        f"no {kind} {name!r}", expected=f"one of {[s.name for s in specs]}"
-    )
+    raise EdgeLstmError(f"no {kind} {name!r}", expected=f"one of {[s.name for s in specs]}")
 
 
 def _optional_int(value: Any) -> int | None:
@@ -366,7 +336,5 @@ def _state(item: Any) -> StateSpec:
         output=str(item["output"]),
         dtype=item["dtype"],
         shape=_dims(item["shape"]),
-        initial=None
-        if initial == "zeros"
-        else base64.b64decode(initial["base64"], validate=True),
+        initial=None if initial == "zeros" else base64.b64decode(initial["base64"], validate=True),
     )

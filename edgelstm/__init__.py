@@ -1,0 +1,1 @@
+"""edgelstm: trained recurrent models, live."""
