@@ -9,7 +9,7 @@ Every cell joins its input and its hidden state and computes all gates at once, 
     i = sigmoid(z_i + p_i∘c)    f = sigmoid(z_f + p_f∘c)    g = tanh(z_g)
     c' = f∘c + i∘g              o = sigmoid(z_o + p_o∘c')   h' = o∘tanh(c')
 
-where the peepholes p are zero unless asked for. All tensors are float32 unless the module is converted.
+where the peepholes p are there only when asked for. Tensors are float32 unless the module is converted.
 
 ``save`` and ``load`` keep a module in one .safetensors file whose header states its architecture, so that it can
 be exported on a machine without torch.
@@ -23,7 +23,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,11 +31,9 @@ from torch.nn import functional
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path
+from edgelstm.frontends import architecture as arch
 
 State = tuple[Tensor, Tensor]
-SCHEMA = 1
-ARCHITECTURE_KEY = "edgelstm.architecture"
-PREPROCESSING_KEY = "edgelstm.preprocessing"
 
 
 def lstm_update(z: Tensor, c: Tensor, peepholes: tuple[Tensor, Tensor, Tensor] | None = None) -> State:
@@ -63,17 +61,20 @@ class _Cell(nn.Module):
     p_o: Tensor
 
     def __init__(
-        self, inputs: int, hidden: int, kernel: tuple[int, ...], peephole_shape: tuple[int, ...] | None
+        self,
+        inputs: int,
+        hidden: int,
+        window: tuple[int, ...] = (),
+        peephole_shape: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
-        self.hidden = _size("hidden", hidden)
-        self.peephole = peephole_shape is not None
-        fan_in = (inputs + hidden) * math.prod(kernel)
-        self.weight = nn.Parameter(torch.empty(4 * hidden, inputs + hidden, *kernel))
+        self.weight = nn.Parameter(torch.empty(4 * hidden, inputs + hidden, *window))
         self.bias = nn.Parameter(torch.zeros(4 * hidden))
-        nn.init.uniform_(self.weight, -(fan_in**-0.5), fan_in**-0.5)
+        bound = ((inputs + hidden) * math.prod(window)) ** -0.5
+        nn.init.uniform_(self.weight, -bound, bound)
         # An open forget gate lets gradients reach far back from the start (Gers 1999; Jozefowicz et al. 2015).
         nn.init.ones_(self.bias[hidden : 2 * hidden])
+        self.peephole = peephole_shape is not None
         if peephole_shape is not None:
             for name in ("p_i", "p_f", "p_o"):
                 self.register_parameter(name, nn.Parameter(torch.zeros(peephole_shape)))
@@ -83,13 +84,13 @@ class _Cell(nn.Module):
 
 
 class LSTMCell(_Cell):
-    """LSTM with a forget gate (Gers, Schmidhuber & Cummins 1999), with tanh as both squashing functions.
+    """LSTM with a forget gate (Gers, Schmidhuber & Cummins 1999), tanh as both squashing functions.
 
     x [N, inputs], h and c [N, hidden]; ``weight`` [4·hidden, inputs+hidden], ``bias`` [4·hidden].
     """
 
     def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__(_size("inputs", inputs), hidden, (), None)
+        super().__init__(inputs, hidden)
 
     def forward(self, x: Tensor, state: State) -> State:
         h, c = state
@@ -97,10 +98,10 @@ class LSTMCell(_Cell):
 
 
 class PeepholeLSTMCell(_Cell):
-    """LSTM whose gates see the cell state (Gers & Schmidhuber 2000): as LSTMCell, with ``p_i, p_f, p_o`` [hidden]."""
+    """LSTM whose gates see the cell state (Gers & Schmidhuber 2000): an LSTMCell with ``p_i, p_f, p_o`` [hidden]."""
 
     def __init__(self, inputs: int, hidden: int) -> None:
-        super().__init__(_size("inputs", inputs), hidden, (), (hidden,))
+        super().__init__(inputs, hidden, peephole_shape=(hidden,))
 
     def forward(self, x: Tensor, state: State) -> State:
         h, c = state
@@ -125,16 +126,15 @@ class ConvLSTMCell(_Cell):
         peephole: bool = False,
         size: Sequence[int] | None = None,
     ) -> None:
-        if _size("kernel", kernel) % 2 == 0:
+        if kernel % 2 == 0:
             raise EdgeLstmError(
                 "kernel", found=kernel, expected="an odd number, so that padding keeps the size"
             )
         if peephole and size is None:
             raise EdgeLstmError(
-                "a ConvLSTM cell with peepholes needs its size", expected="size=(height, width) of the frames"
+                "a ConvLSTM cell with peepholes needs its size", expected="size=(height, width)"
             )
-        shape = (hidden, *_sizes("size", size, 2)) if peephole else None
-        super().__init__(_size("channels", channels, least=0), hidden, (kernel, kernel), shape)
+        super().__init__(channels, hidden, (kernel, kernel), (hidden, *size) if peephole and size else None)
         self.padding = kernel // 2
 
     def forward(self, x: Tensor | None, state: State) -> State:
@@ -146,22 +146,21 @@ class ConvLSTMCell(_Cell):
 class StepModule(nn.Module):
     """One time step of a network with explicit states: ``module(x, *states) -> (output, states)``."""
 
-    architecture: ClassVar[str]
+    def __init__(self, architecture: arch.Architecture) -> None:
+        super().__init__()
+        self.architecture = architecture
 
     def initial_states(self, streams: int = 1) -> tuple[Tensor, ...]:
         """Zeros for ``streams`` streams, in the order h0, c0, h1, c1, ..."""
-        raise NotImplementedError
+        return self._zeros(streams, [cell.state_shape for cell in self.architecture.cells])
 
     def config(self) -> dict[str, Any]:
         """The architecture as JSON-ready data; ``from_config`` is its inverse."""
-        raise NotImplementedError
+        return arch.to_json(self.architecture)
 
     def _zeros(self, streams: int, shapes: Sequence[tuple[int, ...]]) -> tuple[Tensor, ...]:
         like = next(self.parameters())
-        return tuple(like.new_zeros(streams, *shape) for shape in shapes for _ in range(2))
-
-    def _header(self, **fields: Any) -> dict[str, Any]:
-        return {"schema": SCHEMA, "architecture": self.architecture, **fields}
+        return tuple(like.new_zeros(streams, *shape) for shape in shapes for _ in "hc")
 
 
 class LSTM(StepModule):
@@ -172,7 +171,7 @@ class LSTM(StepModule):
     inputs: the head then learns the change from now.
     """
 
-    architecture = "lstm"
+    architecture: arch.Lstm
 
     def __init__(
         self,
@@ -183,40 +182,19 @@ class LSTM(StepModule):
         outputs: int | None = None,
         residual: bool = False,
     ) -> None:
-        super().__init__()
-        self.inputs, self.hidden = _size("inputs", inputs), _sizes("hidden", hidden)
-        self.peephole, self.outputs, self.residual = peephole, outputs, residual
-        if residual and (outputs is None or _size("outputs", outputs) % inputs):
-            raise EdgeLstmError(
-                "residual LSTM: outputs of the head",
-                found=outputs,
-                expected=f"a multiple of the {inputs} inputs",
-            )
-        cell = PeepholeLSTMCell if peephole else LSTMCell
-        self.cells = nn.ModuleList(
-            [cell(below, size) for below, size in zip((inputs, *self.hidden), self.hidden, strict=False)]
-        )
-        self.head = None if outputs is None else nn.Linear(self.hidden[-1], _size("outputs", outputs))
+        head = None if outputs is None else arch.LinearHead(outputs)
+        super().__init__(arch.Lstm(inputs, tuple(hidden), peephole, head, residual))
+        kind = PeepholeLSTMCell if peephole else LSTMCell
+        self.cells = nn.ModuleList([kind(cell.inputs, cell.hidden) for cell in self.architecture.cells])
+        self.head = None if outputs is None else nn.Linear(hidden[-1], outputs)
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, following = _stack(self.cells, x, states)
         if self.head is not None:
             y = self.head(y)
-            if self.residual:
-                y = y + torch.cat([x] * (y.shape[1] // self.inputs), dim=1)
+            if self.architecture.residual:
+                y = y + torch.cat([x] * (self.head.out_features // self.architecture.inputs), dim=1)
         return y, following
-
-    def initial_states(self, streams: int = 1) -> tuple[Tensor, ...]:
-        return self._zeros(streams, [(size,) for size in self.hidden])
-
-    def config(self) -> dict[str, Any]:
-        return self._header(
-            inputs=self.inputs,
-            hidden=list(self.hidden),
-            peephole=self.peephole,
-            head=None if self.outputs is None else {"outputs": self.outputs},
-            residual=self.residual,
-        )
 
 
 class ConvLSTM(StepModule):
@@ -226,7 +204,7 @@ class ConvLSTM(StepModule):
     h without a head. ``size`` is (H, W); without peepholes the module takes other sizes too.
     """
 
-    architecture = "conv_lstm"
+    architecture: arch.ConvLstm
 
     def __init__(
         self,
@@ -239,37 +217,23 @@ class ConvLSTM(StepModule):
         outputs: int | None = None,
         output_kernel: int = 1,
     ) -> None:
-        super().__init__()
-        self.channels, self.hidden = _size("channels", channels), _sizes("hidden", hidden)
-        self.size, self.kernel, self.peephole = _sizes("size", size, 2), kernel, peephole
-        self.outputs, self.output_kernel = outputs, output_kernel
-        self.cells = _conv_stack(channels, self.hidden, kernel, peephole, self.size)
-        self.head = None
-        if outputs is not None:
-            if _size("head kernel", output_kernel) % 2 == 0:
-                raise EdgeLstmError("head kernel", found=output_kernel, expected="an odd number")
-            self.head = nn.Conv2d(
-                self.hidden[-1], _size("outputs", outputs), output_kernel, padding=output_kernel // 2
-            )
+        head = None if outputs is None else arch.ConvHead(outputs, output_kernel)
+        super().__init__(arch.ConvLstm(channels, tuple(hidden), kernel, _pair(size), peephole, head))
+        self.cells = _conv_stack(self.architecture.cells)
+        self.head = (
+            None
+            if outputs is None
+            else nn.Conv2d(hidden[-1], outputs, output_kernel, padding=output_kernel // 2)
+        )
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         y, following = _stack(self.cells, x, states)
         return (y if self.head is None else self.head(y)), following
 
     def initial_states(self, streams: int = 1, size: Sequence[int] | None = None) -> tuple[Tensor, ...]:
-        height, width = self.size if size is None else _sizes("size", size, 2)
-        return self._zeros(streams, [(channels, height, width) for channels in self.hidden])
-
-    def config(self) -> dict[str, Any]:
-        head = None if self.outputs is None else {"channels": self.outputs, "kernel": self.output_kernel}
-        return self._header(
-            channels=self.channels,
-            hidden=list(self.hidden),
-            kernel=self.kernel,
-            size=list(self.size),
-            peephole=self.peephole,
-            head=head,
-        )
+        """Zeros; ``size`` (H, W) of the frames when it is not the module's own (no peepholes then)."""
+        grid = self.architecture.size if size is None else _pair(size)
+        return self._zeros(streams, [(cell.hidden, *grid) for cell in self.architecture.cells])
 
 
 class EncoderForecaster(StepModule):
@@ -284,7 +248,7 @@ class EncoderForecaster(StepModule):
     To train on a sequence, call ``encode`` on every frame and ``forecast`` only where there is a loss.
     """
 
-    architecture = "encoder_forecaster"
+    architecture: arch.EncoderForecaster
 
     def __init__(
         self,
@@ -299,20 +263,15 @@ class EncoderForecaster(StepModule):
         peephole: bool = False,
         residual: bool = False,
     ) -> None:
-        super().__init__()
-        self.channels, self.hidden = _size("channels", channels), _sizes("hidden", hidden)
-        self.size, self.horizon = _sizes("size", size, 2), _size("horizon", horizon)
-        self.patch, self.stem_channels = _size("patch", patch), _size("stem", stem)
-        self.kernel, self.peephole, self.residual = kernel, peephole, residual
-        if any(side % patch for side in self.size):
-            raise EdgeLstmError(
-                "size of the frames", found=list(self.size), expected=f"multiples of patch {patch}"
+        super().__init__(
+            arch.EncoderForecaster(
+                channels, _pair(size), patch, stem, tuple(hidden), kernel, horizon, peephole, residual
             )
-        grid = self._grid(self.size)
+        )
         self.stem = nn.Conv2d(channels, stem, patch, stride=patch)
-        self.encoder = _conv_stack(stem, self.hidden, kernel, peephole, grid)
-        self.forecaster = _conv_stack(0, self.hidden, kernel, peephole, grid)
-        self.head = nn.Conv2d(sum(self.hidden), channels * patch * patch, 1)
+        self.encoder = _conv_stack(self.architecture.cells)
+        self.forecaster = _conv_stack(self.architecture.forecaster)
+        self.head = nn.Conv2d(sum(hidden), channels * patch**2, 1)
 
     def encode(self, x: Tensor, states: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The encoder's states after frame ``x`` [N, channels, H, W]."""
@@ -320,12 +279,13 @@ class EncoderForecaster(StepModule):
 
     def forecast(self, x: Tensor, states: Sequence[Tensor]) -> Tensor:
         """``horizon`` frames ahead [N, horizon, channels, H, W] from the encoder's ``states`` after frame ``x``."""
-        frames = []
-        ahead = tuple(states)
-        for _ in range(self.horizon):
+        ahead, frames = tuple(states), []
+        for _ in range(self.architecture.horizon):
             _, ahead = _stack(self.forecaster, None, ahead)
-            frame = functional.pixel_shuffle(self.head(torch.cat(ahead[0::2], dim=1)), self.patch)
-            frames.append(frame + x if self.residual else frame)
+            frame = functional.pixel_shuffle(
+                self.head(torch.cat(ahead[0::2], dim=1)), self.architecture.patch
+            )
+            frames.append(frame + x if self.architecture.residual else frame)
         return torch.stack(frames, dim=1)
 
     def forward(self, x: Tensor, *states: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
@@ -334,24 +294,9 @@ class EncoderForecaster(StepModule):
 
     def initial_states(self, streams: int = 1, size: Sequence[int] | None = None) -> tuple[Tensor, ...]:
         """Zeros; ``size`` (H, W) of the frames when it is not the module's own (no peepholes then)."""
-        grid = self._grid(self.size if size is None else _sizes("size", size, 2))
-        return self._zeros(streams, [(channels, *grid) for channels in self.hidden])
-
-    def config(self) -> dict[str, Any]:
-        return self._header(
-            channels=self.channels,
-            size=list(self.size),
-            patch=self.patch,
-            stem=self.stem_channels,
-            hidden=list(self.hidden),
-            kernel=self.kernel,
-            peephole=self.peephole,
-            horizon=self.horizon,
-            residual=self.residual,
-        )
-
-    def _grid(self, size: Sequence[int]) -> tuple[int, int]:
-        return size[0] // self.patch, size[1] // self.patch
+        patch = self.architecture.patch
+        grid = [side // patch for side in (self.architecture.size if size is None else _pair(size))]
+        return self._zeros(streams, [(cell.hidden, *grid) for cell in self.architecture.cells])
 
 
 def from_config(config: Any, where: str = "architecture") -> StepModule:
@@ -360,36 +305,7 @@ def from_config(config: Any, where: str = "architecture") -> StepModule:
     Raises EdgeLstmError, naming ``where``, for an unknown schema or architecture and for missing, unknown or
     impossible values.
     """
-    if not isinstance(config, Mapping):
-        raise EdgeLstmError(
-            f"{where}: not an architecture", found=type(config).__name__, expected="a JSON object"
-        )
-    if config.get("schema") != SCHEMA:
-        raise EdgeLstmError(
-            f"{where}: architecture schema",
-            found=config.get("schema"),
-            expected=SCHEMA,
-            hint="A newer edgelstm may have written it: upgrade",
-        )
-    kinds = {kind.architecture: kind for kind in (LSTM, ConvLSTM, EncoderForecaster)}
-    name = config.get("architecture")
-    if not isinstance(name, str) or name not in kinds:
-        raise EdgeLstmError(f"{where}: architecture", found=name, expected=f"one of {', '.join(kinds)}")
-    arguments = {key: value for key, value in config.items() if key not in ("schema", "architecture")}
-    try:
-        head = arguments.pop("head", None)
-        if head is not None:
-            arguments |= {"outputs": head["outputs"]} if name == "lstm" else _conv_head(head)
-        for key in ("peephole", "residual"):
-            if not isinstance(arguments.get(key, False), bool):
-                raise EdgeLstmError(key, found=arguments[key], expected="true or false")
-        return cast(StepModule, kinds[name](**arguments))
-    except EdgeLstmError as error:
-        raise EdgeLstmError(
-            f"{where}: {error.what}", found=error.found, expected=error.expected, hint=error.hint
-        ) from error
-    except (TypeError, KeyError) as error:
-        raise EdgeLstmError(f"{where}: malformed {name} architecture", found=str(error)) from error
+    return _from_architecture(arch.from_json(config, where))
 
 
 def save(
@@ -398,15 +314,14 @@ def save(
     """Write ``module`` to a .safetensors file with its architecture in the header, whole or not at all.
 
     ``preprocessing`` maps the input's name, ``x``, to the operations that turn a raw frame into it
-    (``edgelstm.pipeline.preprocess``).
+    (``edgelstm.pipeline.preprocess``). Weights are stored as float32.
     """
     from safetensors.torch import save_file
 
-    metadata = {ARCHITECTURE_KEY: json.dumps(module.config())}
+    metadata = {arch.ARCHITECTURE_KEY: json.dumps(module.config())}
     if preprocessing:
-        metadata[PREPROCESSING_KEY] = json.dumps(
-            {name: [dict(op) for op in ops] for name, ops in preprocessing.items()}
-        )
+        operations = {name: [dict(op) for op in ops] for name, ops in preprocessing.items()}
+        metadata[arch.PREPROCESSING_KEY] = json.dumps(operations)
     tensors = {name: value.detach().float().cpu().contiguous() for name, value in module.state_dict().items()}
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, metadata)
@@ -422,49 +337,56 @@ def load(path: PathLike) -> StepModule:
 
     try:
         with safe_open(path, framework="pt") as file:
-            module = _empty_module((file.metadata() or {}).get(ARCHITECTURE_KEY), str(path))
+            text = (file.metadata() or {}).get(arch.ARCHITECTURE_KEY)
+            if text is None:
+                raise EdgeLstmError(
+                    f"{path} states no architecture",
+                    expected=f"{arch.ARCHITECTURE_KEY} in its header",
+                    hint="Write it with edgelstm.nn.save",
+                )
+            architecture = arch.loads(text, str(path))
+            names = list(file.keys())
+            slices = {name: file.get_slice(name) for name in names}
+            # Before anything is allocated: a header may claim any size.
             _check_weights(
                 str(path),
-                found={
-                    name: (file.get_slice(name).get_dtype(), file.get_slice(name).get_shape())
-                    for name in file.keys()
-                },
-                expected={name: list(value.shape) for name, value in module.state_dict().items()},
+                found={name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()},
+                expected=architecture.tensors(),
             )
-            weights = {name: file.get_tensor(name) for name in file.keys()}
+            weights = {name: file.get_tensor(name) for name in names}
     except FileNotFoundError as error:
         raise EdgeLstmError(f"{path} does not exist", hint="Check the path") from error
     except (SafetensorError, OSError) as error:
         raise EdgeLstmError(f"{path} is not a readable .safetensors file", found=str(error)) from error
-    module.load_state_dict(weights, assign=True)
-    return module.requires_grad_().eval()
+    module = _from_architecture(architecture)
+    module.load_state_dict(weights)
+    return module.eval()
 
 
-def _empty_module(architecture: str | None, where: str) -> StepModule:
-    if architecture is None:
-        raise EdgeLstmError(
-            f"{where} states no architecture",
-            expected=f"{ARCHITECTURE_KEY} in its header",
-            hint="Write it with edgelstm.nn.save",
-        )
-    try:
-        config = json.loads(architecture)
-    except (ValueError, RecursionError) as error:
-        raise EdgeLstmError(f"{where}: architecture is not JSON", found=str(error)) from error
-    # On the meta device nothing is allocated: a header may claim any size before its tensors are checked.
-    with torch.device("meta"):
-        return from_config(config, where)
+def _from_architecture(architecture: arch.Architecture) -> StepModule:
+    arguments = {key: value for key, value in vars(architecture).items() if key != "head"}
+    match architecture:
+        case arch.Lstm(head=head):
+            return LSTM(**arguments, outputs=None if head is None else head.outputs)
+        case arch.ConvLstm(head=None):
+            return ConvLSTM(**arguments)
+        case arch.ConvLstm(head=arch.ConvHead(channels, kernel)):
+            return ConvLSTM(**arguments, outputs=channels, output_kernel=kernel)
+    return EncoderForecaster(**arguments)
 
 
 def _check_weights(
-    where: str, *, found: Mapping[str, tuple[str, list[int]]], expected: Mapping[str, list[int]]
+    where: str,
+    *,
+    found: Mapping[str, tuple[str, tuple[int, ...]]],
+    expected: Mapping[str, tuple[int, ...]],
 ) -> None:
     problems = [f"{name} is missing" for name in expected if name not in found]
     problems += [f"{name} is not part of the architecture" for name in found if name not in expected]
     for name in sorted(found.keys() & expected.keys()):
         dtype, shape = found[name]
         if dtype != "F32" or shape != expected[name]:
-            problems.append(f"{name} is {dtype}{shape} where F32{expected[name]} is expected")
+            problems.append(f"{name} is {dtype}{list(shape)}, not F32{list(expected[name])}")
     if problems:
         raise EdgeLstmError(f"{where}: weights don't fit the architecture", found="; ".join(problems))
 
@@ -472,41 +394,28 @@ def _check_weights(
 def _stack(
     cells: nn.ModuleList, x: Tensor | None, states: Sequence[Tensor]
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Run one step through a stack; layer l takes the new h of layer l-1."""
+    """One step through a stack: the last layer's new h, and all new states; layer l takes the new h of layer l-1."""
     if len(states) != 2 * len(cells):
         raise EdgeLstmError(
             "states of one step",
             found=len(states),
-            expected=f"{2 * len(cells)}: h and c of each of {len(cells)} layers",
+            expected=f"{2 * len(cells)}: h and c of {len(cells)} layers",
         )
     following: list[Tensor] = []
     for layer, cell in enumerate(cells):
-        x, c = cell(x, (states[2 * layer], states[2 * layer + 1]))
-        following += [cast(Tensor, x), c]
-    return cast(Tensor, x), tuple(following)
+        x, c = cast(State, cell(x, (states[2 * layer], states[2 * layer + 1])))
+        following += [x, c]
+    return following[-2], tuple(following)
 
 
-def _conv_stack(
-    channels: int, hidden: Sequence[int], kernel: int, peephole: bool, size: Sequence[int]
-) -> nn.ModuleList:
-    below = (channels, *hidden)
+def _conv_stack(cells: Sequence[arch.Cell]) -> nn.ModuleList:
     return nn.ModuleList(
-        [ConvLSTMCell(below[n], hidden[n], kernel, peephole=peephole, size=size) for n in range(len(hidden))]
+        [
+            ConvLSTMCell(cell.inputs, cell.hidden, cell.kernel, peephole=cell.peephole, size=cell.grid)
+            for cell in cells
+        ]
     )
 
 
-def _conv_head(head: Mapping[str, Any]) -> dict[str, Any]:
-    return {"outputs": head["channels"], "output_kernel": head["kernel"]}
-
-
-def _size(name: str, value: Any, least: int = 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise EdgeLstmError(name, found=value, expected=f"a whole number of at least {least}")
-    return value
-
-
-def _sizes(name: str, values: Any, count: int | None = None) -> tuple[int, ...]:
-    if not isinstance(values, list | tuple) or not values or count not in (None, len(values)):
-        many = "one or more" if count is None else str(count)
-        raise EdgeLstmError(name, found=values, expected=f"a list of {many} whole numbers")
-    return tuple(_size(name, value) for value in values)
+def _pair(size: Sequence[int]) -> tuple[int, int]:
+    return cast(tuple[int, int], tuple(size))  # the architecture checks that there are two
