@@ -103,7 +103,8 @@ class StateSpec:
         """One stream's initial state, shape ``frame_shape``; a fresh, writable array."""
         if self.initial is None:
             return np.zeros(self.frame_shape, np_dtype(self.dtype))
-        return np.frombuffer(self.initial, np_dtype(self.dtype)).reshape(self.frame_shape).copy()
+        flat: npt.NDArray[Any] = np.frombuffer(self.initial, np_dtype(self.dtype))
+        return flat.reshape(self.frame_shape).copy()
 
 
 @dataclass(frozen=True)
@@ -133,13 +134,12 @@ class Signature:
         _check_unique("output", [t.name for t in self.outputs])
         _check_unique("state output", [s.output for s in self.states])
         _check_unique("state", [s.name for s in self.states])
-        axes = {t.shape[0] for t in (*self.inputs, *self.outputs, *self.states)}
+        tensors: list[TensorSpec | StateSpec] = [*self.inputs, *self.outputs, *self.states]
+        axes = {t.shape[0] for t in tensors}
         if len(axes) != 1:
             raise EdgeLstmError(
                 "tensors of one Signature differ in their stream axis (axis 0)",
-                found=", ".join(
-                    f"{t.name}{list(t.shape)}" for t in (*self.inputs, *self.outputs, *self.states)
-                ),
+                found=", ".join(f"{t.name}{list(t.shape)}" for t in tensors),
                 expected="one size or one name for all",
             )
         unknown = set(self.preprocessing) - {t.name for t in self.inputs}

@@ -1,0 +1,108 @@
+"""Small step graphs for tests, with seeded random weights."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import NodeProto, helper, numpy_helper
+
+from edgelstm.gates import DOMAIN, GateVariant
+from edgelstm.signature import Dim, Signature, StateSpec, TensorSpec
+from edgelstm.step import StepModel, make_step
+
+
+def lstm(
+    inputs: int = 3, hidden: tuple[int, ...] = (4, 5), *, axis: Dim = "N", seed: int = 0, head: int | None = 2
+) -> StepModel:
+    """Stacked LSTM, one Gemm a layer. State names sort otherwise than the graph lists them, on purpose."""
+    rng = np.random.default_rng(seed)
+    variant = GateVariant()
+    nodes: list[NodeProto] = []
+    weights = []
+    states = []
+    current, width = "x", inputs
+    for layer, size in enumerate(hidden):
+        h, c = f"z{9 - layer}_h", f"a{layer}_c"
+        weights += [
+            numpy_helper.from_array(
+                rng.normal(0, 0.5, (4 * size, width + size)).astype(np.float32), f"w{layer}"
+            ),
+            numpy_helper.from_array(rng.normal(0, 0.5, 4 * size).astype(np.float32), f"b{layer}"),
+        ]
+        nodes += [
+            helper.make_node("Concat", [current, h], [f"xh{layer}"], axis=1),
+            helper.make_node("Gemm", [f"xh{layer}", f"w{layer}", f"b{layer}"], [f"g{layer}"], transB=1),
+            helper.make_node(variant.op_type, [f"g{layer}", c], [f"{h}_next", f"{c}_next"], domain=DOMAIN),
+        ]
+        states += [
+            StateSpec(h, h, f"{h}_next", "float32", (axis, size)),
+            StateSpec(
+                c, c, f"{c}_next", "float32", (axis, size), rng.normal(size=size).astype(np.float32).tobytes()
+            ),
+        ]
+        current, width = f"{h}_next", size
+    if head is not None:
+        weights.append(
+            numpy_helper.from_array(rng.normal(0, 0.5, (width, head)).astype(np.float32), "head.w")
+        )
+        nodes.append(helper.make_node("MatMul", [current, "head.w"], ["y"]))
+        current, width = "y", head
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", (axis, inputs)),),
+        outputs=(TensorSpec(current, "float32", (axis, width)),),
+        states=tuple(states),
+    )
+    return make_step(nodes, signature, weights, [variant.function(18)])
+
+
+def conv_lstm(
+    channels: int = 2, hidden: int = 3, size: int = 5, *, peephole: bool = True, seed: int = 0
+) -> StepModel:
+    """One ConvLSTM layer; its h is the output, under the state's own name."""
+    rng = np.random.default_rng(seed)
+    variant = GateVariant(peephole=peephole)
+    weights = {
+        "w": rng.normal(0, 0.3, (4 * hidden, channels + hidden, 3, 3)),
+        "b": rng.normal(0, 0.3, 4 * hidden),
+    }
+    weights |= {p: rng.normal(0, 0.3, (hidden, size, size)) for p in variant.inputs[2:]}
+    nodes = [
+        helper.make_node("Concat", ["x", "h"], ["xh"], axis=1),
+        helper.make_node("Conv", ["xh", "w", "b"], ["z"], kernel_shape=[3, 3], pads=[1] * 4),
+        helper.make_node(
+            variant.op_type, ["z", "c", *variant.inputs[2:]], ["h_next", "c_next"], domain=DOMAIN
+        ),
+    ]
+    shape = ("N", hidden, size, size)
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("N", channels, size, size)),),
+        outputs=(TensorSpec("h_next", "float32", shape),),
+        states=(
+            StateSpec("h", "h", "h_next", "float32", shape),
+            StateSpec("c", "c", "c_next", "float32", shape),
+        ),
+    )
+    tensors = [numpy_helper.from_array(v.astype(np.float32), n) for n, v in weights.items()]
+    return make_step(nodes, signature, tensors, [variant.function(18)])
+
+
+def two_inputs() -> StepModel:
+    """A leaky sum of two inputs and a counter (int64): states that are no LSTM's."""
+    nodes = [
+        helper.make_node("Mul", ["total", "leak"], ["kept"]),
+        helper.make_node("Add", ["a", "b"], ["ab"]),
+        helper.make_node("Add", ["kept", "ab"], ["total_next"]),
+        helper.make_node("Add", ["count", "one"], ["count_next"]),
+    ]
+    signature = Signature(
+        inputs=(TensorSpec("b", "float32", ("N", 2)), TensorSpec("a", "float32", ("N", 2))),
+        outputs=(TensorSpec("total_next", "float32", ("N", 2)), TensorSpec("ab", "float32", ("N", 2))),
+        states=(
+            StateSpec("total", "total", "total_next", "float32", ("N", 2)),
+            StateSpec("count", "count", "count_next", "int64", ("N", 1), np.array([7]).tobytes()),
+        ),
+    )
+    weights = [
+        numpy_helper.from_array(np.array([0.5], np.float32), "leak"),
+        numpy_helper.from_array(np.array([1]), "one"),
+    ]
+    return make_step(nodes, signature, weights)
