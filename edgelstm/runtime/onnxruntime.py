@@ -67,7 +67,7 @@ class _Call:
 
 
 class OrtProgram:
-    """A StepModel opened by ONNX Runtime on the CPU. See :class:`edgelstm.runtime.protocol.Program`.
+    """A StepModel, a file or its bytes, opened by ONNX Runtime on the CPU. See :class:`edgelstm.runtime.protocol.Program`.
 
     ``threads`` is the size of the thread pool (default: the processors this process may use). ``spin`` keeps idle
     threads of the pool awake between operators, which is fastest for one program but takes time from others.
@@ -75,7 +75,7 @@ class OrtProgram:
 
     def __init__(
         self,
-        path: PathLike,
+        model: PathLike | bytes,
         *,
         streams: int = 1,
         threads: int | None = None,
@@ -86,14 +86,16 @@ class OrtProgram:
         if threads is not None and threads < 1:
             raise EdgeLstmError("threads", found=threads, expected="at least 1")
         self.streams = streams
-        self._session: Any = _open_session(path, threads or available_cpus(), spin)
-        self.signature = _read_signature(self._session, str(path))
+        where = "model" if isinstance(model, bytes) else str(model)
+        data = model if isinstance(model, bytes) else read_bytes(model)
+        self._session: Any = _open_session(data, where, threads or available_cpus(), spin)
+        self.signature = _read_signature(self._session, where)
         axis = self.signature.stream_axis
         #: Rows one call takes: any number (None), or what the graph fixes.
         self._rows: int | None = axis if isinstance(axis, int) else None
         if self._rows not in (None, 1, streams):
             raise EdgeLstmError(
-                f"{path} takes {self._rows} streams in every call",
+                f"{where} takes {self._rows} streams in every call",
                 found=f"streams={streams}",
                 expected=f"streams={self._rows}",
             )
@@ -236,7 +238,7 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _open_session(path: PathLike, threads: int, spin: bool) -> Any:
+def _open_session(data: bytes, where: str, threads: int, spin: bool) -> Any:
     try:
         import onnxruntime as ort
     except ImportError as error:
@@ -251,12 +253,11 @@ def _open_session(path: PathLike, threads: int, spin: bool) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # A decaying state passes through denormals, which cost a hundred times a normal number on x86.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    data = read_bytes(path)
     try:
         return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises several unrelated classes
         raise EdgeLstmError(
-            f"ONNX Runtime can't open {path}",
+            f"ONNX Runtime can't open {where}",
             found=_first_line(error),
             expected="a valid ONNX file",
             hint="If the file was cut short or edited, export it again",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,12 +18,7 @@ Open = Callable[[StepModel, int], Program]
 
 
 def open_ort(step: StepModel, streams: int) -> Program:
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        step.save(path)
-        return OrtProgram(path, streams=streams, threads=1)
+    return OrtProgram(step.to_bytes(), streams=streams, threads=1)
 
 
 #: A new backend adds one line here.
