@@ -208,8 +208,8 @@ class _Graph:
     def forecast(self, a: EncoderForecaster, states: Sequence[tuple[str, str]]) -> None:
         """Encoder, ``horizon`` steps of the forecaster, and the head once over all of them.
 
-        The predictions' maps are laid below one another, [N, C, horizon x H, W]: the head and the pixel shuffle look
-        at one place of the grid at a time, so this is exact, and one convolution is cheaper than ``horizon``.
+        The predictions' maps are laid below one another, [N, C, horizon x H, W]. The head and the pixel shuffle look
+        at one place of the grid at a time, so this is exact, and takes one convolution instead of ``horizon``.
         """
         stem = self.conv("stem", "x", "stem/out", a.patch, stride=a.patch)
         self.stack(a.cells, stem, states)
