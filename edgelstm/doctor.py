@@ -1,0 +1,223 @@
+"""What this machine can do, and what to install for what is missing.
+
+    doctor() -> DoctorReport        report.to_json() -> dict; report.table() -> rich.table.Table
+
+Quick, and it never fails: whatever can't be found out is reported as missing.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgelstm import machine
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = 1
+PLUGIN_VARIABLE = "EDGELSTM_PLUGIN_LIBRARY"
+#: Python module, distribution that brings it, our extra that installs it, what it is for.
+PACKAGES: tuple[tuple[str, str, str, str], ...] = (
+    ("torch", "torch", "torch", "export from PyTorch, verify against it"),
+    ("onnxscript", "onnxscript", "torch", "export from PyTorch"),
+    ("av", "av", "video", "video files and cameras"),
+    ("PIL", "pillow", "images", "image folders"),
+    ("h5py", "h5py", "radar", "HDF5 radar files"),
+    ("openvino", "openvino", "bench", "bench against OpenVINO"),
+    ("matplotlib", "matplotlib", "bench", "plots"),
+)
+
+State = Literal["ok", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked for: in which ``area``, what was ``found`` (None: nothing), and a ``hint`` what to do if it
+    is missed. ``needed`` is True for what streaming itself stands on; all else is optional."""
+
+    area: str
+    name: str
+    found: str | None
+    hint: str | None = None
+    needed: bool = False
+
+    @property
+    def state(self) -> State:
+        """``ok`` or ``missing``."""
+        return "missing" if self.found is None else "ok"
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """Everything ``doctor`` found, in the order in which to read it."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def ready(self) -> bool:
+        """Whether this machine can stream a model at all."""
+        return all(f.found is not None for f in self.findings if f.needed)
+
+    def __getitem__(self, name: str) -> Finding:
+        """The finding called ``name``."""
+        for finding in self.findings:
+            if finding.name == name:
+                return finding
+        raise KeyError(name)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; ``hint`` is null where nothing is to be done."""
+        return {
+            "schema": SCHEMA,
+            "ready": self.ready,
+            "findings": [{**asdict(f), "state": f.state} for f in self.findings],
+        }
+
+    def table(self) -> Table:
+        """For people."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(title="What this machine can do" + ("" if self.ready else ": not ready to stream"))
+        for heading in ("", "", "found", "to install or do"):
+            table.add_column(heading, overflow="fold")
+        area = ""
+        for f in self.findings:
+            if f.area != area and area:
+                table.add_section()
+            found = escape(f.found) if f.found is not None else "[red]missing[/]" if f.needed else "[dim]-[/]"
+            table.add_row("" if f.area == area else f.area, f.name, found, escape(f.hint or ""))
+            area = f.area
+        return table
+
+
+def doctor() -> DoctorReport:
+    """Look this machine over: processor, memory, runtimes, GPU, plugin, optional packages, cameras."""
+    return DoctorReport((*_hardware(), *_runtimes(), *_nvidia(), *_packages(), _cameras()))
+
+
+def _hardware() -> Iterator[Finding]:
+    cpu = machine.cpu()
+    yield Finding("machine", "processor", f"{cpu.model} ({cpu.architecture})")
+    yield Finding("machine", "features", ", ".join(cpu.features) or "none that matter here")
+    yield Finding("machine", "processors", f"{cpu.usable} usable of {cpu.total}")
+    sizes = machine.memory()
+    yield Finding("machine", "memory", f"{_gib(sizes[0])}, {_gib(sizes[1])} available" if sizes else None)
+    board, jetson = machine.board(), machine.jetson_linux()
+    if board:
+        yield Finding("machine", "board", f"{board}, Jetson Linux {jetson}" if jetson else board)
+    yield Finding("machine", "python", f"{platform.python_version()} on {platform.platform(terse=True)}")
+
+
+def _runtimes() -> Iterator[Finding]:
+    hint = "pip install 'edgelstm[cpu]' (with an NVIDIA GPU: 'edgelstm[gpu]'; not both)"
+    version = providers = None
+    trouble = None
+    try:
+        import onnxruntime
+
+        version = str(onnxruntime.__version__)
+        providers = ", ".join(
+            name.removesuffix("ExecutionProvider") for name in onnxruntime.get_available_providers()
+        )
+    except ImportError as error:
+        if importlib.util.find_spec("onnxruntime") is not None:
+            trouble = f"It is installed but does not load: {_first_line(error)}. Reinstall it: {hint}"
+    except Exception as error:  # a broken binary package can raise anything
+        trouble = f"It is installed but does not load: {_first_line(error)}. Reinstall it: {hint}"
+    missing = trouble or hint
+    yield Finding("run", "onnxruntime", version, None if version else missing, needed=True)
+    yield Finding("run", "onnxruntime providers", providers, None if providers else missing)
+
+
+def _nvidia() -> Iterator[Finding]:
+    cuda = machine.cuda()
+    yield Finding(
+        "nvidia",
+        "CUDA driver",
+        f"up to CUDA {cuda.version}" if cuda else None,
+        None if cuda else "Only for NVIDIA GPUs: install the driver (on a Jetson: JetPack)",
+    )
+    gpus = cuda.gpus if cuda else ()
+    yield Finding(
+        "nvidia",
+        "GPU",
+        "; ".join(f"{g.name}, compute capability {g.capability}, {_gib(g.memory)}" for g in gpus) or None,
+        "The driver is there but shows no GPU: check nvidia-smi and the container's --gpus"
+        if cuda and not gpus
+        else None,
+    )
+    yield _package(
+        "nvidia",
+        "tensorrt",
+        ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
+        "pip install 'edgelstm[tensorrt]' (on a Jetson: it comes with JetPack)",
+    )
+    yield _package(
+        "nvidia", "tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13"), "pip install 'edgelstm[rtx]'"
+    )
+    path = os.environ.get(PLUGIN_VARIABLE)
+    found = path if path and Path(path).is_file() else None
+    hint = None
+    if found is None:
+        hint = (
+            f"{PLUGIN_VARIABLE}={path} names no file"
+            if path
+            else f"Only for TensorRT engines: build plugins/ and set {PLUGIN_VARIABLE}"
+        )
+    yield Finding("nvidia", "FusedGates plugin", found, hint)
+
+
+def _packages() -> Iterator[Finding]:
+    for module, name, extra, purpose in PACKAGES:
+        yield _package("packages", module, (name,), f"{purpose}: pip install 'edgelstm[{extra}]'")
+
+
+def _package(area: str, module: str, distributions: tuple[str, ...], hint: str) -> Finding:
+    """Version of an installed module, looked up without importing it: some take seconds, some abort."""
+    try:
+        present = importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        present = False
+    if not present:
+        return Finding(area, distributions[0], None, hint)
+    for name in distributions:
+        try:
+            return Finding(area, distributions[0], importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return Finding(area, distributions[0], "unknown version")
+
+
+def _cameras() -> Finding:
+    devices = []
+    closed = []
+    for device in sorted(Path("/dev").glob("video*")):
+        try:
+            name = Path(f"/sys/class/video4linux/{device.name}/name").read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError):
+            name = ""
+        devices.append(f"{device} ({name})" if name else str(device))
+        if not os.access(device, os.R_OK | os.W_OK):
+            closed.append(str(device))
+    hint = None
+    if not devices:
+        hint = "Plug one in; in a container pass --device /dev/video0"
+    elif closed:
+        hint = f"No permission for {', '.join(closed)}: add yourself to the group video"
+    return Finding("input", "cameras", ", ".join(devices) or None, hint)
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
