@@ -1,0 +1,343 @@
+"""unroll: T steps of a step graph in one graph, for sources that hand over several frames at once.
+
+Only recurrences are copied. Everything else runs once on the frames of all T steps, laid end to end on the stream
+axis: [N, T, ...] and [N*T, ...] are the same bytes, so folding time away and back is a Reshape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.passes.batching import ROWS, Call, Operand, Shape, batches, is_reshape
+from edgelstm.passes.recurrence import all_names, captured, node_inputs, recurrences, subgraphs
+from edgelstm.passes.shapes import infer_shapes
+from edgelstm.passes.split_joined import Hoist, fresh, split_joined
+from edgelstm.signature import Signature, TensorSpec
+from edgelstm.step import StepModel, onnx_dtype
+
+#: Runtimes take minutes to open a window with more copied nodes than this.
+MAX_COPIES = 10_000
+#: These draw anew each time they run, so their result is no constant though nothing goes in.
+_RANDOM = {
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+}
+#: Larger constants are weights, not axes or shapes a rule would want to see.
+_SMALL = 1024
+
+Placement = Literal["once", "batched", "copied"]
+
+
+def unroll(step: StepModel, frames: int, *, hoist: Hoist = "auto") -> StepModel:
+    """Guarantees: one run gives what ``frames`` runs of ``step`` give, up to rounding, with every weight stored once.
+
+    Inputs and outputs become [N, frames, ...]; states stay [N, ...], so windows chain with the state carried. A
+    state whose output is also an output of the model gets a state output of its own name.
+
+    Work that depends on no state runs once, on [N*frames, ...]: input layers, output heads, and the input half
+    of a joined cell product W·[x ; h], which ``hoist`` splits off: "auto" where it pays (Gemm and MatMul, whose
+    weights are then read once a window), "all" for Conv too, "none" nowhere. Nodes that mix streams, or that no
+    rule of ``passes.batching`` knows, are copied, which is always right.
+
+    Raises EdgeLstmError when ``frames`` < 1, ``step`` is a window already, an output is one of the graph's own
+    inputs, or the window would hold more than :data:`MAX_COPIES` copied nodes.
+    """
+    _check(step, frames, hoist)
+    return _Window(split_joined(step, hoist), frames).build()
+
+
+def _check(step: StepModel, frames: int, hoist: Hoist) -> None:
+    if isinstance(frames, bool) or not isinstance(frames, int) or frames < 1:
+        raise EdgeLstmError(
+            "unroll: frames of a window", found=frames, expected="a whole number of at least 1"
+        )
+    if hoist not in get_args(Hoist):
+        raise EdgeLstmError("unroll: hoist", found=repr(hoist), expected=f"one of {get_args(Hoist)}")
+    s = step.signature
+    if s.window is not None:
+        raise EdgeLstmError(
+            "unroll: the model is a window already",
+            found=f"{s.window} frames",
+            expected="a step",
+            hint="Unroll the step it was made from",
+        )
+    given = (
+        {t.name for t in s.inputs}
+        | {x.input for x in s.states}
+        | {t.name for t in step.model.graph.initializer}
+    )
+    passed = sorted(given & ({t.name for t in s.outputs} | {x.output for x in s.states}))
+    if passed:
+        raise EdgeLstmError(
+            "unroll: a graph input or weight is also a graph output",
+            found=", ".join(passed),
+            expected="outputs with names of their own",
+            hint="Put an Identity between",
+        )
+
+
+class _Window:
+    """The window under construction: where each value of the step lives in it.
+
+    A varying value exists in up to three forms, made when first asked for: one tensor a frame, [N, ...]; all
+    frames' rows, [N*T, ...]; and those bytes in whatever shape they were first laid out.
+    """
+
+    def __init__(self, step: StepModel, frames: int) -> None:
+        self.step, self.signature, self.frames = step, step.signature, frames
+        graph = step.model.graph
+        self.shapes = infer_shapes(step)
+        axis = self.signature.stream_axis
+        self.rows_axis = axis if isinstance(axis, int) else ROWS
+        s = self.signature
+        for name, rest in (*((t.name, t.frame_shape) for t in (*s.inputs, *s.outputs)), *_state_shapes(s)):
+            self.shapes[name] = (self.rows_axis, *rest)
+        self.small = {t.name: t for t in graph.initializer if np.prod(t.dims) <= _SMALL}
+        self.constants = {t.name for t in graph.initializer} | {
+            t.values.name for t in graph.sparse_initializer
+        }
+        self.taken = all_names(graph)
+        self.fed_back = {s.input: s.output for s in self.signature.states}
+        outputs = {t.name for t in self.signature.outputs}
+        #: Names under which the last frame's state outputs leave the graph.
+        self.last = {
+            s.output: fresh(f"{s.output}_last", self.taken) if s.output in outputs else s.output
+            for s in self.signature.states
+        }
+        self.reserved = outputs | set(self.last.values())
+        self.nodes: list[onnx.NodeProto] = []
+        self.targets: dict[Shape, onnx.TensorProto] = {}
+        self._frame: dict[tuple[str, int], str] = {}
+        self._rows: dict[str, str] = {}
+        self._laid = {t.name: t.name for t in self.signature.inputs}
+
+    def build(self) -> StepModel:
+        """Place every node, then connect the outputs."""
+        for placement, group in self._plan():
+            if placement == "once":
+                self.nodes += group
+            elif placement == "batched":
+                for node in group:
+                    self._batch(node)
+            else:
+                for t in range(self.frames):
+                    for node in group:
+                        self._copy(node, t)
+        for spec in self.signature.outputs:
+            laid = self.laid(spec.name)
+            self._reshape(laid, (-1, self.frames, *spec.frame_shape), spec.name)
+        for value, name in self.last.items():
+            if self.frame(value, self.frames - 1) != name:
+                self._add("Identity", [self.frame(value, self.frames - 1)], [name])
+        return self._assemble()
+
+    # -- where the step's values are ------------------------------------------------------------------------------
+
+    def frame(self, value: str, t: int) -> str:
+        """The tensor [N, ...] of step ``t``."""
+        if value in self.constants:
+            return value
+        if value in self.fed_back:
+            return value if t == 0 else self.frame(self.fed_back[value], t - 1)
+        if (value, t) not in self._frame:
+            self._cut(value)
+        return self._frame[value, t]
+
+    def rows(self, value: str) -> str:
+        """The rows of all steps, [N*T, ...]."""
+        if value in self.constants:
+            return value
+        if value not in self._rows:
+            self._rows[value] = self._reshape(self.laid(value), (-1, *self._rest(value)))
+        return self._rows[value]
+
+    def laid(self, value: str) -> str:
+        """The elements of all steps, stream by stream and frame by frame, in some shape."""
+        if value not in self._laid:
+            parts = [self.frame(value, t) for t in range(self.frames)]
+            if not self._rest(value):
+                parts = [self._reshape(part, (-1, 1)) for part in parts]
+            self._laid[value] = parts[0]
+            if len(parts) > 1:
+                # Side by side on axis 1 is end to end in memory: no axis to insert first.
+                self._laid[value] = fresh(f"{value}_frames", self.taken)
+                self._add("Concat", parts, [self._laid[value]], axis=1)
+        return self._laid[value]
+
+    def _cut(self, value: str) -> None:
+        if self.frames == 1:
+            self._frame[value, 0] = self.rows(value)
+            return
+        rest = self._rest(value) or (1,)
+        laid = self._reshape(self.laid(value), (-1, self.frames * rest[0], *rest[1:]))
+        parts = [fresh(f"{value}_t{t}", self.taken) for t in range(self.frames)]
+        count = {"num_outputs": self.frames} if self.step.opset >= 18 else {}
+        self._add("Split", [laid], parts, axis=1, **count)
+        for t, part in enumerate(parts):
+            self._frame[value, t] = part if self._rest(value) else self._reshape(part, (-1,))
+
+    def _rest(self, value: str) -> Shape:
+        return self.shapes[value][1:]
+
+    # -- placing nodes --------------------------------------------------------------------------------------------
+
+    def _plan(self) -> list[tuple[Placement, list[onnx.NodeProto]]]:
+        nodes = self.step.model.graph.node
+        groups, loops = recurrences(nodes, self.signature)
+        plan: list[tuple[Placement, list[onnx.NodeProto]]] = []
+        for k, group in enumerate(groups):
+            members = [nodes[i] for i in group]
+            plan.append(("copied" if k in loops else self._placement(members[0]), members))
+            if plan[-1][0] == "once":
+                self.constants.update(members[0].output)
+        copied = sum(len(group) for placement, group in plan if placement == "copied")
+        if copied * self.frames > MAX_COPIES:
+            raise EdgeLstmError(
+                f"unroll: a window of {self.frames} frames is too large",
+                found=f"{copied} nodes to copy for each frame, {copied * self.frames} in all",
+                expected=f"at most {MAX_COPIES}",
+                hint=f"Use a window of at most {MAX_COPIES // copied} frames and chain windows",
+            )
+        return plan
+
+    def _placement(self, node: onnx.NodeProto) -> Placement:
+        steady = node.op_type not in _RANDOM and self.reserved.isdisjoint(node.output)
+        if steady and all(name in self.constants for name in node_inputs(node)):
+            if node.op_type == "Constant":
+                self._remember(node)
+            return "once"
+        call = Call(node, self._operands(node.input), self._operands(node.output, varying=True))
+        return "batched" if batches(call) else "copied"
+
+    def _operands(self, names: Iterable[str], *, varying: bool = False) -> tuple[Operand | None, ...]:
+        return tuple(
+            self._operand(name, varying or name not in self.constants) if name else None for name in names
+        )
+
+    def _operand(self, name: str, varying: bool) -> Operand:
+        shape = self.shapes.get(name)
+        if not varying:
+            small = self.small.get(name)
+            return Operand(False, shape, None if small is None else numpy_helper.to_array(small))
+        if not shape or shape[0] != self.rows_axis:
+            return Operand(True, None)
+        return Operand(True, (ROWS, *shape[1:]))
+
+    def _remember(self, node: onnx.NodeProto) -> None:
+        for a in node.attribute:
+            value = helper.get_attribute_value(a)
+            if a.name == "value":
+                self.small[node.output[0]] = value
+            elif a.name in ("value_int", "value_ints", "value_float", "value_floats"):
+                self.small[node.output[0]] = numpy_helper.from_array(np.asarray(value))
+
+    def _batch(self, node: onnx.NodeProto) -> None:
+        outputs = [fresh(name, self.taken) if name in self.reserved else name for name in node.output]
+        if is_reshape(node):
+            self._reshape(self.rows(node.input[0]), (-1, *self._rest(node.output[0])), outputs[0])
+        else:
+            new = _renamed(node, self.rows, outputs)
+            self.nodes.append(new)
+        for value, name in zip(node.output, outputs, strict=True):
+            self._rows[value] = self._laid[value] = name
+
+    def _copy(self, node: onnx.NodeProto, t: int) -> None:
+        outputs = []
+        for value in node.output:
+            is_last = t == self.frames - 1 and value in self.last
+            name = self.last[value] if is_last else value and fresh(f"{value}_t{t}", self.taken)
+            self._frame[value, t] = name
+            outputs.append(name)
+        new = _renamed(node, lambda value: self.frame(value, t), outputs)
+        new.name = f"{node.name}_t{t}" if node.name else ""
+        self.nodes.append(new)
+
+    # -- writing nodes --------------------------------------------------------------------------------------------
+
+    def _add(self, op: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(op, inputs, outputs, **attributes))
+
+    def _reshape(self, value: str, shape: Shape, output: str | None = None) -> str:
+        if shape not in self.targets:
+            name = fresh("shape_" + "x".join(map(str, shape[1:])), self.taken)
+            self.targets[shape] = numpy_helper.from_array(np.array(shape, np.int64), name)
+        output = output or fresh(f"{value}_reshaped", self.taken)
+        self._add("Reshape", [value, self.targets[shape].name], [output])
+        return output
+
+    def _assemble(self) -> StepModel:
+        s, frames = self.signature, self.frames
+        signature = replace(
+            s,
+            inputs=tuple(_with_time(t, frames) for t in s.inputs),
+            outputs=tuple(_with_time(t, frames) for t in s.outputs),
+            states=tuple(replace(x, output=self.last[x.output]) for x in s.states),
+            window=frames,
+        )
+        model = self.step.copy_model()
+        graph = model.graph
+        del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
+        model.ir_version = max(model.ir_version, 4)  # before, initializers had to be graph inputs too
+        graph.node.extend(_alive(self.nodes, self.reserved))
+        graph.initializer.extend(self.targets.values())
+        graph.input.extend(_values(signature, "input"))
+        graph.output.extend(_values(signature, "output"))
+        return StepModel(model, signature)
+
+
+def _state_shapes(signature: Signature) -> list[tuple[str, Shape]]:
+    return [(name, s.frame_shape) for s in signature.states for name in (s.input, s.output)]
+
+
+def _with_time(spec: TensorSpec, frames: int) -> TensorSpec:
+    return replace(spec, shape=(spec.shape[0], frames, *spec.shape[1:]))
+
+
+def _values(signature: Signature, side: Literal["input", "output"]) -> list[onnx.ValueInfoProto]:
+    tensors = signature.inputs if side == "input" else signature.outputs
+    found = [(t.name, t.dtype, t.shape) for t in tensors]
+    found += [(getattr(s, side), s.dtype, s.shape) for s in signature.states]
+    return [
+        helper.make_tensor_value_info(name, onnx_dtype(dtype), list(shape)) for name, dtype, shape in found
+    ]
+
+
+def _renamed(node: onnx.NodeProto, name_of: Callable[[str], str], outputs: Sequence[str]) -> onnx.NodeProto:
+    """A copy of ``node`` that reads and writes other names, in its subgraphs too."""
+    new = onnx.NodeProto()
+    new.CopyFrom(node)
+    new.input[:] = [name and name_of(name) for name in node.input]
+    new.output[:] = outputs
+    for graph in subgraphs(new):
+        _rename_captured(graph, {name: name_of(name) for name in captured(graph)})
+    return new
+
+
+def _rename_captured(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        for inner in subgraphs(node):
+            _rename_captured(inner, names)
+    for value in graph.output:
+        value.name = names.get(value.name, value.name)
+
+
+def _alive(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes the outputs depend on."""
+    used, kept = set(outputs), []
+    for node in reversed(nodes):
+        if not used.isdisjoint(node.output):
+            kept.append(node)
+            used.update(node_inputs(node))
+    return kept[::-1]
