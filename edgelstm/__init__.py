@@ -1,1 +1,78 @@
-"""edgelstm: trained recurrent models, live."""
+"""edgelstm: trained recurrent models, live.
+
+The public names below are loaded when first used, so ``import edgelstm`` costs next to nothing and needs neither a
+training framework nor a runtime. What each takes and gives stands in its own docstring.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgelstm.errors import EdgeLstmError
+    from edgelstm.frontends import nn
+    from edgelstm.runtime.runner import Runner, Stream
+    from edgelstm.signature import Signature, StateSpec, TensorSpec
+    from edgelstm.step import StepModel
+    from edgelstm.workflows import export, inspect, run, verify
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "EdgeLstmError",
+    "Runner",
+    "Signature",
+    "StateSpec",
+    "StepModel",
+    "Stream",
+    "TensorSpec",
+    "__version__",
+    "export",
+    "inspect",
+    "nn",
+    "run",
+    "verify",
+]
+
+#: Where each public name lives.
+_HOME = {
+    "EdgeLstmError": "edgelstm.errors",
+    "Runner": "edgelstm.runtime.runner",
+    "Signature": "edgelstm.signature",
+    "StateSpec": "edgelstm.signature",
+    "StepModel": "edgelstm.step",
+    "Stream": "edgelstm.runtime.runner",
+    "TensorSpec": "edgelstm.signature",
+    "export": "edgelstm.workflows",
+    "inspect": "edgelstm.workflows",
+    "nn": "edgelstm.frontends.nn",
+    "run": "edgelstm.workflows",
+    "verify": "edgelstm.workflows",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(_HOME[name])
+    value = home if name == "nn" else getattr(home, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """Importing a submodule sets it on the package; ``edgelstm.verify`` has to stay the function of that name."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not (name in _HOME and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -330,7 +330,7 @@ def _bind(bind: Any, name: str, dtype: str, array: Array) -> None:
 
 
 def _read_only(array: Array) -> Array:
-    view = array.view()
+    view: Array = array.view()
     view.flags.writeable = False
     return view
 

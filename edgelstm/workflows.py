@@ -1,0 +1,353 @@
+"""One function per command, for people who script: export, verify, run, inspect.
+
+Each returns a small result object with ``to_json()``; the command line prints what these hold and adds nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.runtime.runner import BadFrame, Runner
+from edgelstm.signature import Signature, np_dtype
+from edgelstm.verify import Comparison, compare
+
+if TYPE_CHECKING:
+    from edgelstm.frontends import Loaded
+    from edgelstm.pipeline import View
+    from edgelstm.step import StepModel
+
+log = logging.getLogger(__name__)
+
+#: Largest relative error of any output or state that export lets pass, in float32.
+TOLERANCE = 1e-5
+#: Frames for which export streams source and result side by side.
+STEPS = 200
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Exported:
+    """What :func:`export` made: the model, how it compares with its source, and the file if one was written."""
+
+    step: StepModel
+    comparison: Comparison
+    path: Path | None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "sha256": self.step.sha256(),
+            "bytes": len(self.step.to_bytes()),
+            "signature": self.step.signature.to_json(),
+            "comparison": self.comparison.to_json(),
+        }
+
+
+def export(
+    source: Any,
+    output: PathLike | None = None,
+    *,
+    weights: PathLike | None = None,
+    frame: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
+    states: Any = None,
+    frames: str | Iterable[Array | Frame] | None = None,
+    window: int | None = None,
+    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    steps: int = STEPS,
+    tolerance: float = TOLERANCE,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Exported:
+    """Turn a trained model into an ONNX step graph (or, with ``window``, an unrolled window) and prove it equal.
+
+    Parameters
+    ----------
+    source: a ``.safetensors`` file of one of our own modules; a torch module; ``"package.module:factory"`` or
+        ``"file.py:factory"`` (called with ``kwargs``); or an ``.onnx`` file whose state pairs ``states`` names.
+    output: the ``.onnx`` file to write; None writes nothing.
+    weights: ``.safetensors``, ``.pt`` or ``.pth`` for a module from a factory.
+    frame: shape of one frame without the stream axis, for torch modules: ``(1, 64, 64)``, or a mapping by input name.
+    states: torch modules: shapes of the states when they can't be found; ONNX files: ``{input name: output name}``.
+    frames: what source and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
+        it, seeded normal noise.
+    window: frames T of an unrolled window.
+    preprocess: operations by input name, kept in the Signature for ``run``.
+    steps, tolerance: length of the comparison, and the largest relative error that passes.
+
+    Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, or when any output
+    or state differs by more than ``tolerance``.
+    """
+    from edgelstm.frontends import load
+    from edgelstm.passes.unroll import unroll
+    from edgelstm.runtime.onnxruntime import OrtProgram
+
+    if steps < 1:
+        raise EdgeLstmError("steps", found=steps, expected="at least 1")
+    if output is not None and Path(output).suffix.lower() != ".onnx":
+        raise EdgeLstmError(
+            f"output {output}", found=Path(output).suffix, expected="a path ending with .onnx"
+        )
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
+    loaded: Loaded = load(source, weights=weights, frame=frame, states=states, kwargs=kwargs)
+    step = loaded.step
+    if preprocess:
+        step = _with_preprocessing(step, preprocess)
+    if window is not None:
+        step = unroll(step, window)
+        steps = -(-steps // window) * window
+    step.check()
+    program = OrtProgram(step.to_bytes(), threads=threads)
+    try:
+        comparison = compare(
+            loaded.reference,
+            program,
+            _frames(step.signature, frames, steps),
+            names=(loaded.description, "export"),
+            progress=progress,
+        )
+    finally:
+        program.close()
+        loaded.reference.close()
+    worst = comparison.worst
+    if not worst.worst <= tolerance:
+        raise EdgeLstmError(
+            f"the export of {loaded.description} does not match its source, so nothing was written",
+            found=f"relative error {worst.worst:.3g} of {worst.kind} {worst.name!r} at frame {worst.worst_frame}",
+            expected=f"at most {tolerance:g} over {comparison.frames} frames",
+        )
+    if output is not None:
+        step.save(output)
+    return Exported(step, comparison, None if output is None else Path(output))
+
+
+def verify(
+    a: str | Program,
+    b: str | Program,
+    source: str | Iterable[Array | Frame] | None = None,
+    *,
+    steps: int = STEPS,
+    weights: PathLike | None = None,
+    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Stream the same frames through two runnables and report the relative error of every output and state.
+
+    ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
+    factories ``"package.module:factory"`` (``weights`` loads into them), or Programs. At least one of them must
+    state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise.
+    """
+    with ExitStack() as stack:
+        opened: list[Program | None] = [None, None]
+        runnables = (a, b)
+        # A torch factory does not say what a frame looks like: open it last, by the other one's Signature.
+        for place in sorted((0, 1), key=lambda i: _is_factory(runnables[i])):
+            item = runnables[place]
+            if isinstance(item, str | Path):
+                other = opened[1 - place]
+                program = _open(str(item), weights, None if other is None else other.signature, threads)
+                stack.callback(program.close)
+                opened[place] = program
+            else:
+                opened[place] = item
+        first, second = opened
+        assert first is not None and second is not None
+        names = tuple(str(r) if isinstance(r, str | Path) else type(r).__name__ for r in runnables)
+        frames = _frames(first.signature, source, steps, preprocess)
+        return compare(first, second, frames, names=(names[0], names[1]), progress=progress)
+
+
+@dataclass
+class RunReport:
+    """What :func:`run` did. Times are of the step alone, in milliseconds."""
+
+    model: str
+    source: str
+    out: str | None
+    frames: int = 0
+    skipped: int = 0
+    gaps: tuple[str, ...] = ()
+    milliseconds: list[float] = field(default_factory=list, repr=False)
+
+    def percentile(self, q: float) -> float:
+        """Time of a step, in milliseconds, at percentile ``q``."""
+        return float(np.percentile(self.milliseconds, q)) if self.milliseconds else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "model": self.model,
+            "source": self.source,
+            "out": self.out,
+            "frames": self.frames,
+            "skipped": self.skipped,
+            "gaps": list(self.gaps),
+            "p50_ms": self.percentile(50),
+            "p99_ms": self.percentile(99),
+            "max_ms": self.percentile(100),
+        }
+
+
+def run(
+    model: PathLike,
+    source: str,
+    out: PathLike | None = None,
+    *,
+    device: str = "cpu",
+    threads: int | None = None,
+    limit: int | None = None,
+    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    on_bad_frame: BadFrame = "error",
+    view: View | None = None,
+    progress: Progress | None = None,
+) -> RunReport:
+    """Stream ``source`` through ``model`` frame by frame, the state carried, and write the outputs to ``out``.
+
+    See :func:`edgelstm.pipeline.open_source` for sources and :func:`edgelstm.pipeline.open_sink` for outputs; frames
+    go through the preprocessing the Signature declares, unless ``preprocess`` replaces it. Nothing is left behind
+    when it fails.
+    """
+    from edgelstm.pipeline import Inputs, open_sink, open_source
+
+    with ExitStack() as stack:
+        runner = stack.enter_context(Runner.open(model, device, threads=threads, on_bad_frame=on_bad_frame))
+        frames = stack.enter_context(open_source(source, limit=limit))
+        report = RunReport(
+            str(model), frames.description, None if out is None else str(out), gaps=frames.gaps
+        )
+        inputs = Inputs(runner.signature, preprocess)
+        sink = None
+        if out is not None:
+            sink = stack.enter_context(open_sink(out, runner.signature, fps=frames.fps, view=view))
+        stream = runner.stream("main")
+        for frame, arrays in inputs.steps(frames):
+            started = time.perf_counter()
+            outputs = stream.step(arrays)
+            seconds = time.perf_counter() - started
+            if stream.skipped > report.skipped:
+                report.skipped = stream.skipped
+            else:
+                report.frames += 1
+                report.milliseconds.append(seconds * 1e3)
+                if sink is not None:
+                    sink.write(frame, outputs, seconds)
+            if progress is not None:
+                progress(1)
+    return report
+
+
+@dataclass
+class Inspection:
+    """What :func:`inspect` read."""
+
+    path: str
+    bytes: int
+    sha256: str
+    opset: int
+    parameters: int
+    operators: dict[str, int]
+    signature: Signature
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": self.path,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "opset": self.opset,
+            "parameters": self.parameters,
+            "operators": self.operators,
+            "signature": self.signature.to_json(),
+        }
+
+
+def inspect(path: PathLike) -> Inspection:
+    """Read a step graph: Signature, operators, parameters, size."""
+    from edgelstm.step import StepModel
+
+    step = StepModel.load(path)
+    graph = step.model.graph
+    return Inspection(
+        path=str(path),
+        bytes=Path(path).stat().st_size,
+        sha256=step.sha256(),
+        opset=step.opset,
+        parameters=sum(int(np.prod(t.dims)) for t in graph.initializer),
+        operators=dict(Counter(step.op_types()).most_common()),
+        signature=step.signature,
+    )
+
+
+def _with_preprocessing(step: StepModel, preprocess: Mapping[str, Sequence[Mapping[str, Any]]]) -> StepModel:
+    from dataclasses import replace
+
+    from edgelstm.pipeline import Inputs
+
+    ops = {name: tuple(dict(op) for op in items) for name, items in preprocess.items()}
+    signature = replace(step.signature, preprocessing={**step.signature.preprocessing, **ops})
+    Inputs(
+        signature
+    )  # names of operations and their arguments are checked here, not at the first frame of a run
+    return replace(step, signature=signature)
+
+
+def _is_factory(item: object) -> bool:
+    return isinstance(item, str) and ":" in item and not Path(item).exists()
+
+
+def _open(spec: str, weights: PathLike | None, like: Signature | None, threads: int | None) -> Program:
+    """A Program for a runnable of ``verify``."""
+    if not _is_factory(spec) and Path(spec).suffix.lower() == ".onnx":
+        from edgelstm.runtime.device import open_program
+
+        return open_program(spec, threads=threads)
+    from edgelstm.frontends import open_reference
+
+    return open_reference(spec, weights=weights, like=like)
+
+
+def _frames(
+    signature: Signature,
+    frames: str | Iterable[Array | Frame] | None,
+    steps: int,
+    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+) -> Iterator[Frame]:
+    """At most ``steps`` single frames (never windows), ready for the model."""
+    if isinstance(frames, str):
+        from edgelstm.pipeline import Inputs, open_source
+
+        inputs = Inputs(signature, preprocess)
+        with open_source(frames, limit=steps) as source:
+            for raw in source:
+                yield inputs(raw)
+    elif frames is not None:
+        for _, frame in zip(range(steps), frames, strict=False):
+            yield frame if isinstance(frame, Mapping) else {signature.inputs[0].name: frame}
+    else:
+        rng = np.random.default_rng(0)
+        for _ in range(steps):
+            yield {t.name: _noise(rng, signature, t.frame_shape, t.dtype) for t in signature.inputs}
+
+
+def _noise(rng: np.random.Generator, signature: Signature, shape: tuple[int, ...], dtype: str) -> Array:
+    shape = shape[1:] if signature.window else shape
+    kind = np_dtype(dtype)
+    if kind.kind == "f":
+        return rng.standard_normal(shape).astype(kind)
+    return rng.integers(0, 2, shape).astype(kind)
