@@ -1,0 +1,62 @@
+# make demo and make test each work alone on a fresh clone, with Python 3.10 or newer, make and a C compiler.
+
+PYTHON ?= python3
+# Any build of this version will do. The usual one brings CUDA along on Linux; to take the small CPU build, pass
+# TORCH="torch==2.13.0 --index-url URL" with the address of PyTorch's CPU wheels, or the path of a wheel.
+TORCH ?= torch==2.13.0
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# The build backend comes from the constraints too, so that nothing is picked at install time.
+INSTALL := $(PIP) install --quiet -c constraints.txt
+# Stamps: what is installed already, so that the next run starts at once.
+DEMO := $(VENV)/.installed-demo
+TEST := $(VENV)/.installed-test
+PINS := pyproject.toml constraints.txt
+
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
+	@echo "make test   lint and the test suite"
+	@echo "make lint   ruff, mypy, import contracts"
+	@echo "make bench  the figures of benchmarks/README.md"
+	@echo "make clean  delete what these made, all but $(VENV)"
+
+demo: $(DEMO)
+	$(BIN)/edgelstm demo
+
+test: lint
+	$(BIN)/python -m pytest
+
+lint: $(TEST)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(TEST)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# pip is the last thing venv puts in place, so it tells a whole environment from an interrupted one.
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "edgelstm needs Python 3.10 or newer, and '$(PYTHON)' is not: make PYTHON=python3.12 ..." >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+$(DEMO): $(BIN)/pip $(PINS)
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation -e '.[cpu]'
+	@touch $@
+
+# torch goes first and alone: whatever build is there when the rest arrives is the one that stays.
+$(TEST): $(BIN)/pip $(PINS)
+	$(PIP) install --quiet $(TORCH)
+	$(INSTALL) hatchling editables
+	$(INSTALL) --no-build-isolation -e '.[cpu,torch,video,images,radar,bench,dev]'
+	@touch $(DEMO) $@
