@@ -1,0 +1,86 @@
+"""What an import brings along, seen from a fresh interpreter: the base install and the device side stay small."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import edgelstm
+
+EXTRAS = {
+    "PIL",
+    "av",
+    "h5py",
+    "keras",
+    "matplotlib",
+    "onnx",
+    "onnxruntime",
+    "onnxscript",
+    "openvino",
+    "sklearn",
+    "tensorrt",
+    "tensorrt_rtx",
+    "torch",
+    "typer",
+}
+
+
+def loaded_by(statements: str) -> set[str]:
+    """Names in sys.modules after ``statements`` ran in a new interpreter."""
+    code = f"{statements}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.mark.parametrize(
+    "module", ["edgelstm", "edgelstm.signature", "edgelstm.runtime", "edgelstm.pipeline"]
+)
+def test_import_brings_no_extra_along(module: str) -> None:
+    modules = loaded_by(f"import {module}")
+    assert module in modules
+    assert not modules & EXTRAS
+    assert not modules & {"edgelstm.step", "edgelstm.gates", "edgelstm.passes", "edgelstm.frontends"}
+
+
+def test_command_line_starts_without_the_heavy_ones() -> None:
+    """Help and a wrong option answer at once."""
+    assert not loaded_by("import edgelstm.cli") & (EXTRAS - {"typer"})
+
+
+def test_exporting_a_described_model_needs_no_torch() -> None:
+    modules = loaded_by("import edgelstm.frontends.described, edgelstm.workflows")
+    assert not modules & {"torch", "onnxscript", "keras", "h5py"}
+
+
+@pytest.mark.parametrize("name", edgelstm.__all__)
+def test_every_public_name_is_there(name: str) -> None:
+    assert name in dir(edgelstm)
+    assert getattr(edgelstm, name) is not None
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'edgelstm' has no attribute 'LSTM'"):
+        edgelstm.LSTM  # noqa: B018
+
+
+def test_a_module_never_hides_the_function_of_its_name() -> None:
+    for statements in (
+        "import edgelstm.verify",
+        "import edgelstm.workflows",
+        "from edgelstm.verify import compare",
+        "import edgelstm; edgelstm.verify; import edgelstm.verify",
+    ):
+        loaded_by(f"{statements}\nimport edgelstm\nassert callable(edgelstm.verify), edgelstm.verify")
+
+
+def test_type_checkers_and_the_interpreter_see_the_same_names() -> None:
+    tree = ast.parse(Path(edgelstm.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert {a.name for node in imports for a in node.names} == set(edgelstm.__all__) - {"__version__"}
