@@ -1,0 +1,23 @@
+"""Live and recorded frames in, outputs out: sources, preprocessing, sinks. NumPy only; other packages when used."""
+
+from __future__ import annotations
+
+from edgelstm.pipeline.optext import format_ops, parse_ops, parse_preprocess
+from edgelstm.pipeline.preprocess import Inputs, Preprocess, inverse
+from edgelstm.pipeline.sinks import Sink, View, open_sink
+from edgelstm.pipeline.sources import Frame, Source, open_source
+
+__all__ = [
+    "Frame",
+    "Inputs",
+    "Preprocess",
+    "Sink",
+    "Source",
+    "View",
+    "format_ops",
+    "inverse",
+    "open_sink",
+    "open_source",
+    "parse_ops",
+    "parse_preprocess",
+]

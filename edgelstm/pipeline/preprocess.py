@@ -1,0 +1,268 @@
+"""From a source's raw frame to what the model takes.
+
+A model declares its preprocessing in the Signature, a list of operations for each input; the command line may
+replace it. The operations, applied in order, arithmetic in float32:
+
+====================================  ==========================================================================
+``nodata`` value, replace=0           every ``value`` (a number, or ``"nan"``) becomes ``replace``
+``scale`` factor, offset=0            ``x * factor + offset``
+``log1p`` scale=1                     ``scale * log(1 + x)``
+``clip`` min, max                     values limited to min..max
+``normalize`` mean, std               ``(x - mean) / std``, one value for each channel or one for all
+``grey``                              RGB to luma (ITU-R BT.601), the channel axis goes
+``crop`` top, left, height, width     a part of the image
+``average`` factor                    means of factor x factor pixels; what is left over at bottom and right is cut off
+``resize`` height, width              bilinear, half-pixel centres, without smoothing
+``channels_first``                    [H, W, C] becomes [C, H, W]
+====================================  ==========================================================================
+
+A channel axis of size one that the model wants and the frame lacks is added at the end.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
+from edgelstm.pipeline.sources.source import Frame
+from edgelstm.signature import Signature, TensorSpec, np_dtype
+
+log = logging.getLogger(__name__)
+
+Op = Mapping[str, Any]
+
+
+class Preprocess:
+    """``preprocess(raw) -> frame`` for one input.
+
+    Parameters
+    ----------
+    ops: JSON operations, in order.
+    spec: the model's input. Frames come out in ``spec.frame_shape`` and ``spec.dtype``, C-contiguous. For an integer
+        dtype, values are rounded to the nearest and saturate; bfloat16 comes out as its 16 raw bits.
+
+    Raises EdgeLstmError here when an operation is not of the vocabulary, and on the first frame of a shape when an
+    operation can't work on it or when what comes out is not the shape that the model expects.
+    """
+
+    def __init__(self, ops: Sequence[Op], spec: TensorSpec) -> None:
+        self.ops = tuple(ops)
+        self.spec = spec
+        self._steps: list[tuple[str, Operation, list[Any]]] = []
+        for index, op in enumerate(self.ops):
+            name = op.get("op") if isinstance(op, Mapping) else None
+            if not isinstance(name, str) or name not in OPERATIONS:
+                raise EdgeLstmError(
+                    f"{self._where(index)}: unknown operation",
+                    found=repr(op if name is None else name),
+                    expected=f"one of {', '.join(OPERATIONS)}",
+                )
+            operation = OPERATIONS[name]
+            try:
+                self._steps.append((name, operation, operation.values(op)))
+            except EdgeLstmError as error:
+                raise self._placed(error, index) from error
+        self._channels_last = any(name == "channels_first" for name, _, _ in self._steps)
+        self._compiled_for: tuple[int, ...] | None = None
+        self._transforms: list[Transform] = []
+
+    def __call__(self, raw: Array) -> Array:
+        """The frame for the model, an array of its own or, when nothing is to be done, ``raw`` itself."""
+        if raw.shape != self._compiled_for:
+            self._transforms = self._compile(raw.shape)
+            self._compiled_for = raw.shape
+        x = raw
+        for transform in self._transforms:
+            x = transform(x)
+        return np.ascontiguousarray(self._cast(x)).reshape(self.spec.frame_shape)
+
+    def _compile(self, shape: tuple[int, ...]) -> list[Transform]:
+        layout = raw_layout(shape, self._channels_last)
+        transforms, trail = [], [f"source {list(shape)}"]
+        for index, (name, operation, values) in enumerate(self._steps):
+            try:
+                layout, transform = operation.build(layout, *values)
+            except EdgeLstmError as error:
+                raise self._placed(error, index) from error
+            transforms.append(transform)
+            trail.append(f"{name} {list(layout.shape)}")
+        want = self.spec.frame_shape
+        if layout.shape not in (want, *_without_channel(want)):
+            raise EdgeLstmError(
+                f"frames for input {self.spec.name!r}",
+                found=f"{list(layout.shape)} ({' -> '.join(trail)})",
+                expected=f"{list(want)} as the model takes it",
+                hint=f"Say how to get there, e.g. --preprocess '{_suggestion(layout.shape, want)}'",
+            )
+        return transforms
+
+    def _cast(self, x: Array) -> Array:
+        dtype = np_dtype(self.spec.dtype)
+        if self.spec.dtype == "bfloat16":
+            return _bfloat16_bits(x)
+        if x.dtype == dtype:
+            return x
+        if dtype.kind in "iu":
+            if x.dtype.kind == "f" and not np.isfinite(x).all():
+                raise EdgeLstmError(
+                    f"frame for input {self.spec.name!r}", found="NaN or infinity", expected=str(dtype)
+                )
+            return _saturate(x, dtype)
+        with np.errstate(over="ignore"):  # infinite in float16: the runner's policy for such frames decides
+            return x.astype(dtype)
+
+    def _where(self, index: int) -> str:
+        return f"preprocessing of input {self.spec.name!r}, operation {index + 1}"
+
+    def _placed(self, error: EdgeLstmError, index: int) -> EdgeLstmError:
+        name = self.ops[index]["op"]
+        return EdgeLstmError(
+            f"{self._where(index)} ({name}): {error.what}",
+            found=error.found,
+            expected=error.expected,
+            hint=error.hint,
+        )
+
+
+class Inputs:
+    """From a source's frames to the arrays of all inputs of a model.
+
+    ``overrides`` maps input names to operations that take the place of the declared ones. A source of plain frames
+    feeds a model with one input; frames that are mappings feed every input by name.
+
+    ``inputs(frame)`` gives one frame's arrays, input name to ``frame_shape`` (without time, for a window).
+    ``inputs.steps(source)`` gives what ``step`` wants: for a window of T frames, T of them stacked on a new axis 0.
+    """
+
+    def __init__(self, signature: Signature, overrides: Mapping[str, Sequence[Op]] | None = None) -> None:
+        ops = {**signature.preprocessing, **(overrides or {})}
+        for name in ops:
+            signature.input(name)
+        self.window = signature.window
+        self._preprocess = {
+            spec.name: Preprocess(ops.get(spec.name, ()), _single_frame(spec, signature.window))
+            for spec in signature.inputs
+        }
+
+    def __call__(self, frame: Frame) -> dict[str, Array]:
+        data = frame.data
+        if not isinstance(data, Mapping):
+            if len(self._preprocess) > 1:
+                raise EdgeLstmError(
+                    f"the model has {len(self._preprocess)} inputs and the source gives one array a frame",
+                    expected=f"an .npz with arrays {', '.join(self._preprocess)}",
+                )
+            return {name: preprocess(data) for name, preprocess in self._preprocess.items()}
+        missing = sorted(set(self._preprocess) - set(data))
+        if missing:
+            raise EdgeLstmError(
+                f"the source lacks input {', '.join(missing)}",
+                found=f"arrays {', '.join(sorted(data))}",
+                expected=f"one for each of {', '.join(self._preprocess)}",
+            )
+        return {name: preprocess(data[name]) for name, preprocess in self._preprocess.items()}
+
+    def steps(self, source: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Array]]]:
+        """(last frame of the step, inputs) for every step; frames short of a last window are left out, with a warning."""
+        if self.window is None:
+            for frame in source:
+                yield frame, self(frame)
+            return
+        pending: list[dict[str, Array]] = []
+        for frame in source:
+            pending.append(self(frame))
+            if len(pending) == self.window:
+                yield frame, {name: np.stack([p[name] for p in pending]) for name in pending[0]}
+                pending = []
+        if pending:
+            log.warning(
+                "left out at the end: %d frames, too few for a window of %d", len(pending), self.window
+            )
+
+
+def inverse(ops: Sequence[Op]) -> Transform:
+    """The way back from model values to physical units, for showing: undoes scale, log1p and normalize.
+
+    Operations that do not change units (crop, resize, nodata, clip, ...) are passed over. Raises EdgeLstmError for a
+    normalize with several channels or a scale by zero.
+    """
+    undo = [step for step in map(_undo, reversed(ops)) if step is not None]
+
+    def apply(values: Array) -> Array:
+        y = np.asarray(values, np.float32)
+        for step in undo:
+            y = step(y).astype(np.float32, copy=False)
+        return y
+
+    return apply
+
+
+def _undo(op: Op) -> Transform | None:
+    """What undoes one operation; None when it leaves units alone."""
+    if op["op"] == "log1p":
+        scale = op.get("scale", 1.0)
+        return lambda y: np.expm1(y / scale)
+    if op["op"] == "scale":
+        factor, offset = op["factor"], op.get("offset", 0.0)
+        if not factor:
+            raise EdgeLstmError("scale by 0 can't be undone")
+        return lambda y: (y - offset) / factor
+    if op["op"] == "normalize":
+        mean, std = op["mean"], op["std"]
+        if (len(mean), len(std)) != (1, 1):
+            raise EdgeLstmError(
+                "normalize with a value for each channel can't be undone for an output", found=mean
+            )
+        return lambda y: y * std[0] + mean[0]
+    return None
+
+
+def _single_frame(spec: TensorSpec, window: int | None) -> TensorSpec:
+    return spec if window is None else replace(spec, shape=(spec.shape[0], *spec.shape[2:]))
+
+
+def _without_channel(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """What ``shape`` is without a channel axis of one, at either end."""
+    return [rest for one, rest in ((shape[:1], shape[1:]), (shape[-1:], shape[:-1])) if one == (1,)]
+
+
+def _suggestion(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    """Operations that a user most likely wants; a start, not an answer."""
+    if len(want) < 2:
+        return "scale=0.01"
+    ops = []
+    if len(have) == 3 and have[2] <= 4:
+        ops.append("channels_first" if len(want) == 3 and want[0] == have[2] else "grey")
+    height, width = want[-2:]
+    if (height, width) != (have[:2] if ops or len(have) == 2 else have[-2:]):
+        ops.insert(0, f"resize={height},{width}")
+    return ";".join(ops) or f"resize={height},{width}"
+
+
+def _saturate(x: Array, dtype: np.dtype[Any]) -> Array:
+    """Nearest integers of ``dtype``; what lies outside becomes its largest or smallest."""
+    if np.can_cast(x.dtype, dtype, "safe"):
+        return x.astype(dtype)
+    limits = np.iinfo(dtype)
+    if x.dtype.kind == "f":
+        # The largest int64 has no float64: the next one down is the largest that casts back without overflow.
+        high = (
+            float(limits.max) if int(float(limits.max)) == limits.max else np.nextafter(float(limits.max), 0)
+        )
+        return np.clip(np.rint(x.astype(np.float64)), float(limits.min), high).astype(dtype)
+    own = np.iinfo(x.dtype)
+    return np.clip(x, max(own.min, limits.min), min(own.max, limits.max)).astype(dtype)
+
+
+def _bfloat16_bits(x: Array) -> Array:
+    """Round float32 to bfloat16, ties to even, and keep a NaN a NaN; uint16."""
+    x = np.ascontiguousarray(x, np.float32)
+    bits = x.view(np.uint32)
+    rounded: Array = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
+    return np.where(np.isnan(x), np.uint32(0x7FC0), rounded).astype(np.uint16)

@@ -1,0 +1,59 @@
+"""Outputs as an .npz file, an array for each output."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.lib import format as npy
+
+from edgelstm.files import atomic_path
+from edgelstm.pipeline.sources.source import Array, Frame
+from edgelstm.signature import Signature, np_dtype
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.sinks import Write
+
+
+@contextmanager
+def npz(path: Path, signature: Signature) -> Iterator[Write]:
+    """Stack outputs over time, as long as the disk lasts: memory holds one frame.
+
+    A zip archive takes one member at a time and an .npy header tells the length, known at the end; so each output
+    is spooled to a file beside the target first.
+    """
+    with ExitStack() as stack:
+        temporary = stack.enter_context(atomic_path(path))
+        spools = {
+            spec.name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+            for spec in signature.outputs
+        }
+        count = 0
+
+        def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            nonlocal count
+            for spec in signature.outputs:
+                array = np.ascontiguousarray(outputs[spec.name], np_dtype(spec.dtype))
+                spools[spec.name].write(array.data)
+            count += 1
+
+        yield write
+
+        with zipfile.ZipFile(temporary, "w") as archive:
+            for spec in signature.outputs:
+                header = {
+                    "descr": npy.dtype_to_descr(np_dtype(spec.dtype)),
+                    "fortran_order": False,
+                    "shape": (count, *spec.frame_shape),
+                }
+                spool = spools[spec.name]
+                spool.seek(0)
+                with archive.open(f"{spec.name}.npy", "w", force_zip64=True) as member:
+                    npy.write_array_header_2_0(member, header)
+                    shutil.copyfileobj(spool, member, 1024 * 1024)

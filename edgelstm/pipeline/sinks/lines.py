@@ -1,0 +1,62 @@
+"""Outputs as JSON lines: one object for each frame."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.files import atomic_path
+from edgelstm.pipeline.sinks.panels import as_float
+from edgelstm.pipeline.sources.source import Array, Frame
+from edgelstm.signature import Signature
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.sinks import Write
+
+#: An output of at most so many elements is written in full.
+SMALL = 64
+
+
+@contextmanager
+def json_lines(path: Path, signature: Signature) -> Iterator[Write]:
+    """``{"index", "name", "time", "milliseconds", "outputs": {name: {"min", "mean", "max", "values"}}}`` a frame.
+
+    Strict JSON: NaN and infinities are null.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+
+        def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            line = {
+                "index": frame.index,
+                "name": frame.name,
+                "time": frame.time,
+                "milliseconds": round(seconds * 1e3, 4),
+                "outputs": {s.name: _summary(as_float(outputs[s.name], s.dtype)) for s in signature.outputs},
+            }
+            file.write(json.dumps(line, allow_nan=False) + "\n")
+
+        yield write
+
+
+def _summary(values: Array) -> dict[str, Any]:
+    with np.errstate(invalid="ignore", over="ignore"):
+        summary: dict[str, Any] = {
+            "min": _plain(values.min()),
+            "mean": _plain(values.mean(dtype=np.float64)),
+            "max": _plain(values.max()),
+        }
+    if values.size <= SMALL:
+        summary["values"] = _plain(values.tolist())
+    return summary
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return float(value) if math.isfinite(value) else None

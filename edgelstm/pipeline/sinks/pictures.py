@@ -1,0 +1,132 @@
+"""Outputs as pictures: a folder of PNG files, or a video."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import atomic_path
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sinks.panels import Panels, View, image_outputs
+from edgelstm.pipeline.sources.source import Array, Frame
+from edgelstm.signature import Signature
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.sinks import Write
+
+#: Frames a second of a video whose source does not know, or gives less than one (radar: one in five minutes).
+DEFAULT_FPS = 10.0
+#: Smaller pictures are enlarged, by a whole factor, until their shorter side has so many pixels.
+SMALLEST_SIDE = 128
+
+
+@contextmanager
+def png_folder(folder: Path, signature: Signature, view: View) -> Iterator[Write]:
+    """``000000.png`` ... by frame index, ``000000_NAME.png`` when several outputs are images. Grey or RGB, 8 bits."""
+    image = require("PIL.Image", "images", "writing PNG images")
+    panels = [Panels(spec, view) for spec in image_outputs(signature, view)]
+    with _atomic_folder(folder) as temporary:
+
+        def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            for panel in panels:
+                tail = f"_{_file_name(panel.spec.name)}" if len(panels) > 1 else ""
+                image.fromarray(panel(outputs[panel.spec.name])).save(
+                    temporary / f"{frame.index:06d}{tail}.png"
+                )
+
+        yield write
+
+
+@contextmanager
+def video(path: Path, signature: Signature, view: View, fps: float | None) -> Iterator[Write]:
+    """H.264 where PyAV has the encoder, else MPEG-4; one frame a step."""
+    av = require("av", "video", f"writing {path}")
+    panels = Panels(image_outputs(signature, view)[0], view)
+    rate = Fraction(fps if fps is not None and fps >= 1 else DEFAULT_FPS).limit_denominator(1001)
+    with atomic_path(path) as temporary:
+        container = av.open(str(temporary), "w")
+        try:
+            stream = container.add_stream(
+                "libx264" if "libx264" in av.codecs_available else "mpeg4", rate=rate
+            )
+            started = False
+
+            def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+                nonlocal started
+                picture = _even(_enlarged(panels(outputs[panels.spec.name])))
+                if not started:
+                    stream.height, stream.width = picture.shape[:2]
+                    stream.pix_fmt = "yuv420p"
+                    started = True
+                _encode(
+                    container,
+                    stream,
+                    av.VideoFrame.from_ndarray(picture, "gray" if picture.ndim == 2 else "rgb24"),
+                )
+
+            yield write
+
+            if not started:
+                raise EdgeLstmError(f"can't write {path}", found="no frames", expected="at least one")
+            _encode(container, stream, None)
+        finally:
+            container.close()
+
+
+def _encode(container: Any, stream: Any, picture: Any) -> None:
+    for packet in stream.encode(picture):
+        container.mux(packet)
+
+
+def _enlarged(picture: Array) -> Array:
+    factor = -(-SMALLEST_SIDE // min(picture.shape[:2]))
+    return picture.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def _even(picture: Array) -> Array:
+    """Repeat the last row or column where the count is odd: 4:2:0 video has only even sizes."""
+    height, width = picture.shape[:2]
+    odd = [(0, height % 2), (0, width % 2)] + [(0, 0)] * (picture.ndim - 2)
+    return np.ascontiguousarray(np.pad(picture, odd, mode="edge"))
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]", "_", name)
+
+
+@contextmanager
+def _atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside ``folder`` that takes its place on success; ``folder`` must be new or empty."""
+    try:
+        if folder.is_file():
+            raise EdgeLstmError(f"can't write folder {folder}", found="a file")
+        if folder.is_dir() and any(folder.iterdir()):
+            raise EdgeLstmError(
+                f"can't write folder {folder}", found="files in it", expected="a new or empty folder"
+            )
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    except OSError as error:
+        raise EdgeLstmError(
+            f"can't write folder {folder}",
+            found=error.strerror or str(error),
+            hint=f"Create {folder.parent} or choose another path",
+        ) from error
+    try:
+        yield temporary
+        if folder.is_dir():
+            folder.rmdir()
+        temporary.chmod(0o755)
+        temporary.replace(folder)
+    except OSError as error:
+        raise EdgeLstmError(f"can't write folder {folder}", found=error.strerror or str(error)) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

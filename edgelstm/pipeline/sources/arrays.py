@@ -1,0 +1,180 @@
+"""NumPy files, read frame by frame: axis 0 is time.
+
+A frame is read when it is wanted, so the file may be larger than memory, compressed or not. The header says how much
+to expect before anything is allocated; pickled objects are never loaded.
+"""
+
+from __future__ import annotations
+
+import math
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import MAX_FILE_BYTES
+from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
+
+_DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    TypeError,
+    SyntaxError,
+    RecursionError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An array in a file: where, for messages; how to open it, positioned at its header; its header."""
+
+    where: str
+    open: Callable[[], IO[bytes]]
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    fortran: bool
+
+    def frames(self) -> Iterator[Array]:
+        """shape[1:] arrays, one for each entry of axis 0."""
+        done = 0
+        try:
+            with self.open() as stream:
+                if self.fortran:
+                    yield from npy.read_array(stream, allow_pickle=False)
+                    return
+                _read_header(stream)
+                size = math.prod(self.shape[1:]) * self.dtype.itemsize
+                while done < self.shape[0]:
+                    data = stream.read(size)
+                    if len(data) < size:
+                        raise EOFError(f"{len(data)} of {size} bytes")
+                    frame = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
+                    yield frame.astype(self.dtype.newbyteorder("="), copy=False)
+                    done += 1
+        except _DAMAGED as error:
+            raise EdgeLstmError(
+                f"{self.where} ends early or is damaged at frame {done}", found=error
+            ) from error
+
+
+def open_npy(path: Path) -> Source:
+    """Frames shape[1:] of one array."""
+    array = _stored(str(path), lambda: path.open("rb"), path.stat().st_size)
+    return _source(f"array {path}", array.shape[0], path.stem, array.frames)
+
+
+def open_npz(path: Path, key: str | None) -> Source:
+    """Frames of array ``key``; without it, of ``frames`` or of the only array; else mappings of all arrays."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = {i.filename[:-4]: i for i in archive.infolist() if i.filename.endswith(".npy")}
+    except _DAMAGED as error:
+        raise EdgeLstmError(f"{path}: not an .npz file, or a damaged one", found=error) from error
+    if not members or (key is not None and key not in members):
+        raise EdgeLstmError(
+            f"{path}: no array{'' if key is None else f' {key!r}'}",
+            found=", ".join(members) or "an empty archive",
+            expected=f"{path.name}:NAME with one of these names" if members else None,
+        )
+    if key is None and "frames" in members:
+        key = "frames"
+    arrays = {
+        name: _stored(f"{path}:{name}", partial(_Member, path, f"{name}.npy"), members[name].file_size)
+        for name in ([key] if key is not None else sorted(members))
+    }
+    lengths = {name: array.shape[0] for name, array in arrays.items()}
+    if len(set(lengths.values())) != 1:
+        raise EdgeLstmError(
+            f"{path}: arrays of different length",
+            found=", ".join(f"{name} {length}" for name, length in lengths.items()),
+            expected="one length, or one array chosen",
+            hint=f"Choose with {path.name}:NAME",
+        )
+    length = next(iter(lengths.values()))
+    if len(arrays) == 1:
+        name, array = next(iter(arrays.items()))
+        return _source(f"array {path}:{name}", length, path.stem, array.frames)
+
+    def frames() -> Iterator[dict[str, Array]]:
+        for together in zip(*(array.frames() for array in arrays.values()), strict=True):
+            yield dict(zip(arrays, together, strict=True))
+
+    return _source(f"arrays {', '.join(arrays)} in {path}", length, path.stem, frames)
+
+
+def _source(description: str, length: int, stem: str, frames: Callable[[], Iterator[Any]]) -> Source:
+    def numbered() -> Iterator[Frame]:
+        for index, data in enumerate(frames()):
+            yield Frame(index, None, f"{stem}[{index}]", data)
+
+    return Source(description, numbered, length=length)
+
+
+class _Member:
+    """A member of a zip archive as a stream that closes its archive with itself."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        with ExitStack() as stack:
+            self._stream = stack.enter_context(stack.enter_context(zipfile.ZipFile(path)).open(name))
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> IO[bytes]:
+        return self._stream
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.close()
+
+
+def _stored(where: str, open_stream: Callable[[], Any], size: int) -> Stored:
+    """Read and check the header; ``size`` is that of the whole .npy file."""
+    try:
+        with open_stream() as stream:
+            shape, fortran, dtype = _read_header(stream)
+            header = stream.tell()
+    except _DAMAGED as error:
+        raise EdgeLstmError(f"{where}: not a NumPy array, or a damaged one", found=error) from error
+    if dtype.kind not in "biuf":
+        raise EdgeLstmError(
+            f"{where}: dtype", found=dtype, expected="numbers", hint="Objects and text are not frames"
+        )
+    if not shape or shape[0] == 0:
+        raise EdgeLstmError(
+            f"{where}: no frames", found=list(shape), expected="time on axis 0, at least one frame"
+        )
+    check_frame_size(where, shape[1:], dtype)
+    frame = math.prod(shape[1:]) * dtype.itemsize
+    if size - header < shape[0] * frame:
+        raise EdgeLstmError(
+            f"{where} ends early at frame {(size - header) // frame}",
+            found=f"{size - header} bytes",
+            expected=f"{shape[0] * frame} for {dtype}{list(shape)}",
+            hint="The file is truncated",
+        )
+    if fortran and shape[0] * frame > MAX_FILE_BYTES:
+        raise EdgeLstmError(
+            f"{where}: stored in Fortran order, so it can't be read frame by frame",
+            found=f"{shape[0] * frame} bytes",
+            expected=f"at most {MAX_FILE_BYTES}",
+            hint="Save it with numpy.ascontiguousarray",
+        )
+    return Stored(where, open_stream, shape, dtype, fortran)
+
+
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    version = npy.read_magic(stream)
+    if version == (1, 0):
+        return npy.read_array_header_1_0(stream)
+    if version == (2, 0):
+        return npy.read_array_header_2_0(stream)
+    raise ValueError(f"format {version[0]}.{version[1]}, which is for structured arrays")

@@ -1,0 +1,118 @@
+"""KNMI radar composites: a folder of HDF5 files, one for every five minutes.
+
+Each file holds ``image1/image_data``, unsigned integers [rows, columns]; the last twelve digits of its name are the
+time in UTC, as in ``RAD_NL25_RAP_5min_201008260000.h5``. For the five-minute accumulation a value times 0.01 is mm in
+five minutes and 65535 is no data: ``nodata=65535;scale=0.12`` makes mm/h of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".h5", ".hdf5")
+DATASET = "image1/image_data"
+
+
+def open_knmi(folder: Path, files: Sequence[Path]) -> Source:
+    """Frames uint16 [rows, columns] in the order of the times in the names. Missing times are logged, and in ``gaps``."""
+    h5py = require("h5py", "radar", f"reading the HDF5 files in {folder}")
+    timed = sorted((_time(path), path) for path in files)
+    times = [time for time, _ in timed]
+    for (before, one), (after, other) in itertools.pairwise(timed):
+        if before == after:
+            raise EdgeLstmError(
+                f"{folder}: two files of one time",
+                found=f"{one.name}, {other.name}",
+                hint="Keep one product in a folder",
+            )
+    interval, gaps = _gaps(times)
+    for gap in gaps:
+        log.warning("%s: %s", folder, gap)
+
+    def frames() -> Iterator[Frame]:
+        for index, (time, path) in enumerate(timed):
+            data = _read(h5py, path, index)
+            yield Frame(index, (time - times[0]).total_seconds(), _utc(time), data)
+
+    return Source(
+        f"KNMI radar files in {folder}",
+        frames,
+        length=len(timed),
+        fps=None if interval is None else 1 / interval.total_seconds(),
+        gaps=gaps,
+    )
+
+
+def _time(path: Path) -> datetime:
+    match = re.search(r"(?<!\d)(\d{12})$", path.stem)
+    try:
+        if match:
+            return datetime.strptime(match[1], "%Y%m%d%H%M").replace(tzinfo=timezone.utc)
+    except ValueError:
+        pass
+    raise EdgeLstmError(
+        f"{path}: no time in the file's name",
+        expected="twelve digits at its end, as in RAD_NL25_RAP_5min_201008260000.h5",
+    )
+
+
+def _gaps(times: Sequence[datetime]) -> tuple[timedelta | None, tuple[str, ...]]:
+    """The usual time from frame to frame, and where it is exceeded."""
+    steps = [b - a for a, b in itertools.pairwise(times)]
+    if not steps:
+        return None, ()
+    interval = Counter(steps).most_common(1)[0][0]
+    gaps = []
+    for before, step in zip(times, steps, strict=False):
+        if step > interval:
+            missing = max(1, round(step / interval) - 1)
+            gaps.append(
+                f"{missing} frame{'s' * (missing > 1)} missing between {_utc(before)} and {_utc(before + step)}"
+            )
+    return interval, tuple(gaps)
+
+
+def _utc(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%MZ")
+
+
+def _read(h5py: Any, path: Path, index: int) -> Array:
+    where = f"{path} (frame {index})"
+    try:
+        with h5py.File(path, "r") as file:
+            dataset = file.get(DATASET)
+            if (
+                not isinstance(dataset, h5py.Dataset)
+                or len(dataset.shape) != 2
+                or dataset.dtype.kind not in "iu"
+            ):
+                raise EdgeLstmError(
+                    f"{where}: not a KNMI radar image",
+                    found=f"{DATASET} {dataset.dtype}{list(dataset.shape)}"
+                    if isinstance(dataset, h5py.Dataset)
+                    else f"groups {', '.join(map(repr, list(file)[:8])) or 'none'}",
+                    expected=f"{DATASET}, whole numbers [rows, columns]",
+                )
+            check_frame_size(where, dataset.shape, dataset.dtype)
+            data: Array = dataset[:]
+            return data
+    except (
+        OSError,
+        RuntimeError,
+        KeyError,
+        ValueError,
+    ) as error:  # h5py's own, for damaged files of every kind
+        raise EdgeLstmError(f"{where}: damaged, or not HDF5", found=str(error)) from error
