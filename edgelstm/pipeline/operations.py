@@ -148,15 +148,18 @@ def _average(layout: Layout, factor: int) -> tuple[Layout, Transform]:
             "factor", found=factor, expected=f"1 to {min(rows, columns)}, the frame's shorter side"
         )
     height, width = rows // factor, columns // factor
-    cropped, crop = _crop(layout, 0, 0, height * factor, width * factor)
-    axis_h, axis_w = layout.spatial
-    lead, tail = cropped.shape[:axis_h], cropped.shape[axis_w + 1 :]
+    _, crop = _crop(layout, 0, 0, height * factor, width * factor)
 
     def apply(x: Array) -> Array:
-        # Row by row, then column by column: several times faster in NumPy than one mean over both axes.
-        bands = _f32(crop(x)).reshape(*lead, height, factor, width * factor, *tail).mean(axis=axis_h + 1)
-        mean: Array = bands.reshape(*lead, height, width, factor, *tail).mean(axis=axis_w + 1)
-        return mean
+        x = _f32(crop(x))
+        for axis in layout.spatial:
+            # Adding every factor-th slice is many times faster in NumPy than a mean over short axes.
+            slices = [(slice(None),) * axis + (slice(start, None, factor),) for start in range(factor)]
+            total = x[slices[0]].copy()
+            for index in slices[1:]:
+                total += x[index]
+            x = total / np.float32(factor)
+        return x
 
     return layout.resized(height, width), apply
 
@@ -169,17 +172,24 @@ def _resize(layout: Layout, height: int, width: int) -> tuple[Layout, Transform]
         raise EdgeLstmError(
             "size", found=[height, width], expected=f"at most {MAX_FRAME_ELEMENTS} elements in a frame"
         )
-    steps = [
-        (axis, *_bilinear(before, after, axis, len(layout.shape)))
+    axes = [
+        (axis, before, after)
         for axis, before, after in zip(layout.spatial, layout.size, (height, width), strict=True)
         if before != after
     ]
+    axes.sort(
+        key=lambda step: step[2] / step[1]
+    )  # the axis that shrinks most first: less to do for the other
+    steps = [(axis, *_bilinear(before, after, axis, len(layout.shape))) for axis, before, after in axes]
 
     def apply(x: Array) -> Array:
         x = _f32(x)
         for axis, low, high, weight in steps:
-            near = x.take(low, axis)
-            x = near + (x.take(high, axis) - near) * weight
+            # In place: fresh arrays of this size cost NumPy more (page faults) than the arithmetic.
+            near, x = x.take(low, axis), x.take(high, axis)
+            x -= near
+            x *= weight
+            x += near
         return x
 
     return out, apply
