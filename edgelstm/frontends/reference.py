@@ -8,18 +8,15 @@ predictions are Python, the work in them is BLAS.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from edgelstm.frontends.architecture import Cell, EncoderForecaster, Lstm
 from edgelstm.frontends.described import Described
 from edgelstm.gates import GateVariant
+from edgelstm.runtime.protocol import Array, Frame, Outputs
 
-Array = npt.NDArray[Any]
-Frame = Mapping[str, Array]
-Outputs = dict[str, Array]
 State = dict[str, Array]
 #: h and c of every layer of a stack.
 Layers = list[tuple[Array, Array]]
