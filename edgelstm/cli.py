@@ -122,8 +122,9 @@ def run(
     ops = None
     if preprocess:
         from edgelstm.pipeline import parse_preprocess
+        from edgelstm.runtime import Runner
 
-        with workflows.Runner.open(model) as runner:
+        with Runner.open(model) as runner:
             ops = parse_preprocess(preprocess, runner.signature)
     with _progress("streaming", limit) as tick:
         report = workflows.run(
@@ -305,6 +306,8 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script: a clear line and exit code 2 on bad input, no traceback."""
+    # NumPy only checks and copies here; its own thread pool would fight with ONNX Runtime's for the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A module named on the command line is looked for where the user stands.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 (sys.path holds strings)
     try:

@@ -112,7 +112,8 @@ def export(
         step = unroll(step, window)
         steps = -(-steps // window) * window
     step.check()
-    program = OrtProgram(step.to_bytes(), threads=threads)
+    # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
+    program = OrtProgram(step.to_bytes(), threads=threads, spin=False)
     try:
         comparison = compare(
             loaded.reference,
@@ -167,7 +168,8 @@ def verify(
             else:
                 opened[place] = item
         first, second = opened
-        assert first is not None and second is not None
+        assert first is not None
+        assert second is not None
         names = tuple(str(r) if isinstance(r, str | Path) else type(r).__name__ for r in runnables)
         frames = _frames(first.signature, source, steps, preprocess)
         return compare(first, second, frames, names=(names[0], names[1]), progress=progress)
