@@ -193,7 +193,7 @@ def _resize(call: Call) -> bool:
 
 def _transpose(call: Call) -> bool:
     order = call.attribute("perm")
-    return bool(order) and order[0] == 0
+    return order is not None and int(order[0]) == 0
 
 
 def _matmul(call: Call) -> bool:
@@ -218,7 +218,7 @@ def _gather(call: Call) -> bool:
     data, indices = call.inputs
     if data is None or indices is None or data.shape is None:
         return False
-    axis = call.attribute("axis", 0) % max(data.rank, 1)
+    axis = int(call.attribute("axis", 0)) % max(data.rank, 1)
     if indices.varying:  # a look-up in a table
         return not data.varying and axis == 0
     return axis != 0

@@ -6,6 +6,7 @@ axis: [N, T, ...] and [N*T, ...] are the same bytes, so folding time away and ba
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, get_args
@@ -33,6 +34,9 @@ _RANDOM = {
     "RandomUniform",
     "RandomUniformLike",
 }
+#: A Reshape inside the graph only renames; one that reads a graph input or writes a graph output copies. Frames of
+#: this many elements or more are therefore reshaped one by one, inside.
+_LARGE_FRAME = 4096
 #: Larger constants are weights, not axes or shapes a rule would want to see.
 _SMALL = 1024
 
@@ -103,7 +107,7 @@ class _Window:
         s = self.signature
         for name, rest in (*((t.name, t.frame_shape) for t in (*s.inputs, *s.outputs)), *_state_shapes(s)):
             self.shapes[name] = (self.rows_axis, *rest)
-        self.small = {t.name: t for t in graph.initializer if np.prod(t.dims) <= _SMALL}
+        self.small = {t.name: t for t in graph.initializer if math.prod(t.dims) <= _SMALL}
         self.constants = {t.name for t in graph.initializer} | {
             t.values.name for t in graph.sparse_initializer
         }
@@ -120,7 +124,8 @@ class _Window:
         self.targets: dict[Shape, onnx.TensorProto] = {}
         self._frame: dict[tuple[str, int], str] = {}
         self._rows: dict[str, str] = {}
-        self._laid = {t.name: t.name for t in self.signature.inputs}
+        self.inputs = {t.name for t in self.signature.inputs}
+        self._laid = {name: name for name in self.inputs}
 
     def build(self) -> StepModel:
         """Place every node, then connect the outputs."""
@@ -135,8 +140,7 @@ class _Window:
                     for node in group:
                         self._copy(node, t)
         for spec in self.signature.outputs:
-            laid = self.laid(spec.name)
-            self._reshape(laid, (-1, self.frames, *spec.frame_shape), spec.name)
+            self._output(spec)
         for value, name in self.last.items():
             if self.frame(value, self.frames - 1) != name:
                 self._add("Identity", [self.frame(value, self.frames - 1)], [name])
@@ -179,13 +183,19 @@ class _Window:
         if self.frames == 1:
             self._frame[value, 0] = self.rows(value)
             return
-        rest = self._rest(value) or (1,)
-        laid = self._reshape(self.laid(value), (-1, self.frames * rest[0], *rest[1:]))
+        rest, laid = self._rest(value), self.laid(value)
+        at_edge = laid in self.inputs and math.prod(rest) >= _LARGE_FRAME
+        # Frames side by side on the axis after the streams split into frames of the right rank, with no axis to drop.
+        side_by_side = bool(rest) and not at_edge
+        if side_by_side:
+            laid = self._reshape(laid, (-1, self.frames * rest[0], *rest[1:]))
+        elif not at_edge:
+            laid = self._reshape(laid, (-1, self.frames, *rest))
         parts = [fresh(f"{value}_t{t}", self.taken) for t in range(self.frames)]
         count = {"num_outputs": self.frames} if self.step.opset >= 18 else {}
         self._add("Split", [laid], parts, axis=1, **count)
         for t, part in enumerate(parts):
-            self._frame[value, t] = part if self._rest(value) else self._reshape(part, (-1,))
+            self._frame[value, t] = part if side_by_side else self._reshape(part, (-1, *rest))
 
     def _rest(self, value: str) -> Shape:
         return self.shapes[value][1:]
@@ -275,6 +285,14 @@ class _Window:
         output = output or fresh(f"{value}_reshaped", self.taken)
         self._add("Reshape", [value, self.targets[shape].name], [output])
         return output
+
+    def _output(self, spec: TensorSpec) -> None:
+        if spec.name in self._laid or math.prod(spec.frame_shape) < _LARGE_FRAME:
+            self._reshape(self.laid(spec.name), (-1, self.frames, *spec.frame_shape), spec.name)
+            return
+        parts = [self.frame(spec.name, t) for t in range(self.frames)]
+        parts = [self._reshape(part, (-1, 1, *spec.frame_shape)) for part in parts]
+        self._add("Concat", parts, [spec.name], axis=1)
 
     def _assemble(self) -> StepModel:
         s, frames = self.signature, self.frames
