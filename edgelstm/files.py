@@ -62,8 +62,8 @@ def write_text(path: PathLike, text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
-def read_bytes(path: PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
-    """Read a whole file after checking that it exists and is no larger than ``limit`` bytes."""
+def check_file(path: PathLike, limit: int = MAX_FILE_BYTES) -> Path:
+    """``path``, if it is a file that can be read and is no larger than ``limit`` bytes; else EdgeLstmError."""
     source = Path(path)
     try:
         size = source.stat().st_size
@@ -75,9 +75,19 @@ def read_bytes(path: PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
                 found=f"{size} bytes",
                 expected=f"at most {limit}",
             )
-        return source.read_bytes()
+        with source.open("rb"):
+            return source
     except FileNotFoundError as error:
         raise EdgeLstmError(f"{source} does not exist", hint="Check the path") from error
+    except OSError as error:
+        raise EdgeLstmError(f"can't read {source}", found=error.strerror or str(error)) from error
+
+
+def read_bytes(path: PathLike, limit: int = MAX_FILE_BYTES) -> bytes:
+    """Read a whole file after checking that it exists and is no larger than ``limit`` bytes."""
+    source = check_file(path, limit)
+    try:
+        return source.read_bytes()
     except OSError as error:
         raise EdgeLstmError(f"can't read {source}", found=error.strerror or str(error)) from error
 

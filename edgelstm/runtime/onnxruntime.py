@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, read_bytes
+from edgelstm.files import PathLike, check_file
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.signature import Dim, Signature, np_dtype
 
@@ -87,8 +87,7 @@ class OrtProgram:
             raise EdgeLstmError("threads", found=threads, expected="at least 1")
         self.streams = streams
         where = "model" if isinstance(model, bytes) else str(model)
-        data = model if isinstance(model, bytes) else read_bytes(model)
-        self._session: Any = _open_session(data, where, threads or available_cpus(), spin)
+        self._session: Any = open_session(model, threads or available_cpus(), spin)
         self.signature = _read_signature(self._session, where)
         axis = self.signature.stream_axis
         #: Rows one call takes: any number (None), or what the graph fixes.
@@ -238,13 +237,20 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _open_session(data: bytes, where: str, threads: int, spin: bool) -> Any:
+def open_session(model: PathLike | bytes, threads: int, spin: bool = True) -> Any:
+    """An ONNX Runtime session with the options every step graph here runs under.
+
+    Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
+    """
+    where = "model" if isinstance(model, bytes) else str(model)
     try:
         import onnxruntime as ort
     except ImportError as error:
         raise EdgeLstmError(
             "ONNX Runtime is not installed", hint="pip install 'edgelstm[cpu]' (or 'edgelstm[gpu]')"
         ) from error
+    # Opened from its bytes, a session keeps them, beside the weights it made of them, for as long as it lives.
+    source = model if isinstance(model, bytes) else str(check_file(model))
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
@@ -254,7 +260,7 @@ def _open_session(data: bytes, where: str, threads: int, spin: bool) -> Any:
     # A decaying state passes through denormals, which cost a hundred times a normal number on x86.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
-        return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises several unrelated classes
         raise EdgeLstmError(
             f"ONNX Runtime can't open {where}",

@@ -1,0 +1,62 @@
+"""The models that are measured: seeded random weights, made anew every time, so that none has to be kept.
+
+A model's speed does not depend on what it was trained for, only on its shape and on its values being ordinary ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from edgelstm.frontends import nn as edgelstm_nn
+
+#: The sizes of the LSTM pair: as many inputs as a plant has sensors.
+LSTM_INPUTS = 16
+LSTM_HIDDEN = (32, 256, 1024)
+
+
+def conv_lstm(folder: Path) -> Path:
+    """The reference ConvLSTM cell: 16 -> 64 channels, 3x3, on 64x64 maps; about 1.5 GFLOP a step."""
+    torch.manual_seed(0)
+    path = folder / "conv_lstm.safetensors"
+    edgelstm_nn.save(edgelstm_nn.ConvLSTM(16, [64], size=(64, 64), kernel=3), path)
+    return path
+
+
+def lstm(folder: Path, hidden: int) -> Path:
+    """The weights of :func:`torch_lstm`, joined as our cells keep them."""
+    source = torch_lstm(hidden)
+    module = edgelstm_nn.LSTM(LSTM_INPUTS, [hidden, hidden])
+    with torch.no_grad():
+        for layer, cell in enumerate(module.cells):
+            w_ih, w_hh, b_ih, b_hh = (
+                getattr(source, f"{name}_l{layer}")
+                for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            )
+            cell.weight.copy_(torch.cat([w_ih, w_hh], dim=1))
+            cell.bias.copy_(b_ih + b_hh)
+    path = folder / f"lstm_{hidden}.safetensors"
+    edgelstm_nn.save(module, path)
+    return path
+
+
+def torch_lstm(hidden: int) -> torch.nn.LSTM:
+    """Two layers of torch.nn.LSTM."""
+    torch.manual_seed(hidden)
+    return torch.nn.LSTM(LSTM_INPUTS, hidden, num_layers=2)
+
+
+def torch_lstm_32() -> torch.nn.LSTM:
+    """``--module benchmarks.models:torch_lstm_32``"""
+    return torch_lstm(32)
+
+
+def torch_lstm_256() -> torch.nn.LSTM:
+    """``--module benchmarks.models:torch_lstm_256``"""
+    return torch_lstm(256)
+
+
+def torch_lstm_1024() -> torch.nn.LSTM:
+    """``--module benchmarks.models:torch_lstm_1024``"""
+    return torch_lstm(1024)

@@ -1,0 +1,60 @@
+"""What the coordinator tells a worker to open; travels as one line of JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelstm.runtime.protocol import Frame
+from edgelstm.signature import Signature, np_dtype
+
+#: Different frames a worker steps through in turn: enough that none is always in the nearest cache.
+FRAMES = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One contestant for one model.
+
+    ``model``: our step graph. ``plain``: the same model as standard operators only. ``source``: the described
+    .safetensors file, or None. ``module`` and ``weights``: the torch factory "pkg.mod:name" and its weights, or None.
+    ``signature``: the step graph's, as JSON text. ``folder``: for temporary files. ``streams`` advance together in every step.
+    """
+
+    contestant: str
+    model: str
+    plain: str
+    signature: str
+    folder: str
+    source: str | None = None
+    module: str | None = None
+    weights: str | None = None
+    threads: int = 1
+    streams: int = 1
+    seed: int = 0
+
+    def dumps(self) -> str:
+        """One line of JSON."""
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> Job:
+        """What ``dumps`` wrote."""
+        return cls(**json.loads(text))
+
+    def frames(self) -> list[Frame]:
+        """:data:`FRAMES` seeded frames of all streams, input name -> [streams, ...]: standard normal numbers, and
+        0 or 1 for inputs that are no floating-point numbers."""
+        rng = np.random.default_rng(self.seed)
+        frames: list[Frame] = []
+        for _ in range(FRAMES):
+            frame = {}
+            for t in Signature.loads(self.signature).inputs:
+                dtype, shape = np_dtype(t.dtype), (self.streams, *t.frame_shape)
+                values = rng.normal(size=shape) if dtype.kind == "f" else rng.integers(0, 2, shape)
+                frame[t.name] = values.astype(dtype)
+            frames.append(frame)
+        return frames

@@ -1,0 +1,146 @@
+"""What a benchmark found, as JSON and as a table."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SCHEMA = 1
+Status = Literal["measured", "missing", "failed"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contestant on one model. Times are microseconds a step; a window of T frames counts as one step.
+
+    ``p50``, ``p99``, ``best`` are over all steps of all rounds; ``rounds`` holds each round's median. ``ratio`` is this
+    contestant's time over ours: the median over rounds of the medians' ratio, so that slow rounds touch both sides.
+    ``error``: largest difference of its outputs from ours, relative to the output's largest value.
+    ``peak_memory``: most bytes the process ever had in RAM; ``memory``: that less what it had before it opened the
+    model. ``idle``: seconds of processor time it took, all rounds together, while others had their turn.
+    When it was not measured all these are None and ``note`` says why.
+    """
+
+    contestant: str
+    status: Status
+    note: str | None = None
+    p50: float | None = None
+    p99: float | None = None
+    best: float | None = None
+    ratio: float | None = None
+    rounds: tuple[float, ...] = ()
+    error: float | None = None
+    peak_memory: int | None = None
+    memory: int | None = None
+    idle: float | None = None
+
+
+@dataclass(frozen=True)
+class ModelResult:
+    """All contestants on one model, ours first. ``frames``: frames in one step (T of a window, else 1)."""
+
+    model: str
+    frames: int
+    entries: tuple[Entry, ...]
+
+    def __getitem__(self, contestant: str) -> Entry:
+        """The entry of ``contestant``."""
+        for entry in self.entries:
+            if entry.contestant == contestant:
+                return entry
+        raise KeyError(contestant)
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """Everything one call of ``bench`` measured, and under which conditions."""
+
+    models: tuple[ModelResult, ...]
+    threads: int
+    streams: int
+    rounds: int
+    steps: int
+    seed: int
+    processor: str
+    versions: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready; times in microseconds, memory in bytes."""
+        return {"schema": SCHEMA, **asdict(self)}
+
+    def table(self) -> Table:
+        """For people: one row a contestant."""
+        from rich.markup import escape
+        from rich.table import Table
+
+        table = Table(
+            title=f"one step on {self.threads} threads, {self.streams} streams, {self.rounds} rounds of {self.steps}",
+            caption="ratio: time over ours, so above 1 we are faster",
+        )
+        table.add_column("model")
+        table.add_column("contestant")
+        for heading in ("p50", "p99", "ratio", "error", "peak MiB", "model MiB"):
+            table.add_column(heading, justify="right")
+        for model in self.models:
+            for i, e in enumerate(model.entries):
+                name = "" if i else escape(model.model)
+                if e.status != "measured":
+                    table.add_row(name, e.contestant, f"[yellow]{e.status}[/]: {escape(e.note or '')}")
+                    continue
+                table.add_row(
+                    name,
+                    e.contestant,
+                    format_time(e.p50),
+                    format_time(e.p99),
+                    f"{e.ratio:.2f}",
+                    f"{e.error:.0e}",
+                    _mib(e.peak_memory),
+                    _mib(e.memory),
+                )
+            table.add_section()
+        return table
+
+
+def measured(
+    contestant: str,
+    rounds: list[list[int]],
+    ours: list[list[int]],
+    *,
+    error: float,
+    peak_memory: int | None,
+    memory: int | None,
+    idle: float,
+) -> Entry:
+    """The entry for a contestant's ``rounds``: nanoseconds of every step; ``ours`` are the Runner's."""
+    steps = np.concatenate(rounds) / 1e3
+    medians = [float(np.median(r)) / 1e3 for r in rounds]
+    ratios = [m / (float(np.median(r)) / 1e3) for m, r in zip(medians, ours, strict=True)]
+    return Entry(
+        contestant,
+        "measured",
+        p50=float(np.median(steps)),
+        p99=float(np.percentile(steps, 99)),
+        best=float(steps.min()),
+        ratio=float(np.median(ratios)),
+        rounds=tuple(medians),
+        error=error,
+        peak_memory=peak_memory,
+        memory=memory,
+        idle=idle,
+    )
+
+
+def format_time(microseconds: float | None) -> str:
+    """Three digits and a unit."""
+    if microseconds is None:
+        return "-"
+    return f"{microseconds:.3g} us" if microseconds < 1000 else f"{microseconds / 1000:.3g} ms"
+
+
+def _mib(size: int | None) -> str:
+    return "-" if size is None else f"{size / 2**20:.0f}"
