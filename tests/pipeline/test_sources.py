@@ -347,6 +347,8 @@ def test_bad_arrays(tmp_path: Path) -> None:
     assert f"{path}: no frames: found []; expected time on axis 0" in refusal(path)
     np.save(path, np.zeros((0, 4)))
     assert f"{path}: no frames: found [0, 4]" in refusal(path)
+    path.write_bytes(npy((-3, 4), b""))
+    assert f"{path}: no frames: found [-3, 4]" in refusal(path)
     path.write_bytes(npy((5, 2**40), b""))
     assert f"{path}: size of a frame: found float64[1099511627776]" in refusal(path)
     path.write_bytes(npy((5, 2), bytes(40)))

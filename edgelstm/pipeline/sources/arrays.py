@@ -7,6 +7,7 @@ to expect before anything is allocated; pickled objects are never loaded.
 from __future__ import annotations
 
 import math
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,13 +24,17 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import MAX_FILE_BYTES
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 
+#: What zipfile and NumPy raise for bytes that are not what they claim to be (an encrypted member: RuntimeError).
 _DAMAGED = (
-    OSError,
+    ArithmeticError,
     EOFError,
-    ValueError,
-    TypeError,
+    KeyError,
+    OSError,
+    RuntimeError,
     SyntaxError,
-    RecursionError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )
@@ -148,7 +153,7 @@ def _stored(where: str, open_stream: Callable[[], Any], size: int) -> Stored:
         raise EdgeLstmError(
             f"{where}: dtype", found=dtype, expected="numbers", hint="Objects and text are not frames"
         )
-    if not shape or shape[0] == 0:
+    if not shape or shape[0] < 1:
         raise EdgeLstmError(
             f"{where}: no frames", found=list(shape), expected="time on axis 0, at least one frame"
         )
