@@ -46,5 +46,9 @@ def _read(image: Any, path: Path, index: int) -> Array:
             shape = (picture.height, picture.width, *((3,) if mode == "RGB" else ()))
             check_frame_size(where, shape, np.dtype(PLAIN[mode]))
             return np.asarray(picture if picture.mode == mode else picture.convert(mode), PLAIN[mode])
-    except (OSError, SyntaxError, ValueError, image.DecompressionBombError) as error:
+    except EdgeLstmError:
+        raise
+    except (
+        Exception
+    ) as error:  # on a damaged file Pillow's decoders raise nearly anything: TypeError, struct.error
         raise EdgeLstmError(f"{where}: not an image, or a damaged one", found=str(error)) from error
