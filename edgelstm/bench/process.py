@@ -84,6 +84,8 @@ class Worker:
         with np.load(path, allow_pickle=False) as file:
             outputs = dict(file)
         path.unlink()
+        if not all(np.isfinite(y).all() for y in outputs.values()):
+            raise Failed(f"its outputs hold NaN or infinity within {CHECKED} frames")
         return outputs
 
     def turn(self, steps: int) -> list[int]:
