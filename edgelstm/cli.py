@@ -82,7 +82,7 @@ def export(
             states=_states(state),
             frames=frames,
             window=window,
-            preprocess=_preprocess_ops(preprocess),
+            preprocess=preprocess,
             kwargs=_json_option("--init", init),
             steps=steps,
             threads=threads,
@@ -112,20 +112,21 @@ def run(
     on_bad_frame: Annotated[
         str, typer.Option(help="NaN or infinity in a frame: error, skip or zero.")
     ] = "error",
+    show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
+    lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
+    channel: Annotated[int | None, typer.Option(help="PNG and MP4: which channel.")] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", help="PNG and MP4: the values of black and white."),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Stream frames through a model, the state carried from frame to frame."""
     from edgelstm import workflows
+    from edgelstm.pipeline import View
 
-    ops = None
-    if preprocess:
-        from edgelstm.pipeline import parse_preprocess
-        from edgelstm.runtime import Runner
-
-        with Runner.open(model) as runner:
-            ops = parse_preprocess(preprocess, runner.signature)
     with _progress("streaming", limit) as tick:
         report = workflows.run(
             model,
@@ -134,8 +135,9 @@ def run(
             device=device,
             threads=threads,
             limit=limit,
-            preprocess=ops,
+            preprocess=preprocess,
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
+            view=View(output=show, channel=channel, lead=lead, range=value_range),
             progress=tick,
         )
     if as_json:
@@ -146,8 +148,6 @@ def run(
     times = [f"{report.percentile(q):.3f}" for q in (50, 99, 100)]
     table.add_row(str(report.frames), str(report.skipped), *times, report.out or "(none)")
     out.print(table)
-    for gap in report.gaps:
-        err.print(f"gap: {gap}", highlight=False)
 
 
 @app.command(
@@ -178,7 +178,7 @@ def verify(
             source,
             steps=steps,
             weights=weights,
-            preprocess=_preprocess_ops(preprocess),
+            preprocess=preprocess,
             threads=threads,
             progress=tick,
         )
@@ -384,19 +384,6 @@ def _ints(option: str, text: str, dims: str) -> tuple[int, ...]:
     if any(d < 1 for d in shape):
         raise EdgeLstmError(f"{option} {text}", expected="sizes of at least 1")
     return shape
-
-
-def _preprocess_ops(texts: list[str] | None) -> Any:
-    """Operations by input name; plain text is for the input called x, as every frontend names a single one."""
-    if not texts:
-        return None
-    from edgelstm.pipeline import parse_ops
-
-    ops = {}
-    for text in texts:
-        name, _, rest = text.rpartition(":")
-        ops[name or "x"] = parse_ops(rest)
-    return ops
 
 
 def _json_option(option: str, text: str | None) -> dict[str, Any] | None:

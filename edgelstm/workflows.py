@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ TOLERANCE = 1e-5
 STEPS = 200
 
 Progress = Callable[[int], None]
+#: Operations by input name, or text as ``--preprocess`` takes it.
+Preprocessing = Mapping[str, Sequence[Mapping[str, Any]]] | Sequence[str]
 
 
 @dataclass
@@ -66,7 +68,7 @@ def export(
     states: Any = None,
     frames: str | Iterable[Array | Frame] | None = None,
     window: int | None = None,
-    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    preprocess: Preprocessing | None = None,
     kwargs: Mapping[str, Any] | None = None,
     steps: int = STEPS,
     tolerance: float = TOLERANCE,
@@ -86,7 +88,7 @@ def export(
     frames: what source and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
         it, seeded normal noise.
     window: frames T of an unrolled window.
-    preprocess: operations by input name, kept in the Signature for ``run``.
+    preprocess: operations by input name (or as text), kept in the Signature for ``run``.
     steps, tolerance: length of the comparison, and the largest relative error that passes.
 
     Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, or when any output
@@ -144,7 +146,7 @@ def verify(
     *,
     steps: int = STEPS,
     weights: PathLike | None = None,
-    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    preprocess: Preprocessing | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
@@ -214,7 +216,7 @@ def run(
     device: str = "cpu",
     threads: int | None = None,
     limit: int | None = None,
-    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    preprocess: Preprocessing | None = None,
     on_bad_frame: BadFrame = "error",
     view: View | None = None,
     progress: Progress | None = None,
@@ -233,7 +235,7 @@ def run(
         report = RunReport(
             str(model), frames.description, None if out is None else str(out), gaps=frames.gaps
         )
-        inputs = Inputs(runner.signature, preprocess)
+        inputs = Inputs(runner.signature, _operations(runner.signature, preprocess))
         sink = None
         if out is not None:
             sink = stack.enter_context(open_sink(out, runner.signature, fps=frames.fps, view=view))
@@ -296,16 +298,23 @@ def inspect(path: PathLike) -> Inspection:
     )
 
 
-def _with_preprocessing(step: StepModel, preprocess: Mapping[str, Sequence[Mapping[str, Any]]]) -> StepModel:
-    from dataclasses import replace
+def _operations(
+    signature: Signature, preprocess: Preprocessing | None
+) -> Mapping[str, Sequence[Mapping[str, Any]]] | None:
+    if preprocess is None or isinstance(preprocess, Mapping):
+        return preprocess
+    from edgelstm.pipeline import parse_preprocess
 
+    return parse_preprocess(preprocess, signature)
+
+
+def _with_preprocessing(step: StepModel, preprocess: Preprocessing) -> StepModel:
     from edgelstm.pipeline import Inputs
 
-    ops = {name: tuple(dict(op) for op in items) for name, items in preprocess.items()}
+    chosen = _operations(step.signature, preprocess) or {}
+    ops = {name: tuple(dict(op) for op in items) for name, items in chosen.items()}
     signature = replace(step.signature, preprocessing={**step.signature.preprocessing, **ops})
-    Inputs(
-        signature
-    )  # names of operations and their arguments are checked here, not at the first frame of a run
+    Inputs(signature)  # a wrong operation shows here, not at the first frame of a run
     return replace(step, signature=signature)
 
 
@@ -328,13 +337,13 @@ def _frames(
     signature: Signature,
     frames: str | Iterable[Array | Frame] | None,
     steps: int,
-    preprocess: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    preprocess: Preprocessing | None = None,
 ) -> Iterator[Frame]:
     """At most ``steps`` single frames (never windows), ready for the model."""
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
 
-        inputs = Inputs(signature, preprocess)
+        inputs = Inputs(signature, _operations(signature, preprocess))
         with open_source(frames, limit=steps) as source:
             for raw in source:
                 yield inputs(raw)
