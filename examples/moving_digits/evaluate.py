@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from data import Streams, digit_images
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 FRAMES, STREAMS, WARM_UP, SEED = 400, 32, 10, 2026

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from data import TEST_STREAM, Streams, digit_images, test_stream
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 STEPS, SEED = 200, 200

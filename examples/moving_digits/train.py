@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from data import SIDE, Streams, digit_images
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 PREPROCESSING = {"x": [{"op": "scale", "factor": 1 / 255, "offset": 0.0}]}
@@ -48,20 +48,18 @@ def main() -> None:
         minutes = (time.monotonic() - started) / 60
         progress = max(update / options.updates, minutes / options.minutes)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                options.rate * min(1.0, update / 100) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-            )
+            group["lr"] = options.rate * annealing(update, progress)
 
         frames = torch.from_numpy(streams.frames(update * CHUNK, CHUNK + HORIZON))
         asked = set(random.choice(CHUNK, size=2, replace=False).tolist())
         loss = torch.zeros(())
-        for step in range(CHUNK):
-            states = model.encode(frames[step], states)
-            if step in asked:
-                error = model.forecast(frames[step], states) - frames[
-                    step + 1 : step + 1 + HORIZON
-                ].transpose(0, 1)
-                loss = loss + (error.abs() + error.square()).mean() / len(asked)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options.bfloat16):
+            for step in range(CHUNK):
+                states = model.encode(frames[step], states)
+                if step in asked:
+                    truth = frames[step + 1 : step + 1 + HORIZON].transpose(0, 1)
+                    error = model.forecast(frames[step], states) - truth
+                    loss = loss + (error.abs() + error.square()).mean() / len(asked)
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -78,6 +76,11 @@ def main() -> None:
             nn.save(model, options.out, PREPROCESSING)
         if progress >= 1:
             break
+
+
+def annealing(update: int, progress: float) -> float:
+    """Share of the peak learning rate: up over the first 100 updates, then down along a cosine."""
+    return min(1.0, update / 100) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def arguments() -> argparse.Namespace:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from data import SPLIT, live_square, rain, read, to_network, to_rate
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 RAINY = 1.0  # mm/h

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from data import NO_DATA, live_square, rain, to_network
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 TEST_STREAM = HERE / "test_stream.npz"

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from data import PREPROCESSING, SIDE, SPLIT, rain, read, to_network
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 HORIZON = 6  # 30 minutes
@@ -109,9 +109,7 @@ def main() -> None:
         minutes = (time.monotonic() - started) / 60
         progress = max(update / options.updates, minutes / options.minutes)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                options.rate * min(1.0, update / 100) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-            )
+            group["lr"] = options.rate * annealing(update, progress)
 
         frames, valid, begins = streams.next()
         states = tuple(state.detach() * ~begins for state in states)
@@ -135,6 +133,11 @@ def main() -> None:
             nn.save(model, options.out, PREPROCESSING)
         if progress >= 1:
             break
+
+
+def annealing(update: int, progress: float) -> float:
+    """Share of the peak learning rate: up over the first 100 updates, then down along a cosine."""
+    return min(1.0, update / 100) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def arguments() -> argparse.Namespace:

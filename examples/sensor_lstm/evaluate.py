@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from data import CHANNELS, Plants
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 SAMPLES, PLANTS, WARM_UP, SEED = 1200, 32, 50, 2026

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from data import TEST_STREAM, Plants, test_stream
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 STEPS, SEED = 200, 200

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from data import CHANNELS, Plants
 
-from edgelstm.frontends import nn
+from edgelstm import nn
 
 HERE = Path(__file__).parent
 HORIZON = 8  # samples ahead
@@ -46,9 +46,7 @@ def main() -> None:
         minutes = (time.monotonic() - started) / 60
         progress = max(update / options.updates, minutes / options.minutes)
         for group in optimizer.param_groups:
-            group["lr"] = (
-                options.rate * min(1.0, update / 50) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
-            )
+            group["lr"] = options.rate * annealing(update, progress)
 
         loss = torch.zeros(())
         for step in range(CHUNK):
@@ -70,6 +68,11 @@ def main() -> None:
             nn.save(model, options.out)
         if progress >= 1:
             break
+
+
+def annealing(update: int, progress: float) -> float:
+    """Share of the peak learning rate: up over the first 50 updates, then down along a cosine."""
+    return min(1.0, update / 50) * 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
 
 
 def arguments() -> argparse.Namespace:
