@@ -148,6 +148,13 @@ def test_policy_skip_and_zero(path: Path) -> None:
         Runner.open(path, on_bad_frame="ignore")  # type: ignore[arg-type]
 
 
+def test_the_processor_still_knows_denormal_numbers(path: Path) -> None:
+    """A runtime may set flush-to-zero for the calling thread, and with it change the user's own arithmetic."""
+    with Runner.open(path) as runner:
+        runner.stream("s").step(x())
+    assert np.float64(5e-324) * np.float64(1) > 0
+
+
 def test_unknown_and_closed(path: Path) -> None:
     runner = Runner.open(path)
     stream = runner.stream("front")
