@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy.typing as npt
 import onnx
-from onnx import helper
 
 from edgelstm.gates import is_fused_gates
+from edgelstm.passes.graph import attribute, is_standard, subgraphs
 
 Shape = tuple[int, ...]
 #: Stands for the stream axis, whose size is not known.
@@ -60,10 +60,7 @@ class Call:
 
     def attribute(self, name: str, default: Any = None) -> Any:
         """Value of an attribute, or ``default``."""
-        for a in self.node.attribute:
-            if a.name == name:
-                return helper.get_attribute_value(a)
-        return default
+        return attribute(self.node, name, default)
 
     def input(self, index: int) -> Operand | None:
         """Input ``index``, None when it is left out."""
@@ -82,7 +79,7 @@ class Call:
 
 def batches(call: Call) -> bool:
     """Whether the node may run once on many steps' rows. False when in doubt."""
-    if any(a.type in (a.GRAPH, a.GRAPHS) for a in call.node.attribute):
+    if subgraphs(call.node):
         return False
     if is_reshape(call.node):
         return _keeps_rows(call)
@@ -92,7 +89,7 @@ def batches(call: Call) -> bool:
         return False
     if is_fused_gates(call.node):
         return _first_two_vary(call)
-    if call.node.domain not in ("", "ai.onnx"):
+    if not is_standard(call.node):
         return False
     rule = RULES.get(call.node.op_type)
     return rule is not None and rule(call)
@@ -100,7 +97,7 @@ def batches(call: Call) -> bool:
 
 def is_reshape(node: onnx.NodeProto) -> bool:
     """Whether the node only renames axes: it batches as a Reshape to [-1, *the rest of its output's shape]."""
-    return node.domain in ("", "ai.onnx") and node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+    return is_standard(node) and node.op_type in ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 def _keeps_rows(call: Call) -> bool:

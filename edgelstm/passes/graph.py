@@ -14,7 +14,8 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgelstm.step import StepModel
+from edgelstm.signature import Signature, StateSpec, TensorSpec
+from edgelstm.step import StepModel, onnx_dtype
 
 Array = npt.NDArray[Any]
 
@@ -73,14 +74,12 @@ class Graph:
     def constant(self, name: str) -> Array | None:
         """The value of a weight or Constant node, read-only; None when ``name`` varies from step to step."""
         if name not in self._values:
-            value = None
-            if name in self.initializers:
-                value = numpy_helper.to_array(self.initializers[name])
-            elif (node := self.producer(name, "Constant")) is not None:
-                value = constant_value(node)
-            if value is None:
+            tensor = self.initializers.get(name)
+            if tensor is None and (node := self.producer(name, "Constant")) is not None:
+                tensor = constant_tensor(node)
+            if tensor is None:
                 return None
-            self._values[name] = value
+            self._values[name] = numpy_helper.to_array(tensor)
         return self._values[name]
 
     def scalar(self, name: str) -> float | None:
@@ -120,6 +119,13 @@ class Graph:
         )
         return name
 
+    def rename(self, old: str, new: str) -> None:
+        """Let the value called ``old`` be called ``new`` wherever it is made or read."""
+        self.nodes = [
+            renamed(n, lambda name: new if name == old else name, [new if o == old else o for o in n.output])
+            for n in self._nodes
+        ]
+
     def remove(self, nodes: Iterable[onnx.NodeProto]) -> None:
         """Take nodes out; their outputs must then come from elsewhere or be unused."""
         gone = {id(node) for node in nodes}
@@ -140,6 +146,15 @@ class Graph:
         return found
 
     # -- finishing ------------------------------------------------------------------------------------------------
+
+    def declare(self, signature: Signature) -> None:
+        """Give the graph the inputs and outputs ``signature`` asks for in place of its own."""
+        graph = self.model.graph
+        self.signature = signature
+        _refill(graph.input, graph_values(signature.inputs, [(s.input, s) for s in signature.states]))
+        _refill(graph.output, graph_values(signature.outputs, [(s.output, s) for s in signature.states]))
+        self.inputs = [v.name for v in graph.input]
+        self.outputs = [v.name for v in graph.output]
 
     def finish(self, functions: Iterable[onnx.FunctionProto] = ()) -> StepModel:
         """The edited step: nodes in an order that runs, without those no output needs; unused weights gone.
@@ -171,6 +186,19 @@ class Graph:
         model.ir_version = max(model.ir_version, 8)
 
 
+def graph_values(
+    tensors: Iterable[TensorSpec], states: Iterable[tuple[str, StateSpec]]
+) -> list[onnx.ValueInfoProto]:
+    """Declarations of one side of a graph: its tensors, then the states under their names on that side."""
+    specs = {t.name: (t.dtype, t.shape) for t in tensors}
+    for name, state in states:
+        specs.setdefault(name, (state.dtype, state.shape))
+    return [
+        helper.make_tensor_value_info(name, onnx_dtype(dtype), list(shape))
+        for name, (dtype, shape) in specs.items()
+    ]
+
+
 def is_standard(node: onnx.NodeProto) -> bool:
     """Whether the node is one of ONNX's own operators."""
     return node.domain in ("", "ai.onnx")
@@ -184,16 +212,18 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
-def constant_value(node: onnx.NodeProto) -> Array | None:
-    """What a Constant node holds; None for strings and sparse tensors."""
+def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """A copy of what a Constant node holds; None for strings and sparse tensors."""
     for a in node.attribute:
         value = helper.get_attribute_value(a)
         if a.name == "value":
-            return numpy_helper.to_array(value)
+            tensor = onnx.TensorProto()
+            tensor.CopyFrom(value)
+            return tensor
         if a.name in ("value_int", "value_ints"):
-            return np.array(value, np.int64)
+            return numpy_helper.from_array(np.array(value, np.int64))
         if a.name in ("value_float", "value_floats"):
-            return np.array(value, np.float32)
+            return numpy_helper.from_array(np.array(value, np.float32))
     return None
 
 

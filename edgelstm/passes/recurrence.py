@@ -6,38 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 
+from edgelstm.passes.graph import node_inputs
 from edgelstm.signature import Signature
-
-
-def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """The graphs a node holds: branches of an If, the body of a Loop."""
-    return [g for a in node.attribute for g in (*((a.g,) if a.HasField("g") else ()), *a.graphs)]
-
-
-def all_names(graph: onnx.GraphProto) -> set[str]:
-    """Every name in a graph and its subgraphs."""
-    names = {v.name for v in (*graph.input, *graph.output)} | {t.name for t in graph.initializer}
-    names |= {t.values.name for t in graph.sparse_initializer}
-    for node in graph.node:
-        names.update(node.input, node.output, *(all_names(inner) for inner in subgraphs(node)))
-    return names
-
-
-def captured(graph: onnx.GraphProto) -> list[str]:
-    """Names a subgraph takes from the graph around it."""
-    own = {v.name for v in graph.input} | {t.name for t in graph.initializer}
-    own |= {name for node in graph.node for name in node.output}
-    used = [name for node in graph.node for name in node_inputs(node)]
-    used += [v.name for v in graph.output]
-    return [name for name in dict.fromkeys(used) if name and name not in own]
-
-
-def node_inputs(node: onnx.NodeProto) -> list[str]:
-    """Every name a node reads, those its subgraphs capture included."""
-    names = [name for name in node.input if name]
-    for graph in subgraphs(node):
-        names += captured(graph)
-    return names
 
 
 def recurrences(nodes: Sequence[onnx.NodeProto], signature: Signature) -> tuple[list[list[int]], set[int]]:

@@ -24,9 +24,12 @@ def infer_shapes(step: StepModel) -> dict[str, Shape]:
     Dimension 0 is :data:`ROWS` where it is as large as a stream axis that has a name. Inference runs with two
     actual stream counts and compares: names get lost in a Reshape, numbers do not.
     """
-    axis = step.signature.stream_axis
+    s = step.signature
+    axis = s.stream_axis
+    declared = {t.name: t.frame_shape for t in (*s.inputs, *s.outputs)}
+    declared |= {name: x.frame_shape for x in s.states for name in (x.input, x.output)}
     if isinstance(axis, int):
-        return _infer(step, axis)
+        return _infer(step, axis) | {name: (axis, *shape) for name, shape in declared.items()}
     first, second = (_infer(step, count) for count in _COUNTS)
     found: dict[str, Shape] = {}
     for name, shape in first.items():
@@ -35,7 +38,7 @@ def infer_shapes(step: StepModel) -> dict[str, Shape]:
             found[name] = shape
         elif other and (shape[0], other[0]) == _COUNTS and shape[1:] == other[1:]:
             found[name] = (ROWS, *shape[1:])
-    return found
+    return found | {name: (ROWS, *shape) for name, shape in declared.items()}
 
 
 def _infer(step: StepModel, streams: int) -> dict[str, Shape]:

@@ -7,21 +7,22 @@ axis: [N, T, ...] and [N*T, ...] are the same bytes, so folding time away and ba
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.passes.batching import ROWS, Call, Operand, Shape, batches, is_reshape
-from edgelstm.passes.recurrence import all_names, captured, node_inputs, recurrences, subgraphs
+from edgelstm.passes.graph import Graph, node_inputs, renamed
+from edgelstm.passes.recurrence import recurrences
 from edgelstm.passes.shapes import infer_shapes
-from edgelstm.passes.split_joined import Hoist, fresh, split_joined
-from edgelstm.signature import Signature, TensorSpec
-from edgelstm.step import StepModel, onnx_dtype
+from edgelstm.passes.split_joined import Hoist, split_joined
+from edgelstm.signature import TensorSpec
+from edgelstm.step import StepModel
 
 #: Runtimes take minutes to open a window with more copied nodes than this.
 MAX_COPIES = 10_000
@@ -37,8 +38,6 @@ _RANDOM = {
 #: A Reshape inside the graph only renames; one that reads a graph input or writes a graph output copies. Frames of
 #: this many elements or more are therefore reshaped one by one, inside.
 _LARGE_FRAME = 4096
-#: Larger constants are weights, not axes or shapes a rule would want to see.
-_SMALL = 1024
 
 Placement = Literal["once", "batched", "copied"]
 
@@ -99,29 +98,23 @@ class _Window:
     """
 
     def __init__(self, step: StepModel, frames: int) -> None:
-        self.step, self.signature, self.frames = step, step.signature, frames
-        graph = step.model.graph
+        self.graph = Graph(step)
+        self.signature, self.frames = step.signature, frames
         self.shapes = infer_shapes(step)
         axis = self.signature.stream_axis
         self.rows_axis = axis if isinstance(axis, int) else ROWS
-        s = self.signature
-        for name, rest in (*((t.name, t.frame_shape) for t in (*s.inputs, *s.outputs)), *_state_shapes(s)):
-            self.shapes[name] = (self.rows_axis, *rest)
-        self.small = {t.name: t for t in graph.initializer if math.prod(t.dims) <= _SMALL}
-        self.constants = {t.name for t in graph.initializer} | {
-            t.values.name for t in graph.sparse_initializer
-        }
-        self.taken = all_names(graph)
+        self.constants = set(self.graph.initializers)
+        self.constants |= {t.values.name for t in step.model.graph.sparse_initializer}
         self.fed_back = {s.input: s.output for s in self.signature.states}
         outputs = {t.name for t in self.signature.outputs}
         #: Names under which the last frame's state outputs leave the graph.
         self.last = {
-            s.output: fresh(f"{s.output}_last", self.taken) if s.output in outputs else s.output
+            s.output: self.graph.fresh(f"{s.output}_last") if s.output in outputs else s.output
             for s in self.signature.states
         }
         self.reserved = outputs | set(self.last.values())
         self.nodes: list[onnx.NodeProto] = []
-        self.targets: dict[Shape, onnx.TensorProto] = {}
+        self.targets: dict[Shape, str] = {}
         self._frame: dict[tuple[str, int], str] = {}
         self._rows: dict[str, str] = {}
         self.inputs = {t.name for t in self.signature.inputs}
@@ -175,7 +168,7 @@ class _Window:
             self._laid[value] = parts[0]
             if len(parts) > 1:
                 # Side by side on axis 1 is end to end in memory: no axis to insert first.
-                self._laid[value] = fresh(f"{value}_frames", self.taken)
+                self._laid[value] = self.graph.fresh(f"{value}_frames")
                 self._add("Concat", parts, [self._laid[value]], axis=1)
         return self._laid[value]
 
@@ -191,8 +184,8 @@ class _Window:
             laid = self._reshape(laid, (-1, self.frames * rest[0], *rest[1:]))
         elif not at_edge:
             laid = self._reshape(laid, (-1, self.frames, *rest))
-        parts = [fresh(f"{value}_t{t}", self.taken) for t in range(self.frames)]
-        count = {"num_outputs": self.frames} if self.step.opset >= 18 else {}
+        parts = [self.graph.fresh(f"{value}_t{t}") for t in range(self.frames)]
+        count = {"num_outputs": self.frames} if self.graph.opset >= 18 else {}
         self._add("Split", [laid], parts, axis=1, **count)
         for t, part in enumerate(parts):
             self._frame[value, t] = part if side_by_side else self._reshape(part, (-1, *rest))
@@ -203,7 +196,7 @@ class _Window:
     # -- placing nodes --------------------------------------------------------------------------------------------
 
     def _plan(self) -> list[tuple[Placement, list[onnx.NodeProto]]]:
-        nodes = self.step.model.graph.node
+        nodes = self.graph.nodes
         groups, loops = recurrences(nodes, self.signature)
         plan: list[tuple[Placement, list[onnx.NodeProto]]] = []
         for k, group in enumerate(groups):
@@ -224,8 +217,6 @@ class _Window:
     def _placement(self, node: onnx.NodeProto) -> Placement:
         steady = node.op_type not in _RANDOM and self.reserved.isdisjoint(node.output)
         if steady and all(name in self.constants for name in node_inputs(node)):
-            if node.op_type == "Constant":
-                self._remember(node)
             return "once"
         call = Call(node, self._operands(node.input), self._operands(node.output, varying=True))
         return "batched" if batches(call) else "copied"
@@ -238,27 +229,17 @@ class _Window:
     def _operand(self, name: str, varying: bool) -> Operand:
         shape = self.shapes.get(name)
         if not varying:
-            small = self.small.get(name)
-            return Operand(False, shape, None if small is None else numpy_helper.to_array(small))
+            return Operand(False, shape, self.graph.constant(name))
         if not shape or shape[0] != self.rows_axis:
             return Operand(True, None)
         return Operand(True, (ROWS, *shape[1:]))
 
-    def _remember(self, node: onnx.NodeProto) -> None:
-        for a in node.attribute:
-            value = helper.get_attribute_value(a)
-            if a.name == "value":
-                self.small[node.output[0]] = value
-            elif a.name in ("value_int", "value_ints", "value_float", "value_floats"):
-                self.small[node.output[0]] = numpy_helper.from_array(np.asarray(value))
-
     def _batch(self, node: onnx.NodeProto) -> None:
-        outputs = [fresh(name, self.taken) if name in self.reserved else name for name in node.output]
+        outputs = [self.graph.fresh(name) if name in self.reserved else name for name in node.output]
         if is_reshape(node):
             self._reshape(self.rows(node.input[0]), (-1, *self._rest(node.output[0])), outputs[0])
         else:
-            new = _renamed(node, self.rows, outputs)
-            self.nodes.append(new)
+            self.nodes.append(renamed(node, self.rows, outputs))
         for value, name in zip(node.output, outputs, strict=True):
             self._rows[value] = self._laid[value] = name
 
@@ -266,10 +247,10 @@ class _Window:
         outputs = []
         for value in node.output:
             is_last = t == self.frames - 1 and value in self.last
-            name = self.last[value] if is_last else value and fresh(f"{value}_t{t}", self.taken)
+            name = self.last[value] if is_last else value and self.graph.fresh(f"{value}_t{t}")
             self._frame[value, t] = name
             outputs.append(name)
-        new = _renamed(node, lambda value: self.frame(value, t), outputs)
+        new = renamed(node, lambda value: self.frame(value, t), outputs)
         new.name = f"{node.name}_t{t}" if node.name else ""
         self.nodes.append(new)
 
@@ -280,10 +261,10 @@ class _Window:
 
     def _reshape(self, value: str, shape: Shape, output: str | None = None) -> str:
         if shape not in self.targets:
-            name = fresh("shape_" + "x".join(map(str, shape[1:])), self.taken)
-            self.targets[shape] = numpy_helper.from_array(np.array(shape, np.int64), name)
-        output = output or fresh(f"{value}_reshaped", self.taken)
-        self._add("Reshape", [value, self.targets[shape].name], [output])
+            name = "shape_" + "x".join(map(str, shape[1:]))
+            self.targets[shape] = self.graph.weight(np.array(shape, np.int64), name)
+        output = output or self.graph.fresh(f"{value}_reshaped")
+        self._add("Reshape", [value, self.targets[shape]], [output])
         return output
 
     def _output(self, spec: TensorSpec) -> None:
@@ -303,59 +284,10 @@ class _Window:
             states=tuple(replace(x, output=self.last[x.output]) for x in s.states),
             window=frames,
         )
-        model = self.step.copy_model()
-        graph = model.graph
-        del graph.node[:], graph.input[:], graph.output[:], graph.value_info[:]
-        model.ir_version = max(model.ir_version, 4)  # before, initializers had to be graph inputs too
-        graph.node.extend(_alive(self.nodes, self.reserved))
-        graph.initializer.extend(self.targets.values())
-        graph.input.extend(_values(signature, "input"))
-        graph.output.extend(_values(signature, "output"))
-        return StepModel(model, signature)
-
-
-def _state_shapes(signature: Signature) -> list[tuple[str, Shape]]:
-    return [(name, s.frame_shape) for s in signature.states for name in (s.input, s.output)]
+        self.graph.declare(signature)
+        self.graph.nodes = self.nodes
+        return self.graph.finish()
 
 
 def _with_time(spec: TensorSpec, frames: int) -> TensorSpec:
     return replace(spec, shape=(spec.shape[0], frames, *spec.shape[1:]))
-
-
-def _values(signature: Signature, side: Literal["input", "output"]) -> list[onnx.ValueInfoProto]:
-    tensors = signature.inputs if side == "input" else signature.outputs
-    found = [(t.name, t.dtype, t.shape) for t in tensors]
-    found += [(getattr(s, side), s.dtype, s.shape) for s in signature.states]
-    return [
-        helper.make_tensor_value_info(name, onnx_dtype(dtype), list(shape)) for name, dtype, shape in found
-    ]
-
-
-def _renamed(node: onnx.NodeProto, name_of: Callable[[str], str], outputs: Sequence[str]) -> onnx.NodeProto:
-    """A copy of ``node`` that reads and writes other names, in its subgraphs too."""
-    new = onnx.NodeProto()
-    new.CopyFrom(node)
-    new.input[:] = [name and name_of(name) for name in node.input]
-    new.output[:] = outputs
-    for graph in subgraphs(new):
-        _rename_captured(graph, {name: name_of(name) for name in captured(graph)})
-    return new
-
-
-def _rename_captured(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        for inner in subgraphs(node):
-            _rename_captured(inner, names)
-    for value in graph.output:
-        value.name = names.get(value.name, value.name)
-
-
-def _alive(nodes: Sequence[onnx.NodeProto], outputs: Iterable[str]) -> list[onnx.NodeProto]:
-    """The nodes the outputs depend on."""
-    used, kept = set(outputs), []
-    for node in reversed(nodes):
-        if not used.isdisjoint(node.output):
-            kept.append(node)
-            used.update(node_inputs(node))
-    return kept[::-1]
