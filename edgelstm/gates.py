@@ -201,7 +201,9 @@ class GateVariant:
 
     def _gate(self, x: Array) -> Array:
         if self.gate == "hard_sigmoid":
-            y: Array = np.clip(x.dtype.type(self.alpha) * x + x.dtype.type(self.beta), 0, 1)
+            # ONNX keeps attributes in float32, so that is what every form computes with.
+            alpha, beta = (x.dtype.type(np.float32(value)) for value in (self.alpha, self.beta))
+            y: Array = np.clip(alpha * x + beta, 0, 1)
             return y
         # tanh form: no overflow for large |x|.
         half = x.dtype.type(0.5)
