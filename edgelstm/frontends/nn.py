@@ -330,36 +330,14 @@ def save(
 def load(path: PathLike) -> StepModule:
     """The module that ``save`` wrote, in evaluation mode.
 
-    Raises EdgeLstmError when the file is no .safetensors file, states no architecture, or holds weights that don't
-    fit it (every such tensor is named).
+    Raises EdgeLstmError as ``edgelstm.frontends.described.load_described`` does: when the file is no .safetensors
+    file, states no architecture, or holds weights that don't fit it (each such tensor is named).
     """
-    from safetensors import SafetensorError, safe_open
+    from edgelstm.frontends.described import load_described
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(arch.ARCHITECTURE_KEY)
-            if text is None:
-                raise EdgeLstmError(
-                    f"{path} states no architecture",
-                    expected=f"{arch.ARCHITECTURE_KEY} in its header",
-                    hint="Write it with edgelstm.nn.save",
-                )
-            architecture = arch.loads(text, str(path))
-            names = list(file.keys())
-            slices = {name: file.get_slice(name) for name in names}
-            # Before anything is allocated: a header may claim any size.
-            _check_weights(
-                str(path),
-                found={name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()},
-                expected=architecture.tensors(),
-            )
-            weights = {name: file.get_tensor(name) for name in names}
-    except FileNotFoundError as error:
-        raise EdgeLstmError(f"{path} does not exist", hint="Check the path") from error
-    except (SafetensorError, OSError) as error:
-        raise EdgeLstmError(f"{path} is not a readable .safetensors file", found=str(error)) from error
-    module = _from_architecture(architecture)
-    module.load_state_dict(weights)
+    described = load_described(path)
+    module = _from_architecture(described.architecture)
+    module.load_state_dict({name: torch.tensor(weight) for name, weight in described.weights.items()})
     return module.eval()
 
 
@@ -373,22 +351,6 @@ def _from_architecture(architecture: arch.Architecture) -> StepModule:
         case arch.ConvLstm(head=arch.ConvHead(channels, kernel)):
             return ConvLSTM(**arguments, outputs=channels, output_kernel=kernel)
     return EncoderForecaster(**arguments)
-
-
-def _check_weights(
-    where: str,
-    *,
-    found: Mapping[str, tuple[str, tuple[int, ...]]],
-    expected: Mapping[str, tuple[int, ...]],
-) -> None:
-    problems = [f"{name} is missing" for name in expected if name not in found]
-    problems += [f"{name} is not part of the architecture" for name in found if name not in expected]
-    for name in sorted(found.keys() & expected.keys()):
-        dtype, shape = found[name]
-        if dtype != "F32" or shape != expected[name]:
-            problems.append(f"{name} is {dtype}{list(shape)}, not F32{list(expected[name])}")
-    if problems:
-        raise EdgeLstmError(f"{where}: weights don't fit the architecture", found="; ".join(problems))
 
 
 def _stack(
