@@ -113,7 +113,8 @@ class GateVariant:
         f = 1 - i if self.coupled else self._gate(parts["f"] + p["p_f"] * c if self.peephole else parts["f"])
         c_out = f * c + i * _activate(self.candidate, parts["g"])
         if self.cell_clip is not None:
-            c_out = np.clip(c_out, -self.cell_clip, self.cell_clip)
+            limit = c.dtype.type(np.float32(self.cell_clip))
+            c_out = np.clip(c_out, -limit, limit)
         z_o = parts["o"] + p["p_o"] * c_out if self.peephole else parts["o"]
         return self._gate(z_o) * _activate(self.output, c_out), c_out
 
