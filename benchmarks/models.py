@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from edgelstm.frontends import nn as edgelstm_nn
 
@@ -21,6 +22,36 @@ def conv_lstm(folder: Path) -> Path:
     torch.manual_seed(0)
     path = folder / "conv_lstm.safetensors"
     edgelstm_nn.save(edgelstm_nn.ConvLSTM(16, [64], size=(64, 64), kernel=3), path)
+    return path
+
+
+def conv_lstm_plain_export(folder: Path) -> Path:
+    """What torch.onnx.export makes of the same cell, at a fixed number of streams, the names as in our graph."""
+
+    class Distinct(torch.nn.Module):
+        """The new h is both output and state: give it once."""
+
+        def __init__(self, module: torch.nn.Module) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+            y, (_, c) = self.module(x, h, c)
+            return y, c
+
+    module = edgelstm_nn.load(conv_lstm(folder))
+    states = module.initial_states()
+    path = folder / "conv_lstm_plain.onnx"
+    torch.onnx.export(
+        Distinct(module).eval(),
+        (torch.zeros(1, 16, 64, 64), *states),
+        path,
+        input_names=["x", "h0", "c0"],
+        output_names=["y", "c0_next"],
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
     return path
 
 
@@ -48,15 +79,15 @@ def torch_lstm(hidden: int) -> torch.nn.LSTM:
 
 
 def torch_lstm_32() -> torch.nn.LSTM:
-    """``--module benchmarks.models:torch_lstm_32``"""
+    """``--module models:torch_lstm_32``"""
     return torch_lstm(32)
 
 
 def torch_lstm_256() -> torch.nn.LSTM:
-    """``--module benchmarks.models:torch_lstm_256``"""
+    """``--module models:torch_lstm_256``"""
     return torch_lstm(256)
 
 
 def torch_lstm_1024() -> torch.nn.LSTM:
-    """``--module benchmarks.models:torch_lstm_1024``"""
+    """``--module models:torch_lstm_1024``"""
     return torch_lstm(1024)

@@ -79,6 +79,11 @@ def bench(
                 streams=streams,
                 seed=seed,
             )
+            if module is not None and Signature.loads(job.signature).window is not None:
+                raise EdgeLstmError(
+                    f"{path} is a window: the torch module takes one frame at a time",
+                    hint="Measure the step graph against torch, and the window against the step graph",
+                )
             with _Race(str(path), job, names) as race:
                 results.append(race.run(rounds, steps, progress or (lambda _: None)))
     return BenchResult(

@@ -152,6 +152,17 @@ def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
         bench([tmp_path / "cut.onnx"])
 
 
+def test_a_window_has_no_torch_module(tmp_path: Path) -> None:
+    from edgelstm.passes.unroll import unroll
+
+    unroll(zoo.lstm(), 4).save(tmp_path / "window.onnx")
+    with pytest.raises(EdgeLstmError, match="is a window: the torch module takes one frame at a time"):
+        bench([tmp_path / "window.onnx"], ["torch"], module="factories:lstm")
+    result = bench([tmp_path / "window.onnx"], ["openvino"], rounds=1, steps=5)
+    assert result.models[0].frames == 4
+    assert result.models[0]["edgelstm"].status == "measured"
+
+
 def test_no_worker_outlives_the_benchmark(tmp_path: Path) -> None:
     zoo.lstm().save(tmp_path / "lstm.onnx")
 
