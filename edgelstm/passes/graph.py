@@ -212,6 +212,14 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     return default
 
 
+def integers(graph: Graph, node: onnx.NodeProto, name: str, index: int) -> list[int] | None:
+    """Integers that older opsets hold in an attribute, newer ones in an input; None where not constant or left out."""
+    held = attribute(node, name)
+    if held is None and len(node.input) > index and node.input[index]:
+        held = graph.constant(node.input[index])
+    return None if held is None else [int(v) for v in held]
+
+
 def constant_tensor(node: onnx.NodeProto) -> onnx.TensorProto | None:
     """A copy of what a Constant node holds; None for strings and sparse tensors."""
     for a in node.attribute:

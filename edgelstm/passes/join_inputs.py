@@ -1,12 +1,12 @@
-"""join_inputs: the input's and the hidden state's product of a cell become one."""
+"""join_inputs: a cell's products over its input and over its state as one product over both."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from edgelstm.gates import is_fused_gates
 from edgelstm.passes.graph import Array, Graph, attribute
@@ -14,143 +14,169 @@ from edgelstm.passes.shapes import infer_shapes
 from edgelstm.step import StepModel
 
 
-@dataclass(frozen=True)
-class Product:
-    """One term of a pre-activation: weights times a value.
+def join_inputs(step: StepModel) -> StepModel:
+    """Guarantees: the same Signature, the same numbers up to rounding, and in the sum that makes a FusedGates node's z
+    one Gemm and one convolution of each geometry.
 
-    weight: [outputs, inputs] of a Gemm or MatMul, [outputs, inputs, *kernel] of a Conv. settings: what a Conv's
-    terms must have in common (pads, strides, dilations); None for Gemm and MatMul.
+    Conv(x, Wx, b) + Conv(h, Wh) of equal kernel, strides, pads and dilations become Conv(Concat(x, h), [Wx | Wh], b);
+    Gemm and MatMul likewise a Gemm; constants in the sum become bias. A state's part comes last. Values that something
+    else reads too, grouped convolutions and products whose shapes are not known stay as they are.
     """
+    join = _Join(step)
+    for node in join.graph.nodes:
+        if is_fused_gates(node):
+            join.sum(node.input[0])
+    return join.graph.finish()
+
+
+@dataclass(frozen=True)
+class _Product:
+    """weight [outputs, inputs, *kernel] over ``value``; ``node`` is a Conv, Gemm or MatMul."""
 
     value: str
     weight: Array
-    settings: tuple[object, ...] | None
+    node: onnx.NodeProto
 
 
-def join_inputs(step: StepModel) -> StepModel:
-    """Guarantees: the same numbers up to rounding, and one product for each cell where several were added.
+@dataclass
+class _Sum:
+    """The terms of a sum whose channels are on ``axis``; products that may be joined are of one kind."""
 
-    W_x·x + W_h·h + b in front of a FusedGates becomes [W_x | W_h]·[x ; h] + b: one convolution, or one Gemm, whose
-    weights are read in one go. Terms are
-
-    1. Conv without groups, added to other Conv of the same kernel, pads, strides and dilations;
-    2. Gemm (alpha = beta = 1) and MatMul with constant weights on the right, on values [N, features];
-    3. constants that are the same for all positions: they go into the bias.
-
-    A sum with any other term stays as it is, and so does one that something else reads. Two terms of the same value
-    share one slot: their weights are added.
-    """
-    graph = Graph(step)
-    ranks = {name: len(shape) for name, shape in infer_shapes(step).items()}
-    for node in [n for n in graph.nodes if is_fused_gates(n)]:
-        _join(graph, node.input[0], ranks)
-    return graph.finish()
+    rank: int
+    axis: int
+    products: dict[object, list[_Product]] = field(default_factory=dict)
+    bias: list[Array] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
 
 
-def _join(graph: Graph, z: str, ranks: dict[str, int]) -> None:
-    if graph.producer(z, "Add", "Gemm") is None:
-        return
-    products: list[Product] = []
-    biases: list[Array] = []
-    for term in _terms(graph, z):
-        if isinstance(term, Product):
-            products.append(term)
-        elif term is None:
+class _Join:
+    def __init__(self, step: StepModel) -> None:
+        self.graph = Graph(step)
+        self.shapes = infer_shapes(step)
+        self.states = {state.input for state in step.signature.states}
+
+    def sum(self, z: str) -> None:
+        """Write the sum ``z`` anew, with its products joined."""
+        flatten = self._flatten(z)
+        top = z if flatten is None else flatten.input[0]
+        if top not in self.shapes:
             return
-        else:
-            biases.append(term)
-    if len(products) < 2 or any(p.settings != products[0].settings for p in products):
-        return
-    convolution = products[0].settings is not None
-    if len({p.weight.shape[0] for p in products}) > 1 or len({p.weight.shape[2:] for p in products}) > 1:
-        return
-    if not convolution and any(ranks.get(p.value) != 2 for p in products):
-        return
-    outputs = products[0].weight.shape[0]
-    flat = [_flat(b, outputs, products[0].weight.ndim if convolution else 2) for b in biases]
-    if any(b is None for b in flat):
-        return
-    slots: dict[str, Array] = {}
-    for product in products:
-        before = slots.get(product.value)
-        slots[product.value] = product.weight if before is None else before + product.weight
-    weight = np.concatenate(list(slots.values()), axis=1)
-    inputs = [next(iter(slots)), graph.weight(weight, f"{z}_weight")]
-    if len(slots) > 1:
-        inputs[0] = graph.value("Concat", list(slots), f"{z}_inputs", axis=1)
-    bias = sum((b for b in flat if b is not None), np.zeros(outputs, weight.dtype))
-    inputs.append(graph.weight(bias.astype(weight.dtype), f"{z}_bias"))
-    last = graph.producer(z)
-    assert last is not None
-    graph.remove([last])
-    if convolution:
-        pads, strides, dilations = products[0].settings or ()
-        graph.node(
-            "Conv",
-            inputs,
-            [z],
-            kernel_shape=weight.shape[2:],
-            pads=pads,
-            strides=strides,
-            dilations=dilations,
-        )
-    else:
-        graph.node("Gemm", inputs, [z], transB=1)
+        rank = len(self.shapes[top])
+        found = _Sum(rank, 1 if flatten is None else rank - 1)
+        self._collect(top, found)
+        done = [node.op_type for node in found.nodes] in (["Conv"], ["Gemm"])
+        if not found.products or done or (flatten is not None and (found.others or len(found.products) > 1)):
+            return
+        self.graph.remove([*found.nodes, *([] if flatten is None else [flatten])])
+        terms = found.others
+        for products in found.products.values():
+            last = not terms and len(found.products) == 1
+            output = z if last else self.graph.fresh(f"{z}_product")
+            self._write(products, found.bias, output, flatten is not None)
+            terms, found.bias = [output, *terms], []
+        for k, term in enumerate(terms[1:], 2):
+            output = z if k == len(terms) else self.graph.fresh(f"{z}_sum")
+            self.graph.node("Add", [terms[0], term], [output])
+            terms[0] = output
 
-
-def _terms(graph: Graph, name: str) -> Iterator[Product | Array | None]:
-    """The terms whose sum ``name`` is: products, constants, and None for anything else."""
-    constant = graph.constant(name)
-    if constant is not None:
-        yield constant
-        return
-    node = graph.producer(name, "Add", "Conv", "Gemm", "MatMul")
-    if node is None or len(graph.consumers(name)) > 1 or name in graph.outputs:
-        yield None
-    elif node.op_type == "Add":
-        yield from _terms(graph, node.input[0])
-        yield from _terms(graph, node.input[1])
-    else:
-        product = _product(graph, node)
-        yield product
-        if product is not None and len(node.input) > 2 and node.input[2]:
-            if node.op_type == "Conv":
-                bias = graph.constant(node.input[2])
-                yield None if bias is None else bias.reshape(-1, *(1,) * (product.weight.ndim - 2))
-            else:
-                # The third input of a Gemm is a term like any other; exporters put a second product there.
-                yield from _terms(graph, node.input[2])
-
-
-def _product(graph: Graph, node: onnx.NodeProto) -> Product | None:
-    weight = graph.constant(node.input[1])
-    if weight is None:
-        return None
-    if node.op_type == "Conv":
-        rank = weight.ndim - 2
-        if attribute(node, "group", 1) != 1 or attribute(node, "auto_pad", b"NOTSET") != b"NOTSET":
+    def _flatten(self, z: str) -> onnx.NodeProto | None:
+        """The Reshape to [rows, channels] that makes ``z`` of a value with more axes."""
+        node = self.graph.producer(z, "Reshape")
+        if node is None or not self._is_ours(z):
             return None
-        settings = (
-            tuple(attribute(node, "pads", [0] * 2 * rank)),
-            tuple(attribute(node, "strides", [1] * rank)),
-            tuple(attribute(node, "dilations", [1] * rank)),
-        )
-        return Product(node.input[0], weight, settings)
-    if weight.ndim != 2:
-        return None
-    if node.op_type == "MatMul":
-        return Product(node.input[0], weight.T, None)
-    if attribute(node, "transA", 0) or (attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)) != (
-        1.0,
-        1.0,
-    ):
-        return None
-    return Product(node.input[0], weight if attribute(node, "transB", 0) else weight.T, None)
+        before, after = self.shapes.get(node.input[0], ()), self.shapes.get(z, ())
+        return node if len(before) > 2 == len(after) and before[-1] == after[-1] else None
+
+    def _is_ours(self, value: str) -> bool:
+        """Whether only the sum reads ``value``."""
+        return value not in self.graph.outputs and len(self.graph.consumers(value)) == 1
+
+    def _collect(self, value: str, found: _Sum) -> None:
+        """Sort the terms of ``value`` into ``found``."""
+        constant = self.graph.constant(value)
+        bias = None if constant is None else _per_channel(constant, found)
+        if bias is not None:
+            found.bias.append(bias)
+            return
+        node = self.graph.producer(value, "Add", "Conv", "Gemm", "MatMul")
+        if node is None or not self._is_ours(value):
+            found.others.append(value)
+        elif node.op_type == "Add" and self._is_plain(node):
+            found.nodes.append(node)
+            for term in node.input:
+                self._collect(term, found)
+        else:
+            self._collect_product(node, found)
+
+    def _is_plain(self, node: onnx.NodeProto) -> bool:
+        """No varying term of the Add broadcasts."""
+        varying = [name for name in node.input if self.graph.constant(name) is None]
+        return all(self.shapes.get(name) == self.shapes[node.output[0]] for name in varying)
+
+    def _collect_product(self, node: onnx.NodeProto, found: _Sum) -> None:
+        kind: object
+        shape = self.shapes.get(node.input[0], ())
+        weight = self.graph.constant(node.input[1])
+        bias = self.graph.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros(())
+        if node.op_type == "Conv":
+            fits = attribute(node, "group", 1) == 1 and len(shape) == found.rank
+            kind = (*_geometry(node), shape[:1], shape[2:], weight is not None and weight.shape[2:])
+            vector = bias
+        else:
+            fits = weight is not None and weight.ndim == 2 and len(shape) == found.rank == found.axis + 1
+            fits = fits and not attribute(node, "transA", 0)
+            kind = ("Gemm", shape[:-1])
+            if fits and weight is not None:
+                if node.op_type == "MatMul" or not attribute(node, "transB", 0):
+                    weight = weight.T
+                weight = weight * weight.dtype.type(attribute(node, "alpha", 1.0))
+            vector = None if bias is None else _per_channel(bias * attribute(node, "beta", 1.0), found)
+        if not fits or weight is None or vector is None:
+            found.others.append(node.output[0])
+            return
+        found.nodes.append(node)
+        found.products.setdefault(kind, []).append(_Product(node.input[0], weight, node))
+        if vector.any():
+            found.bias.append(vector)
+
+    def _write(self, products: list[_Product], bias: list[Array], output: str, flatten: bool) -> None:
+        """One product of the concatenated values with the weights side by side."""
+        graph = self.graph
+        products = sorted(products, key=lambda product: product.value in self.states)
+        node = products[0].node
+        value = products[0].value
+        conv = node.op_type == "Conv"
+        if len(products) > 1:
+            axis = 1 if conv else len(self.shapes[value]) - 1
+            value = graph.value("Concat", [p.value for p in products], f"{output}_inputs", axis=axis)
+        weight = np.concatenate([p.weight for p in products], 1)
+        if flatten:
+            target = graph.weight(np.array([-1, weight.shape[1]]), f"{value}_shape")
+            value = graph.value("Reshape", [value, target], f"{value}_rows")
+        inputs = [value, graph.weight(weight, f"{output}_weight")]
+        if bias:
+            total = sum(np.broadcast_to(b, weight.shape[:1]).astype(np.float64) for b in bias)
+            inputs.append(graph.weight(np.asarray(total).astype(weight.dtype), f"{output}_bias"))
+        if conv:
+            new = graph.node("Conv", inputs, [output])
+            new.attribute.extend(node.attribute)
+        else:
+            if len(inputs) == 2 and graph.opset < 11:  # C may be left out since
+                inputs.append(graph.weight(np.zeros(1, weight.dtype), f"{output}_bias"))
+            graph.node("Gemm", inputs, [output], transB=1)
 
 
-def _flat(bias: Array, outputs: int, rank: int) -> Array | None:
-    """A constant term [outputs]; None unless it is the same for all streams and positions."""
-    shape = (1,) * (rank - bias.ndim) + bias.shape
-    if len(shape) != rank or shape[1] not in (1, outputs) or any(d != 1 for d in (shape[0], *shape[2:])):
+def _per_channel(value: Array, found: _Sum) -> Array | None:
+    """A constant of the sum as a vector over the channels, or of one element; None if it varies on other axes."""
+    if value.size == 1:
+        return value.reshape(-1)
+    axis = found.axis - found.rank
+    if value.ndim < -axis or value.shape[axis] != value.size:
         return None
-    return np.broadcast_to(bias.reshape(shape[1]), (outputs,))
+    return value.reshape(-1)
+
+
+def _geometry(node: onnx.NodeProto) -> tuple[object, ...]:
+    kept = [a for a in node.attribute if a.name not in ("kernel_shape", "group")]
+    return tuple(sorted((a.name, str(helper.get_attribute_value(a))) for a in kept))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx
 
 from edgelstm.passes.batching import Shape, is_reshape
-from edgelstm.passes.graph import Graph, attribute, is_standard
+from edgelstm.passes.graph import Graph, attribute, integers, is_standard
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,6 @@ class Facts:
         """Whether the first output is known to have the first input's shape."""
         shape = self.shapes.get(node.output[0])
         return shape is not None and shape == self.shapes.get(node.input[0])
-
-    def integers(self, node: onnx.NodeProto, name: str, index: int) -> list[int] | None:
-        """Integers that older opsets hold in an attribute, newer ones in an input; None where not constant or left out."""
-        held = attribute(node, name)
-        if held is None and len(node.input) > index and node.input[index]:
-            held = self.graph.constant(node.input[index])
-        return None if held is None else [int(v) for v in held]
 
 
 def same_as(node: onnx.NodeProto, facts: Facts) -> str | None:
@@ -100,12 +93,12 @@ def _transpose(node: onnx.NodeProto, facts: Facts) -> bool:
 def _slice(node: onnx.NodeProto, facts: Facts) -> bool:
     """All of it, forwards."""
     has_steps = len(node.input) > 4 and node.input[4]
-    steps = facts.integers(node, "steps", 4) if has_steps else []
+    steps = integers(facts.graph, node, "steps", 4) if has_steps else []
     return steps is not None and set(steps) <= {1} and facts.keeps_shape(node)
 
 
 def _pad(node: onnx.NodeProto, facts: Facts) -> bool:
-    pads = facts.integers(node, "pads", 1)
+    pads = integers(facts.graph, node, "pads", 1)
     return pads is not None and not any(pads)
 
 
