@@ -1,6 +1,6 @@
 """Train the encoding-forecasting ConvLSTM on moving digits and write model.safetensors.
 
-    python examples/moving_digits/train.py --updates 6000 --threads 2
+    python examples/moving_digits/train.py --threads 2
 
 The network runs as it will live: streams go on from chunk to chunk with their state carried (truncated
 back-propagation through time), and now and then one ends and another begins from zero state.
@@ -87,7 +87,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--updates", type=int, default=6000)
+    parser.add_argument("--updates", type=int, default=8000)
     parser.add_argument(
         "--minutes", type=float, default=math.inf, help="anneal and stop after this time at the latest"
     )
