@@ -86,27 +86,40 @@ def conv_lstm(setting: Setting) -> tuple[dict[str, object], Iterator[Figure]]:
 def lstm(setting: Setting) -> tuple[dict[str, object], Iterator[Figure]]:
     """Two LSTM layers at batch 1 against everyone, at three sizes."""
     aims = {32: 6.0, 256: 3.5, 1024: 6.0}
-    results = {}
+    results, cells = {}, {}
     for hidden in models.LSTM_HIDDEN:
+        steps = {32: 3000, 256: 1000, 1024: 100}[hidden]
         result = bench(
             [models.lstm(setting.folder, hidden)],
             ["edgelstm-bare", "onnxruntime", "torch", "torch-compile", "openvino"],
             module=f"models:torch_lstm_{hidden}",
             rounds=setting.rounds(15),
-            steps={32: 3000, 256: 1000, 1024: 100}[hidden],
+            steps=steps,
             threads=THREADS,
         )
         console.print(result.table())
         results[hidden] = result
+        # The same weights without the factory: our own module, in which a cell is one Linear over x and h.
+        cells[hidden] = bench(
+            [models.lstm(setting.folder, hidden)],
+            ["torch"],
+            rounds=setting.rounds(7),
+            steps=steps,
+            threads=THREADS,
+        )
 
     def figures() -> Iterator[Figure]:
         for hidden, result in results.items():
             model, name = result.models[0], f"LSTM 2 x {hidden}, batch 1:"
             yield ratio(f"{name} PyTorch (torch.nn.LSTM) / edgelstm", model, "torch", aims[hidden])
+            yield ratio(
+                f"{name} PyTorch (cells of one Linear each) / edgelstm", cells[hidden].models[0], "torch"
+            )
             yield ratio(f"{name} hand-written ONNX Runtime loop / edgelstm", model, "onnxruntime")
             yield ratio(f"{name} OpenVINO fp32 / edgelstm", model, "openvino")
 
-    return {str(hidden): result.to_json() for hidden, result in results.items()}, figures()
+    details = {"torch.nn.LSTM": results, "cells": cells}
+    return {k: {h: r.to_json() for h, r in v.items()} for k, v in details.items()}, figures()
 
 
 def own_cost(setting: Setting) -> tuple[dict[str, object], Iterator[Figure]]:
@@ -300,6 +313,9 @@ def main() -> None:
             write_text(arguments.results / f"{name}.json", json.dumps(data, indent=1) + "\n")
             show(data["figures"])
     if arguments.readme:
+        import plot
+
+        plot.main(arguments.results)
         write_readme(arguments.results)
 
 

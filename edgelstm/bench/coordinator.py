@@ -203,7 +203,7 @@ def _check_arguments(
     bare = [str(path) for path in models if Path(path).suffix.lower() != ".safetensors"]
     if torch_names and bare and module is None:
         raise EdgeLstmError(
-            f"{bare[0]} holds a graph; {' and '.join(torch_names)} need the torch module it came from",
+            f"{bare[0]} holds a graph: for {', '.join(torch_names)} the torch module it came from is needed",
             hint="Give it: --module package.module:factory --weights FILE, or a .safetensors file that states its architecture",
         )
 

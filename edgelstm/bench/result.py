@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -78,31 +79,28 @@ class BenchResult:
         from rich.markup import escape
         from rich.table import Table
 
-        table = Table(
-            title=f"one step on {self.threads} threads, {self.streams} streams, {self.rounds} rounds of {self.steps}",
-            caption="ratio: time over ours, so above 1 we are faster",
-        )
-        table.add_column("model")
-        table.add_column("contestant")
+        several = len(self.models) > 1
+        title = f"one step on {self.threads} threads, {self.streams} streams, {self.rounds} rounds of {self.steps}"
+        if not several:
+            title = f"{escape(Path(self.models[0].model).name)}: {title}"
+        table = Table(title=title)
+        if several:
+            table.add_column("model", overflow="fold")
+        table.add_column("contestant", no_wrap=True)
         for heading in ("p50", "p99", "ratio", "error", "peak MiB", "model MiB"):
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", no_wrap=len(heading) < 6)
+        notes = ["ratio: time over ours, so above 1 we are faster"]
         for model in self.models:
             for i, e in enumerate(model.entries):
-                name = "" if i else escape(model.model)
-                if e.status != "measured":
-                    table.add_row(name, e.contestant, f"[yellow]{e.status}[/]: {escape(e.note or '')}")
-                    continue
-                table.add_row(
-                    name,
-                    e.contestant,
-                    format_time(e.p50),
-                    format_time(e.p99),
-                    f"{e.ratio:.2f}",
-                    f"{e.error:.0e}",
-                    _mib(e.peak_memory),
-                    _mib(e.memory),
-                )
+                name = ["" if i else escape(Path(model.model).name)] if several else []
+                if e.status == "measured":
+                    times = [format_time(e.p50), format_time(e.p99), f"{e.ratio:.2f}", f"{e.error:.0e}"]
+                    table.add_row(*name, e.contestant, *times, _mib(e.peak_memory), _mib(e.memory))
+                else:
+                    table.add_row(*name, e.contestant, f"[yellow]{e.status}[/]")
+                    notes.append(f"{e.contestant} {e.status}: {escape(e.note or '')}")
             table.add_section()
+        table.caption = "\n".join(dict.fromkeys(notes))
         return table
 
 

@@ -99,11 +99,12 @@ def test_several_streams_and_models(tmp_path: Path) -> None:
         assert all(e.error is not None and e.error < 1e-6 for e in model.entries)
 
 
-def test_a_torch_module_for_a_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("factory", ["lstm", "Cell"])
+def test_a_torch_module_for_a_graph(tmp_path: Path, factory: str) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     zoo.lstm(hidden=(2,), head=None).save(tmp_path / "lstm.onnx")
-    result = bench([tmp_path / "lstm.onnx"], ["torch"], module="factories:lstm", rounds=1, steps=5, threads=1)
+    module = f"{Path(__file__).parent / 'factories.py'}:{factory}"
+    result = bench([tmp_path / "lstm.onnx"], ["torch"], module=module, rounds=1, steps=5, threads=1)
     entry = result.models[0]["torch"]
     assert entry.status == "measured", entry
     assert entry.error is not None
@@ -139,7 +140,7 @@ def test_bad_input_says_what_to_do(tmp_path: Path) -> None:
     zoo.lstm().save(model)
     with pytest.raises(EdgeLstmError, match=r"unknown contestant: found tensorflow; expected .*openvino"):
         bench([model], ["tensorflow"])
-    with pytest.raises(EdgeLstmError, match=r"torch need the torch module.*--module package.module:factory"):
+    with pytest.raises(EdgeLstmError, match=r"for torch the torch module it came from is needed\..*--module"):
         bench([model], ["torch"])
     with pytest.raises(EdgeLstmError, match="rounds: found 0"):
         bench([model], rounds=0)
