@@ -184,8 +184,10 @@ class ChannelStack:
                 parts.append(np.repeat(value, chunk.size, axis))
             else:
                 parts.append(value.take(range(chunk.start, chunk.start + chunk.size), axis))
-        others = np.broadcast_shapes(*(np.delete(part.shape, axis) for part in parts))
-        parts = [np.broadcast_to(p, np.insert(others, rank + axis, p.shape[axis])) for p in parts]
+        # Apart from ``axis`` the parts must broadcast to one shape before they can be joined.
+        shape = list(np.broadcast_shapes(*(np.delete(p.shape, axis).astype(int).tolist() for p in parts)))
+        shape.insert(rank + axis, chunks[0].size)
+        parts = [np.broadcast_to(part, shape) for part in parts]
         dtype = next(value.dtype for chunk, value in zip(chunks, known, strict=True) if chunk.value)
         return np.concatenate(parts, axis).astype(dtype)
 
