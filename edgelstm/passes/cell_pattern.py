@@ -184,23 +184,27 @@ def _spelt_out(graph: Graph, value: str) -> _Activation | None:
 
 
 def _affine(graph: Graph, value: str) -> tuple[str, float, float]:
-    """``value`` as scale * x + shift with x as far up as constants of one element go: x, scale, shift."""
-    node = graph.producer(value, "Add", "Sub", "Mul", "Div")
-    if node is None:
-        return value, 1.0, 0.0
-    first, second = node.input
-    if node.op_type in ("Add", "Mul") and graph.scalar(second) is None:
-        first, second = second, first
-    number = graph.scalar(second)
-    if number is None or graph.constant(first) is not None:
-        return value, 1.0, 0.0
-    x, scale, shift = _affine(graph, first)
-    if node.op_type in ("Add", "Sub"):
-        return x, scale, shift + (number if node.op_type == "Add" else -number)
-    if number == 0:
-        return value, 1.0, 0.0
-    factor = number if node.op_type == "Mul" else 1 / number
-    return x, scale * factor, shift * factor
+    """``value`` as scale * x + shift: x, scale, shift.
+
+    At most one addition and one multiplication are taken off. Others belong to x: the bias of a layer with one
+    channel is a constant of one element too.
+    """
+    x, scale, shift = value, 1.0, 0.0
+    seen: set[bool] = set()
+    while (node := graph.producer(x, "Add", "Sub", "Mul", "Div")) is not None:
+        first, second = node.input
+        if node.op_type in ("Add", "Mul") and graph.scalar(second) is None:
+            first, second = second, first
+        number, adds = graph.scalar(second), node.op_type in ("Add", "Sub")
+        if number is None or adds in seen or (number == 0 and not adds):
+            break
+        seen.add(adds)
+        x = first
+        if adds:
+            shift += scale * (number if node.op_type == "Add" else -number)
+        else:
+            scale *= number if node.op_type == "Mul" else 1 / number
+    return x, scale, shift
 
 
 def _decimal(value: float) -> float:

@@ -137,8 +137,6 @@ CELLS = {
 @pytest.mark.parametrize("name", CELLS)
 def test_an_exported_cell_becomes_one_product_and_one_fused_gates(name: str, dynamo: bool) -> None:
     conv = name.startswith("conv")
-    if name == "nn.LSTMCell" and not dynamo:
-        pytest.skip("becomes an LSTM operator there")
     step = export(CELLS[name], conv, dynamo)
     fused = join_inputs(fuse_gates(simplify(step)))
     op = "FusedGates_peephole" if "peephole" in name else "FusedGates_lstm"

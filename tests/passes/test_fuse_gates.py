@@ -51,7 +51,7 @@ def written(draw: Any) -> Written:
         spatial=spatial,
         spelling=spelling,
         joined=draw(st.booleans()),
-        forget_bias=0.0 if hard or coupled else draw(st.sampled_from([0.0, 1.0])),
+        forget_bias=0.0 if coupled else draw(st.sampled_from([0.0, 1.0])),
         channels=draw(st.integers(1, 4)),
         inputs=draw(st.integers(1, 3)),
         flips=draw(st.integers(0, 2**16 - 1)),
