@@ -6,6 +6,7 @@ read the names they capture.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +39,7 @@ class Graph:
         self.outputs = [v.name for v in graph.output]
         self._taken = all_names(graph)
         self._values: dict[str, Array] = {}
+        self._added: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._producers: dict[str, onnx.NodeProto] | None = None
         self._consumers: dict[str, list[onnx.NodeProto]] | None = None
 
@@ -112,12 +114,16 @@ class Graph:
         return str(self.node(op_type, inputs, [self.fresh(base)], **attributes).output[0])
 
     def weight(self, array: Array, base: str) -> str:
-        """Append an initializer; returns its name, ``base`` if it is free."""
-        name = self.fresh(base)
-        self.initializers[name] = numpy_helper.from_array(
-            np.ascontiguousarray(array).reshape(array.shape), name
-        )
-        return name
+        """Add an initializer; returns its name: ``base`` if it is free, or that of an equal one added before.
+
+        Cells that are copies of each other thus go on sharing their weights when a pass writes them anew.
+        """
+        value = np.ascontiguousarray(array).reshape(array.shape)
+        key = (value.dtype.str, value.shape, hashlib.sha256(value.data).digest())
+        if key not in self._added:
+            name = self._added[key] = self.fresh(base)
+            self.initializers[name] = numpy_helper.from_array(value, name)
+        return self._added[key]
 
     def rename(self, old: str, new: str) -> None:
         """Let the value called ``old`` be called ``new`` wherever it is made or read."""

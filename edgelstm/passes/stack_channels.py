@@ -106,11 +106,13 @@ class ChannelStack:
             if id(node) in self.needed:
                 return None
             terms = [name for name in node.input if self.graph.constant(name) is None]
-            if any(self.shapes.get(name) != self.shapes.get(chunk.value) for name in terms):
+            if not terms or any(self.shapes.get(name) != self.shapes.get(chunk.value) for name in terms):
                 return None
             parts = [Chunk(name, chunk.start, chunk.size) for name in terms]
             constant = [Chunk(name, chunk.start, chunk.size) for name in node.input if name not in terms]
-            pairs.append(sorted(parts, key=self._kind))
+            if pairs and [self._kind(part) for part in parts] != [self._kind(part) for part in pairs[0]]:
+                parts.reverse()
+            pairs.append(parts)
             rests.append(parts[0] if constant else chunk)
             constants.append(constant[0] if constant else nothing)
         if any(constant.value for constant in constants):

@@ -102,3 +102,27 @@ def test_sums_that_feed_no_fused_gates_stay() -> None:
 def test_a_joined_cell_stays_as_it_is() -> None:
     once = join_inputs(fuse_gates(Written(joined=False).build()))
     assert join_inputs(once).to_bytes() == once.to_bytes()
+
+
+def test_copies_of_a_cell_go_on_sharing_their_weights() -> None:
+    """A forecaster's cell, run three times in one step."""
+    step = Written(joined=False, order=("o", "g", "f", "i")).build()
+    graph = step.model.graph
+    model = step.copy_model()
+    del model.graph.node[:]
+    names = {"h": "h", "c": "c", "x": "x"}
+    for k in range(3):
+        for node in graph.node:
+            new = model.graph.node.add()
+            new.CopyFrom(node)
+            new.input[:] = [names.get(name, name) for name in node.input]
+            new.output[:] = [
+                name if k == 2 and name.endswith("_next") else f"{name}_{k}" for name in node.output
+            ]
+            names |= {name: new.output[n] for n, name in enumerate(node.output)}
+        names |= {"h": names["h_next"], "c": names["c_next"]}
+    thrice = StepModel(model, step.signature)
+    joined = join_inputs(fuse_gates(thrice))
+    assert joined.op_types() == ["Concat", "Gemm", "FusedGates_lstm"] * 3
+    assert sorted(v.shape for v in weights(joined).values()) == [(12,), (12, 5)]
+    assert_same(thrice, joined, "float64")
