@@ -249,6 +249,7 @@ class EncoderForecaster(StepModule):
     """
 
     architecture: arch.EncoderForecaster
+    output_names = ("forecast",)
 
     def __init__(
         self,

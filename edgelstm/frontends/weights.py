@@ -60,8 +60,8 @@ def resolve(spec: str, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
     return module
 
 
-def load_weights(module: nn.Module, path: PathLike) -> None:
-    """Load a .safetensors, .pt or .pth file into ``module``; every tensor must fit, by name and shape.
+def load_weights(module: nn.Module, path: PathLike) -> nn.Module:
+    """Load a .safetensors, .pt or .pth file into ``module`` and return it; every tensor must fit, by name and shape.
 
     A state dict may lie under one of :data:`NESTED`, and its names may bear one of :data:`PREFIXES`. Nothing is
     unpickled but tensors (``weights_only``). Raises EdgeLstmError naming the tensors that are missing, left over
@@ -89,6 +89,7 @@ def load_weights(module: nn.Module, path: PathLike) -> None:
             hint="Was the factory called with the arguments the model was trained with? See --init",
         )
     module.load_state_dict(weights)
+    return module
 
 
 def import_torch() -> Any:

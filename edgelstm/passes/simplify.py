@@ -210,8 +210,12 @@ def _share_equal_weights(graph: Graph) -> None:
 
 def _write_outputs_directly(graph: Graph) -> None:
     """Let nodes write graph outputs themselves where an Identity stood between."""
-    for node in [n for n in graph.nodes if n.op_type == "Identity" and n.output[0] in graph.outputs]:
-        source, output = node.input[0], node.output[0]
+    # Asked for one by one: a rename makes every node anew.
+    for output in graph.outputs:
+        node = graph.producer(output, "Identity")
+        if node is None:
+            continue
+        source = node.input[0]
         if graph.producer(source) is None or source in graph.outputs:
             continue
         graph.remove([node])

@@ -1,0 +1,460 @@
+"""Which form a torch module has, found by running it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.adapters import example, is_shape
+from edgelstm.frontends.forms import FORMS, Form, Kind, Place, Result, TorchStep, Unfit, describe
+from edgelstm.signature import DTYPES, Signature, StateSpec, TensorSpec
+
+#: Two numbers of streams; the axis of a tensor that follows them is the stream axis.
+FEW, MORE = 2, 3
+#: More layers than this in one stacked tensor stay one state.
+MAX_LAYERS = 64
+#: How far two frames at once may be from the same two one by one, relative to the largest value.
+TOLERANCE = 1e-3
+
+GIVEN = "states as given"
+LEFT_OUT = "states left out"
+
+Frames = Mapping[str, Tensor]
+#: The states of so many streams, nested as the module nests them.
+MakeStates = Callable[[int], Any]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A guess to be borne out: a form, and how states are made. ``source`` says where they come from."""
+
+    kind: Kind
+    make: MakeStates
+    source: str
+    time: int | None = None
+
+
+def probe(
+    module: nn.Module, frames: Frames, states: Any, batch_first: bool | None, outputs: Sequence[str] | None
+) -> TorchStep:
+    """See :func:`edgelstm.frontends.adapters.as_step`; ``module`` is a copy in evaluation mode."""
+    attempts: list[tuple[Candidate, Unfit]] = []
+    with torch.no_grad():
+        for candidate in _candidates(module, frames, states, batch_first):
+            try:
+                form, results = _fit(module, frames, candidate)
+            except Unfit as unfit:
+                attempts.append((candidate, unfit))
+                continue
+            return _step(module, frames, form, candidate, results, states, outputs)
+    raise _not_step_shaped(module, attempts, states)
+
+
+# -- where states come from ---------------------------------------------------------------------------------------
+
+
+def _candidates(
+    module: nn.Module, frames: Frames, states: Any, batch_first: bool | None
+) -> Iterator[Candidate]:
+    if (known := _of_torch(module, batch_first)) is not None:
+        yield known
+        return
+    if batch_first is None:
+        batch_first = getattr(module, "batch_first", None)
+        kinds: list[tuple[Kind, int | None]] = [("cell", None), ("step", None)]
+    else:
+        kinds = []
+    kinds += [("sequence", 1)] if batch_first is not False else []
+    kinds += [("sequence", 0)] if batch_first is not True else []
+
+    def each(make: MakeStates, source: str) -> Iterator[Candidate]:
+        for kind, time in kinds:
+            yield Candidate(kind, make, source, time)
+
+    if states is not None:
+        for make in _given(states):
+            yield from each(make, GIVEN)
+    for name, arguments in (
+        ("initial_states", ()),
+        ("init_hidden", ()),
+        ("init_hidden", _image_size(frames)),
+    ):
+        if callable(method := getattr(module, name, None)):
+            yield from each(_method(method, arguments), f"states from its {name}()")
+    for kind, time in kinds:
+        yield Candidate(kind, _left_out(module, frames, kind, time), LEFT_OUT, time)
+    for make, source in _by_attribute(module, frames):
+        yield from each(make, source)
+
+
+def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
+    """torch's own recurrent modules, which say all there is to know."""
+    source = "its documented states"
+    if isinstance(module, nn.LSTMCell):
+        return Candidate("cell", _zeros((module.hidden_size,), (module.hidden_size,)), source)
+    if isinstance(module, nn.GRUCell | nn.RNNCell):
+        hidden = module.hidden_size
+        return Candidate("cell", _zero((hidden,)), source)
+    if not isinstance(module, nn.RNNBase):
+        return None
+    if module.bidirectional:
+        raise EdgeLstmError(
+            f"a bidirectional {type(module).__name__} is no step",
+            found="a direction that runs from the last frame to the first",
+            expected="a module that needs no frames of the future",
+            hint="It sees whole windows: run it with any ONNX runtime, or train one with bidirectional=False",
+        )
+    if batch_first not in (None, module.batch_first):
+        raise EdgeLstmError(
+            "batch_first", found=batch_first, expected=f"{module.batch_first}, as the module has it"
+        )
+    time, layers, hidden = int(module.batch_first), module.num_layers, module.hidden_size
+    if isinstance(module, nn.LSTM):
+        h = module.proj_size or hidden
+        return Candidate(
+            "sequence", lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)), source, time
+        )
+    return Candidate("sequence", lambda n: torch.zeros(layers, n, hidden), source, time)
+
+
+def _given(states: Any) -> Iterator[MakeStates]:
+    """States as the user gave them, in the nestings a module may want: streams on axis 0, then on axis 1."""
+    if isinstance(states, Mapping):
+        states = tuple(states.values())
+    nested = _examples(states)
+    nestings = [nested]
+    leaves = pytree.tree_leaves(nested)
+    if isinstance(nested, tuple | list) and all(isinstance(item, Tensor) for item in nested):
+        if len(leaves) == 1:
+            nestings.append(leaves[0])
+        elif len(leaves) % 2 == 0:
+            nestings.append([tuple(leaves[k : k + 2]) for k in range(0, len(leaves), 2)])
+    for axis in (0, 1):
+        if all(leaf.dim() >= axis for leaf in leaves):
+            yield from (_repeated(nesting, axis) for nesting in nestings)
+
+
+def _repeated(nested: Any, axis: int) -> MakeStates:
+    return lambda n: pytree.tree_map(lambda t: torch.stack([t] * n, dim=axis), nested)
+
+
+def _method(method: Callable[..., Any], arguments: tuple[Any, ...]) -> MakeStates:
+    return lambda n: method(n, *arguments)
+
+
+def _examples(states: Any) -> Any:
+    """``states`` with every shape turned into zeros."""
+    if isinstance(states, tuple | list) and not (is_shape(states) and states):
+        return type(states)(map(_examples, states)) if states else states
+    return example(states, "a state")
+
+
+def _image_size(frames: Frames) -> tuple[tuple[int, ...], ...]:
+    first = next(iter(frames.values()))
+    return (tuple(first.shape[-2:]),)
+
+
+def _left_out(module: nn.Module, frames: Frames, kind: Kind, time: int | None) -> MakeStates:
+    """What a call without states gives back, as zeros: where the module starts when nobody says otherwise."""
+
+    def make(n: int) -> Any:
+        sample = _sample(frames, n)
+        if time is not None:
+            sample = [frame.unsqueeze(time) for frame in sample]
+        returned = _call(module, *sample)
+        if kind != "cell":
+            if not isinstance(returned, tuple | list) or len(returned) != 2:
+                raise Unfit(f"returned {describe(returned)}", returned=True)
+            returned = returned[1]
+        leaves = pytree.tree_leaves(returned)
+        if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
+            raise Unfit(f"returned {describe(returned)} as its next state", returned=True)
+        return pytree.tree_map(torch.zeros_like, returned)
+
+    return make
+
+
+def _by_attribute(module: nn.Module, frames: Frames) -> Iterator[tuple[MakeStates, str]]:
+    """A cell's (h, c), or its h, of a size that an attribute or the gates' weight tells."""
+    sizes: dict[int, str] = {}
+    for name in ("hidden_size", "hidden_channels", "hidden_dim", "hidden", "n_hidden", "units"):
+        value = getattr(module, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            sizes.setdefault(value, f"states of the size its {name} tells")
+    for part in module.modules():
+        weight = getattr(part, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() >= 2 and weight.shape[0] % 4 == 0:
+            sizes.setdefault(weight.shape[0] // 4, "states of the size four gates tell")
+            break
+    space = tuple(next(iter(frames.values())).shape[1:])
+    for size, source in sizes.items():
+        shape = (size, *space)
+        yield _zeros(shape, shape), source
+        yield _zero(shape), source
+
+
+def _zero(shape: tuple[int, ...]) -> MakeStates:
+    return lambda n: torch.zeros(n, *shape)
+
+
+def _zeros(*shapes: tuple[int, ...]) -> MakeStates:
+    return lambda n: tuple(torch.zeros(n, *shape) for shape in shapes)
+
+
+# -- whether a candidate is borne out -----------------------------------------------------------------------------
+
+
+def _fit(module: nn.Module, frames: Frames, candidate: Candidate) -> tuple[Form, dict[int, Result]]:
+    """The module's form and the results of one step for FEW and for MORE streams. Raises Unfit."""
+    results = {}
+    form = None
+    for n in (FEW, MORE):
+        leaves, nesting = pytree.tree_flatten(_call(candidate.make, n))
+        form = Form(candidate.kind, nesting, candidate.time)
+        sample = _sample(frames, n)
+        result = _call(form.call, module, sample, leaves)
+        before, after = ([(tuple(t.shape), t.dtype) for t in group] for group in (leaves, result.states))
+        if before != after:
+            raise Unfit(
+                f"given states {describe(leaves)}, returned {describe(result.states)} as the next ones",
+                returned=True,
+            )
+        results[n] = result
+    assert form is not None
+    if candidate.time is not None:
+        form = _with_timed_outputs(module, frames, form, candidate)
+        results = {
+            n: form.call(module, _sample(frames, n), pytree.tree_leaves(candidate.make(n))) for n in results
+        }
+    return form, results
+
+
+def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate: Candidate) -> Form:
+    """Which outputs of a sequence module have a time axis; and is it a recurrence?
+
+    Two frames in one call must give what they give one after the other. A module that looks at a window (a second
+    direction, a convolution over time, attention) does not, and streaming it frame by frame would be wrong.
+    """
+    time = form.time
+    assert time is not None
+    first, second = _sample(frames, FEW, seed=1), _sample(frames, FEW, seed=2)
+    leaves = pytree.tree_leaves(candidate.make(FEW))
+    both = [torch.stack(pair, dim=time) for pair in zip(first, second, strict=True)]
+    at_once = form.read(_call(form.run, module, both, leaves))
+    one = _call(form.call, module, first, leaves)
+    two = _call(form.call, module, second, one.states)
+    timed = tuple(
+        y.dim() > time and y.shape[time] == 2 and step.shape[time] == 1
+        for y, step in zip(at_once.outputs, two.outputs, strict=True)
+    )
+    whole = [y.select(time, 1) if t else y for y, t in zip(at_once.outputs, timed, strict=True)]
+    steps = [y.squeeze(time) if t else y for y, t in zip(two.outputs, timed, strict=True)]
+    for a, b in zip([*whole, *at_once.states], [*steps, *two.states], strict=True):
+        if not _close(a, b):
+            raise EdgeLstmError(
+                f"{type(module).__name__} is a window, not a step",
+                found="two frames in one call give other results than one after the other with the state carried",
+                expected="a module whose state is all it knows of the past, and that needs no frames of the future",
+            )
+    return replace(form, timed=timed)
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return torch.allclose(a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE * scale)
+
+
+def _call(run: Callable[..., Any], *arguments: Any) -> Any:
+    """``run(*arguments)``, and Unfit for whatever a user's module raises."""
+    try:
+        return run(*arguments)
+    except Unfit:
+        raise
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [""])[0]
+        raise Unfit(f"raised {type(error).__name__}: {first}"[:300], returned=False) from error
+
+
+def _sample(frames: Frames, n: int, seed: int = 0) -> list[Tensor]:
+    """Frames of ``n`` streams: noise, or the example itself where that is of integers."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.randn((n, *frame.shape), generator=generator).to(frame.dtype)
+        if frame.is_floating_point()
+        else torch.stack([frame] * n)
+        for frame in frames.values()
+    ]
+
+
+# -- what it becomes ----------------------------------------------------------------------------------------------
+
+
+def _step(
+    module: nn.Module,
+    frames: Frames,
+    form: Form,
+    candidate: Candidate,
+    results: Mapping[int, Result],
+    states: Any,
+    outputs: Sequence[str] | None,
+) -> TorchStep:
+    few, more = (results[n] for n in (FEW, MORE))
+    places = _places(module, few.states, more.states)
+    if candidate.source == LEFT_OUT:
+        _check_starts_at_zero(module, frames, form, few)
+    initial = [place.take(pytree.tree_leaves(candidate.make(FEW))) for place in places]
+    names = list(states) if isinstance(states, Mapping) else []
+    shapes = [tuple(t.shape[1:]) for t in initial]
+    given = shapes if states is None else [tuple(t.shape) for t in _flat(states)]
+    if given != shapes and candidate.source != GIVEN:
+        raise EdgeLstmError(
+            f"the states of {type(module).__name__}", found=f"{given} as given", expected=f"{shapes}"
+        )
+    if len(names) != len(places):
+        names = _state_names(module, form, candidate.make(FEW), places, len(frames))
+    taken = {*frames, *names}
+    specs = [
+        _output(module, label if label not in taken else f"{label}_out", a, b)
+        for label, a, b in zip(_output_names(module, few, outputs), few.outputs, more.outputs, strict=True)
+    ]
+    signature = Signature(
+        inputs=tuple(TensorSpec(n, _dtype(n, f), ("N", *f.shape)) for n, f in frames.items()),
+        outputs=tuple(specs),
+        states=tuple(
+            StateSpec(n, n, f"{n}_next", _dtype(n, t), ("N", *t.shape[1:]), _initial(n, t))
+            for n, t in zip(names, initial, strict=True)
+        ),
+    )
+    return TorchStep(module, form, places, signature)
+
+
+def _flat(states: Any) -> list[Tensor]:
+    return pytree.tree_leaves(_examples(tuple(states.values()) if isinstance(states, Mapping) else states))
+
+
+def _places(module: nn.Module, few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
+    axes = []
+    for k, (a, b) in enumerate(zip(few, more, strict=True)):
+        moved = [
+            axis for axis, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes == (FEW, MORE)
+        ]
+        if not moved:
+            raise EdgeLstmError(
+                f"state {k} of {type(module).__name__} has no axis for streams",
+                found=f"{list(a.shape)} for {FEW} streams and {list(b.shape)} for {MORE}",
+                expected="one axis of that size",
+            )
+        axes.append(moved[0])
+    layers = {t.shape[0] if axis == 1 else None for t, axis in zip(few, axes, strict=True)}
+    count = layers.pop() if len(layers) == 1 else None
+    if count is not None and count <= MAX_LAYERS:
+        return [Place(k, 1, part) for part in range(count) for k in range(len(few))]
+    return [Place(k, axis) for k, axis in enumerate(axes)]
+
+
+def _check_starts_at_zero(module: nn.Module, frames: Frames, form: Form, result: Result) -> None:
+    sample = _sample(frames, FEW)
+    if form.time is not None:
+        sample = [frame.unsqueeze(form.time) for frame in sample]
+    untold = form.read(module(*sample)).states
+    if not all(_close(a, b) for a, b in zip(untold, result.states, strict=True)):
+        raise EdgeLstmError(
+            f"{type(module).__name__} starts from a state of its own",
+            found="a first step without a state that differs from one that starts from zeros",
+            expected="states=, arrays of its initial values without the stream axis",
+        )
+
+
+def _state_names(
+    module: nn.Module, form: Form, nested: Any, places: Sequence[Place], frames: int
+) -> list[str]:
+    """h0, c0, h1, c1, ... where states come in pairs; else forward's names; else state0, state1, ..."""
+    count = len(places)
+    if form.kind == "step":
+        positional = [
+            p.name
+            for p in inspect.signature(module.forward).parameters.values()
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+        ][frames:]
+        if len(positional) == count:
+            return positional
+        leaves = pytree.tree_leaves(nested)
+        paired = count % 2 == 0 and all(
+            a.shape == b.shape for a, b in zip(leaves[::2], leaves[1::2], strict=True)
+        )
+    elif isinstance(nested, Tensor):
+        return [f"h{k}" for k in range(count)]
+    else:
+        paired = all(_is_pair(item) for item in (nested if not _is_pair(nested) else [nested]))
+    if paired:
+        return [f"{'hc'[k % 2]}{k // 2}" for k in range(count)]
+    return [f"state{k}" for k in range(count)]
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(t, Tensor) for t in value)
+
+
+def _output_names(module: nn.Module, result: Result, outputs: Sequence[str] | None) -> Sequence[str]:
+    names = outputs or getattr(module, "output_names", None) or result.names
+    if names is None:
+        count = len(result.outputs)
+        return ["y"] if count == 1 else [f"y{k}" for k in range(count)]
+    if len(names) != len(result.outputs):
+        raise EdgeLstmError(
+            f"names of the outputs of {type(module).__name__}",
+            found=list(names),
+            expected=f"{len(result.outputs)} names for {describe(result.outputs)}",
+        )
+    return list(names)
+
+
+def _output(module: nn.Module, name: str, few: Tensor, more: Tensor) -> TensorSpec:
+    if few.dim() == 0 or (few.shape[0], more.shape[0]) != (FEW, MORE) or few.shape[1:] != more.shape[1:]:
+        raise EdgeLstmError(
+            f"output {name!r} of {type(module).__name__}",
+            found=f"{list(few.shape)} for {FEW} streams and {list(more.shape)} for {MORE}",
+            expected="the streams on its first axis, and only there",
+        )
+    return TensorSpec(name, _dtype(name, few), ("N", *few.shape[1:]))
+
+
+def _dtype(name: str, tensor: Tensor) -> str:
+    dtype = str(tensor.dtype).removeprefix("torch.")
+    if dtype not in DTYPES:
+        raise EdgeLstmError(f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def _initial(name: str, value: Tensor) -> bytes | None:
+    if not torch.equal(value[0], value[1]):
+        raise EdgeLstmError(
+            f"the initial value of state {name!r}", found="one that differs from stream to stream"
+        )
+    return bytes(value[0].contiguous().numpy().tobytes()) if bool(value.any()) else None
+
+
+def _not_step_shaped(
+    module: nn.Module, attempts: Sequence[tuple[Candidate, Unfit]], states: Any
+) -> EdgeLstmError:
+    """One message of all that was tried: what forward gave if it gave anything, else why it refused each form."""
+    came_back = [a for a in attempts if a[1].returned]
+    tried = came_back[:1] or list({a[0].kind: a for a in reversed(attempts)}.values())[::-1]
+    found = "; ".join(f"called as {FORMS[c.kind].split(',')[0]} ({c.source}) it {u}" for c, u in tried)
+    return EdgeLstmError(
+        f"{type(module).__name__}.forward is not step-shaped",
+        found=found,
+        expected="; or ".join(FORMS.values()),
+        hint="If only its states are unknown, give one stream's shapes: states={'h0': (64,), 'c0': (64,)}"
+        if states is None
+        else "Check the shapes in states= (without the stream axis) and of the frame",
+    )

@@ -1,0 +1,191 @@
+"""The traced door: a torch step through torch's own exporter, and from there the way every graph goes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import onnx
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.adapters import as_step
+from edgelstm.frontends.weights import import_torch
+from edgelstm.passes.fuse_gates import fuse_gates
+from edgelstm.passes.graph import renamed
+from edgelstm.passes.join_inputs import join_inputs
+from edgelstm.passes.simplify import simplify
+from edgelstm.passes.unstack import unstack
+from edgelstm.signature import Signature, StateSpec, TensorSpec
+from edgelstm.step import OPSET, StepModel, make_step
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgelstm.frontends.forms import TorchStep
+
+#: Loggers that tell of the exporter's inner life while it runs.
+_NOISY = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
+
+
+def trace(module: nn.Module | TorchStep, frame: Any = None, **options: Any) -> StepModel:
+    """Export a torch module as a step graph: FusedGates with their bodies, one Gemm or convolution a cell.
+
+    module: what :func:`~edgelstm.frontends.adapters.as_step` returned, or a module, a ``frame`` and the ``options`` of
+    ``as_step``. The Signature is the step's, except that an output which is a state's next value *is* that state's
+    output: one tensor. torch.nn.LSTM, GRU and their cells are exported in plain arithmetic.
+
+    Raises EdgeLstmError when torch or its exporter is missing, when forward can't be exported (its reason given), or when
+    it fixes the number of streams.
+    """
+    step = trace_raw(module, frame, **options)
+    return join_inputs(fuse_gates(_share_outputs(simplify(unstack(step)))))
+
+
+def trace_raw(module: nn.Module | TorchStep, frame: Any = None, **options: Any) -> StepModel:
+    """What torch's exporter gives, named by the Signature and without its notes; no pass has run yet."""
+    import_torch()
+    from edgelstm.frontends.forms import TorchStep
+
+    step = module if isinstance(module, TorchStep) else as_step(module, frame, **options)
+    return _named(_export(step), step.signature)
+
+
+def _export(step: TorchStep) -> onnx.ModelProto:
+    """torch.onnx.export with a free stream axis, quiet."""
+    import torch
+
+    from edgelstm.frontends.forms import TorchStep
+    from edgelstm.frontends.plain import rewrite
+
+    try:
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise EdgeLstmError(
+            "exporting a torch module needs onnxscript",
+            found="none here",
+            hint="pip install 'edgelstm[torch]'",
+        ) from error
+    name = type(step.module).__name__
+    plain = TorchStep(rewrite(step.module), step.form, step.places, step.signature).eval()
+    specs: list[TensorSpec | StateSpec] = [*step.signature.inputs, *step.signature.states]
+    # Two streams: torch takes sizes 0 and 1 for special cases and would fix them.
+    examples = tuple(torch.zeros(2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs)
+    streams = torch.export.Dim("N")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                plain,
+                examples,
+                dynamo=True,
+                opset_version=OPSET,
+                dynamic_shapes=(tuple({0: streams} for _ in specs),),
+                verbose=False,
+                external_data=False,
+            )
+    except EdgeLstmError:
+        raise
+    except Exception as error:  # the exporter raises whatever went wrong inside
+        raise _refused(name, error) from error
+    assert program is not None
+    return program.model_proto  # type: ignore[no-any-return]
+
+
+def _refused(name: str, error: BaseException) -> EdgeLstmError:
+    chain = [error]
+    while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
+        chain.append(cause)
+    text = "\n".join(str(e) for e in chain)
+    if "onstraints violated" in text or "pecialized" in text:
+        return EdgeLstmError(
+            f"{name}.forward fixes the number of streams",
+            found="a size on axis 0 written into the code, such as view(1, ...) or a buffer of one batch size",
+            expected="a forward that works for any number of streams: x.shape[0] where it needs the size",
+        )
+    reason = next((line.strip() for e in reversed(chain) for line in str(e).splitlines() if line.strip()), "")
+    return EdgeLstmError(
+        f"torch can't export {name}.forward",
+        found=f"{type(chain[-1]).__name__}: {reason}"[:400],
+        hint="Branches on the values of tensors and calls outside torch can't be exported",
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No warnings and no log lines of the exporter; errors still reach us as exceptions."""
+    loggers = [
+        logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] in _NOISY
+    ]
+    levels = [(logger, logger.level) for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in levels:
+            logger.setLevel(level)
+
+
+def _named(model: onnx.ModelProto, signature: Signature) -> StepModel:
+    """The exporter's nodes and weights under the Signature's names; its inputs and outputs are in the same order."""
+    graph = model.graph
+    weights = {t.name for t in graph.initializer}
+    inputs = [v.name for v in graph.input if v.name not in weights]
+    outputs = [v.name for v in graph.output]
+    wanted_inputs = [t.name for t in signature.inputs] + [s.input for s in signature.states]
+    wanted_outputs = [t.name for t in signature.outputs] + [s.output for s in signature.states]
+    names: dict[str, str] = dict(zip(inputs, wanted_inputs, strict=True)) | dict(
+        zip(outputs, wanted_outputs, strict=True)
+    )
+    reserved = set(names.values())
+
+    def name_of(name: str) -> str:
+        if name in names:
+            return names[name]
+        return f"{name}_" if name in reserved else name
+
+    nodes = [renamed(node, name_of, [o and name_of(o) for o in node.output]) for node in graph.node]
+    tensors = []
+    for tensor in graph.initializer:
+        kept = onnx.TensorProto()
+        kept.CopyFrom(tensor)
+        kept.name = name_of(tensor.name)
+        del kept.metadata_props[:]
+        kept.doc_string = ""
+        tensors.append(kept)
+    for node in nodes:
+        node.doc_string = ""
+        del node.metadata_props[:]
+    return make_step(nodes, signature, tensors, model.functions)
+
+
+def _share_outputs(step: StepModel) -> StepModel:
+    """Where a state's next value is an output as well, the state takes the output's name: one tensor, no copy."""
+    outputs = {t.name for t in step.signature.outputs}
+    states = {s.output for s in step.signature.states}
+    same: dict[str, str] = {}
+    nodes = []
+    for node in step.model.graph.node:
+        if node.op_type == "Identity":
+            (source,), (copy,) = node.input, node.output
+            for state, output in ((source, copy), (copy, source)):
+                if state in states and output in outputs and state not in same:
+                    same[state] = output
+                    break
+            else:
+                nodes.append(node)
+        else:
+            nodes.append(node)
+    if not same:
+        return step
+    nodes = [renamed(n, lambda name: same.get(name, name), [same.get(o, o) for o in n.output]) for n in nodes]
+    signature = replace(
+        step.signature,
+        states=tuple(replace(s, output=same.get(s.output, s.output)) for s in step.signature.states),
+    )
+    return make_step(nodes, signature, step.model.graph.initializer, step.model.functions)
