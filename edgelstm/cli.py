@@ -32,6 +32,7 @@ err = Console(stderr=True)
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads (default: all processors).")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a torch factory: .safetensors, .pt or .pth.")]
+Init = Annotated[str | None, typer.Option(help="JSON keyword arguments for a torch factory.")]
 Preprocess = Annotated[
     list[str] | None,
     typer.Option(
@@ -56,7 +57,7 @@ def export(
         list[str] | None,
         typer.Option(help="Shape of a frame, '1,64,64', for torch; 'NAME:1,64,64' if several."),
     ] = None,
-    init: Annotated[str | None, typer.Option(help="JSON keyword arguments for the factory.")] = None,
+    init: Init = None,
     state: Annotated[
         list[str] | None,
         typer.Option(help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32."),
@@ -160,6 +161,7 @@ def verify(
     source: Annotated[str | None, typer.Option(help="Frames (see `run`); else seeded noise.")] = None,
     steps: Annotated[int, typer.Option(min=1, help="Frames at most.")] = 200,
     weights: Weights = None,
+    init: Init = None,
     preprocess: Preprocess = None,
     plot: Annotated[Path | None, typer.Option(help="Draw error against frame: .png, .svg or .pdf.")] = None,
     tolerance: Annotated[
@@ -178,6 +180,7 @@ def verify(
             source,
             steps=steps,
             weights=weights,
+            kwargs=_json_option("--init", init),
             preprocess=preprocess,
             threads=threads,
             progress=tick,

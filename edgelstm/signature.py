@@ -104,7 +104,8 @@ class StateSpec:
         if self.initial is None:
             return np.zeros(self.frame_shape, np_dtype(self.dtype))
         flat: npt.NDArray[Any] = np.frombuffer(self.initial, np_dtype(self.dtype))
-        return flat.reshape(self.frame_shape).copy()
+        value: npt.NDArray[Any] = flat.reshape(self.frame_shape).copy()
+        return value
 
 
 @dataclass(frozen=True)

@@ -146,6 +146,7 @@ def verify(
     *,
     steps: int = STEPS,
     weights: PathLike | None = None,
+    kwargs: Mapping[str, Any] | None = None,
     preprocess: Preprocessing | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -153,7 +154,7 @@ def verify(
     """Stream the same frames through two runnables and report the relative error of every output and state.
 
     ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
-    factories ``"package.module:factory"`` (``weights`` loads into them), or Programs. At least one of them must
+    factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), or Programs. At least one of them must
     state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise.
     """
     with ExitStack() as stack:
@@ -164,7 +165,8 @@ def verify(
             item = runnables[place]
             if isinstance(item, str | Path):
                 other = opened[1 - place]
-                program = _open(str(item), weights, None if other is None else other.signature, threads)
+                like = None if other is None else other.signature
+                program = _open(str(item), weights, kwargs, like, threads)
                 stack.callback(program.close)
                 opened[place] = program
             else:
@@ -322,7 +324,13 @@ def _is_factory(item: object) -> bool:
     return isinstance(item, str) and ":" in item and not Path(item).exists()
 
 
-def _open(spec: str, weights: PathLike | None, like: Signature | None, threads: int | None) -> Program:
+def _open(
+    spec: str,
+    weights: PathLike | None,
+    kwargs: Mapping[str, Any] | None,
+    like: Signature | None,
+    threads: int | None,
+) -> Program:
     """A Program for a runnable of ``verify``."""
     if not _is_factory(spec) and Path(spec).suffix.lower() == ".onnx":
         from edgelstm.runtime.device import open_program
@@ -330,7 +338,7 @@ def _open(spec: str, weights: PathLike | None, like: Signature | None, threads: 
         return open_program(spec, threads=threads)
     from edgelstm.frontends import open_reference
 
-    return open_reference(spec, weights=weights, like=like)
+    return open_reference(spec, weights=weights, kwargs=kwargs, like=like)
 
 
 def _frames(

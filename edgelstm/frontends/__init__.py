@@ -50,7 +50,9 @@ def load(
     return _load_traced(source, weights, frame, states, kwargs)
 
 
-def open_reference(spec: str, *, weights: PathLike | None, like: Signature | None) -> Program:
+def open_reference(
+    spec: str, *, weights: PathLike | None, kwargs: Mapping[str, Any] | None, like: Signature | None
+) -> Program:
     """A source as a Program, without exporting it. ``like`` tells a torch factory's frames and states."""
     if is_factory(spec):
         if like is None:
@@ -63,7 +65,7 @@ def open_reference(spec: str, *, weights: PathLike | None, like: Signature | Non
         from edgelstm.frontends.adapters import as_step
         from edgelstm.frontends.torch_program import TorchProgram
 
-        return TorchProgram(as_step(_module(spec, weights, None), frame, states=states))
+        return TorchProgram(as_step(_module(spec, weights, kwargs), frame, states=states))
     if Path(spec).suffix.lower() != ".safetensors":
         raise EdgeLstmError(f"can't open {spec}", expected=SOURCES)
     return _load_described(spec).reference
