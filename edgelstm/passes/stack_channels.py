@@ -11,6 +11,8 @@ import onnx
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Array, Graph, attribute, integers, renamed
 
+_PRODUCTS = ("Conv", "Gemm", "MatMul")
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -47,10 +49,9 @@ class ChannelStack:
         if any(node is not None and node.op_type == "Add" for node in nodes):
             return self._sum(chunks)
         made = [node for node in nodes if node is not None and id(node) not in self.needed]
-        kinds = {(node.op_type, node.input[0]) for node in made if node.op_type in ("Conv", "Gemm", "MatMul")}
-        if len(made) < len(nodes) or len(kinds) != 1:
+        if len(made) < len(nodes) or len({(node.op_type, *node.input[:1]) for node in made}) > 1:
             return None
-        return self._product(chunks, made)
+        return self._product(chunks, made) if made[0].op_type in _PRODUCTS else None
 
     # -- chunks ---------------------------------------------------------------------------------------------------
 
@@ -95,7 +96,9 @@ class ChannelStack:
 
     def _sum(self, chunks: Sequence[Chunk]) -> str | None:
         """A sum of stacks. Constant terms may stand in some chunks only: elsewhere they are 0."""
-        rests, constants, pairs = [], [], []
+        rests: list[Chunk] = []
+        constants: list[Chunk] = []
+        pairs: list[list[Chunk]] = []
         nothing = Chunk("", 0, chunks[0].size)
         for chunk in chunks:
             node = self.graph.producer(chunk.value, "Add")
@@ -132,7 +135,7 @@ class ChannelStack:
     def _kind(self, chunk: Chunk) -> tuple[str, ...]:
         """Terms of one kind may be stacked with each other."""
         source = self._resolved(chunk).value
-        node = self.graph.producer(source, "Conv", "Gemm", "MatMul", "Add")
+        node = self.graph.producer(source, *_PRODUCTS, "Add")
         if node is None:
             return ("", source)
         return (node.op_type,) if node.op_type == "Add" else (node.op_type, node.input[0])

@@ -198,6 +198,18 @@ def test_a_clip_older_opsets_cannot_fuse_stays() -> None:
     assert fuse_gates(old).op_types() == old.op_types()
 
 
+def test_pre_activations_of_different_kinds_are_concatenated() -> None:
+    text = CELL.format(g="Tanh", late="o = Sigmoid (zo)", more_outputs="")
+    text = text.replace("float[N, 3] zi, float[N, 3] zf, float[N, 3] zg, float[N, 3] zo", "float[N, 3] x")
+    text = text.replace(
+        "{\n", "{ zi = MatMul (x, w)  zf = Gemm (x, w)  zg = Exp (x)  zo = MatMul (x, w)\n", 1
+    )
+    step = from_text(text, c="c_next")
+    fused = fuse_gates(step)
+    assert sorted(fused.op_types()) == ["Concat", "Exp", "FusedGates_lstm", "Gemm", "MatMul", "MatMul"]
+    assert_equal_runs(step, fused)
+
+
 @pytest.mark.parametrize("axis", [2, -1])
 def test_channels_on_the_last_axis_become_rows_and_one_gemm(axis: int) -> None:
     rng = np.random.default_rng(0)
