@@ -132,6 +132,24 @@ def test_frames_that_overflow_when_summed_are_finite(path: Path) -> None:
         runner.stream("s").step(np.full(3, 3e38, np.float32))
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("size", [3, 100_000])
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_any_value_that_is_not_finite_is_seen(size: int, dtype: str) -> None:
+    from edgelstm.runtime.runner import _all_finite
+
+    largest = np.finfo(dtype).max
+    assert _all_finite(np.full(size, largest, dtype))
+    assert _all_finite(np.full((size, 1), -largest, dtype).T)
+    for value in (np.nan, np.inf, -np.inf):
+        for place in (0, size // 2, size - 1):
+            frame = np.zeros(size, dtype)
+            frame[place] = value
+            assert not _all_finite(frame)
+            frame[place - 1] = -value
+            assert not _all_finite(frame)
+
+
 def test_policy_skip_and_zero(path: Path) -> None:
     bad = np.array([0.5, np.nan, -np.inf], np.float32)
     with Runner.open(path, on_bad_frame="skip") as runner:
