@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import onnx
 import onnx.inliner
@@ -10,12 +11,18 @@ import onnx.shape_inference
 from onnx import helper
 
 from edgelstm.passes.batching import ROWS, Shape
+from edgelstm.signature import Dim
 from edgelstm.step import StepModel, onnx_dtype, value_shape
 
 #: Two stream counts no real dimension is likely to follow; a dimension that takes both is the stream axis.
 _COUNTS = (7919, 6007)
 #: Weights larger than this are shapes only during inference (a Reshape's target or an axis is smaller).
 _LARGE = 1024
+
+
+class _Value(NamedTuple):
+    elem_type: int
+    shape: Shape
 
 
 def infer_shapes(step: StepModel) -> dict[str, Shape]:
@@ -29,45 +36,86 @@ def infer_shapes(step: StepModel) -> dict[str, Shape]:
     declared = {t.name: t.frame_shape for t in (*s.inputs, *s.outputs)}
     declared |= {name: x.frame_shape for x in s.states for name in (x.input, x.output)}
     if isinstance(axis, int):
-        return _infer(step, axis) | {name: (axis, *shape) for name, shape in declared.items()}
+        found = {name: value.shape for name, value in _infer(step, axis).items()}
+        return found | {name: (axis, *shape) for name, shape in declared.items()}
     first, second = (_infer(step, count) for count in _COUNTS)
-    found: dict[str, Shape] = {}
-    for name, shape in first.items():
-        other = second.get(name)
+    found = {}
+    for name in first.keys() & second.keys():
+        shape, other = first[name].shape, second[name].shape
         if shape == other:
             found[name] = shape
-        elif other and (shape[0], other[0]) == _COUNTS and shape[1:] == other[1:]:
+        elif (shape[:1], other[:1]) == (_COUNTS[:1], _COUNTS[1:]) and shape[1:] == other[1:]:
             found[name] = (ROWS, *shape[1:])
     return found | {name: (ROWS, *shape) for name, shape in declared.items()}
 
 
-def _infer(step: StepModel, streams: int) -> dict[str, Shape]:
+def note_shapes(step: StepModel) -> StepModel:
+    """Guarantees: the same graph and Signature, with the shapes of inner values written into it in terms of the
+    stream axis, such as [N, 64] or [10*N, 64].
+
+    A Reshape to [-1, ...] leaves a runtime with an axis of unknown size. ONNX Runtime then can't tell that two
+    buffers are of one size, and looks in vain among ever more of them for one to share.
+    """
+    axis = step.signature.stream_axis
+    counts = (axis, axis) if isinstance(axis, int) else _COUNTS
+    first, second = (_infer(step, count) for count in counts)
     model = step.copy_model()
+    graph = model.graph
+    del graph.value_info[:]
+    declared = {v.name for v in graph.output}
+    for name in (name for node in graph.node for name in node.output):
+        if name in declared or name not in first or name not in second:
+            continue
+        pairs = zip(first[name].shape, second[name].shape, strict=False)
+        dims = [_in_terms_of(axis, *pair) for pair in pairs]
+        if None not in dims:
+            graph.value_info.append(helper.make_tensor_value_info(name, first[name].elem_type, dims))
+    return StepModel(model, step.signature)
+
+
+def _in_terms_of(axis: Dim, size: int, other: int) -> Dim | None:
+    """A dimension that was ``size`` with the first stream count and ``other`` with the second."""
+    if size == other:
+        return size
+    times, rest = divmod(size, _COUNTS[0])
+    if rest or other != times * _COUNTS[1]:
+        return None
+    return axis if times == 1 else f"{times}*{axis}"
+
+
+def _infer(step: StepModel, streams: int) -> dict[str, _Value]:
+    model = _without_large_weights(step)
     graph, s = model.graph, step.signature
-    del graph.input[:], graph.value_info[:]
-    for name, dtype, shape in (
-        *((t.name, t.dtype, t.frame_shape) for t in s.inputs),
-        *((t.input, t.dtype, t.frame_shape) for t in s.states),
-    ):
-        graph.input.add().CopyFrom(helper.make_tensor_value_info(name, onnx_dtype(dtype), [streams, *shape]))
+    graph.input.extend(
+        helper.make_tensor_value_info(name, onnx_dtype(dtype), [streams, *shape])
+        for name, dtype, shape in (
+            *((t.name, t.dtype, t.shape[1:]) for t in s.inputs),
+            *((x.input, x.dtype, x.shape[1:]) for x in s.states),
+        )
+    )
     for output in graph.output:
         output.type.tensor_type.ClearField("shape")
-    small = []
-    found: dict[str, Shape] = {}
-    for weight in graph.initializer:
-        found[weight.name] = tuple(weight.dims)
-        if math.prod(weight.dims) <= _LARGE:
-            small.append(weight)
-        else:
-            info = helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims))
-            graph.input.add().CopyFrom(info)
-    kept = [onnx.TensorProto.FromString(t.SerializeToString()) for t in small]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
     model = onnx.inliner.inline_local_functions(model)
     model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    found = {t.name: _Value(t.data_type, tuple(t.dims)) for t in model.graph.initializer}
     for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
         dims = value_shape(value)
         if dims is not None and all(isinstance(d, int) for d in dims):
-            found[value.name] = tuple(dims)
+            found[value.name] = _Value(value.type.tensor_type.elem_type, tuple(dims))
     return found
+
+
+def _without_large_weights(step: StepModel) -> onnx.ModelProto:
+    """A copy whose only graph inputs are the large weights: inference copies what it is given several times."""
+    model = onnx.ModelProto()
+    model.CopyFrom(step.model)
+    graph = model.graph
+    weights = list(step.model.graph.initializer)
+    del graph.input[:], graph.value_info[:], graph.initializer[:]
+    graph.initializer.extend(t for t in weights if math.prod(t.dims) <= _LARGE)
+    graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, list(t.dims))
+        for t in weights
+        if math.prod(t.dims) > _LARGE
+    )
+    return model

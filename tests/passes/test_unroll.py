@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from typing import Any
 
@@ -18,7 +19,7 @@ from edgelstm.frontends.architecture import loads
 from edgelstm.frontends.described import Described, to_step
 from edgelstm.passes.unroll import unroll
 from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, make_step
+from edgelstm.step import StepModel, make_step, value_shape
 from stepping import Stepper, from_text, some_frames
 from tolerances import assert_close
 
@@ -201,6 +202,19 @@ def test_cells_that_share_a_weight_still_share_it_split() -> None:
     assert weight_bytes(window) == weight_bytes(step)
     assert copies(window, "Gemm") == 2 * (1 + 3)
     assert_streams_alike(step, window, 2)
+
+
+def test_a_long_window_opens_quickly() -> None:
+    """Its inner shapes are noted: with unknown ones ONNX Runtime searches for minutes."""
+    window = window_of(zoo.lstm(), 400)
+    noted = {v.name: value_shape(v) for v in window.model.graph.value_info}
+    assert noted["g0_input"] == ["400*N", 16]
+    assert noted["g0_input_t7"] == noted["g0_t7"] == ["N", 16]
+    begin = time.perf_counter()
+    Stepper(window)
+    assert time.perf_counter() - begin < 20
+    fixed = window_of(zoo.lstm(axis=2), 50)
+    assert {v.name: value_shape(v) for v in fixed.model.graph.value_info}["g0_input"] == [100, 16]
 
 
 # -- which nodes run once ------------------------------------------------------------------------------------------
