@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,8 +13,17 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.adapters import example, is_shape
-from edgelstm.frontends.forms import FORMS, Form, Kind, Place, Result, TorchStep, Unfit, describe
+from edgelstm.frontends.candidates import (
+    GIVEN,
+    LEFT_OUT,
+    Candidate,
+    Frames,
+    call,
+    candidates,
+    examples,
+    sample,
+)
+from edgelstm.frontends.forms import FORMS, Form, Place, Result, TorchStep, Unfit, describe
 from edgelstm.signature import DTYPES, Signature, StateSpec, TensorSpec
 
 #: Two numbers of streams; the axis of a tensor that follows them is the stream axis.
@@ -23,31 +33,15 @@ MAX_LAYERS = 64
 #: How far two frames at once may be from the same two one by one, relative to the largest value.
 TOLERANCE = 1e-3
 
-GIVEN = "states as given"
-LEFT_OUT = "states left out"
-
-Frames = Mapping[str, Tensor]
-#: The states of so many streams, nested as the module nests them.
-MakeStates = Callable[[int], Any]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A guess to be borne out: a form, and how states are made. ``source`` says where they come from."""
-
-    kind: Kind
-    make: MakeStates
-    source: str
-    time: int | None = None
-
 
 def probe(
     module: nn.Module, frames: Frames, states: Any, batch_first: bool | None, outputs: Sequence[str] | None
 ) -> TorchStep:
     """See :func:`edgelstm.frontends.adapters.as_step`; ``module`` is a copy in evaluation mode."""
     attempts: list[tuple[Candidate, Unfit]] = []
-    with torch.no_grad():
-        for candidate in _candidates(module, frames, states, batch_first):
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for candidate in candidates(module, frames, states, batch_first):
             try:
                 form, results = _fit(module, frames, candidate)
             except Unfit as unfit:
@@ -55,157 +49,6 @@ def probe(
                 continue
             return _step(module, frames, form, candidate, results, states, outputs)
     raise _not_step_shaped(module, attempts, states)
-
-
-# -- where states come from ---------------------------------------------------------------------------------------
-
-
-def _candidates(
-    module: nn.Module, frames: Frames, states: Any, batch_first: bool | None
-) -> Iterator[Candidate]:
-    if (known := _of_torch(module, batch_first)) is not None:
-        yield known
-        return
-    if batch_first is None:
-        batch_first = getattr(module, "batch_first", None)
-        kinds: list[tuple[Kind, int | None]] = [("cell", None), ("step", None)]
-    else:
-        kinds = []
-    kinds += [("sequence", 1)] if batch_first is not False else []
-    kinds += [("sequence", 0)] if batch_first is not True else []
-
-    def each(make: MakeStates, source: str) -> Iterator[Candidate]:
-        for kind, time in kinds:
-            yield Candidate(kind, make, source, time)
-
-    if states is not None:
-        for make in _given(states):
-            yield from each(make, GIVEN)
-    for name, arguments in (
-        ("initial_states", ()),
-        ("init_hidden", ()),
-        ("init_hidden", _image_size(frames)),
-    ):
-        if callable(method := getattr(module, name, None)):
-            yield from each(_method(method, arguments), f"states from its {name}()")
-    for kind, time in kinds:
-        yield Candidate(kind, _left_out(module, frames, kind, time), LEFT_OUT, time)
-    for make, source in _by_attribute(module, frames):
-        yield from each(make, source)
-
-
-def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
-    """torch's own recurrent modules, which say all there is to know."""
-    source = "its documented states"
-    if isinstance(module, nn.LSTMCell):
-        return Candidate("cell", _zeros((module.hidden_size,), (module.hidden_size,)), source)
-    if isinstance(module, nn.GRUCell | nn.RNNCell):
-        hidden = module.hidden_size
-        return Candidate("cell", _zero((hidden,)), source)
-    if not isinstance(module, nn.RNNBase):
-        return None
-    if module.bidirectional:
-        raise EdgeLstmError(
-            f"a bidirectional {type(module).__name__} is no step",
-            found="a direction that runs from the last frame to the first",
-            expected="a module that needs no frames of the future",
-            hint="It sees whole windows: run it with any ONNX runtime, or train one with bidirectional=False",
-        )
-    if batch_first not in (None, module.batch_first):
-        raise EdgeLstmError(
-            "batch_first", found=batch_first, expected=f"{module.batch_first}, as the module has it"
-        )
-    time, layers, hidden = int(module.batch_first), module.num_layers, module.hidden_size
-    if isinstance(module, nn.LSTM):
-        h = module.proj_size or hidden
-        return Candidate(
-            "sequence", lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)), source, time
-        )
-    return Candidate("sequence", lambda n: torch.zeros(layers, n, hidden), source, time)
-
-
-def _given(states: Any) -> Iterator[MakeStates]:
-    """States as the user gave them, in the nestings a module may want: streams on axis 0, then on axis 1."""
-    if isinstance(states, Mapping):
-        states = tuple(states.values())
-    nested = _examples(states)
-    nestings = [nested]
-    leaves = pytree.tree_leaves(nested)
-    if isinstance(nested, tuple | list) and all(isinstance(item, Tensor) for item in nested):
-        if len(leaves) == 1:
-            nestings.append(leaves[0])
-        elif len(leaves) % 2 == 0:
-            nestings.append([tuple(leaves[k : k + 2]) for k in range(0, len(leaves), 2)])
-    for axis in (0, 1):
-        if all(leaf.dim() >= axis for leaf in leaves):
-            yield from (_repeated(nesting, axis) for nesting in nestings)
-
-
-def _repeated(nested: Any, axis: int) -> MakeStates:
-    return lambda n: pytree.tree_map(lambda t: torch.stack([t] * n, dim=axis), nested)
-
-
-def _method(method: Callable[..., Any], arguments: tuple[Any, ...]) -> MakeStates:
-    return lambda n: method(n, *arguments)
-
-
-def _examples(states: Any) -> Any:
-    """``states`` with every shape turned into zeros."""
-    if isinstance(states, tuple | list) and not (is_shape(states) and states):
-        return type(states)(map(_examples, states)) if states else states
-    return example(states, "a state")
-
-
-def _image_size(frames: Frames) -> tuple[tuple[int, ...], ...]:
-    first = next(iter(frames.values()))
-    return (tuple(first.shape[-2:]),)
-
-
-def _left_out(module: nn.Module, frames: Frames, kind: Kind, time: int | None) -> MakeStates:
-    """What a call without states gives back, as zeros: where the module starts when nobody says otherwise."""
-
-    def make(n: int) -> Any:
-        sample = _sample(frames, n)
-        if time is not None:
-            sample = [frame.unsqueeze(time) for frame in sample]
-        returned = _call(module, *sample)
-        if kind != "cell":
-            if not isinstance(returned, tuple | list) or len(returned) != 2:
-                raise Unfit(f"returned {describe(returned)}", returned=True)
-            returned = returned[1]
-        leaves = pytree.tree_leaves(returned)
-        if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-            raise Unfit(f"returned {describe(returned)} as its next state", returned=True)
-        return pytree.tree_map(torch.zeros_like, returned)
-
-    return make
-
-
-def _by_attribute(module: nn.Module, frames: Frames) -> Iterator[tuple[MakeStates, str]]:
-    """A cell's (h, c), or its h, of a size that an attribute or the gates' weight tells."""
-    sizes: dict[int, str] = {}
-    for name in ("hidden_size", "hidden_channels", "hidden_dim", "hidden", "n_hidden", "units"):
-        value = getattr(module, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            sizes.setdefault(value, f"states of the size its {name} tells")
-    for part in module.modules():
-        weight = getattr(part, "weight", None)
-        if isinstance(weight, Tensor) and weight.dim() >= 2 and weight.shape[0] % 4 == 0:
-            sizes.setdefault(weight.shape[0] // 4, "states of the size four gates tell")
-            break
-    space = tuple(next(iter(frames.values())).shape[1:])
-    for size, source in sizes.items():
-        shape = (size, *space)
-        yield _zeros(shape, shape), source
-        yield _zero(shape), source
-
-
-def _zero(shape: tuple[int, ...]) -> MakeStates:
-    return lambda n: torch.zeros(n, *shape)
-
-
-def _zeros(*shapes: tuple[int, ...]) -> MakeStates:
-    return lambda n: tuple(torch.zeros(n, *shape) for shape in shapes)
 
 
 # -- whether a candidate is borne out -----------------------------------------------------------------------------
@@ -216,10 +59,9 @@ def _fit(module: nn.Module, frames: Frames, candidate: Candidate) -> tuple[Form,
     results = {}
     form = None
     for n in (FEW, MORE):
-        leaves, nesting = pytree.tree_flatten(_call(candidate.make, n))
+        leaves, nesting = pytree.tree_flatten(call(candidate.make, n))
         form = Form(candidate.kind, nesting, candidate.time)
-        sample = _sample(frames, n)
-        result = _call(form.call, module, sample, leaves)
+        result = call(form.call, module, sample(frames, n), leaves)
         before, after = ([(tuple(t.shape), t.dtype) for t in group] for group in (leaves, result.states))
         if before != after:
             raise Unfit(
@@ -231,7 +73,7 @@ def _fit(module: nn.Module, frames: Frames, candidate: Candidate) -> tuple[Form,
     if candidate.time is not None:
         form = _with_timed_outputs(module, frames, form, candidate)
         results = {
-            n: form.call(module, _sample(frames, n), pytree.tree_leaves(candidate.make(n))) for n in results
+            n: form.call(module, sample(frames, n), pytree.tree_leaves(candidate.make(n))) for n in results
         }
     return form, results
 
@@ -244,12 +86,12 @@ def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate
     """
     time = form.time
     assert time is not None
-    first, second = _sample(frames, FEW, seed=1), _sample(frames, FEW, seed=2)
+    first, second = sample(frames, FEW, seed=1), sample(frames, FEW, seed=2)
     leaves = pytree.tree_leaves(candidate.make(FEW))
     both = [torch.stack(pair, dim=time) for pair in zip(first, second, strict=True)]
-    at_once = form.read(_call(form.run, module, both, leaves))
-    one = _call(form.call, module, first, leaves)
-    two = _call(form.call, module, second, one.states)
+    at_once = form.read(call(form.run, module, both, leaves))
+    one = call(form.call, module, first, leaves)
+    two = call(form.call, module, second, one.states)
     timed = tuple(
         y.dim() > time and y.shape[time] == 2 and step.shape[time] == 1
         for y, step in zip(at_once.outputs, two.outputs, strict=True)
@@ -271,28 +113,6 @@ def _close(a: Tensor, b: Tensor) -> bool:
         return False
     scale = float(a.abs().max()) if a.numel() else 0.0
     return torch.allclose(a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE * scale)
-
-
-def _call(run: Callable[..., Any], *arguments: Any) -> Any:
-    """``run(*arguments)``, and Unfit for whatever a user's module raises."""
-    try:
-        return run(*arguments)
-    except Unfit:
-        raise
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise Unfit(f"raised {type(error).__name__}: {first}"[:300], returned=False) from error
-
-
-def _sample(frames: Frames, n: int, seed: int = 0) -> list[Tensor]:
-    """Frames of ``n`` streams: noise, or the example itself where that is of integers."""
-    generator = torch.Generator().manual_seed(seed)
-    return [
-        torch.randn((n, *frame.shape), generator=generator).to(frame.dtype)
-        if frame.is_floating_point()
-        else torch.stack([frame] * n)
-        for frame in frames.values()
-    ]
 
 
 # -- what it becomes ----------------------------------------------------------------------------------------------
@@ -338,7 +158,7 @@ def _step(
 
 
 def _flat(states: Any) -> list[Tensor]:
-    return pytree.tree_leaves(_examples(tuple(states.values()) if isinstance(states, Mapping) else states))
+    return pytree.tree_leaves(examples(tuple(states.values()) if isinstance(states, Mapping) else states))
 
 
 def _places(module: nn.Module, few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
@@ -362,10 +182,7 @@ def _places(module: nn.Module, few: Sequence[Tensor], more: Sequence[Tensor]) ->
 
 
 def _check_starts_at_zero(module: nn.Module, frames: Frames, form: Form, result: Result) -> None:
-    sample = _sample(frames, FEW)
-    if form.time is not None:
-        sample = [frame.unsqueeze(form.time) for frame in sample]
-    untold = form.read(module(*sample)).states
+    untold = form.read(module(*sample(frames, FEW, time=form.time))).states
     if not all(_close(a, b) for a, b in zip(untold, result.states, strict=True)):
         raise EdgeLstmError(
             f"{type(module).__name__} starts from a state of its own",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 import onnx
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgelstm.frontends.forms import TorchStep
-
-#: Loggers that tell of the exporter's inner life while it runs.
-_NOISY = ("torch", "torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")
 
 
 def trace(module: nn.Module | TorchStep, frame: Any = None, **options: Any) -> StepModel:
@@ -91,7 +89,19 @@ def _export(step: TorchStep) -> onnx.ModelProto:
     except Exception as error:  # the exporter raises whatever went wrong inside
         raise _refused(name, error) from error
     assert program is not None
-    return program.model_proto  # type: ignore[no-any-return]
+    model: onnx.ModelProto = program.model_proto
+    # Where the code compares the number of streams with a constant, torch fixes it without a word.
+    if any(v.type.tensor_type.shape.dim[0].HasField("dim_value") for v in model.graph.input):
+        raise _fixed(name)
+    return model
+
+
+def _fixed(name: str) -> EdgeLstmError:
+    return EdgeLstmError(
+        f"{name}.forward fixes the number of streams",
+        found="code that needs one size on axis 0, such as view(1, ...) or a branch on x.shape[0]",
+        expected="a forward that does the same for any number of streams",
+    )
 
 
 def _refused(name: str, error: BaseException) -> EdgeLstmError:
@@ -100,11 +110,7 @@ def _refused(name: str, error: BaseException) -> EdgeLstmError:
         chain.append(cause)
     text = "\n".join(str(e) for e in chain)
     if "onstraints violated" in text or "pecialized" in text:
-        return EdgeLstmError(
-            f"{name}.forward fixes the number of streams",
-            found="a size on axis 0 written into the code, such as view(1, ...) or a buffer of one batch size",
-            expected="a forward that works for any number of streams: x.shape[0] where it needs the size",
-        )
+        return _fixed(name)
     reason = next((line.strip() for e in reversed(chain) for line in str(e).splitlines() if line.strip()), "")
     return EdgeLstmError(
         f"torch can't export {name}.forward",
@@ -115,20 +121,16 @@ def _refused(name: str, error: BaseException) -> EdgeLstmError:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No warnings and no log lines of the exporter; errors still reach us as exceptions."""
-    loggers = [
-        logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] in _NOISY
-    ]
-    levels = [(logger, logger.level) for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
+    """Nothing of what the exporter prints, warns of or logs; its errors reach us as exceptions."""
+    # Globally, since torch sets up loggers of its own, with levels of their own, while it runs.
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in levels:
-            logger.setLevel(level)
+        logging.disable(before)
 
 
 def _named(model: onnx.ModelProto, signature: Signature) -> StepModel:
