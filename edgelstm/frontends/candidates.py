@@ -14,6 +14,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.adapters import example, is_shape
 from edgelstm.frontends.forms import Kind, Unfit, describe
 
+DOCUMENTED = "its documented states"
 GIVEN = "states as given"
 LEFT_OUT = "states left out"
 
@@ -69,12 +70,11 @@ def candidates(
 
 def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
     """torch's own recurrent modules, which say all there is to know."""
-    source = "its documented states"
     if isinstance(module, nn.LSTMCell):
-        return Candidate("cell", _zeros((module.hidden_size,), (module.hidden_size,)), source)
+        return Candidate("cell", _zeros((module.hidden_size,), (module.hidden_size,)), DOCUMENTED)
     if isinstance(module, nn.GRUCell | nn.RNNCell):
         hidden = module.hidden_size
-        return Candidate("cell", _zero((hidden,)), source)
+        return Candidate("cell", _zero((hidden,)), DOCUMENTED)
     if not isinstance(module, nn.RNNBase):
         return None
     if module.bidirectional:
@@ -92,9 +92,12 @@ def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
     if isinstance(module, nn.LSTM):
         h = module.proj_size or hidden
         return Candidate(
-            "sequence", lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)), source, time
+            "sequence",
+            lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)),
+            DOCUMENTED,
+            time,
         )
-    return Candidate("sequence", lambda n: torch.zeros(layers, n, hidden), source, time)
+    return Candidate("sequence", lambda n: torch.zeros(layers, n, hidden), DOCUMENTED, time)
 
 
 def _given(states: Any) -> Iterator[MakeStates]:

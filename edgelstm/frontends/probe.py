@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.candidates import (
+    DOCUMENTED,
     GIVEN,
     LEFT_OUT,
     Candidate,
@@ -48,7 +49,7 @@ def probe(
                 attempts.append((candidate, unfit))
                 continue
             return _step(module, frames, form, candidate, results, states, outputs)
-    raise _not_step_shaped(module, attempts, states)
+    raise _not_step_shaped(module, frames, attempts, states)
 
 
 # -- whether a candidate is borne out -----------------------------------------------------------------------------
@@ -261,15 +262,24 @@ def _initial(name: str, value: Tensor) -> bytes | None:
 
 
 def _not_step_shaped(
-    module: nn.Module, attempts: Sequence[tuple[Candidate, Unfit]], states: Any
+    module: nn.Module, frames: Frames, attempts: Sequence[tuple[Candidate, Unfit]], states: Any
 ) -> EdgeLstmError:
-    """One message of all that was tried: what forward gave if it gave anything, else why it refused each form."""
-    came_back = [a for a in attempts if a[1].returned]
-    tried = came_back[:1] or list({a[0].kind: a for a in reversed(attempts)}.values())[::-1]
-    found = "; ".join(f"called as {FORMS[c.kind].split(',')[0]} ({c.source}) it {u}" for c, u in tried)
+    """One message for all that was tried: the attempt that got furthest."""
+
+    def distance(attempt: tuple[Candidate, Unfit]) -> int:
+        # Something came back; or forward ran into a wall inside; or it did not even take the arguments.
+        _, unfit = attempt
+        return 0 if unfit.returned else 2 if "TypeError" in str(unfit) else 1
+
+    name = type(module).__name__
+    candidate, unfit = min(attempts, key=distance)
+    if candidate.source == DOCUMENTED:
+        shapes = ", ".join(str(list(frame.shape)) for frame in frames.values())
+        return EdgeLstmError(f"{name} can't take a frame of shape {shapes}", found=f"it {unfit}")
+    form = FORMS[candidate.kind].split(",")[0]
     return EdgeLstmError(
-        f"{type(module).__name__}.forward is not step-shaped",
-        found=found,
+        f"{name}.forward is not step-shaped",
+        found=f"called as {form} ({candidate.source}) it {unfit}",
         expected="; or ".join(FORMS.values()),
         hint="If only its states are unknown, give one stream's shapes: states={'h0': (64,), 'c0': (64,)}"
         if states is None
