@@ -61,7 +61,7 @@ def open_reference(
                 expected="an .onnx or described .safetensors beside it",
             )
         frame = {t.name: t.frame_shape[1:] if like.window else t.frame_shape for t in like.inputs}
-        states = {s.name: s.frame_shape for s in like.states}
+        states = {s.name: s.initial_value() for s in like.states}
         from edgelstm.frontends.adapters import as_step
         from edgelstm.frontends.torch_program import TorchProgram
 
