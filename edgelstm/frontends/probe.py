@@ -130,16 +130,21 @@ def _step(
 ) -> TorchStep:
     few, more = (results[n] for n in (FEW, MORE))
     places = _places(module, few.states, more.states)
-    if candidate.source == LEFT_OUT:
+    if candidate.source == LEFT_OUT and states is None:
         _check_starts_at_zero(module, frames, form, few)
     initial = [place.take(pytree.tree_leaves(candidate.make(FEW))) for place in places]
     names = list(states) if isinstance(states, Mapping) else []
     shapes = [tuple(t.shape[1:]) for t in initial]
-    given = shapes if states is None else [tuple(t.shape) for t in _flat(states)]
-    if given != shapes and candidate.source != GIVEN:
-        raise EdgeLstmError(
-            f"the states of {type(module).__name__}", found=f"{given} as given", expected=f"{shapes}"
-        )
+    if states is not None and candidate.source != GIVEN:
+        # The module told how it nests its states; what they start from is the user's word.
+        given = _flat(states)
+        if [tuple(t.shape) for t in given] != shapes:
+            raise EdgeLstmError(
+                f"the states of {type(module).__name__}",
+                found=f"{[tuple(t.shape) for t in given]} as given",
+                expected=f"{shapes}",
+            )
+        initial = [torch.stack([t] * FEW).to(like.dtype) for t, like in zip(given, initial, strict=True)]
     if len(names) != len(places):
         names = _state_names(module, form, candidate.make(FEW), places, len(frames))
     taken = {*frames, *names}

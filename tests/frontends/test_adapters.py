@@ -120,9 +120,11 @@ def test_states_by_name_as_a_signature_lists_them(make: Any) -> None:
     """A Signature's states, flat and by name, fit the module they came from, however it nests or stacks them."""
     module = make()
     first = as_step(module, (3,)).signature
-    renamed = {f"s_{s.name}": s.frame_shape for s in first.states}
+    renamed = {f"s_{s.name}": np.full(s.frame_shape, k, np.float32) for k, s in enumerate(first.states)}
     again = as_step(module, (3,), states=renamed).signature
     assert [(s.name, s.shape) for s in again.states] == [(f"s_{s.name}", s.shape) for s in first.states]
+    for k, state in enumerate(again.states):
+        assert (state.initial_value() == k).all(), "each starts from the value given for it"
 
 
 def test_half_precision_weights_run_in_float32() -> None:
