@@ -1,0 +1,43 @@
+"""Pictures inside a page: grey PNGs as data URIs, with nothing but zlib."""
+
+from __future__ import annotations
+
+import base64
+import struct
+import zlib
+from typing import Any
+
+import numpy as np
+
+from edgelstm.runtime.protocol import Array
+
+#: Tiles in a row of a sprite; browsers refuse pictures wider than 16,384 pixels.
+COLUMNS = 16
+
+
+def sprite(frames: Array) -> dict[str, Any]:
+    """All frames [T, H, W] of 0..1 in one picture, ``COLUMNS`` in a row: ``src`` (data URI) and ``columns``."""
+    count, height, width = frames.shape
+    rows = -(-count // COLUMNS)
+    grey = np.zeros((rows * COLUMNS, height, width), np.uint8)
+    grey[:count] = np.round(np.clip(frames, 0, 1) * 255)
+    sheet = grey.reshape(rows, COLUMNS, height, width).swapaxes(1, 2).reshape(rows * height, COLUMNS * width)
+    return {
+        "src": "data:image/png;base64," + base64.b64encode(png(sheet)).decode("ascii"),
+        "columns": COLUMNS,
+    }
+
+
+def png(grey: Array) -> bytes:
+    """An 8-bit grey PNG of uint8 [H, W] (PNG specification, section 11.2)."""
+    height, width = grey.shape
+    # Each row begins with its filter, 2: the difference from the row above, which packs pictures well.
+    lines = np.empty((height, width + 1), np.uint8)
+    lines[:, 0] = 2
+    lines[:, 1:] = np.diff(grey, axis=0, prepend=np.zeros((1, width), np.uint8))
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in parts
+    )
