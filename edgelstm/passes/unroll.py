@@ -56,11 +56,11 @@ def unroll(step: StepModel, frames: int, *, hoist: Hoist = "auto") -> StepModel:
     weights are then read once a window), "all" for Conv too, "none" nowhere. Nodes that mix streams, or that no
     rule of ``passes.batching`` knows, are copied, which is always right.
 
-    What it brings, T = 10, ONNX Runtime 1.31, one stream, one thread, against bare single steps: LSTM of two layers 1.36
-    times as fast at 32 units, 1.8 at 256, 2.7 at 1024; ConvLSTMs and the encoding-forecasting network 0.99 to 1.05, since
-    a convolution on maps is no slower for doing one frame at a time. Splitting it ("all") made the reference ConvLSTM
-    (16 to 64 channels, 64 x 64) 9% slower and a stack on 32 x 32 maps 20%, for the Add and the copies; only with far
-    more weights than pixels (256 to 256 channels on 4 x 4) it paid: 1.34 against 1.10.
+    What it brings for T = 10 in ONNX Runtime 1.31 (one stream, 2 threads, each contestant in its own process, against
+    bare single steps): an LSTM of two layers runs 1.3 times as fast at 32 units, 1.6 at 256, 2.8 at 1024. ConvLSTMs stay
+    where they were (0.98 to 1.1), since a convolution reads its weights once for a whole map anyway; splitting it
+    ("all") makes them 10 to 25% slower, for the Add and the copies. Only with far more weights than pixels (256 to
+    256 channels on 4 x 4, one thread) "all" pays: 1.34 against 1.10.
 
     Raises EdgeLstmError when ``frames`` < 1, ``step`` is a window already, an output is one of the graph's own
     inputs, or the window would hold more than :data:`MAX_COPIES` copied nodes.
