@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
+
+# Before anything imports NumPy or torch: their thread pools would fight with ONNX Runtime's for two cores.
+for pool in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
+    os.environ.setdefault(pool, "1")
 
 #: Real data and models that the project does not ship, beside the checkout.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
