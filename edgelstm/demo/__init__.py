@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -9,14 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm import __version__
+from edgelstm.demo.recorded import TOLERANCE
 from edgelstm.demo.report import write_report
-from edgelstm.demo.stages import TOLERANCE, Streamed, digits, radar_nowcast, sensors
+from edgelstm.demo.stages import Streamed, digits, radar_nowcast, sensors
 from edgelstm.errors import EdgeLstmError
+from edgelstm.files import write_bytes
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 __all__ = ["TOLERANCE", "DemoResult", "run_demo"]
+
+#: Fewest frames that leave something to score: twice the farthest lead.
+FEWEST_FRAMES = 20
 
 #: ``progress(what, total)`` opens a bar; what it yields is called with the number of steps done.
 Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
@@ -28,12 +35,18 @@ class DemoResult:
 
     report: Path
     examples: list[Streamed]
+    command: str
+    machine: dict[str, Any]
+    created: str
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: what ``report.json`` holds."""
         return {
             "schema": 1,
             "edgelstm": __version__,
+            "created": self.created,
+            "command": self.command,
+            "machine": self.machine,
             "report": str(self.report),
             "examples": [example.to_json() for example in self.examples],
         }
@@ -43,7 +56,7 @@ class DemoResult:
         from rich.table import Table
 
         rows: list[tuple[str, Callable[[Streamed], str]]] = [
-            ("model", lambda e: f"{e.model_bytes / 1e6:.2f} MB, {e.parameters:,} parameters"),
+            ("model", lambda e: f"{len(e.data) / 1e6:.2f} MB"),
             ("export against its source, relative error", lambda e: f"{e.export_error:.1e}"),
             ("export against PyTorch, relative error", lambda e: f"{e.recorded_error:.1e}"),
             ("frames streamed", lambda e: str(e.frames)),
@@ -68,16 +81,19 @@ def run_demo(
     frames: int = 200,
     progress: Progress | None = None,
 ) -> DemoResult:
-    """Export, verify and stream the example models; write ``report.html`` and ``report.json`` into ``output``.
+    """Export, verify and stream the example models; write ``report.html``, ``report.json`` and the graphs to ``output``.
 
     Without ``radar``: moving_digits and sensor_lstm, ``frames`` frames of each. With it, a folder of KNMI radar files:
-    the rain nowcast on them. Each export is compared with its NumPy reference over 200 frames, then with what
-    PyTorch gave when the weights were trained. Needs neither torch nor a plotting package.
+    the rain nowcast on them. Each export is compared with its NumPy reference over the example's own frames, the
+    streamed outputs and states with what PyTorch gave when the weights were trained. Needs neither torch nor a plotting
+    package. Nothing is written before all of it went well.
 
     Raises EdgeLstmError when the examples are not there, when an export differs from what PyTorch gave by more than
     ``TOLERANCE``, or when ``output`` can't be written.
     """
     output = Path(output)
+    if frames < FEWEST_FRAMES:
+        raise EdgeLstmError("frames of the demo", found=frames, expected=f"at least {FEWEST_FRAMES}")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -89,9 +105,31 @@ def run_demo(
         examples = [radar_nowcast(radar, threads, bars)]
     else:
         examples = [digits(frames, threads, bars), sensors(frames, threads, bars)]
-    result = DemoResult(output / "report.html", examples)
+    result = DemoResult(
+        report=output / "report.html",
+        examples=examples,
+        command="edgelstm demo" + (" --radar DIR" if radar is not None else ""),
+        machine=_machine(threads),
+        created=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    )
+    for example in examples:
+        write_bytes(output / example.file, example.data)
     write_report(output, result.to_json(), [example.view for example in examples])
     return result
+
+
+def _machine(threads: int | None) -> dict[str, Any]:
+    import onnxruntime
+
+    from edgelstm.machine import cpu
+
+    processor = cpu()
+    return {
+        "processor": processor.model,
+        "threads": threads or processor.usable,
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+    }
 
 
 class _Silent(AbstractContextManager[Callable[[int], None]]):

@@ -15,12 +15,15 @@ from edgelstm.runtime.protocol import Array
 COLUMNS = 16
 
 
-def sprite(frames: Array) -> dict[str, Any]:
-    """All frames [T, H, W] of 0..1 in one picture, ``COLUMNS`` in a row: ``src`` (data URI) and ``columns``."""
+def sprite(frames: Array, levels: int = 255) -> dict[str, Any]:
+    """All frames [T, H, W] of 0..1 in one picture, ``COLUMNS`` in a row: ``src`` (data URI) and ``columns``.
+
+    Its bytes are 0..``levels``, and 255 for NaN.
+    """
     count, height, width = frames.shape
     rows = -(-count // COLUMNS)
     grey = np.zeros((rows * COLUMNS, height, width), np.uint8)
-    grey[:count] = np.round(np.clip(frames, 0, 1) * 255)
+    grey[:count] = np.where(np.isnan(frames), 255, np.rint(np.clip(np.nan_to_num(frames), 0, 1) * levels))
     sheet = grey.reshape(rows, COLUMNS, height, width).swapaxes(1, 2).reshape(rows * height, COLUMNS * width)
     return {
         "src": "data:image/png;base64," + base64.b64encode(png(sheet)).decode("ascii"),
