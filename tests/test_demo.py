@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -189,6 +190,35 @@ run_demo({str(tmp_path)!r}, frames=20, threads=1)
         "report.json",
         "sensor_lstm.onnx",
     ]
+
+
+def test_the_wheel_brings_what_the_demo_needs(tmp_path: Path) -> None:
+    """Installed, without a checkout in sight."""
+    pytest.importorskip("hatchling")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    build = ["wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(tmp_path)]
+    subprocess.run([*pip, *build, str(EXAMPLES.parent)], check=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+    code = """
+from edgelstm.demo import run_demo, stages
+print(stages.find_example("moving_digits"), stages.find_example("nowcast_radar"))
+run_demo("out", frames=20, threads=1)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        timeout=120,
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    inside = tmp_path / "site" / "edgelstm" / "_examples"
+    assert done.stdout.split() == [str(inside / "moving_digits"), str(inside / "nowcast_radar")]
+    assert (tmp_path / "out" / "report.html").is_file()
 
 
 def test_pictures_are_real_pngs() -> None:
