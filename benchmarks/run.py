@@ -212,6 +212,8 @@ def window(setting: Setting) -> tuple[dict[str, object], Iterator[Figure]]:
     sizes = {"ConvLSTM 16 -> 64": (models.conv_lstm(setting.folder), 40)}
     for hidden, steps in ((32, 2000), (256, 500), (1024, 50)):
         sizes[f"LSTM 2 x {hidden}"] = (models.lstm(setting.folder, hidden), steps)
+    for example, steps in (("moving_digits", 60), ("nowcast_radar", 40), ("sensor_lstm", 2000)):
+        sizes[f"examples/{example}"] = (HERE.parent / "examples" / example / "model.safetensors", steps)
     times = {}
     for name, (path, steps) in sizes.items():
         step = to_step(load_described(path))

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import zoo
 from onnx import numpy_helper
 
+import zoo
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.step import StepModel
