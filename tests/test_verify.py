@@ -77,7 +77,9 @@ def test_programs_without_common_names_or_inputs_are_refused() -> None:
 
 
 def test_json_and_plot(tmp_path: Path) -> None:
-    result = compare(program(zoo.lstm()), program(disturbed(zoo.lstm(), "head.w", 2)), frames(3), names=("p", "q"))
+    result = compare(
+        program(zoo.lstm()), program(disturbed(zoo.lstm(), "head.w", 2)), frames(3), names=("p", "q")
+    )
     data = result.to_json()
     assert data["worst"]["tensor"] == "y"
     assert data["frames"] == 3

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
 from edgelstm.runtime.protocol import Program
@@ -81,7 +79,7 @@ def _load_described(path: PathLike) -> Loaded:
     from edgelstm.frontends.reference import NumpyProgram
 
     described = load_described(path)
-    return Loaded(to_step(described), NumpyProgram(described, dtype=np.float32), str(path))
+    return Loaded(to_step(described), NumpyProgram(described), str(path))
 
 
 def _load_onnx(path: PathLike, states: Any) -> Loaded:
