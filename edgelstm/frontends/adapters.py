@@ -13,10 +13,11 @@ the stream axis. Nothing is read from source code, and nothing counts that the r
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.shapes import read_frames
 from edgelstm.frontends.weights import import_torch
 
 if TYPE_CHECKING:
@@ -62,36 +63,3 @@ def as_step(
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
     copied = copied.to(device="cpu").float().eval().requires_grad_(False)
     return probe(copied, read_frames(frame), states, batch_first, outputs)
-
-
-def read_frames(frame: Any) -> dict[str, Any]:
-    """Examples of one frame, without the stream axis, by input name."""
-    named = frame if isinstance(frame, Mapping) else {"x": frame}
-    if not named:
-        raise EdgeLstmError("no frame given", expected="at least one input")
-    return {str(name): example(value, f"frame {name!r}") for name, value in named.items()}
-
-
-def example(value: Any, what: str) -> Any:
-    """A tensor: ``value`` itself if it is an array, zeros if it is a shape."""
-    import numpy as np
-    import torch
-
-    if isinstance(value, torch.Tensor):
-        return value.detach().cpu()
-    if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.ascontiguousarray(value).copy())
-    if is_shape(value):
-        return torch.zeros(tuple(value))
-    raise EdgeLstmError(
-        f"the shape of {what}",
-        found=value if isinstance(value, int | str | tuple | list) else type(value).__name__,
-        expected="positive sizes without the stream axis, such as (1, 64, 64), or an example array",
-    )
-
-
-def is_shape(value: Any) -> bool:
-    """Whether ``value`` is a tuple or list of positive integers."""
-    return isinstance(value, tuple | list) and all(
-        isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in value
-    )

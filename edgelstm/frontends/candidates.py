@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.adapters import example, is_shape
 from edgelstm.frontends.forms import Kind, Unfit, describe
+from edgelstm.frontends.shapes import example, is_shape
 
 DOCUMENTED = "its documented states"
 GIVEN = "states as given"
