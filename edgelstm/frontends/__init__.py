@@ -83,8 +83,9 @@ def _load_described(path: PathLike) -> Loaded:
 
 
 def _load_onnx(path: PathLike, states: Any) -> Loaded:
-    """Somebody else's step graph: cleaned up, its gates fused, and compared with the file as it was."""
+    """Somebody else's step graph: cleaned up, its LSTMs in our form, and compared with the file as it was."""
     from edgelstm.frontends.onnx_file import declare
+    from edgelstm.passes.expand_rnn import expand_rnn
     from edgelstm.passes.fuse_gates import fuse_gates
     from edgelstm.passes.join_inputs import join_inputs
     from edgelstm.passes.simplify import simplify
@@ -97,7 +98,7 @@ def _load_onnx(path: PathLike, states: Any) -> Loaded:
     else:
         declared = declare(data, str(path), states or {})
     reference = OrtProgram(declared.to_bytes())
-    return Loaded(join_inputs(fuse_gates(simplify(declared))), reference, str(path))
+    return Loaded(join_inputs(fuse_gates(simplify(expand_rnn(declared)))), reference, str(path))
 
 
 def _load_traced(source: Any, weights: PathLike | None, frame: Any, states: Any, kwargs: Any) -> Loaded:
