@@ -57,6 +57,10 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "nn":
+        from edgelstm.frontends.weights import import_torch
+
+        import_torch()  # says which extra is missing
     home = import_module(_HOME[name])
     value = home if name == "nn" else getattr(home, name)
     globals()[name] = value

@@ -61,7 +61,23 @@ def test_exporting_a_described_model_needs_no_torch() -> None:
 @pytest.mark.parametrize("name", edgelstm.__all__)
 def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(edgelstm)
+    if name == "nn":
+        pytest.importorskip("torch")
     assert getattr(edgelstm, name) is not None
+
+
+def test_torch_modules_without_torch_name_the_extra() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None  # an import of it now fails, as if it were not installed
+import edgelstm
+try:
+    edgelstm.nn
+except edgelstm.EdgeLstmError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "this needs PyTorch, which is not installed. pip install 'edgelstm[torch]'\n"
 
 
 def test_unknown_name_is_an_attribute_error() -> None:
