@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -26,6 +26,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+#: What typer raises for wrong options and arguments; it is click's, which typer may bring along under its own name.
+UsageError: Any = typer.BadParameter.__mro__[1]
 out = Console()
 err = Console(stderr=True)
 
@@ -314,13 +316,24 @@ def main() -> None:
     # A module named on the command line is looked for where the user stands.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 (sys.path holds strings)
     try:
-        app()
+        # Not standalone, so that wrong options end like all other bad input, in one line.
+        code = app(prog_name="edgelstm", standalone_mode=False)
     except EdgeLstmError as error:
-        err.print(f"edgelstm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except KeyboardInterrupt:
+        _fail(str(error))
+    except UsageError as error:
+        if not error.format_message():  # no arguments at all: the help was printed
+            sys.exit(2)
+        command = error.ctx.command_path if error.ctx else "edgelstm"
+        _fail(f"{error.format_message()} Try: {command} --help")
+    except (KeyboardInterrupt, typer.Abort):
         err.print("edgelstm: interrupted", markup=False)
         sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"edgelstm: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)
 
 
 @contextmanager

@@ -183,6 +183,13 @@ BAD = {
         "unknown operation: found blur",
     ),
     "other frames": (("verify", "model.onnx", "conv.onnx"), "take different frames"),
+    "option value": (
+        ("export", "model.onnx", "--window", "0", "-o", "out.onnx"),
+        "Invalid value for '--window'",
+    ),
+    "no such option": (("run", "model.onnx", "--sauce", "frames.npy"), "No such option: --sauce"),
+    "missing option": (("run", "model.onnx"), "Missing option '--source'. Try: edgelstm run --help"),
+    "no such command": (("stream", "model.onnx"), "No such command 'stream'"),
     "window": (("export", "window.onnx", "--window", "2", "-o", "out.onnx"), "window"),
 }
 
