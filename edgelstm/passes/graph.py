@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.signature import Signature, StateSpec, TensorSpec
 from edgelstm.step import StepModel, onnx_dtype
 
@@ -293,9 +294,13 @@ def _rename_captured(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
 
 
 def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
-    """The nodes so that each follows those it reads, otherwise in the order given."""
+    """The nodes so that each follows those it reads, otherwise in the order given.
+
+    Raises EdgeLstmError for nodes that read each other in a circle.
+    """
     producers = {name: k for k, node in enumerate(nodes) for name in node.output if name}
     placed: set[int] = set()
+    expanded: set[int] = set()
     ordered: list[onnx.NodeProto] = []
     for first in range(len(nodes)):
         waiting = [first]
@@ -304,6 +309,14 @@ def in_order(nodes: Sequence[onnx.NodeProto]) -> list[onnx.NodeProto]:
             needs = {producers[name] for name in node_inputs(nodes[k]) if name in producers}
             missing = sorted(needs - placed, reverse=True)
             if missing and k not in placed:
+                # What it needs was asked for and is still not placed: it waits for this very node.
+                if k in expanded:
+                    raise EdgeLstmError(
+                        "the graph runs in a circle",
+                        found=f"{nodes[k].op_type} {nodes[k].name or nodes[k].output[0]!r} needs its own result",
+                        expected="states that go in and come out as graph inputs and outputs",
+                    )
+                expanded.add(k)
                 waiting += missing
                 continue
             waiting.pop()
