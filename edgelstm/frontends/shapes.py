@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.signature import MAX_ELEMENTS
 
 
 def read_frames(frame: Any) -> dict[str, Any]:
@@ -26,6 +28,10 @@ def example(value: Any, what: str) -> Any:
     if isinstance(value, np.ndarray):
         return torch.from_numpy(np.ascontiguousarray(value).copy())
     if is_shape(value):
+        if math.prod(value) > MAX_ELEMENTS:
+            raise EdgeLstmError(
+                f"{what} is too large", found=list(value), expected=f"at most {MAX_ELEMENTS} elements"
+            )
         return torch.zeros(tuple(value))
     raise EdgeLstmError(
         f"the shape of {what}",
