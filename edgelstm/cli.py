@@ -175,6 +175,8 @@ def verify(
     """Compare two runnables over the same frames: relative error of every output and state."""
     from edgelstm import workflows
 
+    if tolerance is not None and not tolerance >= 0:
+        raise EdgeLstmError("--tolerance", found=tolerance, expected="a relative error of at least 0")
     with _progress("comparing", steps) as tick:
         result = workflows.verify(
             a,
@@ -258,8 +260,11 @@ def bench(
             progress=tick,
         )
     if as_json:
-        return _print_json(result.to_json())
-    out.print(result.table())
+        _print_json(result.to_json())
+    else:
+        out.print(result.table())
+    if any(entry.status == "failed" for model in result.models for entry in model.entries):
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Example: `edgelstm doctor --json`")

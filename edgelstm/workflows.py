@@ -157,9 +157,14 @@ def verify(
     factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), or Programs. At least one of them must
     state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise.
     """
+    runnables = (a, b)
+    if (weights is not None or kwargs is not None) and not any(map(_is_factory, runnables)):
+        raise EdgeLstmError(
+            f"weights or arguments given for {a} and {b}",
+            expected="a torch factory, package.module:factory, that they are for",
+        )
     with ExitStack() as stack:
         opened: list[Program | None] = [None, None]
-        runnables = (a, b)
         # A torch factory does not say what a frame looks like: open it last, by the other one's Signature.
         for place in sorted((0, 1), key=lambda i: _is_factory(runnables[i])):
             item = runnables[place]

@@ -182,6 +182,11 @@ BAD = {
         ("run", "model.onnx", "--source", "frames.npy", "--preprocess", "blur=3"),
         "unknown operation: found blur",
     ),
+    "tolerance": (("verify", "model.onnx", "model.onnx", "--tolerance", "nan"), "--tolerance: found nan"),
+    "weights for none": (
+        ("verify", "model.onnx", "model.onnx", "--weights", "w.pt"),
+        "weights or arguments given for model.onnx and model.onnx: expected a torch factory",
+    ),
     "other frames": (("verify", "model.onnx", "conv.onnx"), "take different frames"),
     "option value": (
         ("export", "model.onnx", "--window", "0", "-o", "out.onnx"),
