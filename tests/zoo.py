@@ -106,3 +106,16 @@ def two_inputs() -> StepModel:
         numpy_helper.from_array(np.array([1]), "one"),
     ]
     return make_step(nodes, signature, weights)
+
+
+def running_sum(axis: Dim = "N", outputs: tuple[str, ...] = ("y",)) -> StepModel:
+    """Twice the sum of all frames so far; a frame is a single number: nothing has an axis but the stream's."""
+    nodes = [helper.make_node("Add", ["x", "s"], ["s_next"])]
+    if outputs:
+        nodes.append(helper.make_node("Mul", ["s_next", "two"], ["y"]))
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", (axis,)),),
+        outputs=tuple(TensorSpec(name, "float32", (axis,)) for name in outputs),
+        states=(StateSpec("s", "s", "s_next", "float32", (axis,), np.array(3, np.float32).tobytes()),),
+    )
+    return make_step(nodes, signature, [numpy_helper.from_array(np.array([2], np.float32), "two")])

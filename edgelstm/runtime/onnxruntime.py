@@ -105,8 +105,9 @@ class OrtProgram:
             for t in self.signature.outputs
             if t.name not in shared
         }
+        # [row, ...] is a view even where a row is a single number.
         self._frame_rows = [
-            {name: array[row] for name, array in self._inputs.items()} for row in range(streams)
+            {name: array[row, ...] for name, array in self._inputs.items()} for row in range(streams)
         ]
 
     def new_state(self) -> OrtState:
@@ -141,7 +142,7 @@ class OrtProgram:
 
     def read_state(self, state: OrtState, row: int) -> dict[str, Array]:
         """A copy of one row's state by name."""
-        return {name: array[row].copy() for name, array in state.buffers[state.side[row]].items()}
+        return {name: array[row, ...].copy() for name, array in state.buffers[state.side[row]].items()}
 
     def write_state(self, state: OrtState, row: int, values: Mapping[str, Array]) -> None:
         """Set one row's state.
@@ -216,7 +217,7 @@ class OrtProgram:
             outputs[name] = array[rows]
         views = {t.name: _read_only(outputs[t.name]) for t in self.signature.outputs}
         count = rows.stop - rows.start
-        return _Call(binding, [{name: view[j] for name, view in views.items()} for j in range(count)])
+        return _Call(binding, [{name: view[j, ...] for name, view in views.items()} for j in range(count)])
 
     def _align(self, state: OrtState, rows: range, side: int) -> None:
         """Bring the rows' current values to one side (needed only after a step in which some of them were idle)."""

@@ -44,8 +44,7 @@ class Stream:
         runner's next step; ``copy=True`` gives arrays to keep. Empty when the frame was skipped.
         Raises EdgeLstmError for a wrong frame; the state is then what it was.
         """
-        outputs = self._runner._advance(((self, frame),))[0]
-        return {name: array.copy() for name, array in outputs.items()} if copy else outputs
+        return self._runner._advance(((self, frame),), copy)[0]
 
     def reset(self) -> None:
         """Go back to the initial state."""
@@ -157,10 +156,7 @@ class Runner:
         if not frames:
             return {}
         pairs = [(self._stream_named(name), frame) for name, frame in frames.items()]
-        results = dict(zip(frames, self._advance(pairs), strict=True))
-        if copy:
-            return {s: {n: a.copy() for n, a in outputs.items()} for s, outputs in results.items()}
-        return results
+        return dict(zip(frames, self._advance(pairs, copy), strict=True))
 
     def close(self) -> None:
         """Free the device; calling it again does nothing."""
@@ -179,8 +175,11 @@ class Runner:
     ) -> None:
         self.close()
 
-    def _advance(self, pairs: Sequence[tuple[Stream, Array | Frame]]) -> list[Outputs]:
-        """Check every frame before any stream moves, then advance them together."""
+    def _advance(self, pairs: Sequence[tuple[Stream, Array | Frame]], copy: bool) -> list[Outputs]:
+        """Check every frame before any stream moves, then advance them together.
+
+        Copies are made here, before another thread's turn writes over the views.
+        """
         with self._lock:
             jobs = []
             skipped = []
@@ -198,7 +197,7 @@ class Runner:
                 outputs = self._program.step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
                 for (_, place, stream, _), output in zip(jobs, outputs, strict=True):
                     stream.frames += 1
-                    results[place] = dict(output)
+                    results[place] = {n: a.copy() for n, a in output.items()} if copy else dict(output)
             for stream in skipped:
                 stream.skipped += 1
             return results

@@ -35,6 +35,9 @@ MODELS = {
     "lstm, one stream a call": lambda: zoo.lstm(axis=1),
     "conv_lstm": zoo.conv_lstm,
     "two inputs, int64 state": zoo.two_inputs,
+    "numbers, no vectors": zoo.running_sum,
+    "numbers, one stream a call": lambda: zoo.running_sum(1),
+    "no outputs": lambda: zoo.running_sum(outputs=()),
 }
 
 

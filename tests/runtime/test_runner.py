@@ -173,6 +173,47 @@ def test_the_processor_still_knows_denormal_numbers(path: Path) -> None:
     assert np.float64(5e-324) * np.float64(1) > 0
 
 
+def test_frames_that_are_single_numbers(tmp_path: Path) -> None:
+    zoo.running_sum().save(tmp_path / "sum.onnx")
+    with Runner.open(tmp_path / "sum.onnx", streams=5) as runner:
+        streams = {name: runner.stream(name) for name in "abcde"}
+        one = np.array(1, np.float32)
+        for k in range(3):  # all, neighbours, few and far apart: every way through the program
+            got = runner.step(dict.fromkeys(("abcde", "ab", "ae")[k], one))
+            assert got["a"]["y"] == 2 * (3 + k + 1)
+        assert {n: float(s.snapshot()["s"]) for n, s in streams.items()} == {
+            "a": 6, "b": 5, "c": 4, "d": 4, "e": 5
+        }  # fmt: skip
+
+
+def test_a_copy_is_made_before_the_next_turn(path: Path) -> None:
+    """Another thread's step may come as soon as the lock is free, and writes over the outputs."""
+    with Runner.open(path, streams=8) as runner:
+        for k in range(8):
+            runner.stream(str(k))
+        first = runner.stream("0")
+        expected = first.step(x(0), copy=True)["y"]
+
+        class OthersComeAtOnce:
+            waiting = True
+            lock = runner._lock
+
+            def __enter__(self) -> None:
+                self.lock.acquire()
+
+            def __exit__(self, *_: object) -> None:
+                self.lock.release()
+                if self.waiting:
+                    self.waiting = False
+                    runner.step({"1": x(1), "7": x(2)})  # far apart: their outputs lie in the first rows
+
+        for step in (lambda: first.step(x(0), copy=True), lambda: runner.step({"0": x(0)}, copy=True)["0"]):
+            first.reset()
+            runner._lock = OthersComeAtOnce()  # type: ignore[assignment]
+            np.testing.assert_array_equal(step()["y"], expected)
+            runner._lock = OthersComeAtOnce.lock
+
+
 def test_unknown_and_closed(path: Path) -> None:
     runner = Runner.open(path)
     stream = runner.stream("front")
