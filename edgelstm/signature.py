@@ -135,6 +135,15 @@ class Signature:
         _check_unique("output", [t.name for t in self.outputs])
         _check_unique("state output", [s.output for s in self.states])
         _check_unique("state", [s.name for s in self.states])
+        # Runtimes do not agree on whether such an output is ever written: ONNX Runtime leaves a bound buffer as it was.
+        made = {t.name for t in self.outputs} | {s.output for s in self.states}
+        passed = made & ({t.name for t in self.inputs} | {s.input for s in self.states})
+        if passed:
+            raise EdgeLstmError(
+                f"graph inputs that are outputs as well: {', '.join(sorted(passed))}",
+                expected="outputs that a node makes",
+                hint="Put an Identity between them",
+            )
         tensors: list[TensorSpec | StateSpec] = [*self.inputs, *self.outputs, *self.states]
         axes = {t.shape[0] for t in tensors}
         if len(axes) != 1:

@@ -147,3 +147,12 @@ def test_unknown_names_are_told() -> None:
     ):
         with pytest.raises(EdgeLstmError, match=message):
             look("q")
+
+
+def test_an_input_that_is_an_output_as_well_is_refused() -> None:
+    """A delay line without a node: ONNX Runtime would never write the bound output, and say nothing."""
+    frame = TensorSpec("x", "float32", ("N", 2))
+    with pytest.raises(
+        EdgeLstmError, match=r"graph inputs that are outputs as well: x.*Put an Identity between"
+    ):
+        Signature((frame,), (), (StateSpec("last", "last", "x", "float32", ("N", 2)),))
