@@ -69,6 +69,8 @@ def check_file(path: PathLike, limit: int = MAX_FILE_BYTES) -> Path:
         size = source.stat().st_size
         if source.is_dir():
             raise EdgeLstmError(f"can't read {source}", found="a folder", expected="a file")
+        if not source.is_file():  # reading a device or a pipe may never end
+            raise EdgeLstmError(f"can't read {source}", found="a device or a pipe", expected="a file")
         if size > limit:
             raise EdgeLstmError(
                 f"{source} is too large",
