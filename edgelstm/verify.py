@@ -203,12 +203,13 @@ def _check_comparable(a: Signature, b: Signature, names: tuple[str, str]) -> Non
             found=f"{inputs_a} and {inputs_b}",
             expected="the same input names and shapes",
         )
-    named_a = {t.name for t in a.outputs} | {s.name for s in a.states}
-    named_b = {t.name for t in b.outputs} | {s.name for s in b.states}
+    named_a, named_b = (
+        {f"output {t.name}" for t in s.outputs} | {f"state {x.name}" for x in s.states} for s in (a, b)
+    )
     if not named_a & named_b:
         raise EdgeLstmError(
             f"{names[0]} and {names[1]} share no output and no state",
-            found=f"{sorted(named_a)} and {sorted(named_b)}",
+            found=f"{', '.join(sorted(named_a))} and {', '.join(sorted(named_b))}",
             expected="some names in common",
         )
 

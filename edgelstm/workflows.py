@@ -18,9 +18,10 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
+from edgelstm.frontends import is_factory
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.runtime.runner import BadFrame, Runner
-from edgelstm.signature import Signature, np_dtype
+from edgelstm.signature import Signature, TensorSpec, np_dtype
 from edgelstm.verify import Comparison, compare
 
 if TYPE_CHECKING:
@@ -158,7 +159,7 @@ def verify(
     state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise.
     """
     runnables = (a, b)
-    if (weights is not None or kwargs is not None) and not any(map(_is_factory, runnables)):
+    if (weights is not None or kwargs is not None) and not any(map(is_factory, runnables)):
         raise EdgeLstmError(
             f"weights or arguments given for {a} and {b}",
             expected="a torch factory, package.module:factory, that they are for",
@@ -166,7 +167,7 @@ def verify(
     with ExitStack() as stack:
         opened: list[Program | None] = [None, None]
         # A torch factory does not say what a frame looks like: open it last, by the other one's Signature.
-        for place in sorted((0, 1), key=lambda i: _is_factory(runnables[i])):
+        for place in sorted((0, 1), key=lambda i: is_factory(runnables[i])):
             item = runnables[place]
             if isinstance(item, str | Path):
                 other = opened[1 - place]
@@ -180,7 +181,9 @@ def verify(
         assert first is not None
         assert second is not None
         names = tuple(str(r) if isinstance(r, str | Path) else type(r).__name__ for r in runnables)
-        frames = _frames(first.signature, source, steps, preprocess)
+        # A torch factory or a described file says nothing of raw frames; the export beside it may.
+        told = next((p.signature for p in (first, second) if p.signature.preprocessing), first.signature)
+        frames = _frames(told, source, steps, preprocess)
         return compare(first, second, frames, names=(names[0], names[1]), progress=progress)
 
 
@@ -325,10 +328,6 @@ def _with_preprocessing(step: StepModel, preprocess: Preprocessing) -> StepModel
     return replace(step, signature=signature)
 
 
-def _is_factory(item: object) -> bool:
-    return isinstance(item, str) and ":" in item and not Path(item).exists()
-
-
 def _open(
     spec: str,
     weights: PathLike | None,
@@ -337,7 +336,7 @@ def _open(
     threads: int | None,
 ) -> Program:
     """A Program for a runnable of ``verify``."""
-    if not _is_factory(spec) and Path(spec).suffix.lower() == ".onnx":
+    if not is_factory(spec) and Path(spec).suffix.lower() == ".onnx":
         from edgelstm.runtime.device import open_program
 
         return open_program(spec, threads=threads)
@@ -361,16 +360,40 @@ def _frames(
             for raw in source:
                 yield inputs(raw)
     elif frames is not None:
-        for _, frame in zip(range(steps), frames, strict=False):
-            yield frame if isinstance(frame, Mapping) else {signature.inputs[0].name: frame}
+        for k, frame in zip(range(steps), frames, strict=False):
+            yield _checked(signature, k, frame)
     else:
         rng = np.random.default_rng(0)
         for _ in range(steps):
-            yield {t.name: _noise(rng, signature, t.frame_shape, t.dtype) for t in signature.inputs}
+            yield {t.name: _noise(rng, _frame_shape(signature, t), t.dtype) for t in signature.inputs}
 
 
-def _noise(rng: np.random.Generator, signature: Signature, shape: tuple[int, ...], dtype: str) -> Array:
-    shape = shape[1:] if signature.window else shape
+def _checked(signature: Signature, index: int, frame: Array | Frame) -> Frame:
+    """A user's frame by input name: Programs take what they are given, so a wrong one has to be refused here."""
+    names = [t.name for t in signature.inputs]
+    named = frame if isinstance(frame, Mapping) else {names[0]: frame}
+    if set(named) != set(names):
+        raise EdgeLstmError(f"frame {index}", found=f"inputs {', '.join(named)}", expected=", ".join(names))
+    for t in signature.inputs:
+        array, shape, dtype = named[t.name], _frame_shape(signature, t), np_dtype(t.dtype)
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
+            what = (
+                f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+            )
+            raise EdgeLstmError(
+                f"frame {index}, input {t.name!r}",
+                found=what,
+                expected=f"a NumPy array {t.dtype}{list(shape)}",
+            )
+    return named
+
+
+def _frame_shape(signature: Signature, spec: TensorSpec) -> tuple[int, ...]:
+    """Shape of a single frame, for a window too."""
+    return spec.frame_shape[1:] if signature.window else spec.frame_shape
+
+
+def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
     kind = np_dtype(dtype)
     if kind.kind == "f":
         return rng.standard_normal(shape).astype(kind)

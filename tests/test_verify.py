@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 import zoo
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.step import StepModel
+from edgelstm.signature import Signature, TensorSpec
+from edgelstm.step import StepModel, make_step
 from edgelstm.verify import TensorError, compare
 
 
@@ -74,6 +75,20 @@ def test_programs_without_common_names_or_inputs_are_refused() -> None:
         compare(program(zoo.lstm()), program(zoo.lstm(inputs=4)), frames(2))
     with pytest.raises(EdgeLstmError, match="nothing to compare: found 0 frames; expected at least 1 frames"):
         compare(program(zoo.lstm()), program(zoo.lstm()), [])
+
+
+def test_an_output_is_no_match_for_a_state_of_the_same_name() -> None:
+    stateless = renamed_output("s")
+    only_state = zoo.running_sum(outputs=())
+    with pytest.raises(
+        EdgeLstmError, match="a and b share no output and no state: found output s and state s"
+    ):
+        compare(program(stateless), program(only_state), [{"x": np.array(1, np.float32)}])
+
+
+def renamed_output(name: str) -> StepModel:
+    signature = Signature((TensorSpec("x", "float32", ("N",)),), (TensorSpec(name, "float32", ("N",)),), ())
+    return make_step([helper.make_node("Abs", ["x"], [name])], signature, [])
 
 
 def test_json_and_plot(tmp_path: Path) -> None:
