@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -94,7 +95,7 @@ def export(
     if as_json:
         return _print_json(result.to_json())
     _print_comparison(result.comparison)
-    out.print(f"wrote {result.path}: {_size(len(result.step.to_bytes()))}")
+    out.print(f"wrote {result.path}: {_size(len(result.step.to_bytes()))}", markup=False)
 
 
 @app.command(
@@ -145,11 +146,11 @@ def run(
         )
     if as_json:
         return _print_json(report.to_json())
-    table = Table(title=f"{report.model} on {report.source}")
+    table = Table(title=escape(f"{report.model} on {report.source}"))
     for column in ("frames", "skipped", "p50 ms", "p99 ms", "max ms", "output"):
         table.add_column(column, justify="right")
     times = [f"{report.percentile(q):.3f}" for q in (50, 99, 100)]
-    table.add_row(str(report.frames), str(report.skipped), *times, report.out or "(none)")
+    table.add_row(str(report.frames), str(report.skipped), *times, escape(report.out or "(none)"))
     out.print(table)
 
 
@@ -210,20 +211,23 @@ def inspect(
     if as_json:
         return _print_json(found.to_json())
     s = found.signature
-    table = Table(title=f"{found.path}: {'step' if s.window is None else f'window of {s.window} frames'}")
+    table = Table(
+        title=f"{escape(found.path)}: {'step' if s.window is None else f'window of {s.window} frames'}"
+    )
     for column in ("kind", "name", "dtype", "shape", "graph"):
         table.add_column(column)
     for kind, tensors in (("input", s.inputs), ("output", s.outputs)):
         for t in tensors:
-            table.add_row(kind, t.name, t.dtype, _shape(t.shape), "")
+            table.add_row(kind, escape(t.name), t.dtype, _shape(t.shape), "")
     for x in s.states:
         start = "zeros" if x.initial is None else "constant"
-        table.add_row("state", x.name, x.dtype, _shape(x.shape), f"{x.input} -> {x.output}, from {start}")
+        pair = escape(f"{x.input} -> {x.output}")
+        table.add_row("state", escape(x.name), x.dtype, _shape(x.shape), f"{pair}, from {start}")
     out.print(table)
     for name, ops in s.preprocessing.items():
         from edgelstm.pipeline import format_ops
 
-        out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False)
+        out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False, markup=False)
     operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
     out.print(f"operators: {operators}", highlight=False)
     out.print(
@@ -363,12 +367,14 @@ def _print_json(data: dict[str, Any]) -> None:
 
 
 def _print_comparison(result: Any) -> None:
-    table = Table(title=f"{result.b} against {result.a}, {result.frames} frames: relative error")
+    table = Table(title=escape(f"{result.b} against {result.a}, {result.frames} frames: relative error"))
     for column in ("kind", "tensor", "worst", "at frame", "last"):
         table.add_column(column, justify="left" if column in ("kind", "tensor") else "right")
     for t in result.tensors:
         style = "bold" if t is result.worst else None
-        table.add_row(t.kind, t.name, f"{t.worst:.2e}", str(t.worst_frame), f"{t.last:.2e}", style=style)
+        table.add_row(
+            t.kind, escape(t.name), f"{t.worst:.2e}", str(t.worst_frame), f"{t.last:.2e}", style=style
+        )
     out.print(table)
 
 

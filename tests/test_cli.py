@@ -232,3 +232,16 @@ def test_the_console_script_itself(model: Path, frames: Path) -> None:
     assert done.stderr == "edgelstm: none.onnx does not exist. Check the path\n"
     done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("edgelstm ")
+
+
+def test_names_with_brackets_are_printed_as_they_are(
+    run: Run, model: Path, frames: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a[").mkdir()
+    odd = tmp_path / "a[" / "b].onnx"  # "[/b]" would close a style that was never opened
+    model.rename(odd)
+    for arguments in (("inspect", odd), ("run", odd, "--source", frames), ("verify", odd, odd, "--steps", 2)):
+        code, text, error = run(*arguments)
+        assert (code, error) == (0, "")
+        assert "a[/b]" in text  # a table may fold what follows
+    assert run("export", odd, "-o", tmp_path / "a[" / "c].onnx", "--steps", 2)[0] == 0
