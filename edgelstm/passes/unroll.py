@@ -84,15 +84,11 @@ def _check(step: StepModel, frames: int, hoist: Hoist) -> None:
             expected="a step",
             hint="Unroll the step it was made from",
         )
-    given = (
-        {t.name for t in s.inputs}
-        | {x.input for x in s.states}
-        | {t.name for t in step.model.graph.initializer}
-    )
-    passed = sorted(given & ({t.name for t in s.outputs} | {x.output for x in s.states}))
+    weights = {t.name for t in step.model.graph.initializer}
+    passed = sorted(weights & ({t.name for t in s.outputs} | {x.output for x in s.states}))
     if passed:
         raise EdgeLstmError(
-            "unroll: a graph input or weight is also a graph output",
+            "unroll: a weight is also a graph output",
             found=", ".join(passed),
             expected="outputs with names of their own",
             hint="Put an Identity between",

@@ -391,12 +391,13 @@ def test_unknown_hoist() -> None:
         unroll(zoo.lstm(), 2, hoist="some")  # type: ignore[arg-type]
 
 
-def test_an_input_that_is_an_output() -> None:
+def test_a_weight_that_is_an_output() -> None:
     step = from_text(
-        "through (float[N, 2] x, float[N, 2] s) => (float[N, 2] s, float[N, 2] s_next) { s_next = Add(x, s) }",
+        "constant (float[1, 2] x, float[1, 2] s) => (float[1, 2] y, float[1, 2] s_next) <float[1, 2] y = {1, 2}>"
+        " { s_next = Add(x, s) }",
         s="s_next",
     )
     with pytest.raises(
-        EdgeLstmError, match=r"also a graph output: found s; expected outputs with names of their own"
+        EdgeLstmError, match=r"also a graph output: found y; expected outputs with names of their own"
     ):
         unroll(step, 2)
