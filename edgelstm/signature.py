@@ -15,21 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgelstm.dtypes import DTYPES, from_float32, np_dtype, to_float32
 from edgelstm.errors import EdgeLstmError
 
 SCHEMA = 1
-DTYPES = (
-    "float32",
-    "float16",
-    "bfloat16",
-    "float64",
-    "int64",
-    "int32",
-    "int16",
-    "int8",
-    "uint8",
-    "bool",
-)
 #: A tensor with more elements than this is a mistake or an attack (2**31 - 1, the limit of most runtimes).
 MAX_ELEMENTS = 2**31 - 1
 
@@ -61,11 +50,28 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class Quantization:
+    """What a stored number is worth: ``(stored - zero_point) * scale``.
+
+    ``scale`` has one number, or one for each channel (axis 1 of the state's shape, the first after the streams).
+    """
+
+    scale: tuple[float, ...]
+    zero_point: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.scale or not all(0 < s < math.inf for s in self.scale):
+            raise EdgeLstmError(
+                "scale of a quantised state", found=self.scale, expected="finite numbers above 0"
+            )
+
+
+@dataclass(frozen=True)
 class StateSpec:
     """A tensor fed back: the graph's ``input`` takes what its ``output`` gave one step earlier.
 
-    ``initial`` is None for zeros, or the little-endian C-order bytes of one stream's initial value
-    (shape[1:]).
+    ``initial`` is None for stored zeros, or the little-endian C-order bytes of one stream's initial value
+    (shape[1:]). ``quantization`` says what the stored numbers are worth where they are not the values themselves.
     """
 
     name: str
@@ -74,6 +80,7 @@ class StateSpec:
     dtype: str
     shape: tuple[Dim, ...]
     initial: bytes | None = field(default=None, repr=False)
+    quantization: Quantization | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for label, value in (
@@ -93,6 +100,13 @@ class StateSpec:
                     found=f"{len(self.initial)} bytes",
                     expected=f"{size} bytes for {self.dtype}{list(self.frame_shape)}",
                 )
+        q = self.quantization
+        if q is not None and len(q.scale) not in {1, *self.frame_shape[:1]}:
+            raise EdgeLstmError(
+                f"scales of state {self.name!r}",
+                found=len(q.scale),
+                expected=f"1, or one for each channel of {list(self.frame_shape)}",
+            )
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
@@ -106,6 +120,30 @@ class StateSpec:
         flat: npt.NDArray[Any] = np.frombuffer(self.initial, np_dtype(self.dtype))
         value: npt.NDArray[Any] = flat.reshape(self.frame_shape).copy()
         return value
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether what is stored are not plain numbers of a NumPy dtype."""
+        return self.quantization is not None or self.dtype in ("bfloat16", "float8e4m3fn")
+
+    def values(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """What stored states, [..., *frame_shape], are worth: float32, or as they are where they hold plain numbers."""
+        q = self.quantization
+        if q is None:
+            return to_float32(stored, self.dtype) if self.is_coded else stored
+        worth: npt.NDArray[Any] = (to_float32(stored, self.dtype) - q.zero_point) * self._scale(q)
+        return worth
+
+    def stored(self, values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The inverse of :meth:`values`, rounded to the nearest stored number, saturating."""
+        q = self.quantization
+        if q is not None:
+            values = values / self._scale(q) + q.zero_point
+        return from_float32(values, self.dtype)
+
+    def _scale(self, q: Quantization) -> npt.NDArray[Any]:
+        """Shaped to broadcast over ``frame_shape``."""
+        return np.asarray(q.scale, np.float32).reshape(-1, *[1] * (len(self.frame_shape) - 1))
 
 
 @dataclass(frozen=True)
@@ -205,6 +243,7 @@ class Signature:
                     "initial": "zeros"
                     if s.initial is None
                     else {"base64": base64.b64encode(s.initial).decode("ascii")},
+                    **_quantization_json(s.quantization),
                 }
                 for s in self.states
             ],
@@ -275,11 +314,6 @@ class Signature:
         return cls.from_json(data, where)
 
 
-def np_dtype(name: str) -> np.dtype[Any]:
-    """NumPy dtype of a Signature dtype; bfloat16 travels as its 16 raw bits (uint16)."""
-    return np.dtype(np.uint16) if name == "bfloat16" else np.dtype(name)
-
-
 def _check_dtype(name: str, dtype: object) -> None:
     if dtype not in DTYPES:
         raise EdgeLstmError(f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}")
@@ -347,4 +381,15 @@ def _state(item: Any) -> StateSpec:
         dtype=item["dtype"],
         shape=_dims(item["shape"]),
         initial=None if initial == "zeros" else base64.b64decode(initial["base64"], validate=True),
+        quantization=_quantization(item.get("quantization")),
     )
+
+
+def _quantization(item: Any) -> Quantization | None:
+    if item is None:
+        return None
+    return Quantization(tuple(float(s) for s in item["scale"]), int(item.get("zero_point", 0)))
+
+
+def _quantization_json(q: Quantization | None) -> dict[str, Any]:
+    return {} if q is None else {"quantization": {"scale": list(q.scale), "zero_point": q.zero_point}}

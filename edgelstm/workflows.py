@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends import is_factory
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.runtime.runner import BadFrame, Runner
-from edgelstm.signature import Signature, TensorSpec, np_dtype
+from edgelstm.signature import Signature, TensorSpec
 from edgelstm.verify import Comparison, compare
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ import onnx
 import onnx.parser
 import onnxruntime as ort
 
-from edgelstm.signature import Signature, StateSpec, TensorSpec, np_dtype
+from edgelstm.dtypes import np_dtype
+from edgelstm.signature import Signature, StateSpec, TensorSpec
 from edgelstm.step import StepModel, dtype_name, value_shape
 
 Values = dict[str, npt.NDArray[Any]]

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgelstm.dtypes import DTYPES, np_dtype
 from edgelstm.errors import EdgeLstmError
-from edgelstm.signature import DTYPES, Signature, StateSpec, TensorSpec, np_dtype
+from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 GOOD: dict[str, Any] = {
     "schema": 1,

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.runtime.protocol import Frame
-from edgelstm.signature import Signature, np_dtype
+from edgelstm.signature import Signature
 
 #: Different frames a worker steps through in turn: enough that none is always in the nearest cache.
 FRAMES = 16

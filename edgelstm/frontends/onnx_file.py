@@ -8,8 +8,9 @@ from typing import Any
 import onnx
 from onnx import helper
 
+from edgelstm.dtypes import DTYPES
 from edgelstm.errors import EdgeLstmError
-from edgelstm.signature import DTYPES, Dim, Signature, StateSpec, TensorSpec
+from edgelstm.signature import Dim, Signature, StateSpec, TensorSpec
 from edgelstm.step import StepModel, dtype_name, onnx_dtype, parse_onnx, value_shape
 
 STREAM_AXIS = "N"

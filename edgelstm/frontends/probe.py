@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from edgelstm.dtypes import DTYPES
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.candidates import (
     DOCUMENTED,
@@ -25,7 +26,7 @@ from edgelstm.frontends.candidates import (
     sample,
 )
 from edgelstm.frontends.forms import FORMS, Form, Place, Result, TorchStep, Unfit, describe
-from edgelstm.signature import DTYPES, Signature, StateSpec, TensorSpec
+from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 #: Two numbers of streams; the axis of a tensor that follows them is the stream axis.
 FEW, MORE = 2, 3

@@ -28,10 +28,11 @@ from typing import Any
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
 from edgelstm.pipeline.sources.source import Frame
-from edgelstm.signature import Signature, TensorSpec, np_dtype
+from edgelstm.signature import Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, check_file
 from edgelstm.runtime.protocol import Array, Frame, Outputs
-from edgelstm.signature import Dim, Signature, np_dtype
+from edgelstm.signature import Dim, Signature
 
 METADATA_KEY = "edgelstm.signature"
 ALIGNMENT = 64  # bytes: a cache line, and what AVX-512 loads at once
@@ -31,6 +32,7 @@ _ELEMENTS = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
     "tensor(bfloat16)": "bfloat16",
+    "tensor(float8e4m3fn)": "float8e4m3fn",
     "tensor(double)": "float64",
     "tensor(int64)": "int64",
     "tensor(int32)": "int32",
@@ -39,7 +41,8 @@ _ELEMENTS = {
     "tensor(uint8)": "uint8",
     "tensor(bool)": "bool",
 }
-_BFLOAT16 = 16  # TensorProto.BFLOAT16: NumPy has no such dtype, so the binding takes the number
+#: TensorProto's numbers of the types that NumPy lacks: the binding takes them in place of a dtype.
+_NUMBERS = {"bfloat16": 16, "float8e4m3fn": 17}
 
 _Key = tuple[int, int, int]  # first row (-1: scratch), rows, side
 
@@ -330,7 +333,7 @@ def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
 
 
 def _bind(bind: Any, name: str, dtype: str, array: Array) -> None:
-    element: Any = _BFLOAT16 if dtype == "bfloat16" else array.dtype
+    element: Any = _NUMBERS.get(dtype, array.dtype)
     bind(name, "cpu", 0, element, list(array.shape), array.ctypes.data)
 
 

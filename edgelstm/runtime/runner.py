@@ -10,11 +10,12 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.runtime.device import open_program
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
-from edgelstm.signature import Signature, TensorSpec, np_dtype
+from edgelstm.signature import Signature, TensorSpec
 
 BadFrame = Literal["error", "skip", "zero"]
 #: Elements of a frame up to which BLAS works in the calling thread.
@@ -55,7 +56,7 @@ class Stream:
         return self._runner._snapshot(self)
 
     def restore(self, snapshot: Mapping[str, Array]) -> None:
-        """Set the state. Floating-point states may come in another floating-point dtype."""
+        """Set the state. Values may come in any floating-point dtype, for a quantised state too."""
         self._runner._restore(self, snapshot)
 
     def close(self) -> None:
@@ -282,15 +283,17 @@ class Runner:
         for name, spec in specs.items():
             value = np.asarray(snapshot[name])
             wanted = np_dtype(spec.dtype)
-            both_float = value.dtype.kind == "f" and wanted.kind == "f"
-            if value.shape != spec.frame_shape or (value.dtype != wanted and not both_float):
+            # What a state is worth may come from a model that keeps it in another type.
+            is_worth = value.dtype.kind == "f" and (wanted.kind == "f" or spec.is_coded)
+            if value.shape != spec.frame_shape or (value.dtype != wanted and not is_worth):
                 raise EdgeLstmError(
                     f"snapshot for stream {stream.name!r}, state {name!r}",
                     found=f"{value.dtype}{list(value.shape)}",
                     expected=f"{spec.dtype}{list(spec.frame_shape)}",
                     hint="It was taken from another model",
                 )
-            values[name] = value.astype(wanted, copy=False)
+            coded = spec.is_coded and value.dtype != wanted
+            values[name] = spec.stored(value) if coded else value.astype(wanted, copy=False)
         with self._lock:
             self._check_member(stream)
             self._program.write_state(self._state, stream._row, values)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib import format as npy
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.files import atomic_path
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.signature import Signature, np_dtype
+from edgelstm.signature import Signature
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write
