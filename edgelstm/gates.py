@@ -81,6 +81,27 @@ class GateVariant:
             parts.append("coupled")
         return PREFIX + "_".join(parts)
 
+    @classmethod
+    def of(cls, op_type: str) -> GateVariant:
+        """The variant whose ``op_type`` that is. Raises EdgeLstmError for other names."""
+        words = [*op_type.removeprefix(PREFIX).split("_"), "0", "0"]
+        fields: dict[str, Any] = {"peephole": words[0] == "peephole"}
+        for k, word in enumerate(words):
+            if word == "hard":
+                fields |= {
+                    "gate": "hard_sigmoid",
+                    "alpha": _number(words[k + 1]),
+                    "beta": _number(words[k + 2]),
+                }
+            elif word == "clip":
+                fields["cell_clip"] = _number(words[k + 1])
+            elif word in ("grelu", "hrelu"):
+                fields["candidate" if word == "grelu" else "output"] = "relu"
+        variant = cls(**fields, coupled="coupled" in words)
+        if variant.op_type != op_type:
+            raise EdgeLstmError(f"{op_type} is no FusedGates op", expected=f"{PREFIX}...")
+        return variant
+
     @property
     def gates(self) -> tuple[str, ...]:
         """The gates in ``z``, in order."""
@@ -224,6 +245,10 @@ def _activate(name: CellActivation, x: Array) -> Array:
 
 def _mangle(value: float) -> str:
     return repr(float(value)).replace(".", "p").replace("-", "m").replace("+", "")
+
+
+def _number(text: str) -> float:
+    return float(text.replace("p", ".").replace("m", "-"))
 
 
 def _prefix(names: Any, prefix: str) -> None:

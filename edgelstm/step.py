@@ -88,6 +88,15 @@ class StepModel:
         """The main graph's operators in order, for tests and ``inspect``."""
         return [node.op_type for node in self.model.graph.node]
 
+    def graph_hash(self) -> str:
+        """SHA-256 of the graph, its functions and its states' initial values: what the model computes, and nothing else."""
+        model = onnx.ModelProto()
+        model.graph.CopyFrom(self.model.graph)
+        model.functions.extend(self.model.functions)
+        model.opset_import.extend(self.model.opset_import)
+        initial = b"".join(s.initial or b"-" for s in self.signature.states)
+        return sha256(model.SerializeToString(deterministic=True) + initial)
+
     def check(self, where: str = "model") -> None:
         """Raise EdgeLstmError unless the model is valid ONNX and agrees with the Signature."""
         try:

@@ -55,6 +55,11 @@ class Stream:
         """A copy of the state, by state name; good for :meth:`restore` on any stream of any runner of this model."""
         return self._runner._snapshot(self)
 
+    def values(self) -> dict[str, Array]:
+        """What the state is worth, by state name: as :meth:`snapshot`, quantised states as float32."""
+        specs = {s.name: s for s in self._runner.signature.states}
+        return {name: specs[name].values(stored) for name, stored in self.snapshot().items()}
+
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """Set the state. Values may come in any floating-point dtype, for a quantised state too."""
         self._runner._restore(self, snapshot)

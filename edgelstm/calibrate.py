@@ -1,0 +1,279 @@
+"""StepModel + sequences -> Calibration: the ordinary Runner carries the state while ``tap`` shows what is inside.
+
+Sequences run side by side, one a stream, each from the initial state. In a second round a quantised Program drives: its
+state, not that of the float graph, is what every frame meets, since that is what the quantised graph will meet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from edgelstm.calibration import Calibration, StateGrowth, TensorRange
+from edgelstm.errors import EdgeLstmError
+from edgelstm.gates import GateVariant, is_fused_gates
+from edgelstm.observer import Observer
+from edgelstm.passes.products import Products, Site, find_products
+from edgelstm.passes.tap import PREFIX, tap
+from edgelstm.ranges import check_method, choose, overrides
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Frame, Outputs, Program
+from edgelstm.runtime.runner import Runner, Stream
+from edgelstm.step import StepModel
+
+#: Fewer frames than this say too little of a state: it takes a while to leave its initial value.
+MIN_FRAMES = 24
+#: Points kept of a state's largest value over time.
+POINTS = 512
+
+
+@dataclass
+class Recording:
+    """One recording: its frames as the model takes them, in order, and what to call it."""
+
+    name: str
+    frames: Iterable[Frame]
+
+
+def calibrate(
+    step: StepModel,
+    sequences: Sequence[Recording],
+    *,
+    method: str = "mse",
+    percentile: float = 99.99,
+    tensors: Mapping[str, Mapping[str, Any]] | None = None,
+    streams: int = 8,
+    least: int = MIN_FRAMES,
+    preprocessing: Mapping[str, Any] | None = None,
+    driver: Callable[[int], Program] | None = None,
+    driven_by: str | None = None,
+    threads: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Calibration:
+    """Observe every tensor that may be quantised while ``sequences`` run through the float graph ``step``.
+
+    method, percentile: how ranges are chosen (``edgelstm.ranges``); ``tensors`` maps patterns of tensor names to
+    ``{"method": ..., "percentile": ...}`` of their own. streams: sequences that run side by side. driver: opens a quantised
+    Program of the same model for so many streams; its state then drives the float graph.
+
+    Memory does not grow with the number of frames. Raises EdgeLstmError when there is nothing to quantise, when a
+    sequence is empty, when all of them together have fewer than ``least`` frames, and for ranges of no use.
+    """
+    for chosen in (None, *(tensors or {})):
+        settings = overrides(tensors or {}, chosen or "", {"method": method, "percentile": percentile})
+        check_method(settings["method"], settings["percentile"])
+    if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in step.model.graph.node):
+        raise EdgeLstmError(
+            "the model is quantised already", expected="the float step graph it was made from"
+        )
+    found = find_products(step)
+    if not found.products:
+        raise EdgeLstmError(
+            "nothing to quantise in this model",
+            found=f"operators {', '.join(sorted(set(step.op_types())))}",
+            expected="Conv, Gemm or MatMul with float32 weights",
+        )
+    inner = [m for site in found.sites.values() for m in site.members if _is_inside(step, m)]
+    states = [s.output for s in step.signature.states]
+    tapped = tap(step, [*inner, *states])
+    single = tapped.signature.stream_axis == 1
+    places = 1 if single else min(streams, max(1, len(sequences)))
+    watch = _Watch(step, tapped, found)
+    with ExitStack() as stack:
+        runner = stack.enter_context(Runner(OrtProgram(tapped.to_bytes(), streams=places, threads=threads)))
+        driven = None if driver is None else stack.enter_context(Runner(driver(places)))
+        data = _run(runner, driven, sequences, places, watch, progress)
+    frames = sum(d["frames"] for d in data) * (step.signature.window or 1)
+    if frames < least:
+        raise EdgeLstmError(
+            "too few frames to calibrate on",
+            found=f"{frames} frames in {len(data)} sequences",
+            expected=f"at least {least}",
+            hint="A state needs some frames to leave its initial value, and its range shows only then: record more",
+        )
+    default = {"method": method, "percentile": percentile}
+    ranges = {
+        site.name: watch.range(site, overrides(tensors or {}, site.name, default))
+        for site in found.sites.values()
+    }
+    for r in ranges.values():
+        r.check()
+    recorded = dict(default, tensors={k: dict(v) for k, v in (tensors or {}).items()})
+    return Calibration(
+        model=step.graph_hash(),
+        preprocessing=step.signature.preprocessing if preprocessing is None else preprocessing,
+        data=tuple(data),
+        method=recorded,
+        tensors=ranges,
+        states={name: growth.result(name) for name, growth in watch.states.items()},
+        streams=places,
+        driven_by=driven_by,
+    )
+
+
+def _run(
+    runner: Runner,
+    driven: Runner | None,
+    sequences: Sequence[Recording],
+    places: int,
+    watch: _Watch,
+    progress: Callable[[int], None] | None,
+) -> list[dict[str, Any]]:
+    waiting = iter(sequences)
+    playing: dict[str, _Playing] = {}
+    data: list[dict[str, Any]] = []
+    while True:
+        while len(playing) < places and (sequence := next(waiting, None)) is not None:
+            stream = runner.stream(f"sequence {len(data)}")
+            entry = {"name": sequence.name, "frames": 0, "sha256": ""}
+            data.append(entry)
+            other = None if driven is None else driven.stream(stream.name)
+            playing[stream.name] = _Playing(stream, other, iter(sequence.frames), entry)
+        frames: dict[str, Frame] = {}
+        for name, item in list(playing.items()):
+            frame = next(item.frames, None)
+            if frame is None:
+                item.end()
+                del playing[name]
+            else:
+                item.take(frame)
+                frames[name] = frame
+        if frames:
+            for name in frames:
+                playing[name].follow()
+            outputs = runner.step(frames)
+            if driven is not None:
+                driven.step(frames)
+            for name, frame in frames.items():
+                watch.see(frame, outputs[name], playing[name].entry["frames"] - 1)
+            if progress is not None:
+                progress(len(frames))
+        elif not playing and len(data) == len(sequences):
+            return data
+
+
+@dataclass
+class _Playing:
+    """A sequence on its stream; ``other`` is its stream in the quantised Runner that drives."""
+
+    stream: Stream
+    other: Stream | None
+    frames: Iterator[Frame]
+    entry: dict[str, Any]
+    _hash: Any = field(default_factory=hashlib.sha256)
+
+    def take(self, frame: Frame) -> None:
+        self.entry["frames"] += 1
+        for name in sorted(frame):
+            self._hash.update(np.ascontiguousarray(frame[name]).data)
+
+    def follow(self) -> None:
+        """Take on the state of the stream that drives."""
+        if self.other is not None:
+            self.stream.restore(self.other.values())
+
+    def end(self) -> None:
+        if not self.entry["frames"]:
+            raise EdgeLstmError(
+                f"sequence {self.entry['name']} is empty",
+                expected="at least one frame (of a window: one window of them)",
+            )
+        self.entry["sha256"] = self._hash.hexdigest()
+        self.stream.close()
+        if self.other is not None:
+            self.other.close()
+
+
+class _Watch:
+    """The observers of all sites, and of the states' size over time."""
+
+    def __init__(self, step: StepModel, tapped: StepModel, found: Products) -> None:
+        self._sites = found.sites
+        self._seen = {name: Observer(site.channels) for name, site in found.sites.items()}
+        shown = {t.name: t for t in tapped.signature.outputs}
+        frame_names = {t.name for t in step.signature.inputs}
+        self._views: list[tuple[str, str, int, bool]] = []
+        for site in found.sites.values():
+            for member in site.members:
+                rank = len(found.shapes[member])
+                # Counted from the end, the axis is right with or without the stream axis before it.
+                axis = site.axis - rank
+                if PREFIX + member in shown:
+                    self._views.append((site.name, PREFIX + member, axis, False))
+                elif member in frame_names:
+                    self._views.append((site.name, member, axis, True))
+        self._start(step)
+        self._gates = _gates(step)
+        self.states = {s.name: _Growth() for s in step.signature.states}
+        self._state_outputs = [(s.name, PREFIX + s.output) for s in step.signature.states]
+
+    def _start(self, step: StepModel) -> None:
+        for spec in step.signature.states:
+            for site in self._sites.values():
+                if spec.name in site.states:
+                    self._seen[site.name].add(
+                        spec.initial_value().astype(np.float32), site.axis - len(spec.shape)
+                    )
+
+    def see(self, frame: Frame, outputs: Outputs, index: int) -> None:
+        for name, source, axis, is_frame in self._views:
+            self._seen[name].add(np.asarray(frame[source] if is_frame else outputs[source]), axis)
+        for name, source in self._state_outputs:
+            self.states[name].add(index, float(np.abs(outputs[source]).max(initial=0)))
+
+    def range(self, site: Site, settings: Mapping[str, Any]) -> TensorRange:
+        seen = self._seen[site.name]
+        gates = next((self._gates[m] for m in site.members if m in self._gates), None)
+        if not np.isfinite(seen.sum_square).all():
+            raise EdgeLstmError(
+                f"tensor {site.name!r}",
+                found="values that are infinite or not a number",
+                expected="finite values",
+                hint="The sequences make the float model overflow: look at them first",
+            )
+        low, high, tensor_low, tensor_high = choose(
+            seen, settings["method"], percentile=settings["percentile"], gates=gates
+        )
+        span, counts = seen.whole()
+        return TensorRange(
+            site.name, site.role, seen.samples, seen.minimum, seen.maximum, seen.mean, seen.mean_square,
+            low, high, tensor_low, tensor_high, span, tuple(int(c) for c in counts),
+        )  # fmt: skip
+
+
+@dataclass
+class _Growth:
+    """Largest |value| over time in at most POINTS numbers: when they are full, neighbours merge."""
+
+    every: int = 1
+    largest: list[float] = field(default_factory=list)
+
+    def add(self, frame: int, value: float) -> None:
+        place = frame // self.every
+        while place >= POINTS:
+            pairs = [self.largest[k : k + 2] for k in range(0, len(self.largest), 2)]
+            self.largest = [max(pair) for pair in pairs]
+            self.every *= 2
+            place = frame // self.every
+        if place < len(self.largest):
+            self.largest[place] = max(self.largest[place], value)
+        else:
+            self.largest += [value] * (place + 1 - len(self.largest))
+
+    def result(self, name: str) -> StateGrowth:
+        return StateGrowth(name, self.every, tuple(self.largest))
+
+
+def _gates(step: StepModel) -> dict[str, GateVariant]:
+    """What each value that is a gate pre-activation goes through."""
+    return {n.input[0]: GateVariant.of(n.op_type) for n in step.model.graph.node if is_fused_gates(n)}
+
+
+def _is_inside(step: StepModel, name: str) -> bool:
+    """Whether a value is made in the graph: frames and old states are seen where they come from."""
+    return all(v.name != name for v in step.model.graph.input)

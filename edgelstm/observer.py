@@ -1,0 +1,99 @@
+"""What a calibration sees of one tensor: extremes, moments and a histogram for each channel, in memory that stays fixed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+BINS = 256
+#: Of a larger tensor, this many values a frame go into the histogram (extremes and moments see them all).
+SAMPLES = 1 << 16
+
+
+class Observer:
+    """Statistics of ``channels`` channels over any number of arrays.
+
+    The histogram of a channel has :data:`BINS` bins over [-span, span], span a power of two: a value beyond doubles
+    the span and bins merge in pairs, so nothing has to be known beforehand and nothing is seen twice.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self.samples = 0
+        self.minimum = np.full(channels, np.inf)
+        self.maximum = np.full(channels, -np.inf)
+        self.sum = np.zeros(channels)
+        self.sum_square = np.zeros(channels)
+        self.span = np.zeros(channels)
+        self.counts = np.zeros((channels, BINS), np.int64)
+
+    def add(self, values: Array, axis: int) -> None:
+        """Count ``values``, whose ``axis`` runs over the channels."""
+        flat = np.moveaxis(values, axis, 0).reshape(len(self.span), -1)
+        if not flat.size:
+            return
+        self.samples += flat.shape[1]
+        np.minimum(self.minimum, flat.min(1), out=self.minimum)
+        np.maximum(self.maximum, flat.max(1), out=self.maximum)
+        self.sum += flat.sum(1, dtype=np.float64)
+        self.sum_square += np.einsum("cn,cn->c", flat, flat, dtype=np.float64)
+        self._widen(np.maximum(-self.minimum, self.maximum))
+        stride = -(-flat.size // SAMPLES)
+        if stride > 1:
+            # Another phase every time, so that no pixel is left out for good.
+            flat = flat[:, self.samples // flat.shape[1] % stride :: stride]
+        self._count(flat)
+
+    @property
+    def mean(self) -> Array:
+        """Mean of each channel."""
+        mean: Array = self.sum / max(1, self.samples)
+        return mean
+
+    @property
+    def mean_square(self) -> Array:
+        """Mean square of each channel."""
+        mean: Array = self.sum_square / max(1, self.samples)
+        return mean
+
+    def whole(self) -> tuple[float, Array]:
+        """(span, counts [BINS]) of all channels together."""
+        span = float(self.span.max(initial=0.0))
+        counts = np.zeros(BINS, np.int64)
+        for own in np.unique(self.span):
+            if own:
+                merged = self.counts[self.span == own].sum(0)
+                np.add.at(counts, _merged_bins(span / own), merged)
+        # Channels that never left zero.
+        counts[BINS // 2] += int(self.counts[self.span == 0].sum())
+        return span, counts
+
+    def _widen(self, largest: Array) -> None:
+        finite = np.isfinite(largest) & (largest > 0)
+        needed = np.zeros_like(self.span)
+        needed[finite] = np.exp2(np.ceil(np.log2(largest[finite])))
+        for channel in np.flatnonzero(needed > self.span):
+            old, self.span[channel] = self.span[channel], needed[channel]
+            before = self.counts[channel].copy()
+            self.counts[channel] = 0
+            if old:
+                np.add.at(self.counts[channel], _merged_bins(needed[channel] / old), before)
+            else:
+                self.counts[channel, BINS // 2] = before.sum()
+
+    def _count(self, flat: Array) -> None:
+        channels = len(self.span)
+        scale = np.divide(BINS / 2, self.span, out=np.zeros(channels), where=self.span > 0)
+        index = (flat * scale.astype(np.float32)[:, None] + BINS / 2).astype(np.int64)
+        np.clip(index, 0, BINS - 1, out=index)
+        index += (np.arange(channels) * BINS)[:, None]
+        self.counts += np.bincount(index.ravel(), minlength=channels * BINS).reshape(channels, BINS)
+
+
+def _merged_bins(times: float) -> Array:
+    """Which bin each bin falls into when the span is ``times`` (a power of two) as large."""
+    merged: Array = (np.arange(BINS) - BINS // 2) // int(times) + BINS // 2
+    return merged

@@ -1,0 +1,90 @@
+"""Channel equalisation: which scale each channel of an activation gets, the weights taking up what differs.
+
+x and h meet in one product though their ranges differ, and so do the channels of each. A product with weight W does not
+change when channel c of its activation is divided by s_c and column c of W multiplied by it. So every channel may be
+rounded at a step of its own, at no cost when it runs; what one gains there, the weights lose where a row's columns
+then differ more in size. (Nagel et al. 2019 and Xiao et al. 2023 do this between layers; here a state's range
+decides, since it is the same tensor on both sides.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+#: How far scales follow the channels' own ranges: 0 one scale for all, 1 each its own.
+_SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+#: A channel that hardly moves gets no smaller a scale than this part of the largest: its weights must not explode.
+FLOOR = 1e-3
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One product as equalisation sees it.
+
+    weight: [outputs, channels, taps], each row what makes one output channel. sites: the site of each part of its
+    channels, in order; sizes: how many channels each has.
+    """
+
+    weight: Array
+    sites: tuple[str, ...]
+    sizes: tuple[int, ...]
+
+
+def activation_scales(
+    ranges: Mapping[str, Array],
+    mean_square: Mapping[str, Array],
+    products: Sequence[Operand],
+    largest: float,
+    per_channel: bool,
+) -> dict[str, Array]:
+    """The scale of each channel, [channels] by site, for codes of at most ``largest``.
+
+    ranges: largest |value| of each channel. Chosen so that the noise in the products' outputs is least: rounding an
+    activation to steps s_c adds sum_c W_oc^2 s_c^2 / 12 to output o, rounding its row of weights d_o^2 / 12
+    sum_c E[a_c^2] / s_c^2, where d_o = max_c |W_oc| s_c / largest.
+    """
+    if not per_channel:
+        return {name: np.full(len(r), r.max() / largest) for name, r in ranges.items()}
+    share = dict.fromkeys(ranges, 1.0)
+    scales = {name: _scales(r, 1.0, largest) for name, r in ranges.items()}
+    for _ in range(2):
+        for name in ranges:
+            reading = [p for p in products if name in p.sites]
+            trials = {
+                s: sum(
+                    _noise(p, scales | {name: _scales(ranges[name], s, largest)}, mean_square, largest)
+                    for p in reading
+                )
+                for s in _SHARES
+            }
+            share[name] = min(trials, key=lambda s: (trials[s], -s))
+            scales[name] = _scales(ranges[name], share[name], largest)
+    return scales
+
+
+def _scales(ranges: Array, share: float, largest: float) -> Array:
+    top = float(ranges.max())
+    own = np.maximum(ranges, FLOOR * top)
+    scales: Array = top ** (1 - share) * own**share / largest
+    return scales
+
+
+def _noise(
+    product: Operand, scales: Mapping[str, Array], mean_square: Mapping[str, Array], largest: float
+) -> float:
+    """Mean noise power of the product's outputs, relative to their own power."""
+    s = np.concatenate([scales[name] for name in product.sites])
+    power = np.concatenate([mean_square[name] for name in product.sites])
+    squares = (product.weight**2).sum(2)
+    activation = squares @ s**2
+    step = (np.abs(product.weight).max(2) * s).max(1) / largest
+    taps = product.weight.shape[2]
+    weight = step**2 * float((power / s**2).sum()) * taps
+    signal = squares @ power
+    return float((activation + weight).sum() / max(float(signal.sum()), 1e-30))

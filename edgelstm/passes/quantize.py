@@ -1,0 +1,475 @@
+"""quantize: explicit Q/DQ around the products of a step graph or window, its states stored as codes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper, numpy_helper
+
+from edgelstm.calibration import Calibration
+from edgelstm.dtypes import from_float32, to_float32
+from edgelstm.errors import EdgeLstmError
+from edgelstm.passes.equalize import FLOOR, Operand, activation_scales
+from edgelstm.passes.graph import Graph, attribute, renamed
+from edgelstm.passes.placement import CODES, PLACEMENT, SMALL, Codes, Target
+from edgelstm.passes.products import Product, Products, Site, find_products
+from edgelstm.signature import Quantization, StateSpec
+from edgelstm.step import StepModel, onnx_dtype
+
+Array = npt.NDArray[Any]
+
+#: Shares of a row's largest weight at which its scale may end.
+_CLIPS = np.linspace(1.0, 0.7, 13)
+
+
+def quantize(
+    step: StepModel,
+    calibration: Calibration,
+    target: Target = "onnxruntime",
+    precision: str = "int8",
+    *,
+    weights: Iterable[str] | None = None,
+    correct_bias: bool = True,
+) -> StepModel:
+    """Guarantees: the same inputs, outputs and states by name; the chosen products run on codes of ``precision``.
+
+    A state that such a product reads is stored as codes, at one scale on both sides of the step; the cell state
+    path stays as it is. Scales of the input channels, and of a quantised output's, are folded into the weights
+    (``equalize``). ``weights``: names of the weights whose products are quantised; by default all but small ones
+    (``placement.SMALL``). correct_bias: the mean error that rounding the weights makes is taken off the
+    bias (Nagel et al. 2019, sec. 4.2).
+
+    Raises EdgeLstmError for a calibration of another model or preprocessing, and for a model quantised already.
+    """
+    check_calibration(step, calibration)
+    found = find_products(step)
+    chosen = set(default_weights(found)) if weights is None else set(weights)
+    unknown = chosen - {p.weight for p in found.products}
+    if unknown:
+        raise EdgeLstmError(
+            "weights to quantise",
+            found=", ".join(sorted(unknown)),
+            expected=f"some of {', '.join(dict.fromkeys(p.weight for p in found.products))}",
+        )
+    return _Quantizer(step, calibration, target, precision, found, chosen, correct_bias).run()
+
+
+def check_calibration(step: StepModel, calibration: Calibration) -> None:
+    """Raise EdgeLstmError unless ``calibration`` was made for this very model and its preprocessing."""
+    if is_quantized(step):
+        raise EdgeLstmError(
+            "the model is quantised already",
+            found=", ".join(sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})),
+            expected="the float step graph it was made from",
+        )
+    if step.graph_hash() != calibration.model:
+        raise EdgeLstmError(
+            "the calibration was made for another model",
+            found=f"graph {calibration.model[:12]}",
+            expected=f"graph {step.graph_hash()[:12]}",
+            hint="Calibrate this model: edgelstm calibrate MODEL --source S -o FILE",
+        )
+    declared, used = (
+        {name: [dict(op) for op in ops] for name, ops in p.items()}
+        for p in (step.signature.preprocessing, calibration.preprocessing)
+    )
+    if declared != used:
+        raise EdgeLstmError(
+            "the calibration was made with other preprocessing",
+            found=str(used),
+            expected=f"{declared} as the model's Signature says",
+            hint="Calibrate again without --preprocess, or export the model with it",
+        )
+
+
+def is_quantized(step: StepModel) -> bool:
+    """Whether a graph has Q/DQ nodes."""
+    return any(t in ("QuantizeLinear", "DequantizeLinear") for t in step.op_types())
+
+
+def default_weights(found: Products) -> list[str]:
+    """Weights whose products take a fair part of the work."""
+    work = {name: sum(p.macs for p in products) for name, products in found.by_weight().items()}
+    total = sum(work.values())
+    return [name for name, macs in work.items() if macs >= SMALL * total]
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Codes of a product's output: per channel scale and zero point."""
+
+    scale: Array
+    zero_point: Array
+
+
+class _Quantizer:
+    """The graph under reconstruction."""
+
+    def __init__(
+        self,
+        step: StepModel,
+        calibration: Calibration,
+        target: Target,
+        precision: str,
+        found: Products,
+        chosen: set[str],
+        correct_bias: bool,
+    ) -> None:
+        self._codes: Codes = CODES[target, precision]
+        self._placement = PLACEMENT[target]
+        self._calibration = calibration
+        self._found = found
+        self._correct_bias = correct_bias
+        self._graph = Graph(at_opset(step, 19 if self._codes.dtype.startswith("float8") else 13))
+        self._products = [p for p in found.products if p.weight in chosen]
+        self._scales = self._choose_scales()
+        self._made: dict[Any, str] = {}
+        self._replaced: dict[int, list[onnx.NodeProto]] = {}
+
+    def run(self) -> StepModel:
+        graph = self._graph
+        kinds = {p.output: p for p in self._products}
+        for node in list(graph.nodes):
+            product = kinds.get(node.output[0]) if node.output else None
+            if product is not None:
+                self._rewrite(product, node)
+        states = tuple(self._state(s) for s in graph.signature.states)
+        graph.declare(replace(graph.signature, states=states))
+        return graph.finish()
+
+    # -- scales ---------------------------------------------------------------------------------------------------
+
+    def _choose_scales(self) -> dict[str, Array]:
+        ranges, power = {}, {}
+        for product in self._products:
+            for part in product.parts:
+                seen = self._calibration.tensor(part.site)
+                if seen.channels != part.channels:
+                    raise EdgeLstmError(
+                        f"range of tensor {part.site!r}",
+                        found=f"{seen.channels} channels",
+                        expected=str(part.channels),
+                        hint="Calibrate again",
+                    )
+                own = np.maximum(-seen.low, seen.high)
+                whole = max(-seen.tensor_low, seen.tensor_high)
+                ranges[part.site] = own if self._per_channel(part.site) else np.full(len(own), whole)
+                power[part.site] = seen.mean_square
+        operands = [
+            Operand(
+                _rows(product, self._weight(product)),
+                tuple(p.site for p in product.parts),
+                tuple(p.channels for p in product.parts),
+            )
+            for product in {p.weight: p for p in self._products if p.groups == 1}.values()
+        ]
+        return activation_scales(ranges, power, operands, self._codes.largest, self._codes.per_channel)
+
+    def _per_channel(self, site: str) -> bool:
+        """Whether codes of this site have a scale for each channel: only those of maps, where a row is long."""
+        return self._codes.per_channel and self._found.sites[site].axis == 1 and self._is_map(site)
+
+    def _is_map(self, site: str) -> bool:
+        return len(self._found.shapes[site]) > 2
+
+    def _output_codes(self, product: Product) -> _Output:
+        seen = self._calibration.tensor(self._found.site_of[product.output])
+        low, high = np.minimum(seen.low, 0), np.maximum(seen.high, 0)
+        width = np.maximum(high - low, FLOOR * (seen.tensor_high - seen.tensor_low))
+        scale = width / 255
+        zero = np.clip(np.rint(-low / scale), 0, 255)
+        return _Output(scale, zero)
+
+    # -- rewriting ------------------------------------------------------------------------------------------------
+
+    def _rewrite(self, product: Product, node: onnx.NodeProto) -> None:
+        graph, placement = self._graph, self._placement[product.kind]
+        columns = [self._scales[part.site] for part in product.parts]
+        common = float(max(c.max() for c in columns))
+        activation = self._activation(product, common)
+        output = self._output_codes(product) if placement.output else None
+        factors = np.concatenate(columns) / common
+        weight, bias = self._folded(product, factors, output)
+        kept = not placement.bias_apart and bias is not None
+        raw = product.output
+        if output is not None or (placement.bias_apart and bias is not None):
+            raw = graph.fresh(f"{product.output}/product")
+        new = renamed(node, lambda name: name, [raw])
+        del new.input[:]
+        new.input.extend([activation, weight, *([bias] if kept and bias is not None else [])])
+        graph.nodes = [n for n in graph.nodes if n is not node] + [new]
+        if output is not None:
+            codes = graph.fresh(f"{product.output}/q")
+            one, zero = self._scalar(1.0), self._zero("uint8", 128)
+            graph.node("QuantizeLinear", [raw, one, zero], [codes])
+            scale = graph.weight(output.scale.astype(np.float32), f"{product.output}/scale")
+            zeros = graph.weight(output.zero_point.astype(np.uint8), f"{product.output}/zero_point")
+            graph.node("DequantizeLinear", [codes, scale, zeros], [product.output], axis=1)
+        elif raw != product.output:
+            assert bias is not None
+            graph.node("Add", [raw, bias], [product.output])
+
+    def _activation(self, product: Product, common: float) -> str:
+        """The float value the product reads: codes, dequantised with the scale ``common``."""
+        key = ("activation", product.activation, common)
+        if key not in self._made:
+            graph, base = self._graph, product.activation
+            if self._codes.joined or len(product.parts) == 1:
+                codes = self._coded(base, product)
+            else:
+                whole = self._apart(base, product, common)
+                codes = self._quantized(whole, np.array([common]), None)
+            made = graph.fresh(f"{base}/dq")
+            graph.node("DequantizeLinear", [codes, self._scalar(common), self._own_zero()], [made])
+            self._made[key] = made
+        return self._made[key]
+
+    def _coded(self, value: str, product: Product) -> str:
+        """Codes of ``value``: those of what it concatenates, concatenated."""
+        key = ("codes", value)
+        if key not in self._made:
+            graph = self._graph
+            site = self._found.site_of.get(value)
+            if site in self._scales:
+                self._made[key] = self._leaf(value, self._found.sites[site])
+            else:
+                node = graph.producer(value, "Concat")
+                assert node is not None
+                inputs = [self._coded(name, product) for name in node.input]
+                made = graph.fresh(f"{value}/q")
+                graph.node("Concat", inputs, [made], axis=attribute(node, "axis"))
+                self._made[key] = made
+        return self._made[key]
+
+    def _apart(self, value: str, product: Product, common: float) -> str:
+        """``value`` from codes that are dequantised before they are concatenated, all with one scale."""
+        key = ("apart", value, common)
+        if key not in self._made:
+            graph = self._graph
+            site = self._found.site_of.get(value)
+            made = graph.fresh(f"{value}/dq")
+            if site in self._scales:
+                codes = self._coded(value, product)
+                graph.node("DequantizeLinear", [codes, self._scalar(common), self._own_zero()], [made])
+            else:
+                node = graph.producer(value, "Concat")
+                assert node is not None
+                inputs = [self._apart(name, product, common) for name in node.input]
+                graph.node("Concat", inputs, [made], axis=attribute(node, "axis"))
+            self._made[key] = made
+        return self._made[key]
+
+    def _leaf(self, value: str, site: Site) -> str:
+        """Codes of a site's member: an old state is stored as codes, everything else is quantised where it is made."""
+        for state in self._graph.signature.states:
+            if state.input == value:
+                return value
+        scale = self._scales[site.name]
+        return self._quantized(value, scale, site.axis if self._per_channel(site.name) else None)
+
+    def _quantized(self, value: str, scale: Array, axis: int | None) -> str:
+        key = ("quantized", value, scale.tobytes())
+        if key not in self._made:
+            graph = self._graph
+            made = graph.fresh(f"{value}/q")
+            if axis is None:
+                graph.node("QuantizeLinear", [value, self._scalar(float(scale[0])), self._own_zero()], [made])
+            else:
+                name = graph.weight(scale.astype(np.float32), f"{value}/scale")
+                zero = self._zeros(len(scale))
+                graph.node("QuantizeLinear", [value, name, zero], [made], axis=axis)
+            self._made[key] = made
+        return self._made[key]
+
+    # -- weights --------------------------------------------------------------------------------------------------
+
+    def _folded(self, product: Product, factors: Array, output: _Output | None) -> tuple[str, str | None]:
+        """The dequantised weight with the channels' factors in it, and the bias; each made once however many share it."""
+        fold = b"" if output is None else output.scale.tobytes() + output.zero_point.tobytes()
+        key = ("weight", product.weight, factors.tobytes(), fold)
+        if key in self._made:
+            return self._made[key], self._made.get((*key, "bias")) or None
+        graph, original = self._graph, self._weight(product)
+        wide = original * _columns(product, factors, original.shape[product.out_axis], original.ndim)
+        bias = np.zeros(original.shape[product.out_axis])
+        if product.bias is not None:
+            constant = graph.constant(product.bias)
+            assert constant is not None
+            bias = np.broadcast_to(constant.reshape(-1), bias.shape).astype(np.float64)
+        if output is not None:
+            wide = wide / _along(output.scale, product.out_axis, wide.ndim)
+            bias = bias / output.scale + output.zero_point - 128
+        means, powers = self._moments(product, factors)
+        rounded, scale = self._rounded(product, wide, powers)
+        if self._correct_bias:
+            real = to_float32(rounded, self._codes.weight_dtype) * _along(scale, product.out_axis, wide.ndim)
+            moved = (real - wide) * _columns(product, means, len(bias), wide.ndim)
+            bias = bias - _rows(product, moved).sum((1, 2))
+        name = graph.fresh(f"{product.weight}/q")
+        graph.initializers[name] = _tensor(rounded, self._codes.weight_dtype, name)
+        scale_name = graph.weight(scale.astype(np.float32), f"{product.weight}/scale")
+        zeros = graph.fresh(f"{product.weight}/zero_point")
+        graph.initializers[zeros] = _tensor(
+            np.zeros(len(scale), rounded.dtype), self._codes.weight_dtype, zeros
+        )
+        made = graph.fresh(f"{product.weight}/dq")
+        graph.node("DequantizeLinear", [name, scale_name, zeros], [made], axis=product.out_axis)
+        self._made[key] = made
+        if (
+            product.bias is not None
+            or output is not None
+            or (self._correct_bias and product.kind != "MatMul")
+        ):
+            self._made[(*key, "bias")] = graph.weight(bias.astype(np.float32), f"{product.weight}/bias")
+        return made, self._made.get((*key, "bias"))
+
+    def _moments(self, product: Product, factors: Array) -> tuple[Array, Array]:
+        """Mean and mean square of each input channel, in the units the folded weight sees."""
+        seen = [self._calibration.tensor(part.site) for part in product.parts]
+        mean = np.concatenate([s.mean for s in seen]) / factors
+        power = np.concatenate([s.mean_square for s in seen]) / factors**2
+        return mean, power
+
+    def _rounded(self, product: Product, wide: Array, powers: Array) -> tuple[Array, Array]:
+        """Codes of the weight and a scale for each output channel: the clipping whose error, weighed by what the input
+        channels carry, is least."""
+        dtype = self._codes.weight_dtype
+        axes = tuple(a for a in range(wide.ndim) if a != product.out_axis)
+        top = np.abs(wide).max(axes)
+        top = np.where(top > 0, top, 1.0)
+        weigh = np.sqrt(_columns(product, powers, len(top), wide.ndim))
+        best, scale = np.full(len(top), np.inf), top / self._codes.largest
+        for clip in _CLIPS if dtype == "int8" else _CLIPS[:1]:
+            trial = clip * top / self._codes.largest
+            along = _along(trial, product.out_axis, wide.ndim)
+            error = (((_nearest(wide / along, dtype) * along - wide) * weigh) ** 2).sum(axes)
+            scale = np.where(error < best, trial, scale)
+            best = np.minimum(best, error)
+        codes = from_float32(_nearest(wide / _along(scale, product.out_axis, wide.ndim), dtype), dtype)
+        return codes, scale
+
+    def _weight(self, product: Product) -> Array:
+        value = self._graph.constant(product.weight)
+        assert value is not None
+        return value.astype(np.float64)
+
+    # -- states and constants -------------------------------------------------------------------------------------
+
+    def _state(self, state: StateSpec) -> StateSpec:
+        """The state stored as codes, if a quantised product reads it; float readers get it dequantised."""
+        site = self._found.sites.get(self._found.site_of.get(state.input, ""))
+        if site is None or site.name not in self._scales:
+            return state
+        graph = self._graph
+        scale = self._scales[site.name]
+        per_channel = self._per_channel(site.name)
+        output = self._quantized(state.output, scale, site.axis if per_channel else None)
+        readers = [n for n in graph.consumers(state.input) if not self._is_ours(n)]
+        if readers:
+            value = graph.fresh(f"{state.input}/float")
+            gone = {id(n) for n in readers}
+            kept = [n for n in graph.nodes if id(n) not in gone]
+            swap = [
+                renamed(n, lambda name: value if name == state.input else name, list(n.output))
+                for n in readers
+            ]
+            graph.nodes = [*kept, *swap]
+            if per_channel:
+                s = graph.weight(scale.astype(np.float32), f"{state.input}/scale")
+                graph.node(
+                    "DequantizeLinear", [state.input, s, self._zeros(len(scale))], [value], axis=site.axis
+                )
+            else:
+                graph.node(
+                    "DequantizeLinear",
+                    [state.input, self._scalar(float(scale[0])), self._own_zero()],
+                    [value],
+                )
+        worth = Quantization(
+            tuple(np.float32(s).item() for s in (scale if per_channel else scale[:1])), self._codes.zero_point
+        )
+        stored = replace(state, output=output, dtype=self._codes.dtype, initial=None, quantization=worth)
+        start = stored.stored(state.initial_value())
+        return replace(stored, initial=start.tobytes() if start.any() else None)
+
+    def _is_ours(self, node: onnx.NodeProto) -> bool:
+        """Whether this pass made the node."""
+        return node.output[0] in self._made.values()
+
+    def _scalar(self, value: float) -> str:
+        return self._graph.weight(np.array(value, np.float32), "scale")
+
+    def _zero(self, dtype: str, value: int) -> str:
+        key = ("zero", dtype, value, None)
+        return self._zero_point(key, from_float32(np.array(value, np.float32), dtype), dtype)
+
+    def _own_zero(self) -> str:
+        return self._zero(self._codes.dtype, self._codes.zero_point)
+
+    def _zeros(self, count: int) -> str:
+        dtype, value = self._codes.dtype, self._codes.zero_point
+        array = np.full(count, from_float32(np.array(value, np.float32), dtype))
+        return self._zero_point(("zero", dtype, value, count), array, dtype)
+
+    def _zero_point(self, key: Any, array: Array, dtype: str) -> str:
+        if key not in self._made:
+            name = self._graph.fresh("zero_point")
+            self._graph.initializers[name] = _tensor(array, dtype, name)
+            self._made[key] = name
+        return self._made[key]
+
+
+def at_opset(step: StepModel, least: int) -> StepModel:
+    """Guarantees: the same graph in an opset that has what Q/DQ needs (13 for scales of channels, 19 for fp8 and fp16)."""
+    if step.opset >= least:
+        return step
+    from onnx import version_converter
+
+    try:
+        model = version_converter.convert_version(step.copy_model(), least)
+    except Exception as error:  # the converter raises several unrelated classes
+        raise EdgeLstmError(
+            f"the model is in ONNX opset {step.opset} and can't be brought to {least}",
+            found=str(error).strip().splitlines()[0],
+            hint="Export it again with a newer opset",
+        ) from error
+    return StepModel(model, step.signature)
+
+
+def _rows(product: Product, weight: Array) -> Array:
+    """The weight as [outputs, channels, taps]."""
+    moved = np.moveaxis(weight, (product.out_axis, product.in_axis), (0, 1))
+    return moved.reshape(*moved.shape[:2], -1)
+
+
+def _columns(product: Product, values: Array, outputs: int, rank: int) -> Array:
+    """One number per input channel, shaped to multiply the weight."""
+    if product.groups == 1:
+        return _along(values, product.in_axis, rank)
+    # Row o of a grouped convolution reads the channels of its group.
+    rows = np.repeat(np.asarray(values, np.float64).reshape(product.groups, -1), outputs // product.groups, 0)
+    return rows.reshape(*rows.shape, *[1] * (rank - 2))
+
+
+def _along(values: Array, axis: int, rank: int) -> Array:
+    shape = [1] * rank
+    shape[axis] = -1
+    return np.asarray(values, np.float64).reshape(shape)
+
+
+def _nearest(values: Array, dtype: str) -> Array:
+    """The nearest numbers ``dtype`` has, symmetric."""
+    if dtype == "int8":
+        return np.clip(np.rint(values), -127, 127)
+    return to_float32(from_float32(values, dtype), dtype)
+
+
+def _tensor(codes: Array, dtype: str, name: str) -> onnx.TensorProto:
+    if dtype == "float8e4m3fn":
+        return helper.make_tensor(name, onnx_dtype(dtype), codes.shape, codes.tobytes(), raw=True)
+    return numpy_helper.from_array(codes, name)

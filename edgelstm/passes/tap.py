@@ -1,0 +1,83 @@
+"""tap: shows inner values of a step graph as outputs, so that the ordinary Runner can be watched at work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.passes.batching import ROWS
+from edgelstm.passes.graph import Graph
+from edgelstm.passes.shapes import infer_shapes
+from edgelstm.signature import Signature, TensorSpec
+from edgelstm.step import StepModel
+
+#: What the output that shows a value is called.
+PREFIX = "tap/"
+
+
+def tap(step: StepModel, values: Iterable[str]) -> StepModel:
+    """Guarantees: the same states, computed alike, and as outputs only ``values``, each called ``tap/NAME``.
+
+    A value that has no stream axis of its own (frames batched over a window) is shown with one of size 1 put before it;
+    the whole graph then takes one stream. Values of a window keep whatever axes they have: the Signature of the result
+    is that of a step which takes T frames at once.
+
+    Raises EdgeLstmError for a name that is no value of the graph or whose shape is not known.
+    """
+    shapes = infer_shapes(step)
+    names = list(dict.fromkeys(values))
+    known = {n for node in step.model.graph.node for n in node.output} | {
+        v.name for v in step.model.graph.input
+    }
+    for name in names:
+        if name not in known or name not in shapes:
+            raise EdgeLstmError(
+                f"tap: value {name!r}",
+                found="no such value" if name not in known else "a shape that is not known",
+                expected=f"one of {', '.join(sorted(known & set(shapes)))}",
+            )
+    s = step.signature
+    axis = s.stream_axis
+    rows = ROWS if isinstance(axis, str) else axis
+    apart = [n for n in names if not shapes[n] or shapes[n][0] != rows]
+    if apart and axis != 1:
+        step = one_stream(step)
+        shapes, axis = infer_shapes(step), 1
+    graph = Graph(step)
+    outputs = []
+    for name in names:
+        shape = shapes[name]
+        if name in apart:
+            zero = graph.weight(np.array([0], np.int64), "tap/axis")
+            graph.node("Unsqueeze", [name, zero], [PREFIX + name])
+            outputs.append(TensorSpec(PREFIX + name, "float32", (axis, *shape)))
+        else:
+            graph.node("Identity", [name], [PREFIX + name])
+            outputs.append(TensorSpec(PREFIX + name, "float32", (axis, *shape[1:])))
+    s = step.signature
+    # Time is an axis like any other here: what is shown need not have it.
+    graph.declare(Signature(s.inputs, tuple(outputs), s.states, None, s.preprocessing))
+    return graph.finish()
+
+
+def one_stream(step: StepModel) -> StepModel:
+    """Guarantees: the same graph, made to take one stream; for a graph whose number of streams is not fixed."""
+    s = step.signature
+    graph = Graph(step)
+
+    def fixed(spec: TensorSpec) -> TensorSpec:
+        return replace(spec, shape=(1, *spec.shape[1:]))
+
+    graph.declare(
+        Signature(
+            tuple(fixed(t) for t in s.inputs),
+            tuple(fixed(t) for t in s.outputs),
+            tuple(replace(x, shape=(1, *x.shape[1:])) for x in s.states),
+            s.window,
+            s.preprocessing,
+        )
+    )
+    return graph.finish()
