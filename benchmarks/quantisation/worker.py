@@ -1,0 +1,149 @@
+"""One contestant in a process of its own: ``python benchmarks/quantisation/worker.py``.
+
+Reads lines of JSON, answers each with one: first the job (:class:`Job`), then ``{"drift": N}`` and any number of
+``{"steps": N}``. Ends when its input does; blocks in a read while it waits.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from cases import CASES
+from data import frames
+
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Array, Frame
+from edgelstm.runtime.runner import Runner
+
+#: Different test frames that are stepped through in turn while the clock runs.
+TIMED_FRAMES = 64
+
+
+@dataclass(frozen=True)
+class Job:
+    """``model``: the contestant's step graph. ``original``: our fp32 step graph of the same case. ``runtime``: a key of
+    :data:`RUNTIMES`, opened with ``options``."""
+
+    case: str
+    original: str
+    model: str
+    runtime: str = "edgelstm"
+    options: dict[str, Any] = field(default_factory=dict)
+    threads: int = 2
+    seed: int = 1
+
+    def dumps(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+
+class Loop(Protocol):
+    """A stream that runs; its state lives inside."""
+
+    def prepare(self, frame: Frame) -> Any: ...
+    def step(self, frame: Any) -> object: ...
+    def outputs(self) -> dict[str, Array]: ...
+    def states(self) -> dict[str, Array]: ...
+
+
+class RunnerLoop:
+    """Any step graph that carries our Signature, in our Runner, all its checks on."""
+
+    def __init__(self, model: Path, *, threads: int) -> None:
+        self._stream = Runner.open(model, threads=threads).stream("0")
+        self._last: Any = None
+
+    def prepare(self, frame: Frame) -> Any:
+        """As it is."""
+        return frame if len(frame) > 1 else next(iter(frame.values()))
+
+    def step(self, frame: Any) -> None:
+        """Advance by one frame."""
+        self._last = self._stream.step(frame)
+
+    def outputs(self) -> dict[str, Array]:
+        """The last step's outputs."""
+        return dict(self._last)
+
+    def states(self) -> dict[str, Array]:
+        """The current states."""
+        return self._stream.snapshot()
+
+
+def _openvino(model: Path, **options: Any) -> Loop:
+    from peer_openvino import OpenVinoLoop
+
+    return OpenVinoLoop(model, **options)
+
+
+RUNTIMES = {"edgelstm": RunnerLoop, "openvino": _openvino}
+
+
+def main() -> None:
+    """Serve one coordinator."""
+    # What libraries print must not mix with the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+
+    def answer(message: dict[str, Any]) -> None:
+        answers.write(json.dumps(message) + "\n")
+        answers.flush()
+
+    try:
+        job = Job(**json.loads(sys.stdin.readline()))
+        loop = RUNTIMES[job.runtime](Path(job.model), threads=job.threads, **job.options)
+        timed: list[Any] = []
+        answer({})
+        for line in sys.stdin:
+            request = json.loads(line)
+            if "drift" in request:
+                answer(drift(job, loop, request["drift"]))
+                continue
+            timed = timed or [loop.prepare(f) for f in frames(job.case, TIMED_FRAMES, job.seed)]
+            answer({"nanoseconds": clock(loop, timed, request["steps"])})
+    except (
+        Exception
+    ) as error:  # a contestant that can't run a model is a result, not a crash of the benchmark
+        answer({"error": " ".join(f"{type(error).__name__}: {error}".split())})
+
+
+def drift(job: Job, loop: Loop, count: int) -> dict[str, list[float]]:
+    """Relative error in the 2-norm, ||q - f|| / ||f||, frame by frame: of h of all layers together, and of each output."""
+    hidden = CASES[job.case].hidden
+    reference = OrtProgram(job.original, threads=job.threads, spin=False)
+    state = reference.new_state()
+    errors: dict[str, list[float]] = {"h": []}
+    for frame in frames(job.case, count, job.seed):
+        wanted = reference.step([frame], state, [0])[0]
+        loop.step(loop.prepare(frame))
+        errors["h"].append(relative(hidden(loop.states()), hidden(reference.read_state(state, 0))))
+        for name, value in loop.outputs().items():
+            errors.setdefault(name, []).append(relative(value, wanted[name]))
+    reference.close()
+    return errors
+
+
+def relative(value: Array, wanted: Array) -> float:
+    """||value - wanted|| / ||wanted||."""
+    difference = value.astype(np.float64) - wanted
+    return float(np.linalg.norm(difference) / max(float(np.linalg.norm(wanted)), 1e-30))
+
+
+def clock(loop: Loop, prepared: list[Any], steps: int) -> list[int]:
+    """Nanoseconds of each step."""
+    marks = [time.perf_counter_ns()]
+    for i in range(steps):
+        loop.step(prepared[i % len(prepared)])
+        marks.append(time.perf_counter_ns())
+    return np.diff(marks).tolist()
+
+
+if __name__ == "__main__":
+    main()
