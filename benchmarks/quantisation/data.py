@@ -142,7 +142,8 @@ def _speech(random: np.random.Generator) -> Iterator[npt.NDArray[np.float64]]:
         voiced = (gain * np.sin(orders * angle)).sum(axis=0)
         hiss = np.diff(random.normal(size=length + 1))
         kind = random.choice(3, p=(0.7, 0.15, 0.15))  # voiced, hissing, silent
-        sound = (0.12 * voiced, 0.04 * hiss, 0 * hiss)[kind] * np.sin(np.pi * time / time[-1]) ** 0.5
+        envelope = np.abs(np.sin(np.pi * time / time[-1])) ** 0.5
+        sound = (0.12 * voiced, 0.04 * hiss, 0 * hiss)[kind] * envelope
         noise = np.convolve(random.normal(size=length + 7), np.ones(8) / 8, mode="valid")
         yield sound * random.uniform(0.5, 1.5) + 0.02 * noise
 

@@ -1,20 +1,22 @@
-"""Runs inside ModelOpt's environment: ``python modelopt_quantise.py FOLDER OUT [OPERATOR ...]``.
+"""Runs inside ModelOpt's environment: ``python modelopt_quantise.py FOLDER OUT OPTIONS``.
 
 FOLDER holds plain.onnx and, for each of its inputs, NAME.raw: float32 numbers of all calibration frames, one after the
-other.
+other. OPTIONS: keyword arguments of ``quantize``, as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from modelopt.onnx.quantization import quantize
 
 
-def main(folder: Path, out: str, operators: list[str]) -> None:
+def main(folder: Path, out: str, options: dict[str, Any]) -> None:
     """Quantise FOLDER/plain.onnx."""
     path = folder / "plain.onnx"
     data = {}
@@ -27,11 +29,11 @@ def main(folder: Path, out: str, operators: list[str]) -> None:
         calibration_data=data,
         calibration_method="max",
         calibration_eps=["cpu"],
-        op_types_to_quantize=operators or None,
         high_precision_dtype="fp32",
         output_path=out,
+        **options,
     )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:])
+    main(Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3]))

@@ -7,13 +7,15 @@ onnxruntime-gpu and CuPy, which INT8 on the processor does not need; the list le
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from cases import HERE, ROOT
@@ -24,8 +26,18 @@ from edgelstm.errors import EdgeLstmError
 
 REQUIREMENTS = HERE / "modelopt-requirements.txt"
 VENV = ROOT / "build" / "modelopt-venv"
-#: Operators it may quantise: its default, which chooses for TensorRT's fusions; and those with weights only.
-SETTINGS: dict[str, tuple[str, ...] | None] = {"int8": None, "int8-weighted": WEIGHTED}
+#: Options of its ``quantize``. By default it places Q/DQ for TensorRT's fusions. The second setting confines it to the
+#: operators with weights, and takes back two defaults that hurt here: at batch 1 it leaves every Gemm and MatMul in
+#: float (TensorRT would run them as matrix times vector), so that of an LSTM nothing is quantised; and it stores a
+#: weight once for every operator that shares it, which makes the forecasters five times as large.
+SETTINGS: dict[str, dict[str, Any]] = {
+    "int8": {},
+    "int8-weighted": {
+        "op_types_to_quantize": WEIGHTED,
+        "enable_gemv_detection_for_trt": False,
+        "enable_shared_constants_duplication": False,
+    },
+}
 
 
 def environment() -> Path:
@@ -48,11 +60,11 @@ def environment() -> Path:
 
 
 def modelopt(
-    step_path: Path, feeds: Iterable[Feed], out: Path, operators: Sequence[str] | None = None
+    step_path: Path, feeds: Iterable[Feed], out: Path, options: Mapping[str, Any] | None = None
 ) -> None:
     """Quantise a step graph of ours with ``modelopt.onnx.quantization.quantize``; ``out`` has the same Signature.
 
-    INT8, ranges by "max", everything else left in float32.
+    INT8, ranges by "max", everything else left in float32; ``options`` as in :data:`SETTINGS`.
     """
     python = environment()
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
@@ -60,7 +72,7 @@ def modelopt(
         plain_step(step_path, plain)
         _write(feeds, Path(folder))
         script = str(HERE / "modelopt_quantise.py")
-        _run([str(python), script, folder, str(out.resolve()), *(operators or ())])
+        _run([str(python), script, folder, str(out.resolve()), json.dumps(options or {})])
     as_step(out, step_path)
 
 

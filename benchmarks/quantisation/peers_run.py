@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import peer_modelopt
 import peer_onnxruntime
 from cases import CASES, ROOT, available, step_graph
 from data import frames
 from feeds import Feed, States, plain_step, record_feeds
+from peer_onnxruntime import Setting, quantize_static
 from race import Contestant, Result, race
 from rich.console import Console
 from rich.markup import escape
@@ -28,7 +30,7 @@ from edgelstm.errors import EdgeLstmError
 FOLDER = ROOT / "build" / "quantisation"
 #: The Q/DQ graph that OpenVINO reads: quantize_static's default types on operators with weights, its more accurate one.
 READ_BY_OPENVINO = "quantize_static u8s8-weighted"
-console = Console()
+console = Console(width=100)
 
 
 def peers(case: str, original: Path, folder: Path) -> Iterator[Contestant | Result]:
@@ -49,14 +51,14 @@ def peers(case: str, original: Path, folder: Path) -> Iterator[Contestant | Resu
     plain_step(original, plain)
     for stateful in (False, True):
         suffix = " stateful" if stateful else ""
-        for label, path, precision in (
-            ("bf16", plain, "bf16"),
-            ("int8", made.get(READ_BY_OPENVINO), "f32"),
-            ("int8+bf16", made.get(READ_BY_OPENVINO), "bf16"),
-        ):
-            if path is not None:
-                options = {"precision": precision, "stateful": stateful}
-                yield Contestant(f"openvino {label}{suffix}", path, "openvino", options)
+        graphs = [("bf16", plain, "bf16")]
+        if READ_BY_OPENVINO in made:
+            graphs += [
+                (label, made[READ_BY_OPENVINO], p) for label, p in (("int8", "f32"), ("int8+bf16", "bf16"))
+            ]
+        for label, path, precision in graphs:
+            options = {"precision": precision, "stateful": stateful}
+            yield Contestant(f"openvino {label}{suffix}", path, "openvino", options)
 
 
 def calibration(case: str, original: Path, states: States = "carried") -> Iterator[Feed]:
@@ -66,34 +68,30 @@ def calibration(case: str, original: Path, states: States = "carried") -> Iterat
 
 
 def _quantisers(case: str, original: Path) -> Iterator[tuple[str, Callable[[Path], None]]]:
-    feeds = partial(calibration, case, original)
-    for name, setting in peer_onnxruntime.SETTINGS.items():
-        yield (
-            f"quantize_static {name}",
-            lambda out, s=setting: peer_onnxruntime.quantize_static(original, feeds(), out, s),
-        )
+    def static(setting: Setting, states: States, out: Path) -> None:
+        quantize_static(original, calibration(case, original, states), out, setting)
+
+    def nvidia(options: dict[str, Any], out: Path) -> None:
+        peer_modelopt.modelopt(original, calibration(case, original), out, options)
+
+    settings = peer_onnxruntime.SETTINGS
+    for name, setting in settings.items():
+        yield f"quantize_static {name}", partial(static, setting, "carried")
     for name in ("u8s8", "u8s8-weighted"):
-        yield (
-            f"quantize_static {name} zero-states",
-            lambda out, s=peer_onnxruntime.SETTINGS[name]: peer_onnxruntime.quantize_static(
-                original, feeds("zero"), out, s
-            ),
-        )
-    for name, operators in peer_modelopt.SETTINGS.items():
-        yield (
-            f"modelopt {name}",
-            lambda out, o=operators: peer_modelopt.modelopt(original, feeds(), out, o),
-        )
+        yield f"quantize_static {name} zero-states", partial(static, settings[name], "zero")
+    for name, options in peer_modelopt.SETTINGS.items():
+        yield f"modelopt {name}", partial(nvidia, options)
 
 
 def table(results: list[Result]) -> Table:
     """One row a contestant."""
     sheet = Table(title=results[0].case)
-    for heading in ("contestant", "drift of h", "p50 us", "time / ours", "KB"):
-        sheet.add_column(heading, justify="left" if heading == "contestant" else "right", overflow="fold")
+    sheet.caption = "\n".join(escape(f"{r.name}: {r.note}") for r in results if r.note)
+    for heading in ("contestant", "drift of h", "p50 us", "ratio", "KB"):
+        sheet.add_column(heading, justify="left" if heading == "contestant" else "right", no_wrap=True)
     for r in results:
         if r.drift is None or r.p50 is None or r.size is None:
-            sheet.add_row(r.name, f"[yellow]{escape(r.note)}[/]")
+            sheet.add_row(r.name, "[yellow]failed[/]")
             continue
         ratio = "" if r.ratio is None else f"{r.ratio:.2f}"
         sheet.add_row(r.name, f"{r.drift:.4f}", f"{r.p50:.1f}", ratio, f"{r.size / 1000:.0f}")

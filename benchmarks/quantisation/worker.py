@@ -10,7 +10,9 @@ import json
 import os
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -83,7 +85,7 @@ def _openvino(model: Path, **options: Any) -> Loop:
     return OpenVinoLoop(model, **options)
 
 
-RUNTIMES = {"edgelstm": RunnerLoop, "openvino": _openvino}
+RUNTIMES: dict[str, Callable[..., Loop]] = {"edgelstm": RunnerLoop, "openvino": _openvino}
 
 
 def main() -> None:
@@ -142,7 +144,7 @@ def clock(loop: Loop, prepared: list[Any], steps: int) -> list[int]:
     for i in range(steps):
         loop.step(prepared[i % len(prepared)])
         marks.append(time.perf_counter_ns())
-    return np.diff(marks).tolist()
+    return [after - before for before, after in pairwise(marks)]
 
 
 if __name__ == "__main__":
