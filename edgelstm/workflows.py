@@ -6,6 +6,7 @@ Each returns a small result object with ``to_json()``; the command line prints w
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +24,7 @@ from edgelstm.frontends import is_factory
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.runtime.runner import BadFrame, Runner
 from edgelstm.signature import Signature, TensorSpec
-from edgelstm.verify import Comparison, compare
+from edgelstm.verify import Comparison, check_comparable, compare
 
 if TYPE_CHECKING:
     from edgelstm.frontends import Loaded
@@ -150,15 +151,22 @@ def verify(
     weights: PathLike | None = None,
     kwargs: Mapping[str, Any] | None = None,
     preprocess: Preprocessing | None = None,
+    threshold: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Comparison:
-    """Stream the same frames through two runnables and report the relative error of every output and state.
+    """Stream the same frames through two runnables and report how far apart every output and state is, and the drift.
 
     ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
     factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), or Programs. At least one of them must
-    state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise.
+    state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
+    of the input, [K, *shape of a frame], both are scored against the frames that came: mean absolute error, and CSI of
+    ``threshold`` (default: :func:`edgelstm.pipeline.units.usual_threshold`).
     """
+    from edgelstm.pipeline.units import forecast_scorer
+
+    if threshold is not None and not math.isfinite(threshold):
+        raise EdgeLstmError("threshold", found=threshold, expected="a finite number")
     runnables = (a, b)
     if (weights is not None or kwargs is not None) and not any(map(is_factory, runnables)):
         raise EdgeLstmError(
@@ -184,8 +192,31 @@ def verify(
         names = tuple(str(r) if isinstance(r, str | Path) else type(r).__name__ for r in runnables)
         # A torch factory or a described file says nothing of raw frames; the export beside it may.
         told = next((p.signature for p in (first, second) if p.signature.preprocessing), first.signature)
-        frames = _frames(told, source, steps, preprocess)
-        return compare(first, second, frames, names=(names[0], names[1]), progress=progress)
+        check_comparable(first.signature, second.signature, (names[0], names[1]))
+        signature = replace(first.signature, preprocessing=told.preprocessing)
+        scorer = (
+            None
+            if source is None
+            else forecast_scorer(signature, second.signature, _operations(signature, preprocess), threshold)
+        )
+        if threshold is not None and scorer is None:
+            raise EdgeLstmError(
+                "a threshold, and no forecast to score",
+                found="noise instead of a source" if source is None else "no such output",
+                expected="a source, one input, and an output [K, *shape of a frame]",
+            )
+        frames = _frames(signature, source, steps, preprocess, None if scorer is None else scorer.arrived)
+        result = compare(
+            first,
+            second,
+            frames,
+            names=(names[0], names[1]),
+            observe=None if scorer is None else scorer.observe,
+            progress=progress,
+        )
+        result.asked = steps if result.frames < steps else None
+        result.forecast = None if scorer is None else scorer.result()
+        return result
 
 
 @dataclass
@@ -351,18 +382,25 @@ def _frames(
     frames: str | Iterable[Array | Frame] | None,
     steps: int,
     preprocess: Preprocessing | None = None,
+    arrived: Callable[[Frame, Any], None] | None = None,
 ) -> Iterator[Frame]:
-    """At most ``steps`` single frames (never windows), ready for the model."""
+    """At most ``steps`` single frames (never windows), ready for the model; ``arrived`` gets them with the raw ones."""
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
 
         inputs = Inputs(signature, _operations(signature, preprocess))
         with open_source(frames, limit=steps) as source:
             for raw in source:
-                yield inputs(raw)
+                ready: Frame = inputs(raw)
+                if arrived is not None:
+                    arrived(ready, raw.data)
+                yield ready
     elif frames is not None:
         for k, frame in zip(range(steps), frames, strict=False):
-            yield _checked(signature, k, frame)
+            ready = _checked(signature, k, frame)
+            if arrived is not None:
+                arrived(ready, None)
+            yield ready
     else:
         rng = np.random.default_rng(0)
         for _ in range(steps):

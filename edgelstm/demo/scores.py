@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelstm.forecast import hits_and_events
 from edgelstm.runtime.protocol import Array
 
 
@@ -40,8 +41,8 @@ def score(ahead: Array, truth: Array, known: Array | None = None) -> Scores:
 
 def csi(forecast: Array, truth: Array, known: Array, threshold: float) -> float:
     """Critical success index of ``threshold``: hits / (hits + misses + false alarms), over what is ``known``."""
-    said, was = (forecast >= threshold) & known, (truth >= threshold) & known
-    return float((said & was).sum() / max(1, (said | was).sum()))
+    hits, events = hits_and_events(forecast, truth, known, threshold)
+    return hits / max(1, events)
 
 
 def mean_over_leads(errors: Array) -> list[float | None]:

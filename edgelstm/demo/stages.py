@@ -16,11 +16,12 @@ from edgelstm.demo.pictures import sprite
 from edgelstm.demo.recorded import Recorded
 from edgelstm.demo.scores import Scores, csi, jsonable, mean_over_leads, score
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline import Frame, Inputs, Preprocess, open_source
+from edgelstm.pipeline import Frame, Inputs, open_source
+from edgelstm.pipeline.units import known as known_values
+from edgelstm.pipeline.units import physical
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
-from edgelstm.signature import TensorSpec
 from edgelstm.step import StepModel
 from edgelstm.workflows import STEPS, export
 
@@ -189,8 +190,9 @@ def radar_nowcast(folder: Path, threads: int | None, bars: Bars) -> Streamed:
     x, ahead, times = run.stream(unseen)
     spec = run.signature.inputs[0]
     ops = run.signature.preprocessing[spec.name]
-    known = np.stack([_known(frame.data, ops, spec) for frame in unseen])[:, 0]
-    rate, forecast = _mm_per_hour(x[:, 0], ops), _mm_per_hour(ahead[:, :, 0], ops)
+    known = np.stack([known_values(frame.data, ops, spec) for frame in unseen])[:, 0]
+    mm_per_hour = physical(ops)
+    rate, forecast = mm_per_hour(x[:, 0]), mm_per_hour(ahead[:, :, 0])
     scores = score(forecast, rate, known)
     count = len(rate) - horizon
     for entry in scores.leads:
@@ -318,20 +320,6 @@ def _lead(k: int, name: str, short: str, ahead: str | None = None) -> dict[str, 
 
 def _log_scale(ops: tuple[Any, ...]) -> float:
     return next((float(op.get("scale", 1.0)) for op in ops if op["op"] == "log1p"), 1.0)
-
-
-def _mm_per_hour(y: Array, ops: tuple[Any, ...]) -> Array:
-    rate: Array = np.maximum(np.expm1(y / _log_scale(ops)), 0)
-    return rate
-
-
-def _known(raw: Any, ops: tuple[Any, ...], spec: TensorSpec) -> Array:
-    """Pixels of the model's grid that hold no "no data"."""
-    missing = next((op["value"] for op in ops if op["op"] == "nodata"), None)
-    places = [op for op in ops if op["op"] in ("crop", "average", "resize")]
-    share = Preprocess(places, spec)((np.asarray(raw) == missing).astype(np.float32))
-    known: Array = share == 0
-    return known
 
 
 def _rounded(values: Array) -> list[Any]:
