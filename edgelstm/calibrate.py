@@ -44,7 +44,7 @@ def calibrate(
     step: StepModel,
     sequences: Sequence[Recording],
     *,
-    method: str = "mse",
+    method: str = "recurrent",
     percentile: float = 99.99,
     tensors: Mapping[str, Mapping[str, Any]] | None = None,
     streams: int = 8,

@@ -1,5 +1,8 @@
 """From what an Observer saw to the range that is quantised: min-max, percentile, entropy, mean square error.
 
+"recurrent", the default, is min-max for what is fed back (to clip a state is an error of one sign, made again every
+frame), and the mean square error for gate pre-activations.
+
 Percentile and entropy (Migacz 2017, "8-bit inference with TensorRT") are onnxruntime.quantization's. The mean square
 error is weighed where a value feeds a gate: an error in a pre-activation matters only as far as it moves
 sigmoid or tanh, so the range may end where they have flattened out.
@@ -20,7 +23,7 @@ from edgelstm.gates import GateVariant
 from edgelstm.observer import BINS, Observer
 
 Array = npt.NDArray[Any]
-Method = Literal["minmax", "percentile", "entropy", "mse"]
+Method = Literal["recurrent", "minmax", "percentile", "entropy", "mse"]
 METHODS: tuple[str, ...] = get_args(Method)
 
 #: Shares of the observed range tried by "mse".
@@ -42,6 +45,8 @@ def choose(
 ) -> tuple[Array, Array, float, float]:
     """(low, high) of each channel and (low, high) of the tensor. ``gates``: what the tensor is a pre-activation of."""
     check_method(method, percentile)
+    if method == "recurrent":
+        method = "minmax" if gates is None else "mse"
     low, high = np.minimum(seen.minimum, 0), np.maximum(seen.maximum, 0)
     whole = np.array([low.min()]), np.array([high.max()])
     if method == "minmax" or not whole[1][0] - whole[0][0] > 0:
@@ -149,19 +154,24 @@ class _Activation:
     """The activation that each channel of a pre-activation goes through; identity where ``groups`` is None."""
 
     def __init__(self, groups: Sequence[str] | None, gates: GateVariant | None, channels: int) -> None:
-        self._tanh = np.zeros((channels, 1), bool)
+        self._tanh, self._forget = np.zeros((2, channels, 1), bool)
         self._identity = groups is None or gates is None
         self._gates = gates
         if groups is not None:
             each = channels // len(groups)
             for k, name in enumerate(groups):
                 self._tanh[k * each : (k + 1) * each] = name == "g"
+                self._forget[k * each : (k + 1) * each] = (
+                    name == "f" and gates is not None and gates.gate == "sigmoid"
+                )
 
     def __call__(self, x: Array) -> Array:
         if self._identity or self._gates is None:
             return x
         candidate = np.maximum(x, 0) if self._gates.candidate == "relu" else np.tanh(x)
-        return np.where(self._tanh, candidate, self._gate(x))
+        # c settles at i g / (1 - f): what moves it is log(1 - f), which does not flatten out where f nears 1.
+        forget = np.logaddexp(0, x)
+        return np.where(self._tanh, candidate, np.where(self._forget, forget, self._gate(x)))
 
     def slope(self, x: Array) -> Array:
         h = 1e-3

@@ -240,9 +240,7 @@ class Signature:
                     "output": s.output,
                     "dtype": s.dtype,
                     "shape": list(s.shape),
-                    "initial": "zeros"
-                    if s.initial is None
-                    else {"base64": base64.b64encode(s.initial).decode("ascii")},
+                    "initial": _initial_json(s),
                     **_quantization_json(s.quantization),
                 }
                 for s in self.states
@@ -380,9 +378,29 @@ def _state(item: Any) -> StateSpec:
         output=str(item["output"]),
         dtype=item["dtype"],
         shape=_dims(item["shape"]),
-        initial=None if initial == "zeros" else base64.b64decode(initial["base64"], validate=True),
+        initial=_initial(initial, item),
         quantization=_quantization(item.get("quantization")),
     )
+
+
+def _initial(initial: Any, item: Any) -> bytes | None:
+    if initial == "zeros":
+        return None
+    if "repeated" not in initial:
+        return base64.b64decode(initial["base64"], validate=True)
+    count = math.prod(int(d) for d in item["shape"][1:])
+    if not 0 <= count <= MAX_ELEMENTS:
+        raise EdgeLstmError(f"shape of {item['name']!r} is too large", found=item["shape"])
+    return base64.b64decode(initial["repeated"], validate=True) * count
+
+
+def _initial_json(s: StateSpec) -> Any:
+    if s.initial is None:
+        return "zeros"
+    one = s.initial[: np_dtype(s.dtype).itemsize]
+    if one * math.prod(s.frame_shape) == s.initial:
+        return {"repeated": base64.b64encode(one).decode("ascii")}
+    return {"base64": base64.b64encode(s.initial).decode("ascii")}
 
 
 def _quantization(item: Any) -> Quantization | None:

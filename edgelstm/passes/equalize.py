@@ -51,6 +51,7 @@ def activation_scales(
     """
     if not per_channel:
         return {name: np.full(len(r), r.max() / largest) for name, r in ranges.items()}
+    ranges = {name: _pooled(r, mean_square[name]) for name, r in ranges.items()}
     share = dict.fromkeys(ranges, 1.0)
     scales = {name: _scales(r, 1.0, largest) for name, r in ranges.items()}
     for _ in range(2):
@@ -66,6 +67,21 @@ def activation_scales(
             share[name] = min(trials, key=lambda s: (trials[s], -s))
             scales[name] = _scales(ranges[name], share[name], largest)
     return scales
+
+
+def _pooled(ranges: Array, mean_square: Array) -> Array:
+    """Ranges that new frames will rarely leave.
+
+    One channel has few extremes to learn its range from, its mean square is well known; so how far above their
+    root mean square channels reach is taken from all of them: the median, where a channel was not seen farther.
+    """
+    rms = np.sqrt(mean_square)
+    moving = (ranges > 0) & (rms > 0)
+    if not moving.any():
+        return ranges
+    factor = float(np.median(ranges[moving] / rms[moving]))
+    pooled: Array = np.minimum(np.maximum(ranges, factor * rms), ranges.max())
+    return pooled
 
 
 def _scales(ranges: Array, share: float, largest: float) -> Array:
