@@ -155,7 +155,7 @@ def run(
 
 
 @app.command(
-    epilog="Examples: `edgelstm verify model.onnx other.onnx --source frames.npz --plot drift.png` · "
+    epilog="Examples: `edgelstm verify float.onnx int8.onnx --source frames.npz --steps 10000 --plot drift.png` · "
     "`edgelstm verify nets.py:make model.onnx --weights net.pt --json`"
 )
 def verify(
@@ -166,18 +166,27 @@ def verify(
     weights: Weights = None,
     init: Init = None,
     preprocess: Preprocess = None,
-    plot: Annotated[Path | None, typer.Option(help="Draw error against frame: .png, .svg or .pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw errors and ranges over time: .png, .svg or .pdf.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Forecasts: CSI of this value (default: 1 of rain in mm/h, 0.5 of brightness)."),
+    ] = None,
     tolerance: Annotated[
         float | None, typer.Option(help="Exit with code 1 if the worst relative error is larger.")
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
-    """Compare two runnables over the same frames: relative error of every output and state."""
-    from edgelstm import workflows
+    """Compare two runnables over the same frames: errors of every output and state, and where they lead."""
+    from edgelstm import verify_report, workflows
+    from edgelstm.verify_plot import check_plot
 
     if tolerance is not None and not tolerance >= 0:
         raise EdgeLstmError("--tolerance", found=tolerance, expected="a relative error of at least 0")
+    if plot is not None:
+        check_plot(plot)
     with _progress("comparing", steps) as tick:
         result = workflows.verify(
             a,
@@ -187,6 +196,7 @@ def verify(
             weights=weights,
             kwargs=_json_option("--init", init),
             preprocess=preprocess,
+            threshold=threshold,
             threads=threads,
             progress=tick,
         )
@@ -195,7 +205,11 @@ def verify(
     if as_json:
         _print_json(result.to_json())
     else:
-        _print_comparison(result)
+        out.print(verify_report.errors(result))
+        for line in verify_report.notes(result):
+            out.print(line, highlight=False, markup=False)
+        if result.forecast is not None:
+            out.print(verify_report.forecast(result.forecast))
     if tolerance is not None and not result.worst.worst <= tolerance:
         raise typer.Exit(1)
 

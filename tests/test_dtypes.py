@@ -61,7 +61,7 @@ def test_stored_and_worth_are_inverse_within_half_a_step(values: np.ndarray, zer
 @pytest.mark.parametrize("scale", [(), (0.0,), (float("inf"),), (float("nan"), 1.0)])
 def test_scales_that_are_none(scale: tuple[float, ...]) -> None:
     with pytest.raises(
-        EdgeLstmError, match="scale of a quantised state: found .*; expected finite numbers above 0"
+        EdgeLstmError, match=r"scale of a quantised state: found .*; expected finite numbers above 0"
     ):
         Quantization(scale)
 

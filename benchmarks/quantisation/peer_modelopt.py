@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,22 @@ def environment() -> Path:
     torch (ModelOpt imports it) is installed as ``TORCH`` in the process environment says, as the Makefile has it; by
     default what PyPI has, which on Linux brings CUDA along. Raises EdgeLstmError when it can't be installed.
     """
+    made = _environment()
+    if isinstance(made, EdgeLstmError):
+        raise made
+    return made
+
+
+@cache
+def _environment() -> Path | EdgeLstmError:
+    """What can't be installed is tried once, not for every model."""
+    try:
+        return _install()
+    except EdgeLstmError as error:
+        return error
+
+
+def _install() -> Path:
     python, stamp = VENV / "bin" / "python", VENV / ".installed"
     if stamp.exists() and stamp.read_bytes() == REQUIREMENTS.read_bytes():
         return python

@@ -324,7 +324,7 @@ class _Quantizer:
             or output is not None
             or (self._correct_bias and product.kind != "MatMul")
         ):
-            self._made[(*key, "bias")] = graph.weight(bias.astype(np.float32), f"{product.weight}/bias")
+            self._made[bias_key] = graph.weight(bias.astype(np.float32), f"{product.weight}/bias")
         return made, self._made.get(bias_key)
 
     def _moments(self, product: Product, factors: Array) -> tuple[Array, Array]:
