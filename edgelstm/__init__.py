@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgelstm.errors import EdgeLstmError
     from edgelstm.frontends import nn
+    from edgelstm.quantization import calibrate, quantize
     from edgelstm.runtime.runner import Runner, Stream
     from edgelstm.signature import Signature, StateSpec, TensorSpec
     from edgelstm.step import StepModel
@@ -30,9 +31,11 @@ __all__ = [
     "Stream",
     "TensorSpec",
     "__version__",
+    "calibrate",
     "export",
     "inspect",
     "nn",
+    "quantize",
     "run",
     "verify",
 ]
@@ -46,9 +49,11 @@ _HOME = {
     "StepModel": "edgelstm.step",
     "Stream": "edgelstm.runtime.runner",
     "TensorSpec": "edgelstm.signature",
+    "calibrate": "edgelstm.quantization",
     "export": "edgelstm.workflows",
     "inspect": "edgelstm.workflows",
     "nn": "edgelstm.frontends.nn",
+    "quantize": "edgelstm.quantization",
     "run": "edgelstm.workflows",
     "verify": "edgelstm.workflows",
 }

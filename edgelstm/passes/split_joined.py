@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ Hoist = Literal["auto", "all", "none"]
 #: "auto" splits these. Wx of a Gemm is then read once for all frames instead of once a frame, and reading weights is
 #: what a small batch waits for. A convolution reads its weights once for a whole map: splitting it only adds an Add.
 _PAYS = {"Gemm", "MatMul"}
+#: What the names of the two halves of a weight end with.
+INPUT, STATE = "_input", "_state"
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,12 @@ class _Joined:
         return [self.concat.input[k] for k in chosen], np.concatenate([columns[k] for k in chosen], self.axis)
 
 
-def split_joined(step: StepModel, hoist: Hoist = "auto") -> StepModel:
+def split_joined(step: StepModel, hoist: Hoist = "auto", weights: Collection[str] | None = None) -> StepModel:
     """Guarantees: the same Signature and, up to rounding, the same numbers; of a Conv, Gemm or MatMul over
     Concat(inputs, states) inside a recurrence, the part over the inputs no longer depends on the states.
 
     hoist: "all" splits each of them, "auto" those where it pays (Gemm, MatMul), "none" returns the step as it is.
+    weights: only products with one of these weights. The weight W becomes W + :data:`INPUT` and W + :data:`STATE`.
     The weight becomes two, each stored once however many cells share it; the joined one goes unless something else
     reads it.
     """
@@ -54,6 +57,8 @@ def split_joined(step: StepModel, hoist: Hoist = "auto") -> StepModel:
         return step
     graph = Graph(step)
     found = _find(graph, infer_shapes(step), _PAYS if hoist == "auto" else {*_PAYS, "Conv"})
+    if weights is not None:
+        found = {key: joined for key, joined in found.items() if joined.node.input[1] in weights}
     if not found:
         return step
     nodes: list[onnx.NodeProto] = []
@@ -109,20 +114,20 @@ def _split(graph: Graph, joined: _Joined, halves: dict[tuple[object, ...], str])
     node = joined.node
     nodes: list[onnx.NodeProto] = []
     products = []
-    for outside, suffix in ((True, "input"), (False, "state")):
+    for outside, suffix in ((True, INPUT), (False, STATE)):
         names, columns = joined.half(outside)
         operand = names[0]
         if len(names) > 1:
-            operand = graph.fresh(f"{joined.concat.output[0]}_{suffix}")
+            operand = graph.fresh(f"{joined.concat.output[0]}{suffix}")
             nodes.append(helper.make_node("Concat", names, [operand], axis=attribute(joined.concat, "axis")))
         key = (node.input[1], joined.axis, joined.sizes, joined.outside, outside)
         if key not in halves:
-            halves[key] = graph.weight(columns, f"{node.input[1]}_{suffix}")
+            halves[key] = graph.weight(columns, f"{node.input[1]}{suffix}")
         product = onnx.NodeProto()
         product.CopyFrom(node)
-        product.name = f"{node.name}_{suffix}" if node.name else ""
+        product.name = f"{node.name}{suffix}" if node.name else ""
         product.input[:] = [operand, halves[key], *(node.input[2:] if outside else ())]
-        product.output[:] = [graph.fresh(f"{node.output[0]}_{suffix}")]
+        product.output[:] = [graph.fresh(f"{node.output[0]}{suffix}")]
         nodes.append(product)
         products.append(product.output[0])
     # Gemm could add by itself, through its third input; ONNX Runtime is slower at that than at an Add of its own.

@@ -1,0 +1,480 @@
+"""One function per command, for people who script: calibrate, quantize. (The others are in ``workflows``.)"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelstm.calibrate import MIN_FRAMES, Recording
+from edgelstm.calibrate import calibrate as observe
+from edgelstm.calibration import Calibration, changes
+from edgelstm.drift import growth
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.passes.placement import Target, check_target
+from edgelstm.passes.products import find_products
+from edgelstm.passes.quantize import default_weights, is_quantized
+from edgelstm.passes.quantize import quantize as place
+from edgelstm.passes.split_joined import INPUT, STATE
+from edgelstm.pipeline import Inputs, open_source, parse_preprocess
+from edgelstm.recipe import Recipe, Span, load_recipe
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.step import StepModel
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Calibrated:
+    """What :func:`calibrate` made. ``moved``: how ranges changed in the second round, those that moved most first."""
+
+    calibration: Calibration
+    path: Path | None
+    moved: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: a summary, not the file."""
+        c = self.calibration
+        return {
+            "path": None if self.path is None else str(self.path),
+            "model": c.model,
+            "frames": c.frames,
+            "streams": c.streams,
+            "data": [dict(d) for d in c.data],
+            "method": dict(c.method),
+            "tensors": [
+                {
+                    "name": t.name,
+                    "role": t.role,
+                    "channels": t.channels,
+                    "minimum": float(t.minimum.min()),
+                    "maximum": float(t.maximum.max()),
+                    "low": t.tensor_low,
+                    "high": t.tensor_high,
+                }
+                for t in c.tensors.values()
+            ],
+            "growing_states": growing_states(c),
+            "moved": self.moved,
+        }
+
+
+def calibrate(
+    model: PathLike | StepModel,
+    sources: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
+    output: PathLike | None = None,
+    *,
+    recipe: PathLike | Recipe | None = None,
+    method: str | None = None,
+    percentile: float | None = None,
+    streams: int | None = None,
+    frames: int | None = None,
+    sequence: int | None = None,
+    preprocess: Sequence[str] | None = None,
+    rounds: int = 1,
+    target: Target = "onnxruntime",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Stream whole sequences through a float step graph, the state carried, and record every range that quantising needs.
+
+    Parameters
+    ----------
+    sources: one or several sources as :func:`edgelstm.run` takes them, each a sequence; or sequences of arrays, one a
+        frame. They take the place of the recipe's.
+    recipe: a ``.toml`` file (``edgelstm.recipe``); ``method``, ``percentile``, ``streams`` and ``preprocess`` go before it.
+    frames: at most so many of each source. sequence: cut each source into sequences of so many frames, each from the
+        initial state; what is left over at the end is not used.
+    rounds: 2 calibrates again while the graph quantised for ``target`` drives the state; ``moved`` tells what changed.
+
+    Raises EdgeLstmError, and writes nothing, for sources that are none or too short, and for ranges of no use.
+    """
+    step = model if isinstance(model, StepModel) else StepModel.load(model)
+    if rounds not in (1, 2):
+        raise EdgeLstmError("rounds", found=rounds, expected="1 or 2")
+    check_target(target, "int8")
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
+    plan = _plan(recipe, method, percentile, streams, preprocess)
+    ops = None if plan.preprocess is None else parse_preprocess(list(plan.preprocess), step.signature)
+
+    def recordings() -> list[Recording]:
+        if not sources:
+            spans = plan.sequences
+        elif isinstance(sources, str):
+            spans = (Span(sources, 0, frames),)
+        elif all(isinstance(s, str) for s in sources):
+            spans = tuple(Span(str(s), 0, frames) for s in sources)
+        else:
+            return [_given(step, k, s) for k, s in enumerate(sources)]  # type: ignore[arg-type]
+        if not spans:
+            raise EdgeLstmError(
+                "no sequences to calibrate on", expected="--source, or a recipe with [[sequence]]"
+            )
+        if sequence is not None:
+            spans = tuple(cut for span in spans for cut in _cut(span, sequence))
+        return [Recording(_label(s), _Frames(step, s, ops)) for s in spans]
+
+    def one_round(driver: StepModel | None) -> Calibration:
+        opened: Callable[[int], Program] | None = None
+        if driver is not None:
+            data = driver.to_bytes()
+            opened = lambda places: OrtProgram(data, streams=places, threads=threads)  # noqa: E731
+        return observe(
+            step,
+            recordings(),
+            method=plan.method,
+            percentile=plan.percentile,
+            tensors=plan.tensors,
+            streams=plan.streams,
+            least=MIN_FRAMES,
+            preprocessing=ops,
+            driver=opened,
+            driven_by=None if driver is None else driver.sha256(),
+            threads=threads,
+            progress=progress,
+        )
+
+    result = Calibrated(one_round(None), None if output is None else Path(output))
+    if rounds == 2:
+        first = result.calibration
+        # The graph that drives is run by ONNX Runtime whatever the target: its own codes are rounded as the target's are.
+        result.calibration = one_round(
+            place(step, replace(first, preprocessing=step.signature.preprocessing), target)
+        )
+        result.moved = changes(first, result.calibration)
+    if output is not None:
+        result.calibration.save(output)
+    return result
+
+
+def growing_states(calibration: Calibration) -> dict[str, dict[str, Any]]:
+    """States that were still growing at the end of the calibration, with the frame at which float16 would overflow."""
+    found = {}
+    for name, seen in calibration.states.items():
+        frames = np.arange(1, len(seen.largest) + 1) * seen.every - 1
+        grown = growth(np.asarray(seen.largest), frames)
+        if grown.grows:
+            found[name] = {
+                "largest": max(seen.largest),
+                "fp16_overflows_at": grown.frame_reaching(65504.0),
+            }
+    return found
+
+
+@dataclass
+class Quantized:
+    """What :func:`quantize` made, product by product, and how large it is."""
+
+    step: StepModel
+    path: Path | None
+    target: str
+    precision: str
+    float_bytes: int
+    products: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    search: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        size = len(self.step.to_bytes())
+        return {
+            "path": None if self.path is None else str(self.path),
+            "sha256": self.step.sha256(),
+            "target": self.target,
+            "precision": self.precision,
+            "bytes": size,
+            "float_bytes": self.float_bytes,
+            "ratio": size / self.float_bytes,
+            "products": self.products,
+            "states": [{"name": s.name, "dtype": s.dtype} for s in self.step.signature.states],
+            "notes": self.notes,
+            "search": None if self.search is None else self.search.to_json(),
+        }
+
+
+def quantize(
+    model: PathLike | StepModel,
+    calibration: PathLike | Calibration | None = None,
+    output: PathLike | None = None,
+    *,
+    target: Target = "onnxruntime",
+    precision: str = "int8",
+    gpu: str | None = None,
+    rest: str = "fp32",
+    cell_state: str = "fp32",
+    keep: Sequence[str] = (),
+    budget: float | None = None,
+    source: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
+    steps: int = 200,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Write a step graph or window in fewer bits, its states stored as they are computed with.
+
+    Parameters
+    ----------
+    calibration: what :func:`calibrate` wrote for this model; int8 and fp8 need it, fp16 and bf16 use it to tell whether
+        a state grows.
+    precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; or "auto": the cheapest mix whose outputs err at most ``budget``
+        (relative, in the 2-norm) over the last quarter of ``steps`` frames of ``source`` (``edgelstm.mix``).
+    gpu: architecture that is meant ("orin", "ada", ...): refuses what it lacks.
+    rest: for int8 and fp8: the type of what is not quantised, "fp32", "fp16" or "bf16".
+    cell_state: type of the cell states c with fp16 and bf16: "fp32", or theirs.
+    keep: patterns of weight names whose products stay as they are.
+
+    Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
+    """
+    step = model if isinstance(model, StepModel) else StepModel.load(model)
+    if precision != "auto":
+        check_target(target, precision, gpu)
+    elif budget is None or not source:
+        raise EdgeLstmError(
+            "precision auto", found="no budget or no source", expected="both: --budget 0.01 --source FRAMES"
+        )
+    else:
+        check_target(target, "int8", gpu)
+    if precision != "auto" and (budget is not None or source):
+        raise EdgeLstmError(
+            "budget or source given", found=f"precision {precision}", expected="precision auto"
+        )
+    if rest not in ("fp32", "fp16", "bf16"):
+        raise EdgeLstmError("rest", found=rest, expected="fp32, fp16 or bf16")
+    if output is not None:
+        _check_output(output)
+    if is_quantized(step):
+        raise EdgeLstmError(
+            "the model is quantised already",
+            found=", ".join(sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})),
+            expected="the float step graph it was made from",
+        )
+    ranges = calibration if isinstance(calibration, Calibration | None) else Calibration.load(calibration)
+    notes: list[str] = []
+    if precision == "auto":
+        assert budget is not None
+        return _auto(step, ranges, output, target, budget, source, steps, threads, progress)
+    found = find_products(step)
+    kept = {p.weight for p in found.products if _matches(p.weight, keep)}
+    result = step
+    chosen: list[str] = []
+    if precision in ("int8", "fp8"):
+        if ranges is None:
+            raise EdgeLstmError(
+                f"precision {precision} needs a calibration",
+                hint="edgelstm calibrate MODEL --source S -o model.calib.json",
+            )
+        chosen = [w for w in default_weights(found) if w not in kept]
+        growing = growing_states(ranges)
+        chosen = _without_growing(step, chosen, growing, notes)
+        if not chosen:
+            raise EdgeLstmError("nothing is left to quantise", found="; ".join(notes) or f"keep {list(keep)}")
+        result = place(result, ranges, target, precision, weights=chosen)
+    half = precision if precision in ("fp16", "bf16") else rest
+    if half != "fp32":
+        from edgelstm.passes.precision import to_half
+
+        if cell_state == "fp16" and ranges is not None:
+            _check_cell_states(step, growing_states(ranges))
+        result = to_half(result, half, target, cell_state=cell_state)  # type: ignore[arg-type]
+    result.check()
+    done = Quantized(
+        result,
+        None if output is None else Path(output),
+        target,
+        precision,
+        len(step.to_bytes()),
+        _table(found, set(chosen), precision, half),
+        notes,
+    )
+    if output is not None:
+        result.save(output)
+    return done
+
+
+def _auto(
+    step: StepModel,
+    ranges: Calibration | None,
+    output: PathLike | None,
+    target: Target,
+    budget: float,
+    source: str | Sequence[str] | Sequence[Iterable[Array | Frame]],
+    steps: int,
+    threads: int | None,
+    progress: Progress | None,
+) -> Quantized:
+    from edgelstm.mix import search
+
+    sequences = [source] if isinstance(source, str) else list(source)
+    spans = [Span(s, 0, None) if isinstance(s, str) else None for s in sequences]
+    first: Iterable[Frame] = (
+        _Frames(step, spans[0], None) if spans[0] is not None else _given(step, 0, sequences[0]).frames  # type: ignore[arg-type]
+    )
+    frames = [{name: np.array(value) for name, value in frame.items()} for frame in islice(first, steps)]
+
+    def calibrated(form: StepModel) -> Calibration:
+        named = [s for s in sequences if isinstance(s, str)]
+        if named:
+            return calibrate(form, named, threads=threads, frames=steps).calibration
+        return calibrate(form, [frames], threads=threads).calibration
+
+    joined = calibrated(step) if ranges is None else ranges
+    mix = search(step, joined, calibrated, frames, budget, target, threads=threads, progress=progress)
+    mix.step.check()
+    levels = {u.name: u.level for u in mix.units}
+    table = _table(find_products(step), set(), "", "fp32")
+    for row in table:
+        halves = [
+            levels[n] for n in (row["weight"], row["weight"] + INPUT, row["weight"] + STATE) if n in levels
+        ]
+        row["precision"] = " + ".join(dict.fromkeys(halves))
+    done = Quantized(
+        mix.step,
+        None if output is None else Path(output),
+        target,
+        "auto",
+        len(step.to_bytes()),
+        table,
+        search=mix,
+    )
+    if output is not None:
+        mix.step.save(output)
+    return done
+
+
+def _plan(
+    recipe: PathLike | Recipe | None,
+    method: str | None,
+    percentile: float | None,
+    streams: int | None,
+    preprocess: Sequence[str] | None,
+) -> Recipe:
+    plan = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else load_recipe(recipe)
+    given: dict[str, Any] = {"method": method, "percentile": percentile, "streams": streams}
+    given["preprocess"] = None if preprocess is None else tuple(preprocess)
+    return replace(plan, **{k: v for k, v in given.items() if v is not None})
+
+
+class _Frames:
+    """The frames of part of a source, ready for the model; read anew whenever they are asked for."""
+
+    def __init__(self, step: StepModel, span: Span, ops: Any) -> None:
+        self._step, self._span, self._ops = step, span, ops
+
+    def __iter__(self) -> Iterator[Frame]:
+        span, inputs = self._span, Inputs(self._step.signature, self._ops)
+        stop = None if span.frames is None else span.start + span.frames
+        count = 0
+        with open_source(span.source, limit=stop) as source:
+            for _, arrays in inputs.steps(islice(source, span.start, None)):
+                count += self._step.signature.window or 1
+                yield arrays
+        if span.frames is not None and count < span.frames - (
+            span.frames % (self._step.signature.window or 1)
+        ):
+            raise EdgeLstmError(
+                f"source {span.source} is shorter than the sequence",
+                found=f"{count} frames from frame {span.start} on",
+                expected=str(span.frames),
+                hint="Ask for fewer frames, or record more",
+            )
+
+
+def _cut(span: Span, length: int) -> list[Span]:
+    if length < 1:
+        raise EdgeLstmError("sequence", found=length, expected="at least 1 frame")
+    stop = None if span.frames is None else span.start + span.frames
+    with open_source(span.source, limit=stop) as source:
+        count = sum(1 for _ in source) - span.start
+    if count < length:
+        raise EdgeLstmError(
+            f"source {span.source} is shorter than a sequence",
+            found=f"{max(0, count)} frames",
+            expected=f"at least {length}",
+            hint="Ask for shorter sequences, or record more",
+        )
+    return [Span(span.source, span.start + k * length, length) for k in range(count // length)]
+
+
+def _given(step: StepModel, index: int, frames: Iterable[Array | Frame]) -> Recording:
+    """A sequence of arrays from a script."""
+    inputs = [t.name for t in step.signature.inputs]
+    return Recording(
+        f"sequence {index}", (f if not isinstance(f, np.ndarray) else {inputs[0]: f} for f in frames)
+    )
+
+
+def _label(span: Span) -> str:
+    if span.start == 0 and span.frames is None:
+        return span.source
+    return f"{span.source} from {span.start}" + ("" if span.frames is None else f", {span.frames} frames")
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    from fnmatch import fnmatchcase
+
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _without_growing(
+    step: StepModel, chosen: list[str], growing: dict[str, dict[str, Any]], notes: list[str]
+) -> list[str]:
+    """``chosen`` without the products that read a state which grows: no 8-bit type holds it for long."""
+    if not growing:
+        return chosen
+    found = find_products(step)
+    left = []
+    for weight in chosen:
+        sites = {part.site for p in found.by_weight()[weight] for part in p.parts}
+        states = {s for site in sites for s in found.sites[site].states} & set(growing)
+        if states:
+            name = sorted(states)[0]
+            notes.append(
+                f"{weight} stays in float: it reads state {name!r}, which was still growing "
+                f"(largest value {growing[name]['largest']:.4g})"
+            )
+        else:
+            left.append(weight)
+    return left
+
+
+def _check_cell_states(step: StepModel, growing: dict[str, dict[str, Any]]) -> None:
+    for name, seen in growing.items():
+        overflow = seen["fp16_overflows_at"]
+        raise EdgeLstmError(
+            f"state {name!r} can't be kept in fp16: it grows for as long as the stream runs",
+            found=f"largest value {seen['largest']:.4g}"
+            + ("" if overflow is None else f", beyond fp16 after about {overflow} frames"),
+            expected="a state that settles",
+            hint="Leave --cell-state at fp32",
+        )
+
+
+def _table(found: Any, chosen: set[str], precision: str, half: str) -> list[dict[str, Any]]:
+    total = sum(p.macs for p in found.products) or 1
+    rows = []
+    for weight, products in found.by_weight().items():
+        rows.append(
+            {
+                "weight": weight,
+                "kind": products[0].kind,
+                "reads": [part.value for part in products[0].parts],
+                "times": len(products),
+                "work": sum(p.macs for p in products) / total,
+                "precision": precision if weight in chosen else half,
+            }
+        )
+    return rows
+
+
+def _check_output(output: PathLike) -> None:
+    path = Path(output)
+    if path.suffix.lower() != ".onnx":
+        raise EdgeLstmError(f"output {output}", found=path.suffix, expected="a path ending with .onnx")
+    if not path.absolute().parent.is_dir():
+        raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
