@@ -89,10 +89,12 @@ class Growth:
         if not self.largest < limit:
             return self.frame
         if slope is not None:
-            return self.frame + math.ceil(1000 * (limit - self.largest) / slope)
-        if doubling is not None and self.largest > 0:
-            return self.frame + math.ceil(doubling * math.log2(limit / self.largest))
-        return None
+            ahead = 1000 * (limit - self.largest) / slope
+        elif doubling is not None and self.largest > 0:
+            ahead = doubling * math.log2(limit / self.largest)
+        else:
+            ahead = math.inf
+        return self.frame + math.ceil(ahead) if math.isfinite(ahead) else None
 
 
 def fit(series: Series, frames: Sequence[int] | Array | None = None) -> Drift:
@@ -102,7 +104,7 @@ def fit(series: Series, frames: Sequence[int] | Array | None = None) -> Drift:
     bad = np.flatnonzero(~np.isfinite(values))
     if len(bad):
         return Drift("diverges", math.inf, text=f"not finite from frame {at[bad[0]]} on")
-    level = float(np.median(values[-(-2 * len(values) // 3) :])) if len(values) > 1 else float(values.sum())
+    level = float(np.median(values[2 * len(values) // 3 :])) if len(values) else 0.0
     if len(values) < FEWEST:
         return Drift(
             "too short to say", level, text=f"too short to say: {len(values)} comparisons, {FEWEST} needed"
@@ -110,13 +112,13 @@ def fit(series: Series, frames: Sequence[int] | Array | None = None) -> Drift:
     blocks = _Blocks(values)
     curve = blocks.growing() if blocks.scale else None
     if curve is None:
-        return Drift("settles", level, text=f"settles at {level:.2g}")
+        return Drift("settles", level, text=f"settles at {figure(level)}")
     span = float(at[-1] - at[0]) * len(at) / (len(at) - 1)
     if curve.rate:
         doubling = math.log(2) / curve.rate * span
         return Drift("diverges", level, None, doubling, f"diverges: doubles in {doubling:,.0f} frames")
     slope = 1000 * curve.slope * blocks.scale / span
-    return Drift("grows linearly", level, slope, None, f"grows linearly by {slope:.2g} in 1,000 frames")
+    return Drift("grows linearly", level, slope, None, f"grows linearly by {figure(slope)} in 1,000 frames")
 
 
 def growth(largest: Series, frames: Sequence[int] | Array | None = None) -> Growth:
@@ -135,6 +137,11 @@ def growth(largest: Series, frames: Sequence[int] | Array | None = None) -> Grow
         if (np.diff(ends) > 0).mean() >= RECORDS:
             drift = fit(records, at)
     return Growth(float(records[last]), int(at[last]), drift)
+
+
+def figure(value: float) -> str:
+    """Three digits that a person can read: 0.012, 2,750, 1.3e-07."""
+    return f"{value:,.0f}" if 999.5 <= abs(value) < 1e9 else f"{value:.3g}"
 
 
 @dataclass

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.drift import Drift, Growth, fit, growth
+from edgelstm.drift import Drift, Growth, figure, fit, growth
 from edgelstm.dtypes import LARGEST
 from edgelstm.errors import EdgeLstmError
 
@@ -142,7 +142,7 @@ class StateRange:
     def text(self) -> str:
         """What a growing state means for the types that might hold it."""
         found = self.growth
-        parts = [f"state {self.name}: {found.drift.text}, {found.largest:,.4g} at frame {found.frame}"]
+        parts = [f"state {self.name}: {found.drift.text}, {figure(found.largest)} at frame {found.frame:,}"]
         overflow = found.frame_reaching(LARGEST["float16"])
         if overflow is not None:
             parts.append(f"float16 ({LARGEST['float16']:,.0f} at most) overflows at frame {overflow:,}")

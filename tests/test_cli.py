@@ -100,6 +100,32 @@ def test_verify_prints_worst_and_last_and_draws(run: Run, model: Path, frames: P
     assert "worst" in text
 
 
+def test_verify_says_where_errors_lead(run: Run, tmp_path: Path) -> None:
+    zoo.persistence(factor=1.0).save("a.onnx")
+    zoo.persistence(factor=1.02).save("b.onnx")
+    blink = 0.5 + 0.4 * np.sin(np.arange(60))[:, None, None] * np.ones((4, 4))
+    np.save("blink.npy", blink.astype(np.float32))
+    code, text, error = run("verify", "a.onnx", "b.onnx", "--source", "blink.npy", "--threshold", "0.6")
+    assert (code, error) == (0, "")
+    assert text.count("settles at 0.02") == 2
+    assert "60 frames were compared, not 200: the source has no more" in text
+    assert "output forecast, 58 forecasts against what came; CSI of 0.6" in text
+    assert "b against a: MAE +" in text
+    assert ", CSI +0.0000" in text
+    zoo.running_sum().save("sum.onnx")
+    np.save("ones.npy", np.ones(100, np.float32))
+    code, text, error = run("verify", "sum.onnx", "sum.onnx", "--source", "ones.npy", "--steps", "100")
+    assert (code, error) == (0, "")
+    assert (
+        "state s: grows linearly by 1,000 in 1,000 frames, 103 at frame 99; float16 (65,504 at most)" in text
+    )
+    assert "not 100" not in text
+    code, text, _ = run("verify", "sum.onnx", "sum.onnx", "--source", "ones.npy", "--steps", "100", "--json")
+    (state,) = json.loads(text)["states"]
+    assert state["grows"]
+    assert state["overflow_frame"]["float16"] == pytest.approx(65500, abs=1)
+
+
 def test_inspect(run: Run, model: Path) -> None:
     code, text, _ = run("inspect", model)
     assert code == 0
@@ -183,6 +209,25 @@ BAD = {
         "unknown operation: found blur",
     ),
     "tolerance": (("verify", "model.onnx", "model.onnx", "--tolerance", "nan"), "--tolerance: found nan"),
+    "threshold": (("verify", "model.onnx", "model.onnx", "--threshold", "inf"), "threshold: found inf"),
+    "threshold for none": (
+        ("verify", "model.onnx", "model.onnx", "--source", "frames.npy", "--threshold", "1"),
+        "a threshold, and no forecast to score: found no such output; expected a source, one input, and an output",
+    ),
+    "threshold for noise": (
+        ("verify", "model.onnx", "model.onnx", "--threshold", "1"),
+        "a threshold, and no forecast to score: found noise instead of a source",
+    ),
+    # Known before any frame is read: the source does not even exist.
+    "plot suffix": (
+        ("verify", "model.onnx", "model.onnx", "--source", "none.npy", "--plot", "drift.txt"),
+        "can't draw drift.txt: found suffix .txt; expected .png, .svg, .pdf",
+    ),
+    "plot folder": (
+        ("verify", "model.onnx", "model.onnx", "--source", "none.npy", "--plot", "none/drift.png"),
+        "can't write none/drift.png: found no such folder",
+    ),
+    "steps": (("verify", "model.onnx", "model.onnx", "--steps", "0"), "Invalid value for '--steps'"),
     "weights for none": (
         ("verify", "model.onnx", "model.onnx", "--weights", "w.pt"),
         "weights or arguments given for model.onnx and model.onnx: expected a torch factory",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,37 @@ def test_refusals_before_any_work(tmp_path: Path, model: Path) -> None:
         with pytest.raises(EdgeLstmError, match=message):
             workflows.export(str(model), **options)
     assert list(tmp_path.iterdir()) == [model]
+
+
+def test_a_forecast_is_scored_in_physical_units_over_known_values(tmp_path: Path) -> None:
+    """Persistence, and persistence 10% too high, of rain that doubles from frame to frame."""
+    ops = {"x": [{"op": "nodata", "value": 999}, {"op": "log1p", "scale": 0.25}]}
+    for name, factor in (("a", 1.0), ("b", 1.1)):
+        step = zoo.persistence(factor=factor)
+        step = replace(step, signature=replace(step.signature, preprocessing=ops))
+        step.save(tmp_path / f"{name}.onnx")
+    rain = np.tile(2.0 ** np.arange(6, dtype=np.float32)[:, None, None], (1, 4, 4))
+    rain[:, 0, :] = 999
+    np.save(tmp_path / "rain.npy", rain)
+    paths = [str(tmp_path / f"{name}.onnx") for name in "ab"]
+    result = workflows.verify(*paths, str(tmp_path / "rain.npy"), threshold=5.0, threads=1)
+    found = result.forecast
+    assert found is not None
+    assert (result.frames, result.asked, found.forecasts) == (6, workflows.STEPS, 4)
+    # Forecasts of 1, 2, 4, 8 where 2, 4, 8, 16 came, and 4, 8, 16, 32 at the second lead.
+    assert found.mae_a == pytest.approx([15 / 4, 45 / 4], rel=1e-4)
+    assert found.csi_a == pytest.approx([1 / 2, 1 / 3])  # 8 alone reaches 5, of 8 and 16; of 8, 16 and 32
+    high = 2.0 ** np.arange(4) + 1
+    mae_b = np.abs(high**1.1 - 1 - 2.0 ** np.arange(1, 5)).mean()
+    assert found.mae_b[0] == pytest.approx(mae_b, rel=1e-4)
+    assert result.to_json()["forecast"]["leads"][0]["mae_a"] == found.mae_a[0]
+
+    arrays = [np.log1p(frame)[None] / 4 for frame in rain]  # as the model takes them, and all of it known
+    result = workflows.verify(*paths, arrays, steps=6, threads=1)
+    assert result.asked is None
+    assert result.forecast is not None
+    assert result.forecast.threshold == 1
+    assert workflows.verify(*paths, steps=6, threads=1).forecast is None  # noise is no stream to foresee
 
 
 def test_a_run_that_fails_leaves_nothing(tmp_path: Path, model: Path) -> None:

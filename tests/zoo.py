@@ -119,3 +119,22 @@ def running_sum(axis: Dim = "N", outputs: tuple[str, ...] = ("y",)) -> StepModel
         states=(StateSpec("s", "s", "s_next", "float32", (axis,), np.array(3, np.float32).tobytes()),),
     )
     return make_step(nodes, signature, [numpy_helper.from_array(np.array([2], np.float32), "two")])
+
+
+def persistence(leads: int = 2, shape: tuple[int, ...] = (1, 4, 4), factor: float = 1.0) -> StepModel:
+    """The last frame, times ``factor``, as the forecast of the next ones; its state is that frame."""
+    nodes = [
+        helper.make_node("Mul", ["x", "factor"], ["s_next"]),
+        helper.make_node("Unsqueeze", ["s_next", "one"], ["u"]),
+        helper.make_node("Concat", ["u"] * leads, ["forecast"], axis=1),
+    ]
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("N", *shape)),),
+        outputs=(TensorSpec("forecast", "float32", ("N", leads, *shape)),),
+        states=(StateSpec("s", "s", "s_next", "float32", ("N", *shape)),),
+    )
+    weights = [
+        numpy_helper.from_array(np.array(factor, np.float32), "factor"),
+        numpy_helper.from_array(np.array([1]), "one"),
+    ]
+    return make_step(nodes, signature, weights)
