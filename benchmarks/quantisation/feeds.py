@@ -48,14 +48,14 @@ def plain_step(step_path: Path, out: Path) -> None:
     step.save(out)
 
 
-def as_step(quantised: Path, original: Path) -> None:
-    """Put the Signature of ``original`` on a graph that a tool made of it, in place, so that our Runner streams it.
+def as_step(quantised: Path, original: Path) -> StepModel:
+    """The graph that a tool made of ``original``, with the Signature of ``original``, so that our Runner streams it.
 
     Raises EdgeLstmError when the tool renamed, dropped or retyped an input or output.
     """
-    model = onnx.load(quantised)
-    step = StepModel(model, StepModel.load(original).signature)
+    step = StepModel(onnx.load(quantised), StepModel.load(original).signature)
     try:
-        step.save(quantised)
+        step.check(str(quantised))
     except EdgeLstmError as error:
         raise EdgeLstmError(f"{quantised} is no longer a step like {original}", found=str(error)) from error
+    return step

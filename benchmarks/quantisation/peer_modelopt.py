@@ -85,12 +85,12 @@ def modelopt(
     """
     python = environment()
     with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-        plain = Path(folder, "plain.onnx")
+        plain, result = Path(folder, "plain.onnx"), Path(folder, "result.onnx")
         plain_step(step_path, plain)
         _write(feeds, Path(folder))
         script = str(HERE / "modelopt_quantise.py")
-        _run([str(python), script, folder, str(out.resolve()), json.dumps(options or {})])
-    as_step(out, step_path)
+        _run([str(python), script, folder, str(result), json.dumps(options or {})])
+        as_step(result, step_path).save(out)
 
 
 def _write(feeds: Iterable[Feed], folder: Path) -> None:

@@ -18,20 +18,25 @@ WEIGHTED = ("Conv", "Gemm", "MatMul")
 @dataclass(frozen=True)
 class Setting:
     """How quantize_static is called. ``activations``: QUInt8 or QInt8 (weights are QInt8). ``operators``: those it may
-    quantise; None is its default, all that it knows, among them the gates' products and the cell state's path."""
+    quantise; None is its default, all that it knows, among them the gates' products and the cell state's path.
+    ``outputs``: whether it quantises the operators' outputs too. It does by default, and only then does ONNX Runtime
+    run a Conv in INT8; Gemm and MatMul it does not need it for, and OpenVINO never."""
 
     activations: str = "QUInt8"
     symmetric: bool = False
     operators: tuple[str, ...] | None = None
+    outputs: bool = True
 
 
-#: Its default for x86 by its own documentation, the two kinds for GPUs and Arm, and each with weighted operators only.
+#: Its default for x86 by its own documentation, the two kinds for GPUs and Arm, each with weighted operators only, and
+#: with their inputs only.
 SETTINGS = {
     "u8s8": Setting(),
     "s8s8": Setting("QInt8"),
     "s8s8-symmetric": Setting("QInt8", symmetric=True),
     "u8s8-weighted": Setting(operators=WEIGHTED),
     "s8s8-symmetric-weighted": Setting("QInt8", symmetric=True, operators=WEIGHTED),
+    "u8s8-inputs": Setting(operators=WEIGHTED, outputs=False),
 }
 
 
@@ -66,12 +71,12 @@ def quantize_static(
     setting = setting or Setting()
     logging.getLogger().setLevel(logging.ERROR)  # it warns of what it does by default
     with tempfile.TemporaryDirectory() as folder:
-        plain, prepared = Path(folder, "plain.onnx"), Path(folder, "prepared.onnx")
+        plain, prepared, result = (Path(folder, f"{name}.onnx") for name in ("plain", "prepared", "result"))
         plain_step(step_path, plain)
         quant_pre_process(str(plain), str(prepared))
         quantise(
             str(prepared),
-            str(out),
+            str(result),
             Reader(),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=None if setting.operators is None else list(setting.operators),
@@ -79,6 +84,9 @@ def quantize_static(
             activation_type=QuantType[setting.activations],
             weight_type=QuantType.QInt8,
             calibrate_method=CalibrationMethod.MinMax,
-            extra_options={"ActivationSymmetric": setting.symmetric},
+            extra_options={
+                "ActivationSymmetric": setting.symmetric,
+                "OpTypesToExcludeOutputQuantization": [] if setting.outputs else list(WEIGHTED),
+            },
         )
-    as_step(out, step_path)
+        as_step(result, step_path).save(out)
