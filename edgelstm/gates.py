@@ -13,7 +13,7 @@ Shi et al. 2015, eq. 3 (Hadamard peepholes on maps); Greff et al. 2017 (coupled 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -43,6 +43,8 @@ class GateVariant:
     candidate, output: activation of g, and of c_out on its way to h.
     cell_clip: c_out is clipped to [-cell_clip, cell_clip] before o and h see it.
     coupled: f = 1 - i.
+    coded: z comes as 8-bit codes, worth (z - z_zero_point) * z_scale with a scale and a zero point for each channel
+    [len(gates) * C]. They are split before they are dequantised, which moves a quarter of the bytes.
     """
 
     peephole: bool = False
@@ -53,6 +55,7 @@ class GateVariant:
     output: CellActivation = "tanh"
     cell_clip: float | None = None
     coupled: bool = False
+    coded: bool = False
 
     def __post_init__(self) -> None:
         if self.gate not in get_args(GateActivation):
@@ -79,6 +82,8 @@ class GateVariant:
             parts.append(f"clip_{_mangle(self.cell_clip)}")
         if self.coupled:
             parts.append("coupled")
+        if self.coded:
+            parts.append("coded")
         return PREFIX + "_".join(parts)
 
     @classmethod
@@ -97,7 +102,7 @@ class GateVariant:
                 fields["cell_clip"] = _number(words[k + 1])
             elif word in ("grelu", "hrelu"):
                 fields["candidate" if word == "grelu" else "output"] = "relu"
-        variant = cls(**fields, coupled="coupled" in words)
+        variant = cls(**fields, coupled="coupled" in words, coded="coded" in words)
         if variant.op_type != op_type:
             raise EdgeLstmError(f"{op_type} is no FusedGates op", expected=f"{PREFIX}...")
         return variant
@@ -110,13 +115,18 @@ class GateVariant:
     @property
     def inputs(self) -> tuple[str, ...]:
         """Formal inputs in order."""
-        if not self.peephole:
-            return ("z", "c")
-        return ("z", "c", "p_i", "p_o") if self.coupled else ("z", "c", "p_i", "p_f", "p_o")
+        names: tuple[str, ...] = ("z", "c")
+        if self.peephole:
+            names += ("p_i", "p_o") if self.coupled else ("p_i", "p_f", "p_o")
+        return (*names, "z_scale", "z_zero_point") if self.coded else names
 
     def reference(self, z: Array, c: Array, *peepholes: Array) -> tuple[Array, Array]:
         """(h, c_out) by NumPy, in the dtype of ``c``. Shapes as in the module's docstring."""
         names = self.inputs[2:]
+        if self.coded and len(peepholes) == len(names):
+            scale, zero = (v.reshape(-1, *[1] * (z.ndim - 2)) for v in peepholes[-2:])
+            plain = replace(self, coded=False)
+            return plain.reference((z.astype(c.dtype) - zero.astype(c.dtype)) * scale, c, *peepholes[:-2])
         if len(peepholes) != len(names):
             raise EdgeLstmError(f"{self.op_type}: peepholes", found=len(peepholes), expected=list(names))
         if z.ndim != c.ndim or z.shape[1] != len(self.gates) * c.shape[1]:
@@ -146,10 +156,17 @@ class GateVariant:
         """
         import onnx.parser
 
-        needed = 15 if self.cell_clip is not None else 7
+        needed = 15 if self.cell_clip is not None else 13 if self.coded else 7
         if opset < needed:
             raise EdgeLstmError(f"{self.op_type} in ONNX opset {opset}", expected=f"opset {needed} or later")
         body = [f"{', '.join('z_' + g for g in self.gates)} = Split <axis = 1{self._split(opset)}> (z)"]
+        if self.coded:
+            # The names of the gates go to what the codes are worth.
+            body = [line.replace("z_", "q_") for line in body]
+            for letter, value in (("s", "z_scale"), ("n", "z_zero_point")):
+                split = ", ".join(f"{letter}_{g}" for g in self.gates)
+                body.append(f"{split} = Split <axis = 0{self._split(opset)}> ({value})")
+            body += [f"z_{g} = DequantizeLinear <axis = 1> (q_{g}, s_{g}, n_{g})" for g in self.gates]
         z_i = z_f = z_o = ""
         if self.peephole:
             body += ["pc_i = Mul (p_i, c)", "s_i = Add (z_i, pc_i)"]
@@ -211,6 +228,7 @@ class GateVariant:
             "output_relu": int(self.output == "relu"),
             "cell_clip": self.cell_clip or 0.0,
             "coupled": int(self.coupled),
+            "coded": int(self.coded),
         }
 
     def _split(self, opset: int) -> str:

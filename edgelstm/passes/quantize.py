@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 from edgelstm.calibration import Calibration
 from edgelstm.dtypes import from_float32, to_float32
 from edgelstm.errors import EdgeLstmError
+from edgelstm.gates import DOMAIN, GateVariant, is_fused_gates
 from edgelstm.passes.equalize import FLOOR, Operand, activation_scales
 from edgelstm.passes.graph import Graph, attribute, renamed
 from edgelstm.passes.placement import CODES, PLACEMENT, SMALL, Codes, Target
@@ -129,7 +130,7 @@ class _Quantizer:
         self._products = [p for p in found.products if p.weight in chosen]
         self._scales = self._choose_scales()
         self._made: dict[Any, str] = {}
-        self._replaced: dict[int, list[onnx.NodeProto]] = {}
+        self._functions: dict[str, onnx.FunctionProto] = {}
 
     def run(self) -> StepModel:
         graph = self._graph
@@ -140,7 +141,7 @@ class _Quantizer:
                 self._rewrite(product, node)
         states = tuple(self._state(s) for s in graph.signature.states)
         graph.declare(replace(graph.signature, states=states))
-        return graph.finish()
+        return graph.finish(self._functions.values())
 
     # -- scales ---------------------------------------------------------------------------------------------------
 
@@ -203,10 +204,25 @@ class _Quantizer:
             graph.node("QuantizeLinear", [raw, one, zero], [codes])
             scale = graph.weight(output.scale.astype(np.float32), f"{product.output}/scale")
             zeros = graph.weight(output.zero_point.astype(np.uint8), f"{product.output}/zero_point")
-            graph.node("DequantizeLinear", [codes, scale, zeros], [product.output], axis=1)
+            if not self._read_coded(product.output, [codes, scale, zeros]):
+                graph.node("DequantizeLinear", [codes, scale, zeros], [product.output], axis=1)
         elif raw != product.output:
             assert bias is not None
             graph.node("Add", [raw, bias], [product.output])
+
+    def _read_coded(self, value: str, coded: list[str]) -> bool:
+        """Let the gates read ``value`` as codes with scale and zero point, if nothing else reads it."""
+        graph = self._graph
+        readers = graph.consumers(value)
+        if not readers or any(not is_fused_gates(n) or list(n.input).count(value) != 1 for n in readers):
+            return False
+        for node in readers:
+            variant = replace(GateVariant.of(node.op_type), coded=True)
+            inputs = [coded[0], *node.input[1:], *coded[1:]]
+            graph.nodes = [n for n in graph.nodes if n is not node]
+            graph.node(variant.op_type, inputs, list(node.output), domain=DOMAIN)
+            self._functions[variant.op_type] = variant.function(graph.opset)
+        return True
 
     def _activation(self, product: Product, common: float) -> str:
         """The float value the product reads: codes, dequantised with the scale ``common``."""
@@ -437,6 +453,11 @@ def at_opset(step: StepModel, least: int) -> StepModel:
             found=str(error).strip().splitlines()[0],
             hint="Export it again with a newer opset",
         ) from error
+    # The converter leaves functions out, and a body has to be of the model's opset.
+    del model.functions[:]
+    model.functions.extend(
+        GateVariant.of(f.name).function(least) if f.domain == DOMAIN else f for f in step.model.functions
+    )
     return StepModel(model, step.signature)
 
 
