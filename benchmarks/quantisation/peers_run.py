@@ -28,8 +28,9 @@ from rich.table import Table
 from edgelstm.errors import EdgeLstmError
 
 FOLDER = ROOT / "build" / "quantisation"
-#: The Q/DQ graph that OpenVINO reads: of quantize_static's the most accurate, and for OpenVINO as quick as any. Graphs
-#: with signed activations are none for it: its convolutions (2026.4.1, x86-64 with VNNI) give wrong numbers on them.
+#: The Q/DQ graph that OpenVINO reads: of quantize_static's the most accurate, and for OpenVINO as quick as any. One with
+#: signed activations is no contestant: OpenVINO 2026.4.1 computes Concat, QuantizeLinear to int8, Conv wrong (by 30%
+#: with normal inputs on the reference cell's weights; right with uint8, and right without the Concat).
 READ_BY_OPENVINO = "quantize_static u8s8-inputs"
 console = Console(width=100)
 
