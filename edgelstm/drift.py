@@ -10,7 +10,8 @@ squares, relative to what is measured, since the noise of an error is in proport
 
 Growth has to be proven by F-tests, against a level, against an approach to one, and against a single step (another
 scene); residuals that resemble their neighbours count for less, by the factor (1 - r) / (1 + r) of the effective sample
-size (Bayley and Hammersley 1946). What grows by less than a tenth settles. Of line and exponential the better wins.
+size (Bayley and Hammersley 1946). What grows by less than a fifth of its last value settles, and so does what comes back
+to where it was after a lull. Of line and exponential the better wins.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ AGAINST_LEVEL, AGAINST_APPROACH, AGAINST_STEP = 14.0, 12.0, 4.0
 #: A curve with an approach, or an exponential instead of a line, must shrink the squared residuals by this factor.
 PAYS, BENDS = 1.5, 1.25
 #: Part of the last value that must have come by growth, and the factor of growth over the second half of what diverges.
-LEAST_GROWTH, LEAST_FACTOR = 0.1, 1.8
+LEAST_GROWTH, LEAST_FACTOR = 0.2, 1.8
 #: A growing maximum sets records in at least this part of the blocks of the last two thirds. Where nothing grows, block k
 #: does so with a chance of 1/k (Renyi 1962).
 RECORDS = 0.3
@@ -189,6 +190,10 @@ class _Blocks:
             AGAINST_APPROACH: self.settling(one),
             AGAINST_STEP: self.best(np.repeat(one, len(steps), 0), steps),
         }
+        # What comes back to where it was after a lull has not grown, nor has what is large in its last block alone; but
+        # two bad blocks at the start do not hide growth.
+        if self.v[-3:].min() <= np.sort(self.v[: BLOCKS // 2])[-3]:
+            return None
         if share > LEAST_GROWTH and all(_f(other, best) > least for least, other in against.items()):
             return best
         return None

@@ -27,6 +27,7 @@ SETTLES: dict[str, Series] = {
     "another scene": lambda rng: 1 + (rng.uniform(0.1, 0.9) < TIME),
     "ebb and flow": lambda rng: 1 + 0.5 * np.sin(2 * np.pi * (3 * TIME + rng.uniform())),
     "growth that ended": lambda rng: 1 / (1 + np.exp(-60 * (TIME - 0.3))) + 1e-6,
+    "a lull": lambda rng: np.exp(-3 * TIME) + (TIME > 0.84) * rng.uniform(0.3, 0.5),
     "fading": lambda rng: np.exp(-3 * TIME),
 }
 GROWS: dict[str, Series] = {
