@@ -2,8 +2,8 @@
 
 ONNX Runtime on the CPU multiplies uint8 activations with int8 weights. Its convolution does so only when the output
 is quantised too (it then becomes QLinearConv); its Gemm gives float32 from integers, provided the bias is added
-apart, and the zero points are written down. TensorRT wants symmetric scales, one for an activation, and keeps the
-output of a product in floating point.
+apart, and the zero points are written down. TensorRT wants symmetric scales, one for an activation (with any other it
+computes in float and says nothing), and keeps the output of a product in floating point.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class Codes:
     """How activations and states are stored.
 
     dtype and zero_point of the codes; ``largest``: the code of the largest value. per_channel: a tensor may have a
-    scale for each channel. joined: codes may be concatenated before they are dequantised.
+    scale for each channel; by_axis: Q/DQ's axis says so, else a Mul before a single scale does. joined: codes are
+    concatenated before they are dequantised.
     """
 
     dtype: str
@@ -41,6 +42,7 @@ class Codes:
     zero_point: int
     largest: float
     per_channel: bool
+    by_axis: bool
     joined: bool
 
 
@@ -54,13 +56,21 @@ PLACEMENT: dict[Target, dict[str, Placement]] = {
 }
 
 CODES: dict[tuple[Target, str], Codes] = {
-    ("onnxruntime", "int8"): Codes("uint8", "int8", 128, 127, per_channel=True, joined=True),
-    ("tensorrt", "int8"): Codes("int8", "int8", 0, 127, per_channel=False, joined=False),
-    ("tensorrt", "fp8"): Codes("float8e4m3fn", "float8e4m3fn", 0, 448, per_channel=False, joined=False),
+    ("onnxruntime", "int8"): Codes("uint8", "int8", 128, 127, per_channel=True, by_axis=True, joined=True),
+    ("tensorrt", "int8"): Codes("int8", "int8", 0, 127, per_channel=True, by_axis=False, joined=False),
+    ("tensorrt", "fp8"): Codes(
+        "float8e4m3fn", "float8e4m3fn", 0, 448, per_channel=False, by_axis=False, joined=False
+    ),
 }
 
 #: Products with a smaller part of all multiplications than this stay in float: heads and stems, whose errors show most.
 SMALL = 0.02
+
+#: What is no state (frames, a stem's features) is read in two codes, the second for what the first rounds off, where that
+#: adds no more than this part to all multiplications: it meets few weights and its rounding is most of the error.
+FINE = 0.25
+#: How many times finer the second code is. Its weights are as many times smaller, so they must still have a few codes.
+FINER = 8
 
 #: Precisions of NVIDIA GPUs by architecture. Sources: NVIDIA TensorRT support matrix; CUDA compute capabilities.
 GPUS: dict[str, frozenset[str]] = {

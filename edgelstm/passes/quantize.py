@@ -17,7 +17,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import DOMAIN, GateVariant, is_fused_gates
 from edgelstm.passes.equalize import FLOOR, Operand, activation_scales
 from edgelstm.passes.graph import Graph, attribute, renamed
-from edgelstm.passes.placement import CODES, PLACEMENT, SMALL, Codes, Target
+from edgelstm.passes.placement import CODES, FINE, FINER, PLACEMENT, SMALL, Codes, Target
 from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.signature import Quantization, StateSpec
 from edgelstm.step import StepModel, onnx_dtype
@@ -36,6 +36,7 @@ def quantize(
     *,
     weights: Iterable[str] | None = None,
     correct_bias: bool = True,
+    fine: bool = True,
 ) -> StepModel:
     """Guarantees: the same inputs, outputs and states by name; the chosen products run on codes of ``precision``.
 
@@ -43,7 +44,8 @@ def quantize(
     path stays as it is. Scales of the input channels, and of a quantised output's, are folded into the weights
     (``equalize``). ``weights``: names of the weights whose products are quantised; by default all but small ones
     (``placement.SMALL``). correct_bias: the mean error that rounding the weights makes is taken off the
-    bias (Nagel et al. 2019, sec. 4.2).
+    bias (Nagel et al. 2019, sec. 4.2). fine: what is no state is read in two codes where that costs little
+    (``placement.FINE``).
 
     Raises EdgeLstmError for a calibration of another model or preprocessing, and for a model quantised already.
     """
@@ -57,7 +59,7 @@ def quantize(
             found=", ".join(sorted(unknown)),
             expected=f"some of {', '.join(dict.fromkeys(p.weight for p in found.products))}",
         )
-    return _Quantizer(step, calibration, target, precision, found, chosen, correct_bias).run()
+    return _Quantizer(step, calibration, target, precision, found, chosen, correct_bias, fine).run()
 
 
 def check_calibration(step: StepModel, calibration: Calibration) -> None:
@@ -120,6 +122,7 @@ class _Quantizer:
         found: Products,
         chosen: set[str],
         correct_bias: bool,
+        fine: bool,
     ) -> None:
         self._codes: Codes = CODES[target, precision]
         self._placement = PLACEMENT[target]
@@ -128,6 +131,7 @@ class _Quantizer:
         self._correct_bias = correct_bias
         self._graph = Graph(at_opset(step, 19 if self._codes.dtype.startswith("float8") else 13))
         self._products = [p for p in found.products if p.weight in chosen]
+        self._fine = self._fine_sites() if fine else frozenset()
         self._scales = self._choose_scales()
         self._made: dict[Any, str] = {}
         self._functions: dict[str, onnx.FunctionProto] = {}
@@ -172,6 +176,25 @@ class _Quantizer:
         ]
         return activation_scales(ranges, power, operands, self._codes.largest, self._codes.per_channel)
 
+    def _fine_sites(self) -> frozenset[str]:
+        """Sites that are no states and are read in two codes, the cheapest first, as far as the work allows."""
+        work: dict[str, float] = {}
+        barred = set()
+        for product in self._products:
+            channels = sum(part.channels for part in product.parts)
+            for part in product.parts:
+                site = self._found.sites[part.site]
+                work[site.name] = work.get(site.name, 0) + product.macs * part.channels / channels
+                if site.states or product.kind != "Conv" or product.groups > 1 or not self._codes.joined:
+                    barred.add(site.name)
+        left = FINE * sum(p.macs for p in self._products)
+        chosen = []
+        for name in sorted(work, key=lambda n: (work[n], n)):
+            if name not in barred and work[name] <= left:
+                chosen.append(name)
+                left -= work[name]
+        return frozenset(chosen)
+
     def _output_codes(self, product: Product) -> _Output:
         seen = self._calibration.tensor(self._found.site_of[product.output])
         low, high = np.minimum(seen.low, 0), np.maximum(seen.high, 0)
@@ -184,12 +207,10 @@ class _Quantizer:
 
     def _rewrite(self, product: Product, node: onnx.NodeProto) -> None:
         graph, placement = self._graph, self._placement[product.kind]
-        columns = [self._scales[part.site] for part in product.parts]
-        common = float(max(c.max() for c in columns))
+        common = float(max(self._scales[part.site].max() for part in product.parts))
         activation = self._activation(product, common)
         output = self._output_codes(product) if placement.output else None
-        factors = np.concatenate(columns) / common
-        weight, bias = self._folded(product, factors, output)
+        weight, bias = self._folded(product, common, output)
         kept = not placement.bias_apart and bias is not None
         raw = product.output
         if output is not None or (placement.bias_apart and bias is not None):
@@ -230,16 +251,19 @@ class _Quantizer:
         if key not in self._made:
             graph, base = self._graph, product.activation
             if self._codes.joined or len(product.parts) == 1:
-                codes = self._coded(base, product)
+                codes = self._coded(base)
             else:
-                whole = self._apart(base, product, common)
-                codes = self._quantized(whole, np.array([common]), None)
+                # Rounded once, after the Concat; a state's codes pass through that unchanged.
+                whole = self._apart(base, common)
+                codes = graph.value(
+                    "QuantizeLinear", [whole, self._scalar(common), self._own_zero()], f"{base}/q"
+                )
             made = graph.fresh(f"{base}/dq")
             graph.node("DequantizeLinear", [codes, self._scalar(common), self._own_zero()], [made])
             self._made[key] = made
         return self._made[key]
 
-    def _coded(self, value: str, product: Product) -> str:
+    def _coded(self, value: str) -> str:
         """Codes of ``value``: those of what it concatenates, concatenated."""
         key = ("codes", value)
         if key not in self._made:
@@ -250,28 +274,39 @@ class _Quantizer:
             else:
                 node = graph.producer(value, "Concat")
                 assert node is not None
-                inputs = [self._coded(name, product) for name in node.input]
-                made = graph.fresh(f"{value}/q")
-                graph.node("Concat", inputs, [made], axis=attribute(node, "axis"))
-                self._made[key] = made
+                self._made[key] = self._together(
+                    value, [self._coded(name) for name in node.input], attribute(node, "axis")
+                )
         return self._made[key]
 
-    def _apart(self, value: str, product: Product, common: float) -> str:
-        """``value`` from codes that are dequantised before they are concatenated, all with one scale."""
+    def _together(self, value: str, codes: list[str], axis: int) -> str:
+        """One Concat of codes, those of Concats along the same axis taken in."""
+        graph, flat = self._graph, []
+        for name in codes:
+            inner = graph.producer(name, "Concat")
+            flat += list(inner.input) if inner is not None and attribute(inner, "axis") == axis else [name]
+        made = graph.fresh(f"{value}/q")
+        graph.node("Concat", flat, [made], axis=axis)
+        return made
+
+    def _apart(self, value: str, common: float) -> str:
+        """``value`` in units of ``common``, in float: states from their codes, everything else as it is."""
         key = ("apart", value, common)
         if key not in self._made:
             graph = self._graph
-            site = self._found.site_of.get(value)
-            made = graph.fresh(f"{value}/dq")
-            if site in self._scales:
-                codes = self._coded(value, product)
-                graph.node("DequantizeLinear", [codes, self._scalar(common), self._own_zero()], [made])
-            else:
+            site = self._found.sites.get(self._found.site_of.get(value, ""))
+            if site is None or site.name not in self._scales:
                 node = graph.producer(value, "Concat")
                 assert node is not None
-                inputs = [self._apart(name, product, common) for name in node.input]
-                graph.node("Concat", inputs, [made], axis=attribute(node, "axis"))
-            self._made[key] = made
+                inputs = [self._apart(name, common) for name in node.input]
+                self._made[key] = graph.value(
+                    "Concat", inputs, f"{value}/parts", axis=attribute(node, "axis")
+                )
+            elif site.states:
+                operands = [self._coded(value), self._scalar(common), self._own_zero()]
+                self._made[key] = graph.value("DequantizeLinear", operands, f"{value}/dq")
+            else:
+                self._made[key] = self._times(value, common / self._scales[site.name], site)
         return self._made[key]
 
     def _leaf(self, value: str, site: Site) -> str:
@@ -279,37 +314,65 @@ class _Quantizer:
         for state in self._graph.signature.states:
             if state.input == value:
                 return value
-        return self._quantized(value, self._scales[site.name], site.axis)
+        coarse = self._quantized(value, self._scales[site.name], site)
+        return self._finer(value, site, coarse) if site.name in self._fine else coarse
 
-    def _quantized(self, value: str, scale: Array, axis: int | None) -> str:
+    def _finer(self, value: str, site: Site, coarse: str) -> str:
+        """The codes of ``value`` followed by those of what they round off."""
+        scale = self._scales[site.name]
+        rest = self._graph.value("Sub", [value, self._worth(coarse, scale, site)], f"{value}/rest")
+        return self._together(value, [coarse, self._quantized(rest, scale / FINER, site)], site.axis)
+
+    def _quantized(self, value: str, scale: Array, site: Site) -> str:
+        """Codes of ``value``, made once."""
         key = ("quantized", value, scale.tobytes())
         if key not in self._made:
-            graph = self._graph
-            made = graph.fresh(f"{value}/q")
-            if axis is None or (scale == scale[0]).all():
-                graph.node("QuantizeLinear", [value, self._scalar(float(scale[0])), self._own_zero()], [made])
-            elif len(self._found.shapes[value]) == 2:
-                # A scale for each number of a vector: ONNX Runtime is several times quicker at multiplying first.
-                factor = graph.weight((1 / scale).astype(np.float32), f"{value}/factor")
-                scaled = graph.value("Mul", [value, factor], f"{value}/scaled")
-                graph.node("QuantizeLinear", [scaled, self._scalar(1.0), self._own_zero()], [made])
-            else:
+            graph, top = self._graph, float(scale.max())
+            if self._by_axis(scale, site):
                 name = graph.weight(scale.astype(np.float32), f"{value}/scale")
-                zero = self._zeros(len(scale))
-                graph.node("QuantizeLinear", [value, name, zero], [made], axis=axis)
-            self._made[key] = made
+                operands = [value, name, self._zeros(len(scale))]
+                self._made[key] = graph.value("QuantizeLinear", operands, f"{value}/q", axis=site.axis)
+            else:
+                operands = [self._times(value, top / scale, site), self._scalar(top), self._own_zero()]
+                self._made[key] = graph.value("QuantizeLinear", operands, f"{value}/q")
         return self._made[key]
+
+    def _worth(self, codes: str, scale: Array, site: Site) -> str:
+        """What codes are worth."""
+        graph, top = self._graph, float(scale.max())
+        if self._by_axis(scale, site):
+            name = graph.weight(scale.astype(np.float32), f"{site.name}/scale")
+            operands = [codes, name, self._zeros(len(scale))]
+            return graph.value("DequantizeLinear", operands, f"{codes}/float", axis=site.axis)
+        operands = [codes, self._scalar(top), self._own_zero()]
+        return self._times(graph.value("DequantizeLinear", operands, f"{codes}/float"), scale / top, site)
+
+    def _by_axis(self, scale: Array, site: Site) -> bool:
+        """Whether channels get their own scales from Q/DQ itself. Of a vector, where each number is a channel, ONNX Runtime
+        is several times quicker at multiplying before; TensorRT has one scale for an activation."""
+        is_map = site.axis + 1 < len(self._found.shapes[site.name])
+        return self._codes.by_axis and is_map and not _all_one(scale / scale.max())
+
+    def _times(self, value: str, factors: Array, site: Site) -> str:
+        """``value`` with each channel multiplied by its factor."""
+        if _all_one(factors):
+            return value
+        rank = len(self._found.shapes[site.name])
+        shape = [-1, *[1] * (rank - site.axis - 1)]
+        name = self._graph.weight(factors.astype(np.float32).reshape(shape), f"{value}/factor")
+        return self._graph.value("Mul", [value, name], f"{value}/scaled")
 
     # -- weights --------------------------------------------------------------------------------------------------
 
-    def _folded(self, product: Product, factors: Array, output: _Output | None) -> tuple[str, str | None]:
+    def _folded(self, product: Product, common: float, output: _Output | None) -> tuple[str, str | None]:
         """The dequantised weight with the channels' factors in it, and the bias; each made once however many share it."""
+        columns, factors, means, powers = self._columns(product, common)
         fold = b"" if output is None else output.scale.tobytes() + output.zero_point.tobytes()
         key = ("weight", product.weight, factors.tobytes(), fold)
         bias_key = (*key, "bias")
         if key in self._made:
             return self._made[key], self._made.get(bias_key)
-        graph, original = self._graph, self._weight(product)
+        graph, original = self._graph, np.take(self._weight(product), columns, product.in_axis)
         wide = original * _columns(product, factors, original.shape[product.out_axis], original.ndim)
         bias = np.zeros(original.shape[product.out_axis])
         if product.bias is not None:
@@ -319,7 +382,6 @@ class _Quantizer:
         if output is not None:
             wide = wide / _along(output.scale, product.out_axis, wide.ndim)
             bias = bias / output.scale + output.zero_point - 128
-        means, powers = self._moments(product, factors)
         rounded, scale = self._rounded(product, wide, powers)
         if self._correct_bias:
             real = to_float32(rounded, self._codes.weight_dtype) * _along(scale, product.out_axis, wide.ndim)
@@ -343,12 +405,26 @@ class _Quantizer:
             self._made[bias_key] = graph.weight(bias.astype(np.float32), f"{product.weight}/bias")
         return made, self._made.get(bias_key)
 
-    def _moments(self, product: Product, factors: Array) -> tuple[Array, Array]:
-        """Mean and mean square of each input channel, in the units the folded weight sees."""
-        seen = [self._calibration.tensor(part.site) for part in product.parts]
-        mean = np.concatenate([s.mean for s in seen]) / factors
-        power = np.concatenate([s.mean_square for s in seen]) / factors**2
-        return mean, power
+    def _columns(self, product: Product, common: float) -> tuple[Array, Array, Array, Array]:
+        """For each channel of the codes: the weight's column, the factor that goes into it, and the mean and mean square
+        of what it carries, in the units the folded weight sees."""
+        columns, factors, means, powers = [], [], [], []
+        first = 0
+        for part in product.parts:
+            seen, scale = self._calibration.tensor(part.site), self._scales[part.site]
+            columns.append(np.arange(first, first + part.channels))
+            factors.append(scale / common)
+            means.append(seen.mean / factors[-1])
+            powers.append(seen.mean_square / factors[-1] ** 2)
+            if part.site in self._fine:
+                columns.append(columns[-1])
+                factors.append(factors[-1] / FINER)
+                means.append(np.zeros(part.channels))
+                powers.append(np.full(part.channels, (FINER * common) ** 2 / 12))
+            first += part.channels
+        if product.groups > 1:
+            columns = [np.arange(self._weight(product).shape[product.in_axis])]
+        return (np.concatenate(columns), *(np.concatenate(v) for v in (factors, means, powers)))  # type: ignore[return-value]
 
     def _rounded(self, product: Product, wide: Array, powers: Array) -> tuple[Array, Array]:
         """Codes of the weight and a scale for each output channel: the clipping whose error, weighed by what the input
@@ -382,11 +458,10 @@ class _Quantizer:
             return state
         graph = self._graph
         scale = self._scales[site.name]
-        per_channel = not (scale == scale[0]).all()
-        output = self._quantized(state.output, scale, site.axis)
+        output = self._quantized(state.output, scale, site)
         readers = [n for n in graph.consumers(state.input) if not self._is_ours(n)]
         if readers:
-            value = graph.fresh(f"{state.input}/float")
+            value = self._worth(state.input, scale, site)
             gone = {id(n) for n in readers}
             kept = [n for n in graph.nodes if id(n) not in gone]
             swap = [
@@ -394,19 +469,9 @@ class _Quantizer:
                 for n in readers
             ]
             graph.nodes = [*kept, *swap]
-            if per_channel:
-                s = graph.weight(scale.astype(np.float32), f"{state.input}/scale")
-                graph.node(
-                    "DequantizeLinear", [state.input, s, self._zeros(len(scale))], [value], axis=site.axis
-                )
-            else:
-                graph.node(
-                    "DequantizeLinear",
-                    [state.input, self._scalar(float(scale[0])), self._own_zero()],
-                    [value],
-                )
         worth = Quantization(
-            tuple(np.float32(s).item() for s in (scale if per_channel else scale[:1])), self._codes.zero_point
+            tuple(np.float32(s).item() for s in (scale[:1] if _all_one(scale / scale[0]) else scale)),
+            self._codes.zero_point,
         )
         stored = replace(state, output=output, dtype=self._codes.dtype, initial=None, quantization=worth)
         start = stored.stored(state.initial_value())
@@ -480,6 +545,10 @@ def _along(values: Array, axis: int, rank: int) -> Array:
     shape = [1] * rank
     shape[axis] = -1
     return np.asarray(values, np.float64).reshape(shape)
+
+
+def _all_one(factors: Array) -> bool:
+    return bool((factors == 1).all())
 
 
 def _nearest(values: Array, dtype: str) -> Array:

@@ -264,6 +264,10 @@ def open_session(model: PathLike | bytes, threads: int, spin: bool = True) -> An
     try:
         return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises several unrelated classes
+        if "float8" in str(error) and "QLinear" in str(error):
+            # It fuses Q/DQ pairs of fp8 into operators that have no fp8 (seen in 1.31). Unfused it computes in float32.
+            options.add_session_config_entry("session.disable_quant_qdq", "1")
+            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
         raise EdgeLstmError(
             f"ONNX Runtime can't open {where}",
             found=_first_line(error),
