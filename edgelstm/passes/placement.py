@@ -66,11 +66,9 @@ CODES: dict[tuple[Target, str], Codes] = {
 #: Products with a smaller part of all multiplications than this stay in float: heads and stems, whose errors show most.
 SMALL = 0.02
 
-#: What is no state (frames, a stem's features) is read in two codes, the second for what the first rounds off, where that
-#: adds no more than this part to all multiplications: it meets few weights and its rounding is most of the error.
+#: What is no state (frames, a stem's features) is read in two codes, each worth half of it, where that adds no more than
+#: this part to all multiplications: half the rounding error, and half the range for the weights that it meets.
 FINE = 0.25
-#: How many times finer the second code is. Its weights are as many times smaller, so they must still have a few codes.
-FINER = 8
 
 #: Precisions of NVIDIA GPUs by architecture. Sources: NVIDIA TensorRT support matrix; CUDA compute capabilities.
 GPUS: dict[str, frozenset[str]] = {

@@ -17,7 +17,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import DOMAIN, GateVariant, is_fused_gates
 from edgelstm.passes.equalize import FLOOR, Operand, activation_scales
 from edgelstm.passes.graph import Graph, attribute, renamed
-from edgelstm.passes.placement import CODES, FINE, FINER, PLACEMENT, SMALL, Codes, Target
+from edgelstm.passes.placement import CODES, FINE, PLACEMENT, SMALL, Codes, Target
 from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.signature import Quantization, StateSpec
 from edgelstm.step import StepModel, onnx_dtype
@@ -165,6 +165,8 @@ class _Quantizer:
                 own = np.maximum(-seen.low, seen.high)
                 whole = max(-seen.tensor_low, seen.tensor_high)
                 ranges[part.site] = own if self._codes.per_channel else np.full(len(own), whole)
+                if part.site in self._fine:
+                    ranges[part.site] = ranges[part.site] / 2
                 power[part.site] = seen.mean_square
         operands = [
             Operand(
@@ -314,14 +316,16 @@ class _Quantizer:
         for state in self._graph.signature.states:
             if state.input == value:
                 return value
-        coarse = self._quantized(value, self._scales[site.name], site)
-        return self._finer(value, site, coarse) if site.name in self._fine else coarse
+        if site.name in self._fine:
+            return self._halves(value, site)
+        return self._quantized(value, self._scales[site.name], site)
 
-    def _finer(self, value: str, site: Site, coarse: str) -> str:
-        """The codes of ``value`` followed by those of what they round off."""
+    def _halves(self, value: str, site: Site) -> str:
+        """Two codes that together are worth ``value``: half of it, rounded, and what is left."""
         scale = self._scales[site.name]
-        rest = self._graph.value("Sub", [value, self._worth(coarse, scale, site)], f"{value}/rest")
-        return self._together(value, [coarse, self._quantized(rest, scale / FINER, site)], site.axis)
+        half = self._quantized(value, 2 * scale, site)
+        rest = self._graph.value("Sub", [value, self._worth(half, scale, site)], f"{value}/rest")
+        return self._together(value, [half, self._quantized(rest, scale, site)], site.axis)
 
     def _quantized(self, value: str, scale: Array, site: Site) -> str:
         """Codes of ``value``, made once."""
@@ -414,13 +418,12 @@ class _Quantizer:
             seen, scale = self._calibration.tensor(part.site), self._scales[part.site]
             columns.append(np.arange(first, first + part.channels))
             factors.append(scale / common)
-            means.append(seen.mean / factors[-1])
-            powers.append(seen.mean_square / factors[-1] ** 2)
-            if part.site in self._fine:
-                columns.append(columns[-1])
-                factors.append(factors[-1] / FINER)
-                means.append(np.zeros(part.channels))
-                powers.append(np.full(part.channels, (FINER * common) ** 2 / 12))
+            codes = 2 if part.site in self._fine else 1
+            means.append(seen.mean / factors[-1] / codes)
+            powers.append(seen.mean_square / (factors[-1] * codes) ** 2)
+            if codes == 2:
+                for values in (columns, factors, means, powers):
+                    values.append(values[-1])
             first += part.channels
         if product.groups > 1:
             columns = [np.arange(self._weight(product).shape[product.in_axis])]
