@@ -7,6 +7,7 @@ state, not that of the float graph, is what every frame meets, since that is wha
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from edgelstm.calibration import Calibration, StateGrowth, TensorRange
+from edgelstm.correlation import LARGEST, Correlation, Window, spread
 from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import GateVariant, is_fused_gates
 from edgelstm.observer import Observer
-from edgelstm.passes.products import Products, Site, find_products
+from edgelstm.passes.graph import attribute
+from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.passes.tap import PREFIX, tap
 from edgelstm.ranges import check_method, choose, overrides
 from edgelstm.runtime.onnxruntime import OrtProgram
@@ -80,10 +83,11 @@ def calibrate(
         )
     inner = [m for site in found.sites.values() for m in site.members if _is_inside(step, m)]
     states = [s.output for s in step.signature.states]
-    tapped = tap(step, [*inner, *states])
+    met = _met_by_weights(found)
+    tapped = tap(step, [*inner, *states, *(name for names in met.values() for name in names)])
     single = tapped.signature.stream_axis == 1
     places = 1 if single else min(streams, max(1, len(sequences)))
-    watch = _Watch(step, tapped, found)
+    watch = _Watch(step, tapped, found, met)
     with ExitStack() as stack:
         runner = stack.enter_context(Runner(OrtProgram(tapped.to_bytes(), streams=places, threads=threads)))
         driven = None if driver is None else stack.enter_context(Runner(driver(places)))
@@ -113,6 +117,7 @@ def calibrate(
         states={name: growth.result(name) for name, growth in watch.states.items()},
         streams=places,
         driven_by=driven_by,
+        weights={name: c.matrix for name, c in watch.correlations.items()},
     )
 
 
@@ -192,7 +197,12 @@ class _Playing:
 class _Watch:
     """The observers of all sites, and of the states' size over time."""
 
-    def __init__(self, step: StepModel, tapped: StepModel, found: Products) -> None:
+    def __init__(
+        self, step: StepModel, tapped: StepModel, found: Products, met: Mapping[str, list[str]]
+    ) -> None:
+        by_weight = found.by_weight()
+        self.correlations = {w: _correlation(by_weight[w][0], found) for w in met}
+        self._met = [(w, PREFIX + name) for w, names in met.items() for name in names]
         self._sites = found.sites
         self._seen = {name: Observer(site.channels) for name, site in found.sites.items()}
         shown = {t.name: t for t in tapped.signature.outputs}
@@ -223,6 +233,8 @@ class _Watch:
     def see(self, frame: Frame, outputs: Outputs, index: int) -> None:
         for name, source, axis, is_frame in self._views:
             self._seen[name].add(np.asarray(frame[source] if is_frame else outputs[source]), axis)
+        for weight, source in self._met:
+            self.correlations[weight].add(np.asarray(outputs[source]))
         for name, source in self._state_outputs:
             self.states[name].add(index, float(np.abs(outputs[source]).max(initial=0)))
 
@@ -272,6 +284,34 @@ class _Growth:
 def _gates(step: StepModel) -> dict[str, GateVariant]:
     """What each value that is a gate pre-activation goes through."""
     return {n.input[0]: GateVariant.of(n.op_type) for n in step.model.graph.node if is_fused_gates(n)}
+
+
+def _met_by_weights(found: Products) -> dict[str, list[str]]:
+    """The activations that each weight meets; of many copies of a cell, some. Weights with too long rows are left out."""
+    met = {}
+    for weight, products in found.by_weight().items():
+        first = products[0]
+        taps = math.prod(_window(first).kernel) if first.kind == "Conv" else 1
+        if first.groups == 1 and sum(p.channels for p in first.parts) * taps <= LARGEST:
+            met[weight] = spread(list(dict.fromkeys(p.activation for p in products)), 3)
+    return met
+
+
+def _correlation(product: Product, found: Products) -> Correlation:
+    channels = sum(p.channels for p in product.parts)
+    return Correlation(channels, _window(product) if product.kind == "Conv" else None)
+
+
+def _window(product: Product) -> Window:
+    """Attributes of a Conv, by the ONNX operator's defaults; padding by auto_pad is taken as none."""
+    kernel = tuple(attribute(product.node, "kernel_shape", product.kernel))
+    ones = [1] * len(kernel)
+    return Window(
+        kernel,
+        tuple(attribute(product.node, "strides", ones)),
+        tuple(attribute(product.node, "pads", [0, 0] * len(kernel))),
+        tuple(attribute(product.node, "dilations", ones)),
+    )
 
 
 def _is_inside(step: StepModel, name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from edgelstm import correlation
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes, write_text
 
@@ -146,7 +147,7 @@ class Calibration:
 
     model: hash of the float graph (``StepModel.graph_hash``). preprocessing: what made frames of the raw ones. data:
     one entry a sequence: where it came from, its frames, the hash of the frames as the model took them. method: how
-    low and high were chosen. driven_by: hash of the quantised model whose state drove this round, None in the first.
+    low and high were chosen. weights: E[a aT] of what each weight meets (``edgelstm.correlation``). driven_by: hash of the quantised model whose state drove this round, None in the first.
     """
 
     model: str
@@ -157,6 +158,7 @@ class Calibration:
     states: Mapping[str, StateGrowth]
     streams: int = 1
     driven_by: str | None = None
+    weights: Mapping[str, Array] = field(default_factory=dict, repr=False)
 
     @property
     def frames(self) -> int:
@@ -187,6 +189,7 @@ class Calibration:
             "driven_by": self.driven_by,
             "tensors": {name: t.to_json() for name, t in self.tensors.items()},
             "states": {name: s.to_json() for name, s in self.states.items()},
+            "weights": {name: correlation.to_json(m) for name, m in self.weights.items()},
         }
 
     def save(self, path: PathLike) -> None:
@@ -235,6 +238,7 @@ class Calibration:
                 },
                 streams=int(data["streams"]),
                 driven_by=data.get("driven_by"),
+                weights={str(n): correlation.from_json(m) for n, m in data.get("weights", {}).items()},
             )
         except EdgeLstmError as error:
             raise EdgeLstmError(

@@ -170,6 +170,7 @@ class _Builder:
         self._joined = joined
         # A site has the same name and range in either form; the halves' outputs are only in the second.
         self._tensors = {**apart.tensors, **joined.tensors}
+        self._weights = {**apart.weights, **joined.weights}
         self._whole = set(find_products(step).by_weight())
 
     def __call__(self, mix: Mapping[str, str]) -> StepModel:
@@ -187,7 +188,9 @@ class _Builder:
         eight = [name for name, chosen in level.items() if chosen == "int8"]
         made = step
         if eight:
-            calibration = replace(self._joined, model=step.graph_hash(), tensors=self._tensors)
+            calibration = replace(
+                self._joined, model=step.graph_hash(), tensors=self._tensors, weights=self._weights
+            )
             made = quantize(step, calibration, self._target, "int8", weights=eight)
         if half:
             from edgelstm.passes.precision import to_half

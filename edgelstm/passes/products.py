@@ -52,6 +52,7 @@ class Product:
     out_axis: int
     groups: int
     macs: int
+    kernel: tuple[int, ...] = ()
 
     @property
     def activation(self) -> str:
@@ -206,7 +207,8 @@ def _product(
     per_element = value.size // value.shape[out_axis]
     macs = math.prod(abs(d) for d in shapes[node.output[0]]) * per_element
     groups = attribute(node, "group", 1) if kind == "Conv" else 1
-    product = Product(node, kind, weight, bias, (), node.output[0], in_axis, out_axis, groups, macs)
+    kernel = value.shape[2:] if kind == "Conv" else ()
+    product = Product(node, kind, weight, bias, (), node.output[0], in_axis, out_axis, groups, macs, kernel)
     return product, leaves
 
 

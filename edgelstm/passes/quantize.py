@@ -19,6 +19,7 @@ from edgelstm.passes.equalize import FLOOR, Operand, activation_scales
 from edgelstm.passes.graph import Graph, attribute, renamed
 from edgelstm.passes.placement import CODES, FINE, PLACEMENT, SMALL, Codes, Target
 from edgelstm.passes.products import Product, Products, Site, find_products
+from edgelstm.passes.rounding import round_rows
 from edgelstm.signature import Quantization, StateSpec
 from edgelstm.step import StepModel, onnx_dtype
 
@@ -37,6 +38,7 @@ def quantize(
     weights: Iterable[str] | None = None,
     correct_bias: bool = True,
     fine: bool = True,
+    learned: bool = True,
 ) -> StepModel:
     """Guarantees: the same inputs, outputs and states by name; the chosen products run on codes of ``precision``.
 
@@ -45,7 +47,8 @@ def quantize(
     (``equalize``). ``weights``: names of the weights whose products are quantised; by default all but small ones
     (``placement.SMALL``). correct_bias: the mean error that rounding the weights makes is taken off the
     bias (Nagel et al. 2019, sec. 4.2). fine: what is no state is read in two codes where that costs little
-    (``placement.FINE``).
+    (``placement.FINE``). learned: weights are rounded together, by how their inputs go together in the calibration
+    (``rounding``), not each to the nearest code.
 
     Raises EdgeLstmError for a calibration of another model or preprocessing, and for a model quantised already.
     """
@@ -59,7 +62,7 @@ def quantize(
             found=", ".join(sorted(unknown)),
             expected=f"some of {', '.join(dict.fromkeys(p.weight for p in found.products))}",
         )
-    return _Quantizer(step, calibration, target, precision, found, chosen, correct_bias, fine).run()
+    return _Quantizer(step, calibration, target, precision, found, chosen, correct_bias, fine, learned).run()
 
 
 def check_calibration(step: StepModel, calibration: Calibration) -> None:
@@ -123,12 +126,14 @@ class _Quantizer:
         chosen: set[str],
         correct_bias: bool,
         fine: bool,
+        learned: bool,
     ) -> None:
         self._codes: Codes = CODES[target, precision]
         self._placement = PLACEMENT[target]
         self._calibration = calibration
         self._found = found
         self._correct_bias = correct_bias
+        self._learned = learned
         self._graph = Graph(at_opset(step, 19 if self._codes.dtype.startswith("float8") else 13))
         self._products = [p for p in found.products if p.weight in chosen]
         self._fine = self._fine_sites() if fine else frozenset()
@@ -386,7 +391,7 @@ class _Quantizer:
         if output is not None:
             wide = wide / _along(output.scale, product.out_axis, wide.ndim)
             bias = bias / output.scale + output.zero_point - 128
-        rounded, scale = self._rounded(product, wide, powers)
+        rounded, scale = self._rounded(product, wide, powers, common)
         if self._correct_bias:
             real = to_float32(rounded, self._codes.weight_dtype) * _along(scale, product.out_axis, wide.ndim)
             moved = (real - wide) * _columns(product, means, len(bias), wide.ndim)
@@ -412,7 +417,8 @@ class _Quantizer:
     def _columns(self, product: Product, common: float) -> tuple[Array, Array, Array, Array]:
         """For each channel of the codes: the weight's column, the factor that goes into it, and the mean and mean square
         of what it carries, in the units the folded weight sees."""
-        columns, factors, means, powers = [], [], [], []
+        columns: list[Array] = []
+        factors, means, powers = [], [], []
         first = 0
         for part in product.parts:
             seen, scale = self._calibration.tensor(part.site), self._scales[part.site]
@@ -429,7 +435,7 @@ class _Quantizer:
             columns = [np.arange(self._weight(product).shape[product.in_axis])]
         return (np.concatenate(columns), *(np.concatenate(v) for v in (factors, means, powers)))  # type: ignore[return-value]
 
-    def _rounded(self, product: Product, wide: Array, powers: Array) -> tuple[Array, Array]:
+    def _rounded(self, product: Product, wide: Array, powers: Array, common: float) -> tuple[Array, Array]:
         """Codes of the weight and a scale for each output channel: the clipping whose error, weighed by what the input
         channels carry, is least."""
         dtype = self._codes.weight_dtype
@@ -445,7 +451,23 @@ class _Quantizer:
             scale = np.where(error < best, trial, scale)
             best = np.minimum(best, error)
         codes = from_float32(_nearest(wide / _along(scale, product.out_axis, wide.ndim), dtype), dtype)
+        moments = self._calibration.weights.get(product.weight) if self._learned else None
+        if dtype == "int8" and moments is not None and product.groups == 1:
+            rows = _rows(product, wide)
+            flat = rows.reshape(len(scale), -1)
+            met = self._met(product, common, moments, rows.shape[2])
+            codes = _unrows(product, round_rows(flat, scale, met, self._codes.largest), wide.shape)
+            codes = from_float32(codes, dtype)
         return codes, scale
+
+    def _met(self, product: Product, common: float, moments: Array, taps: int) -> Array:
+        """``moments`` of the codes the folded weight meets, in its own order and units."""
+        columns, factors, _, _ = self._columns(product, common)
+        share = np.bincount(columns)[columns]
+        places = (columns[:, None] * taps + np.arange(taps)).ravel()
+        units = np.repeat(1 / (factors * share * common), taps)
+        met: Array = moments[np.ix_(places, places)] * units[:, None] * units
+        return met
 
     def _weight(self, product: Product) -> Array:
         value = self._graph.constant(product.weight)
@@ -533,6 +555,12 @@ def _rows(product: Product, weight: Array) -> Array:
     """The weight as [outputs, channels, taps]."""
     moved = np.moveaxis(weight, (product.out_axis, product.in_axis), (0, 1))
     return moved.reshape(*moved.shape[:2], -1)
+
+
+def _unrows(product: Product, rows: Array, shape: tuple[int, ...]) -> Array:
+    """The inverse of :func:`_rows`."""
+    moved = np.moveaxis(np.empty(shape), (product.out_axis, product.in_axis), (0, 1)).shape
+    return np.moveaxis(rows.reshape(moved), (0, 1), (product.out_axis, product.in_axis))
 
 
 def _columns(product: Product, values: Array, outputs: int, rank: int) -> Array:
