@@ -89,7 +89,8 @@ class Correlation:
                 index.append(np.clip(seen, 0, length - 1))
             patch = chosen[np.ix_(np.arange(self._channels), *index[1:])].astype(np.float64)
             for axis, mask in enumerate(outside):
-                patch[(slice(None), *[slice(None)] * axis, mask)] = 0
+                place: tuple[Any, ...] = (slice(None),) * (axis + 1) + (mask,)
+                patch[place] = 0
             found[k] = patch.reshape(-1)
         return found
 
