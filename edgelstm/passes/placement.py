@@ -21,11 +21,13 @@ Precision = Literal["int8", "fp8", "fp16", "bf16", "fp32"]
 class Placement:
     """Where Q/DQ pairs go around one kind of product, besides its activation and its weight.
 
-    output: quantise what it makes. bias_apart: add the bias by an Add of its own.
+    output: quantise what it makes. bias_apart: add the bias by an Add of its own. bias_subtracted: turn an Add of a constant
+    to what it makes into a Sub: ONNX Runtime makes a float Gemm of MatMul and Add before it looks for Q/DQ.
     """
 
     output: bool = False
     bias_apart: bool = False
+    bias_subtracted: bool = False
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ PLACEMENT: dict[Target, dict[str, Placement]] = {
     "onnxruntime": {
         "Conv": Placement(output=True),
         "Gemm": Placement(bias_apart=True),
-        "MatMul": Placement(),
+        "MatMul": Placement(bias_subtracted=True),
     },
     "tensorrt": {"Conv": Placement(), "Gemm": Placement(), "MatMul": Placement()},
 }

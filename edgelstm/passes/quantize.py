@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,8 @@ Array = npt.NDArray[Any]
 
 #: Shares of a row's largest weight at which its scale may end.
 _CLIPS = np.linspace(1.0, 0.7, 13)
+#: Numbers a channel has at least in what counts as a map.
+_MAP = 16
 
 
 def quantize(
@@ -192,7 +195,13 @@ class _Quantizer:
             for part in product.parts:
                 site = self._found.sites[part.site]
                 work[site.name] = work.get(site.name, 0) + product.macs * part.channels / channels
-                if site.states or product.kind != "Conv" or product.groups > 1 or not self._codes.joined:
+                if (
+                    site.states
+                    or product.kind != "Conv"
+                    or not self._is_map(site)
+                    or product.groups > 1
+                    or not self._codes.joined
+                ):
                     barred.add(site.name)
         left = FINE * sum(p.macs for p in self._products)
         chosen = []
@@ -237,6 +246,18 @@ class _Quantizer:
         elif raw != product.output:
             assert bias is not None
             graph.node("Add", [raw, bias], [product.output])
+        if placement.bias_subtracted:
+            self._subtract_bias(product.output)
+
+    def _subtract_bias(self, value: str) -> None:
+        """Each Add of a constant to ``value`` becomes a Sub of what is as large the other way."""
+        graph = self._graph
+        for node in graph.consumers(value):
+            other = [name for name in node.input if name != value]
+            if node.op_type != "Add" or len(other) != 1 or (constant := graph.constant(other[0])) is None:
+                continue
+            graph.nodes = [n for n in graph.nodes if n is not node]
+            graph.node("Sub", [value, graph.weight(-constant, f"{other[0]}/negative")], list(node.output))
 
     def _read_coded(self, value: str, coded: list[str]) -> bool:
         """Let the gates read ``value`` as codes with scale and zero point, if nothing else reads it."""
@@ -359,8 +380,11 @@ class _Quantizer:
     def _by_axis(self, scale: Array, site: Site) -> bool:
         """Whether channels get their own scales from Q/DQ itself. Of a vector, where each number is a channel, ONNX Runtime
         is several times quicker at multiplying before; TensorRT has one scale for an activation."""
-        is_map = site.axis + 1 < len(self._found.shapes[site.name])
-        return self._codes.by_axis and is_map and not _all_one(scale / scale.max())
+        return self._codes.by_axis and self._is_map(site) and not _all_one(scale / scale.max())
+
+    def _is_map(self, site: Site) -> bool:
+        """Whether each channel has many numbers."""
+        return math.prod(self._found.shapes[site.name][site.axis + 1 :]) >= _MAP
 
     def _times(self, value: str, factors: Array, site: Site) -> str:
         """``value`` with each channel multiplied by its factor."""
