@@ -49,6 +49,19 @@ def infer_shapes(step: StepModel) -> dict[str, Shape]:
     return found | {name: (ROWS, *shape) for name, shape in declared.items()}
 
 
+def element_types(step: StepModel) -> dict[str, int]:
+    """ONNX element type of every value and weight whose type is known."""
+    axis = step.signature.stream_axis
+    found = {t.name: t.data_type for t in step.model.graph.initializer}
+    found |= {
+        name: value.elem_type for name, value in _infer(step, axis if isinstance(axis, int) else 1).items()
+    }
+    s = step.signature
+    declared = [(t.name, t.dtype) for t in (*s.inputs, *s.outputs)]
+    declared += [(name, x.dtype) for x in s.states for name in (x.input, x.output)]
+    return found | {name: onnx_dtype(dtype) for name, dtype in declared}
+
+
 def note_shapes(step: StepModel) -> StepModel:
     """Guarantees: the same graph and Signature, with the shapes of inner values written into it in terms of the
     stream axis, such as [N, 64] or [10*N, 64].

@@ -268,6 +268,13 @@ def open_session(model: PathLike | bytes, threads: int, spin: bool = True) -> An
             # It fuses Q/DQ pairs of fp8 into operators that have no fp8 (seen in 1.31). Unfused it computes in float32.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+        if "NOT_IMPLEMENTED" in str(error):
+            raise EdgeLstmError(
+                f"ONNX Runtime can't run {where} on the CPU",
+                found=_first_line(error),
+                expected="operators and types that its CPU provider has",
+                hint="A graph for TensorRT in bf16 runs there only; quantize --target onnxruntime for the CPU",
+            ) from error
         raise EdgeLstmError(
             f"ONNX Runtime can't open {where}",
             found=_first_line(error),
