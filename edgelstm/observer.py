@@ -74,7 +74,9 @@ class Observer:
     def _widen(self, largest: Array) -> None:
         finite = np.isfinite(largest) & (largest > 0)
         needed = np.zeros_like(self.span)
-        needed[finite] = np.exp2(np.ceil(np.log2(largest[finite])))
+        needed[finite] = np.exp2(
+            np.floor(np.log2(largest[finite])) + 1
+        )  # larger than any value, not as large
         for channel in np.flatnonzero(needed > self.span):
             old, self.span[channel] = self.span[channel], needed[channel]
             before = self.counts[channel].copy()

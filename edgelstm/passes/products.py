@@ -18,7 +18,7 @@ import onnx
 from edgelstm.gates import is_fused_gates
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Graph, attribute, is_standard
-from edgelstm.passes.shapes import infer_shapes
+from edgelstm.passes.shapes import shapes_of_one
 from edgelstm.step import StepModel
 
 Kind = Literal["Conv", "Gemm", "MatMul"]
@@ -92,18 +92,20 @@ class Products:
 def find_products(step: StepModel) -> Products:
     """Products whose activation varies and whose weight is a float32 initializer, and the sites of all they read and make."""
     graph = Graph(step)
-    shapes = infer_shapes(step)
+    shapes = shapes_of_one(step)
     union = _Union([*graph.inputs, *(name for node in graph.nodes for name in node.output if name)])
     for state in step.signature.states:
         union.join(state.input, state.output)
     raw = [found for node in graph.nodes if (found := _product(graph, node, shapes)) is not None]
     first: dict[str, tuple[list[tuple[str, int]], str]] = {}
     axes: dict[str, int] = {}
+    together: list[list[str]] = []
     for product, leaves in raw:
         axis = 1 if product.kind == "Conv" else len(shapes[product.output]) - 1
         for name in (product.output, *(name for name, _ in leaves)):
             axes.setdefault(name, axis)
         for group in _laid_together(graph, product.activation, axis, shapes):
+            together.append(group)
             for name in group[1:]:
                 union.join(group[0], name)
         twin_leaves, twin_output = first.setdefault(product.weight, (leaves, product.output))
@@ -114,6 +116,10 @@ def find_products(step: StepModel) -> Products:
     used = dict.fromkeys(
         name for product, leaves in raw for name in (*(n for n, _ in leaves), product.output)
     )
+    for names in together:
+        for name in names:
+            used.setdefault(name)
+            axes.setdefault(name, axes[names[0]])
     ends = [name for s in step.signature.states for name in (s.input, s.output)]
     groups: dict[str, list[str]] = {}
     for name in (*used, *(e for e in ends if e not in used)):

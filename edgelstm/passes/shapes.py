@@ -49,6 +49,17 @@ def infer_shapes(step: StepModel) -> dict[str, Shape]:
     return found | {name: (ROWS, *shape) for name, shape in declared.items()}
 
 
+def shapes_of_one(step: StepModel) -> dict[str, Shape]:
+    """Shapes of all values for a single stream, those included in which the streams are folded into another axis."""
+    s = step.signature
+    axis = s.stream_axis
+    streams = axis if isinstance(axis, int) else 1
+    declared = {t.name: t.frame_shape for t in (*s.inputs, *s.outputs)}
+    declared |= {name: x.frame_shape for x in s.states for name in (x.input, x.output)}
+    found = {name: value.shape for name, value in _infer(step, streams).items()}
+    return found | {name: (streams, *shape) for name, shape in declared.items()}
+
+
 def element_types(step: StepModel) -> dict[str, int]:
     """ONNX element type of every value and weight whose type is known."""
     axis = step.signature.stream_axis

@@ -10,7 +10,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.passes.batching import ROWS
 from edgelstm.passes.graph import Graph
-from edgelstm.passes.shapes import infer_shapes
+from edgelstm.passes.shapes import infer_shapes, shapes_of_one
 from edgelstm.signature import Signature, TensorSpec
 from edgelstm.step import StepModel
 
@@ -27,29 +27,29 @@ def tap(step: StepModel, values: Iterable[str]) -> StepModel:
 
     Raises EdgeLstmError for a name that is no value of the graph or whose shape is not known.
     """
-    shapes = infer_shapes(step)
+    shapes, single = infer_shapes(step), shapes_of_one(step)
     names = list(dict.fromkeys(values))
     known = {n for node in step.model.graph.node for n in node.output} | {
         v.name for v in step.model.graph.input
     }
     for name in names:
-        if name not in known or name not in shapes:
+        if name not in known or name not in single:
             raise EdgeLstmError(
                 f"tap: value {name!r}",
                 found="no such value" if name not in known else "a shape that is not known",
-                expected=f"one of {', '.join(sorted(known & set(shapes)))}",
+                expected=f"one of {', '.join(sorted(known & set(single)))}",
             )
     s = step.signature
     axis = s.stream_axis
     rows = ROWS if isinstance(axis, str) else axis
-    apart = [n for n in names if not shapes[n] or shapes[n][0] != rows]
+    apart = [n for n in names if not shapes.get(n) or shapes[n][0] != rows]
     if apart and axis != 1:
         step = one_stream(step)
-        shapes, axis = infer_shapes(step), 1
+        axis = 1
     graph = Graph(step)
     outputs = []
     for name in names:
-        shape = shapes[name]
+        shape = single[name]
         if name in apart:
             zero = graph.weight(np.array([0], np.int64), "tap/axis")
             graph.node("Unsqueeze", [name, zero], [PREFIX + name])
