@@ -163,10 +163,10 @@ class GateVariant:
         if self.coded:
             # The names of the gates go to what the codes are worth.
             body = [line.replace("z_", "q_") for line in body]
-            for letter, value in (("s", "z_scale"), ("n", "z_zero_point")):
-                split = ", ".join(f"{letter}_{g}" for g in self.gates)
+            for name, value in (("scale", "z_scale"), ("zero", "z_zero_point")):
+                split = ", ".join(f"{name}_{g}" for g in self.gates)
                 body.append(f"{split} = Split <axis = 0{self._split(opset)}> ({value})")
-            body += [f"z_{g} = DequantizeLinear <axis = 1> (q_{g}, s_{g}, n_{g})" for g in self.gates]
+            body += [f"z_{g} = DequantizeLinear <axis = 1> (q_{g}, scale_{g}, zero_{g})" for g in self.gates]
         z_i = z_f = z_o = ""
         if self.peephole:
             body += ["pc_i = Mul (p_i, c)", "s_i = Add (z_i, pc_i)"]
