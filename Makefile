@@ -15,13 +15,14 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench bench-quantisation clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
 	@echo "make test   lint and the test suite"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make bench  the figures of benchmarks/README.md"
+	@echo "make bench-quantisation   INT8 beside other quantisers: benchmarks/quantisation/README.md"
 	@echo "make clean  delete what these made, all but $(VENV)"
 
 demo: $(DEMO)
@@ -38,6 +39,9 @@ lint: $(TEST)
 
 bench: $(TEST)
 	$(BIN)/python benchmarks/run.py
+
+bench-quantisation: $(TEST)
+	TORCH="$(TORCH)" $(BIN)/python benchmarks/quantisation/run.py --readme
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

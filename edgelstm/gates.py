@@ -91,17 +91,17 @@ class GateVariant:
         """The variant whose ``op_type`` that is. Raises EdgeLstmError for other names."""
         words = [*op_type.removeprefix(PREFIX).split("_"), "0", "0"]
         fields: dict[str, Any] = {"peephole": words[0] == "peephole"}
-        for k, word in enumerate(words):
-            if word == "hard":
-                fields |= {
-                    "gate": "hard_sigmoid",
-                    "alpha": _number(words[k + 1]),
-                    "beta": _number(words[k + 2]),
-                }
-            elif word == "clip":
-                fields["cell_clip"] = _number(words[k + 1])
-            elif word in ("grelu", "hrelu"):
-                fields["candidate" if word == "grelu" else "output"] = "relu"
+        try:
+            for k, word in enumerate(words):
+                if word == "hard":
+                    alpha, beta = _number(words[k + 1]), _number(words[k + 2])
+                    fields |= {"gate": "hard_sigmoid", "alpha": alpha, "beta": beta}
+                elif word == "clip":
+                    fields["cell_clip"] = _number(words[k + 1])
+                elif word in ("grelu", "hrelu"):
+                    fields["candidate" if word == "grelu" else "output"] = "relu"
+        except ValueError as error:
+            raise EdgeLstmError(f"{op_type} is no FusedGates op", expected=f"{PREFIX}...") from error
         variant = cls(**fields, coupled="coupled" in words, coded="coded" in words)
         if variant.op_type != op_type:
             raise EdgeLstmError(f"{op_type} is no FusedGates op", expected=f"{PREFIX}...")

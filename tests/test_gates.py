@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -218,3 +219,54 @@ def test_large_pre_activations_saturate_without_warnings() -> None:
         h, c = GateVariant().reference(z, np.ones((1, 1), np.float32))
     np.testing.assert_allclose(c, [[1.0]])
     np.testing.assert_allclose(h, [[np.tanh(1.0)]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("coded", [False, True])
+def test_a_variant_is_told_by_its_name(coded: bool) -> None:
+    for variant in all_variants():
+        named = replace(variant, coded=coded)
+        assert GateVariant.of(named.op_type) == named
+
+
+@pytest.mark.parametrize(
+    "name", ["FusedGates_", "FusedGates_gru", "FusedGates_lstm_hard", "FusedGates_lstm_clip_x"]
+)
+def test_names_of_no_variant(name: str) -> None:
+    with pytest.raises(EdgeLstmError):
+        GateVariant.of(name)
+
+
+@settings(max_examples=30, deadline=None)
+@given(variants(), grids, st.integers(0, 99))
+def test_codes_are_what_they_are_worth(variant: GateVariant, grid: tuple[int, ...], seed: int) -> None:
+    coded = replace(variant, coded=True)
+    rng = np.random.default_rng(seed)
+    z, *others = (a.astype(np.float32) for a in tensors(variant, 2, 3, grid, seed))
+    codes = rng.integers(0, 256, z.shape, dtype=np.uint8)
+    scale = rng.uniform(0.01, 0.05, z.shape[1]).astype(np.float32)
+    zero = rng.integers(0, 256, z.shape[1], dtype=np.uint8)
+    shape = (-1, *[1] * len(grid))
+    worth = (codes.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
+    wanted = variant.reference(worth, *others)
+    arrays = [codes, *others, scale, zero]
+    values = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in zip(coded.inputs, arrays, strict=True)
+    ]
+    outputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, others[0].shape)
+        for name in ("h", "c_out")
+    ]
+    node = helper.make_node(coded.op_type, coded.inputs, ["h", "c_out"], domain=DOMAIN)
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid(DOMAIN, 1)]
+    graph = helper.make_model(
+        helper.make_graph([node], "gates", values, outputs),
+        functions=[coded.function(18)],
+        opset_imports=opsets,
+        ir_version=9,
+    )
+    onnx.checker.check_model(graph, full_check=True)
+    session = onnxruntime.InferenceSession(graph.SerializeToString())
+    for form in (coded.reference(*arrays), session.run(None, dict(zip(coded.inputs, arrays, strict=True)))):
+        for found, expected in zip(form, wanted, strict=True):
+            assert_close(found, expected, "float32", k=64)
