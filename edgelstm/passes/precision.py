@@ -128,6 +128,7 @@ class _Halves:
                 if is_standard(n) and n.op_type in HALF and id(n) not in barred and self._is_float(n)
             }
             self._leave_out_detours()
+            self._match_scales()
         else:
             weights = [w for p in found.products if p.weight not in keep for w in (p.weight, p.bias) if w]
             self._stored = dict.fromkeys(weights)
@@ -237,6 +238,17 @@ class _Halves:
             }
             self._half -= detours
             done = not detours
+
+    def _match_scales(self) -> None:
+        """What a quantised product reads is dequantised in the product's own type: TensorRT refuses a mixture."""
+        for node in self._graph.nodes:
+            if node.op_type in _PRODUCTS and is_standard(node):
+                for name in node.input[:2]:
+                    maker = self._graph.producer(name, "DequantizeLinear")
+                    if maker is not None and id(node) in self._half:
+                        self._half.add(id(maker))
+                    elif maker is not None:
+                        self._half.discard(id(maker))
 
     def _is_float(self, node: onnx.NodeProto) -> bool:
         return any(self._types.get(o) == TensorProto.FLOAT for o in node.output)
