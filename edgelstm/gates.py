@@ -43,8 +43,8 @@ class GateVariant:
     candidate, output: activation of g, and of c_out on its way to h.
     cell_clip: c_out is clipped to [-cell_clip, cell_clip] before o and h see it.
     coupled: f = 1 - i.
-    coded: z comes as 8-bit codes, worth (z - z_zero_point) * z_scale with a scale and a zero point for each channel
-    [len(gates) * C]. They are split before they are dequantised, which moves a quarter of the bytes.
+    coded: z comes as 8-bit codes, worth (z - z_zero_point) * z_scale with a scale and a zero point for each gate
+    [len(gates)]. They are split before they are dequantised, which moves a quarter of the bytes.
     """
 
     peephole: bool = False
@@ -124,7 +124,10 @@ class GateVariant:
         """(h, c_out) by NumPy, in the dtype of ``c``. Shapes as in the module's docstring."""
         names = self.inputs[2:]
         if self.coded and len(peepholes) == len(names):
-            scale, zero = (v.reshape(-1, *[1] * (z.ndim - 2)) for v in peepholes[-2:])
+            scale, zero = (
+                np.repeat(v, z.shape[1] // len(self.gates)).reshape(-1, *[1] * (z.ndim - 2))
+                for v in peepholes[-2:]
+            )
             plain = replace(self, coded=False)
             return plain.reference((z.astype(c.dtype) - zero.astype(c.dtype)) * scale, c, *peepholes[:-2])
         if len(peepholes) != len(names):
@@ -164,9 +167,10 @@ class GateVariant:
             # The names of the gates go to what the codes are worth.
             body = [line.replace("z_", "q_") for line in body]
             for name, value in (("scale", "z_scale"), ("zero", "z_zero_point")):
-                split = ", ".join(f"{name}_{g}" for g in self.gates)
+                split = ", ".join(f"{name}s_{g}" for g in self.gates)
                 body.append(f"{split} = Split <axis = 0{self._split(opset)}> ({value})")
-            body += [f"z_{g} = DequantizeLinear <axis = 1> (q_{g}, scale_{g}, zero_{g})" for g in self.gates]
+                body += [f"{name}_{g} = Squeeze ({name}s_{g})" for g in self.gates]
+            body += [f"z_{g} = DequantizeLinear (q_{g}, scale_{g}, zero_{g})" for g in self.gates]
         z_i = z_f = z_o = ""
         if self.peephole:
             body += ["pc_i = Mul (p_i, c)", "s_i = Add (z_i, pc_i)"]

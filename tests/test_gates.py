@@ -243,10 +243,12 @@ def test_codes_are_what_they_are_worth(variant: GateVariant, grid: tuple[int, ..
     rng = np.random.default_rng(seed)
     z, *others = (a.astype(np.float32) for a in tensors(variant, 2, 3, grid, seed))
     codes = rng.integers(0, 256, z.shape, dtype=np.uint8)
-    scale = rng.uniform(0.01, 0.05, z.shape[1]).astype(np.float32)
-    zero = rng.integers(0, 256, z.shape[1], dtype=np.uint8)
+    gates = len(variant.gates)
+    scale = rng.uniform(0.01, 0.05, gates).astype(np.float32)
+    zero = rng.integers(0, 256, gates, dtype=np.uint8)
     shape = (-1, *[1] * len(grid))
-    worth = (codes.astype(np.float32) - zero.reshape(shape)) * scale.reshape(shape)
+    by_channel = [np.repeat(v, z.shape[1] // gates).reshape(shape) for v in (scale, zero)]
+    worth = (codes.astype(np.float32) - by_channel[1]) * by_channel[0]
     wanted = variant.reference(worth, *others)
     arrays = [codes, *others, scale, zero]
     values = [

@@ -110,10 +110,19 @@ def default_weights(found: Products) -> list[str]:
 
 @dataclass(frozen=True)
 class _Output:
-    """Codes of a product's output: per channel scale and zero point."""
+    """Codes of a product's output: scale and zero point of each group of its channels, [gates] or [1], of ``each`` channels.
+
+    One for a gate, not for a channel: what a channel reaches in new frames is known less well, and ONNX Runtime, which
+    moves the convolution's layout through a DequantizeLinear, is slow where that has an axis.
+    """
 
     scale: Array
     zero_point: Array
+    each: int
+
+    def by_channel(self) -> tuple[Array, Array]:
+        """Scale and zero point of each channel."""
+        return np.repeat(self.scale, self.each), np.repeat(self.zero_point, self.each)
 
 
 class _Quantizer:
@@ -213,11 +222,13 @@ class _Quantizer:
 
     def _output_codes(self, product: Product) -> _Output:
         seen = self._calibration.tensor(self._found.site_of[product.output])
-        low, high = np.minimum(seen.low, 0), np.maximum(seen.high, 0)
-        width = np.maximum(high - low, FLOOR * (seen.tensor_high - seen.tensor_low))
-        scale = width / 255
+        readers = self._gates_reading(product.output)
+        groups = len(GateVariant.of(readers[0].op_type).gates) if readers else 1
+        low = np.minimum(seen.low, 0).reshape(groups, -1).min(1)
+        high = np.maximum(seen.high, 0).reshape(groups, -1).max(1)
+        scale = np.maximum(high - low, FLOOR * (seen.tensor_high - seen.tensor_low)) / 255
         zero = np.clip(np.rint(-low / scale), 0, 255)
-        return _Output(scale, zero)
+        return _Output(scale, zero, seen.channels // groups)
 
     # -- rewriting ------------------------------------------------------------------------------------------------
 
@@ -239,10 +250,12 @@ class _Quantizer:
             codes = graph.fresh(f"{product.output}/q")
             one, zero = self._scalar(1.0), self._zero("uint8", 128)
             graph.node("QuantizeLinear", [raw, one, zero], [codes])
-            scale = graph.weight(output.scale.astype(np.float32), f"{product.output}/scale")
-            zeros = graph.weight(output.zero_point.astype(np.uint8), f"{product.output}/zero_point")
-            if not self._read_coded(product.output, [codes, scale, zeros]):
-                graph.node("DequantizeLinear", [codes, scale, zeros], [product.output], axis=1)
+            if readers := self._gates_reading(product.output):
+                self._read_coded(product.output, readers, codes, output)
+            else:
+                one = self._scalar(float(output.scale[0]))
+                zero = self._zero("uint8", int(output.zero_point[0]))
+                graph.node("DequantizeLinear", [codes, one, zero], [product.output])
         elif raw != product.output:
             assert bias is not None
             graph.node("Add", [raw, bias], [product.output])
@@ -259,19 +272,25 @@ class _Quantizer:
             graph.nodes = [n for n in graph.nodes if n is not node]
             graph.node("Sub", [value, graph.weight(-constant, f"{other[0]}/negative")], list(node.output))
 
-    def _read_coded(self, value: str, coded: list[str]) -> bool:
-        """Let the gates read ``value`` as codes with scale and zero point, if nothing else reads it."""
+    def _gates_reading(self, value: str) -> list[onnx.NodeProto]:
+        """The FusedGates nodes that read ``value`` as pre-activations; none if anything else reads it."""
+        readers = self._graph.consumers(value)
+        plain = all(
+            is_fused_gates(n) and list(n.input).count(value) == 1 and n.input[0] == value for n in readers
+        )
+        return readers if plain and value not in self._graph.outputs else []
+
+    def _read_coded(self, value: str, readers: list[onnx.NodeProto], codes: str, output: _Output) -> None:
+        """Let the gates read ``value`` as codes, with scales and zero points."""
         graph = self._graph
-        readers = graph.consumers(value)
-        if not readers or any(not is_fused_gates(n) or list(n.input).count(value) != 1 for n in readers):
-            return False
+        scale = graph.weight(output.scale.astype(np.float32), f"{value}/scale")
+        zeros = graph.weight(output.zero_point.astype(np.uint8), f"{value}/zero_point")
         for node in readers:
             variant = replace(GateVariant.of(node.op_type), coded=True)
-            inputs = [coded[0], *node.input[1:], *coded[1:]]
             graph.nodes = [n for n in graph.nodes if n is not node]
+            inputs = [codes, *node.input[1:], scale, zeros]
             graph.node(variant.op_type, inputs, list(node.output), domain=DOMAIN)
             self._functions[variant.op_type] = variant.function(graph.opset)
-        return True
 
     def _activation(self, product: Product, common: float) -> str:
         """The float value the product reads: codes, dequantised with the scale ``common``."""
@@ -413,8 +432,9 @@ class _Quantizer:
             assert constant is not None
             bias = np.broadcast_to(constant.reshape(-1), bias.shape).astype(np.float64)
         if output is not None:
-            wide = wide / _along(output.scale, product.out_axis, wide.ndim)
-            bias = bias / output.scale + output.zero_point - 128
+            steps, zero_points = output.by_channel()
+            wide = wide / _along(steps, product.out_axis, wide.ndim)
+            bias = bias / steps + zero_points - 128
         rounded, scale = self._rounded(product, wide, powers, common)
         if self._correct_bias:
             real = to_float32(rounded, self._codes.weight_dtype) * _along(scale, product.out_axis, wide.ndim)
