@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -90,59 +90,86 @@ class Products:
 
 
 def find_products(step: StepModel) -> Products:
-    """Products whose activation varies and whose weight is a float32 initializer, and the sites of all they read and make."""
+    """Products whose activation varies and whose weight is a float32 initializer, and the sites of all they read and make.
+
+    What can't share a scale is no product: one that uses a weight otherwise than the first that has it (transposed, or
+    on a tensor of another rank), and one whose channels lie along another axis of a site than those of the first.
+    """
     graph = Graph(step)
     shapes = shapes_of_one(step)
-    union = _Union([*graph.inputs, *(name for node in graph.nodes for name in node.output if name)])
-    for state in step.signature.states:
-        union.join(state.input, state.output)
     raw = [found for node in graph.nodes if (found := _product(graph, node, shapes)) is not None]
-    first: dict[str, tuple[list[tuple[str, int]], str]] = {}
-    axes: dict[str, int] = {}
-    together: list[list[str]] = []
-    for product, leaves in raw:
-        axis = 1 if product.kind == "Conv" else len(shapes[product.output]) - 1
-        for name in (product.output, *(name for name, _ in leaves)):
-            axes.setdefault(name, axis)
-        for group in _laid_together(graph, product.activation, axis, shapes):
-            together.append(group)
-            for name in group[1:]:
-                union.join(group[0], name)
-        twin_leaves, twin_output = first.setdefault(product.weight, (leaves, product.output))
-        if [channels for _, channels in leaves] == [channels for _, channels in twin_leaves]:
-            for (name, _), (twin, _) in zip(leaves, twin_leaves, strict=True):
-                union.join(twin, name)
-            union.join(twin_output, product.output)
-    used = dict.fromkeys(
-        name for product, leaves in raw for name in (*(n for n, _ in leaves), product.output)
-    )
-    for names in together:
-        for name in names:
-            used.setdefault(name)
-            axes.setdefault(name, axes[names[0]])
-    ends = [name for s in step.signature.states for name in (s.input, s.output)]
-    groups: dict[str, list[str]] = {}
-    for name in (*used, *(e for e in ends if e not in used)):
-        groups.setdefault(union.root(name), []).append(name)
+    first: dict[str, tuple[int, ...]] = {}
+    raw = [r for r in raw if first.setdefault(r.product.weight, r.use) == r.use]
+    members = _members(graph, raw, shapes)
+    while (odd := _odd_one(raw, members)) is not None:
+        raw = [r for r in raw if r.product.weight != odd.product.weight]
+        members = _members(graph, raw, shapes)
     sites: dict[str, Site] = {}
     site_of: dict[str, str] = {}
-    for members in groups.values():
-        named = [m for m in members if m in used]
-        if not named:
-            continue
-        site = _site(graph, members, named, axes[named[0]], shapes)
+    for names, axes in members:
+        site = _site(graph, names, list(axes), next(iter(axes.values())), shapes)
         sites[site.name] = site
-        site_of |= dict.fromkeys(members, site.name)
+        site_of |= dict.fromkeys(names, site.name)
     products = tuple(
-        Product(
-            **{
-                **vars(product),
-                "parts": tuple(Part(name, site_of[name], channels) for name, channels in leaves),
-            }
-        )
-        for product, leaves in raw
+        replace(r.product, parts=tuple(Part(name, site_of[name], channels) for name, channels in r.leaves))
+        for r in raw
     )
     return Products(products, sites, site_of, shapes)
+
+
+@dataclass(frozen=True)
+class _Raw:
+    """A product before the sites of its parts are known: the values it reads with their channels, and their axis."""
+
+    product: Product
+    leaves: list[tuple[str, int]]
+    axis: int
+
+    @property
+    def use(self) -> tuple[int, ...]:
+        """What products that share a weight must have in common."""
+        return (self.product.in_axis, self.product.groups, self.axis)
+
+    @property
+    def values(self) -> list[str]:
+        """All that it reads and makes."""
+        return [*(name for name, _ in self.leaves), self.product.output]
+
+
+def _members(
+    graph: Graph, raw: Iterable[_Raw], shapes: Mapping[str, Shape]
+) -> list[tuple[list[str], dict[str, int]]]:
+    """The members of each site, and those of them that products read or make with the axis of their channels."""
+    union = _Union([*graph.inputs, *(name for node in graph.nodes for name in node.output if name)])
+    states = graph.signature.states
+    for state in states:
+        union.join(state.input, state.output)
+    first: dict[str, _Raw] = {}
+    axes: dict[str, int] = {}
+    together: list[tuple[int, list[str]]] = []
+    for r in raw:
+        axes |= {name: r.axis for name in r.values if name not in axes}
+        together += [(r.axis, g) for g in _laid_together(graph, r.product.activation, r.axis, shapes)]
+        twin = first.setdefault(r.product.weight, r)
+        if [channels for _, channels in r.leaves] == [channels for _, channels in twin.leaves]:
+            for name, other in zip(r.values, twin.values, strict=True):
+                union.join(other, name)
+    for axis, group in together:
+        axes |= {name: axis for name in group if name not in axes}
+        for name in group:
+            union.join(group[0], name)
+    ends = [name for s in states for name in (s.input, s.output)]
+    groups: dict[str, list[str]] = {}
+    for name in dict.fromkeys((*axes, *ends)):
+        groups.setdefault(union.root(name), []).append(name)
+    found = [(names, {n: axes[n] for n in names if n in axes}) for names in groups.values()]
+    return [(names, seen) for names, seen in found if seen]
+
+
+def _odd_one(raw: Iterable[_Raw], members: Iterable[tuple[list[str], dict[str, int]]]) -> _Raw | None:
+    """The first product that reads or makes a member of a site along another axis than the site's first product."""
+    axis_of = {name: next(iter(axes.values())) for names, axes in members for name in names}
+    return next((r for r in raw if any(axis_of[name] != r.axis for name in r.values)), None)
 
 
 def leaves_of(
@@ -176,9 +203,7 @@ def _laid_together(
     return groups
 
 
-def _product(
-    graph: Graph, node: onnx.NodeProto, shapes: Mapping[str, Shape]
-) -> tuple[Product, list[tuple[str, int]]] | None:
+def _product(graph: Graph, node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> _Raw | None:
     if not is_standard(node) or node.op_type not in ("Conv", "Gemm", "MatMul"):
         return None
     activation, weight = node.input[0], node.input[1]
@@ -215,7 +240,7 @@ def _product(
     groups = attribute(node, "group", 1) if kind == "Conv" else 1
     kernel = value.shape[2:] if kind == "Conv" else ()
     product = Product(node, kind, weight, bias, (), node.output[0], in_axis, out_axis, groups, macs, kernel)
-    return product, leaves
+    return _Raw(product, leaves, channel_axis)
 
 
 def _site(graph: Graph, members: list[str], named: list[str], axis: int, shapes: Mapping[str, Shape]) -> Site:
