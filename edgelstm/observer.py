@@ -40,6 +40,8 @@ class Observer:
         np.maximum(self.maximum, flat.max(1), out=self.maximum)
         self.sum += flat.sum(1, dtype=np.float64)
         self.sum_square += np.einsum("cn,cn->c", flat, flat, dtype=np.float64)
+        if not np.isfinite(self.sum_square).all():
+            return  # there is no range to find; whoever asks for it will say so
         self._widen(np.maximum(-self.minimum, self.maximum))
         stride = -(-flat.size // SAMPLES)
         if stride > 1:

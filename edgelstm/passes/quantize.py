@@ -18,7 +18,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import DOMAIN, GateVariant, is_fused_gates
 from edgelstm.passes.equalize import FLOOR, Operand, activation_scales
 from edgelstm.passes.graph import Graph, attribute, renamed
-from edgelstm.passes.placement import CODES, FINE, PLACEMENT, SMALL, Codes, Target
+from edgelstm.passes.placement import CODES, FINE, PLACEMENT, SMALL, Codes, Target, check_target
 from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.passes.rounding import round_rows
 from edgelstm.signature import Quantization, StateSpec
@@ -53,8 +53,12 @@ def quantize(
     (``placement.FINE``). learned: weights are rounded together, by how their inputs go together in the calibration
     (``rounding``), not each to the nearest code.
 
-    Raises EdgeLstmError for a calibration of another model or preprocessing, and for a model quantised already.
+    Raises EdgeLstmError for a target or precision that is none, for a calibration of another model or preprocessing,
+    and for a model quantised already.
     """
+    check_target(target, precision)
+    if (target, precision) not in CODES:
+        raise EdgeLstmError("precision in codes", found=precision, expected="int8 or fp8")
     check_calibration(step, calibration)
     found = find_products(step)
     chosen = set(default_weights(found)) if weights is None else set(weights)
@@ -150,6 +154,7 @@ class _Quantizer:
         self._products = [p for p in found.products if p.weight in chosen]
         self._fine = self._fine_sites() if fine else frozenset()
         self._scales = self._choose_scales()
+        self._stored = {s.input: s for s in self._graph.signature.states if self._is_stored(s)}
         self._made: dict[Any, str] = {}
         self._functions: dict[str, onnx.FunctionProto] = {}
 
@@ -171,7 +176,7 @@ class _Quantizer:
         power: dict[str, Array] = {}
         for product in self._products:
             for part in product.parts:
-                seen = self._calibration.tensor(part.site)
+                site, seen = self._found.sites[part.site], self._calibration.tensor(part.site)
                 if seen.channels != part.channels:
                     raise EdgeLstmError(
                         f"range of tensor {part.site!r}",
@@ -181,7 +186,9 @@ class _Quantizer:
                     )
                 own = np.maximum(-seen.low, seen.high)
                 whole = max(-seen.tensor_low, seen.tensor_high)
-                ranges[part.site] = own if self._codes.per_channel else np.full(len(own), whole)
+                # The Signature's scales lie along axis 1; a state with its channels elsewhere has one.
+                one = not self._codes.per_channel or (site.states and site.axis != 1)
+                ranges[part.site] = np.full(len(own), whole) if one else own
                 if part.site in self._fine:
                     ranges[part.site] = ranges[part.site] / 2
                 power[part.site] = seen.mean_square
@@ -349,7 +356,7 @@ class _Quantizer:
                 self._made[key] = graph.value(
                     "Concat", inputs, f"{value}/parts", axis=attribute(node, "axis")
                 )
-            elif site.states:
+            elif value in self._stored:
                 operands = [self._coded(value), self._scalar(common), self._own_zero()]
                 self._made[key] = graph.value("DequantizeLinear", operands, f"{value}/dq")
             else:
@@ -358,9 +365,8 @@ class _Quantizer:
 
     def _leaf(self, value: str, site: Site) -> str:
         """Codes of a site's member: an old state is stored as codes, everything else is quantised where it is made."""
-        for state in self._graph.signature.states:
-            if state.input == value:
-                return value
+        if value in self._stored:
+            return value
         if site.name in self._fine:
             return self._halves(value, site)
         return self._quantized(value, self._scales[site.name], site)
@@ -520,12 +526,19 @@ class _Quantizer:
 
     # -- states and constants -------------------------------------------------------------------------------------
 
+    def _is_stored(self, state: StateSpec) -> bool:
+        """Whether a state is kept as codes: a quantised product reads it, and it is no cell state."""
+        cells = [n for n in self._graph.nodes if is_fused_gates(n)]
+        if any(state.input == n.input[1] or state.output == n.output[1] for n in cells):
+            return False
+        return self._found.site_of.get(state.input) in self._scales
+
     def _state(self, state: StateSpec) -> StateSpec:
         """The state stored as codes, if a quantised product reads it; float readers get it dequantised."""
-        site = self._found.sites.get(self._found.site_of.get(state.input, ""))
-        if site is None or site.name not in self._scales:
+        if state.input not in self._stored:
             return state
         graph = self._graph
+        site = self._found.sites[self._found.site_of[state.input]]
         scale = self._scales[site.name]
         output = self._quantized(state.output, scale, site)
         readers = [n for n in graph.consumers(state.input) if not self._is_ours(n)]
