@@ -9,8 +9,10 @@ import numpy.typing as npt
 import onnx
 import onnx.parser
 import onnxruntime as ort
+from onnx import helper
 
 from edgelstm.dtypes import np_dtype
+from edgelstm.gates import DOMAIN, GateVariant
 from edgelstm.signature import Signature, StateSpec, TensorSpec
 from edgelstm.step import StepModel, dtype_name, value_shape
 
@@ -20,6 +22,9 @@ Values = dict[str, npt.NDArray[Any]]
 def from_text(text: str, **states: str) -> StepModel:
     """A step from the text of an ONNX graph (opset 18); ``states`` maps state inputs to their outputs."""
     model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["" : 18]>\n{text}')
+    if cells := sorted({n.op_type for n in model.graph.node if n.domain == DOMAIN}):
+        model.functions.extend(GateVariant.of(name).function(18) for name in cells)
+        model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     inputs, outputs = (
         [
             TensorSpec(v.name, dtype_name(v.type.tensor_type.elem_type), tuple(value_shape(v) or ()))

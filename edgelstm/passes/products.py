@@ -177,30 +177,40 @@ def leaves_of(
 ) -> list[tuple[str, int]]:
     """(value, channels) of what is concatenated along the channels to make ``value``, in order.
 
-    Of a Concat along another axis, whose inputs share their channels, the first stands for all.
+    Of a Concat along another axis, whose inputs are made of the same channels, the first stands for all. A state's
+    new value is one tensor, however it is made.
     """
-    node = graph.producer(value, "Concat")
-    rank = len(shapes[value])
-    if node is None or any(name not in shapes for name in node.input):
-        return [(value, int(shapes[value][channel_axis]))]
-    if attribute(node, "axis") % rank == channel_axis:
-        return [leaf for name in node.input for leaf in leaves_of(graph, name, channel_axis, shapes)]
-    return leaves_of(graph, node.input[0], channel_axis, shapes)
+    whole = [(value, int(shapes[value][channel_axis]))]
+    node = _concat(graph, value, shapes)
+    if node is None:
+        return whole
+    inputs = [leaves_of(graph, name, channel_axis, shapes) for name in node.input]
+    if attribute(node, "axis") % len(shapes[value]) == channel_axis:
+        return [leaf for leaves in inputs for leaf in leaves]
+    alike = len({tuple(channels for _, channels in leaves) for leaves in inputs}) == 1
+    return inputs[0] if alike else whole
 
 
 def _laid_together(
     graph: Graph, value: str, channel_axis: int, shapes: Mapping[str, Shape]
 ) -> list[list[str]]:
     """Groups of values that a Concat along another axis than channels makes one."""
-    node = graph.producer(value, "Concat")
-    if node is None or any(name not in shapes for name in node.input):
+    node = _concat(graph, value, shapes)
+    if node is None or leaves_of(graph, value, channel_axis, shapes)[0][0] == value:
         return []
     groups = [g for name in node.input for g in _laid_together(graph, name, channel_axis, shapes)]
     if attribute(node, "axis") % len(shapes[value]) != channel_axis:
         columns = [[name for name, _ in leaves_of(graph, i, channel_axis, shapes)] for i in node.input]
-        if len({len(c) for c in columns}) == 1:
-            groups += [list(column) for column in zip(*columns, strict=True)]
+        groups += [list(column) for column in zip(*columns, strict=True)]
     return groups
+
+
+def _concat(graph: Graph, value: str, shapes: Mapping[str, Shape]) -> onnx.NodeProto | None:
+    """The Concat whose inputs ``value`` may be replaced by."""
+    node = graph.producer(value, "Concat")
+    if node is None or any(name not in shapes for name in node.input):
+        return None
+    return None if any(value == s.output for s in graph.signature.states) else node
 
 
 def _product(graph: Graph, node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> _Raw | None:

@@ -304,7 +304,7 @@ class _Quantizer:
         key = ("activation", product.activation, common)
         if key not in self._made:
             graph, base = self._graph, product.activation
-            if self._codes.joined or len(product.parts) == 1:
+            if self._codes.joined or base in self._found.site_of:
                 codes = self._coded(base)
             else:
                 # Rounded once, after the Concat; a state's codes pass through that unchanged.

@@ -29,9 +29,9 @@ def tap(step: StepModel, values: Iterable[str]) -> StepModel:
     """
     shapes, single = infer_shapes(step), shapes_of_one(step)
     names = list(dict.fromkeys(values))
-    known = {n for node in step.model.graph.node for n in node.output} | {
-        v.name for v in step.model.graph.input
-    }
+    proto = step.model.graph
+    known = {n for node in proto.node for n in node.output}
+    known |= {v.name for v in (*proto.input, *proto.initializer)}
     for name in names:
         if name not in known or name not in single:
             raise EdgeLstmError(
@@ -45,7 +45,7 @@ def tap(step: StepModel, values: Iterable[str]) -> StepModel:
     apart = [n for n in names if not shapes.get(n) or shapes[n][0] != rows]
     if apart and axis != 1:
         step = one_stream(step)
-        axis = 1
+        axis, single = 1, shapes_of_one(step)
     graph = Graph(step)
     outputs = []
     for name in names:
@@ -64,7 +64,7 @@ def tap(step: StepModel, values: Iterable[str]) -> StepModel:
 
 
 def one_stream(step: StepModel) -> StepModel:
-    """Guarantees: the same graph, made to take one stream; for a graph whose number of streams is not fixed."""
+    """Guarantees: the same graph, made to take one stream; for a graph that does not count on how many it takes."""
     s = step.signature
     graph = Graph(step)
 
