@@ -12,6 +12,8 @@ Array = npt.NDArray[Any]
 BINS = 256
 #: Of a larger tensor, this many values a frame go into the histogram (extremes and moments see them all).
 SAMPLES = 1 << 16
+#: No span is smaller: what is so small is nothing beside what any other value will be.
+_LEAST = 2.0**-64
 
 
 class Observer:
@@ -76,9 +78,8 @@ class Observer:
     def _widen(self, largest: Array) -> None:
         finite = np.isfinite(largest) & (largest > 0)
         needed = np.zeros_like(self.span)
-        needed[finite] = np.exp2(
-            np.floor(np.log2(largest[finite])) + 1
-        )  # larger than any value, not as large
+        # Larger than any value; half of it is not.
+        needed[finite] = np.maximum(np.exp2(np.floor(np.log2(largest[finite])) + 1), _LEAST)
         for channel in np.flatnonzero(needed > self.span):
             old, self.span[channel] = self.span[channel], needed[channel]
             before = self.counts[channel].copy()
@@ -91,13 +92,14 @@ class Observer:
     def _count(self, flat: Array) -> None:
         channels = len(self.span)
         scale = np.divide(BINS / 2, self.span, out=np.zeros(channels), where=self.span > 0)
-        index = (flat * scale.astype(np.float32)[:, None] + BINS / 2).astype(np.int64)
-        np.clip(index, 0, BINS - 1, out=index)
+        # In float64 scaling is exact and a tiny negative value stays one, so bins that merge later agree.
+        index = np.floor(flat * scale[:, None]).astype(np.int64) + BINS // 2
         index += (np.arange(channels) * BINS)[:, None]
         self.counts += np.bincount(index.ravel(), minlength=channels * BINS).reshape(channels, BINS)
 
 
 def _merged_bins(times: float) -> Array:
     """Which bin each bin falls into when the span is ``times`` (a power of two) as large."""
-    merged: Array = (np.arange(BINS) - BINS // 2) // int(times) + BINS // 2
+    # Beyond BINS times nothing changes any more, but no integer would hold it.
+    merged: Array = (np.arange(BINS) - BINS // 2) // int(min(times, BINS)) + BINS // 2
     return merged
