@@ -23,7 +23,7 @@ from edgelstm.observer import Observer
 from edgelstm.passes.graph import attribute
 from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.passes.tap import PREFIX, tap
-from edgelstm.ranges import check_method, choose, overrides
+from edgelstm.ranges import check_method, check_overrides, choose, overrides
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Frame, Outputs, Program
 from edgelstm.runtime.runner import Runner, Stream
@@ -67,9 +67,9 @@ def calibrate(
     Memory does not grow with the number of frames. Raises EdgeLstmError when there is nothing to quantise, when a
     sequence is empty, when all of them together have fewer than ``least`` frames, and for ranges of no use.
     """
-    for chosen in (None, *(tensors or {})):
-        settings = overrides(tensors or {}, chosen or "", {"method": method, "percentile": percentile})
-        check_method(settings["method"], settings["percentile"])
+    default = {"method": method, "percentile": percentile}
+    check_method(method, percentile)
+    check_overrides(tensors or {}, default)
     if any(n.op_type in ("QuantizeLinear", "DequantizeLinear") for n in step.model.graph.node):
         raise EdgeLstmError(
             "the model is quantised already", expected="the float step graph it was made from"
@@ -85,14 +85,14 @@ def calibrate(
     states = [s.output for s in step.signature.states]
     met = _met_by_weights(found)
     tapped = tap(step, [*inner, *states, *(name for names in met.values() for name in names)])
-    single = tapped.signature.stream_axis == 1
-    places = 1 if single else min(streams, max(1, len(sequences)))
+    fixed = tapped.signature.stream_axis
+    places = fixed if isinstance(fixed, int) else min(streams, max(1, len(sequences)))
     watch = _Watch(step, tapped, found, met)
     with ExitStack() as stack:
         runner = stack.enter_context(Runner(OrtProgram(tapped.to_bytes(), streams=places, threads=threads)))
         driven = None if driver is None else stack.enter_context(Runner(driver(places)))
         data = _run(runner, driven, sequences, places, watch, progress)
-    frames = sum(d["frames"] for d in data) * (step.signature.window or 1)
+    frames = sum(d["frames"] for d in data)
     if frames < least:
         raise EdgeLstmError(
             "too few frames to calibrate on",
@@ -100,7 +100,6 @@ def calibrate(
             expected=f"at least {least}",
             hint="A state needs some frames to leave its initial value, and its range shows only then: record more",
         )
-    default = {"method": method, "percentile": percentile}
     ranges = {
         site.name: watch.range(site, overrides(tensors or {}, site.name, default))
         for site in found.sites.values()
@@ -108,7 +107,7 @@ def calibrate(
     for r in ranges.values():
         r.check()
     recorded = dict(default, tensors={k: dict(v) for k, v in (tensors or {}).items()})
-    return Calibration(
+    result = Calibration(
         model=step.graph_hash(),
         preprocessing=step.signature.preprocessing if preprocessing is None else preprocessing,
         data=tuple(data),
@@ -119,6 +118,8 @@ def calibrate(
         driven_by=driven_by,
         weights={name: c.matrix for name, c in watch.correlations.items()},
     )
+    # The file holds fewer digits: what is made of either must be the same.
+    return Calibration.from_json(result.to_json())
 
 
 def _run(
@@ -146,7 +147,7 @@ def _run(
                 item.end()
                 del playing[name]
             else:
-                item.take(frame)
+                item.take(frame, watch.each)
                 frames[name] = frame
         if frames:
             for name in frames:
@@ -157,7 +158,7 @@ def _run(
             for name, frame in frames.items():
                 watch.see(frame, outputs[name], playing[name].entry["frames"] - 1)
             if progress is not None:
-                progress(len(frames))
+                progress(len(frames) * watch.each)
         elif not playing and len(data) == len(sequences):
             return data
 
@@ -172,8 +173,9 @@ class _Playing:
     entry: dict[str, Any]
     _hash: Any = field(default_factory=hashlib.sha256)
 
-    def take(self, frame: Frame) -> None:
-        self.entry["frames"] += 1
+    def take(self, frame: Frame, count: int) -> None:
+        """``count``: how many frames that is, more than one for a window."""
+        self.entry["frames"] += count
         for name in sorted(frame):
             self._hash.update(np.ascontiguousarray(frame[name]).data)
 
@@ -207,18 +209,23 @@ class _Watch:
         self._seen = {name: Observer(site.channels) for name, site in found.sites.items()}
         shown = {t.name: t for t in tapped.signature.outputs}
         frame_names = {t.name for t in step.signature.inputs}
+        old_states = {s.input for s in step.signature.states}
         self._views: list[tuple[str, str, int, bool]] = []
         for site in found.sites.values():
             for member in site.members:
                 rank = len(found.shapes[member])
                 # Counted from the end, the axis is right with or without the stream axis before it.
                 axis = site.axis - rank
+                if member in old_states:
+                    continue  # seen when it was new
                 if PREFIX + member in shown:
                     self._views.append((site.name, PREFIX + member, axis, False))
                 elif member in frame_names:
                     self._views.append((site.name, member, axis, True))
         self._start(step)
         self._gates = _gates(step)
+        #: Frames a call takes.
+        self.each = step.signature.window or 1
         self.states = {s.name: _Growth() for s in step.signature.states}
         self._state_outputs = [(s.name, PREFIX + s.output) for s in step.signature.states]
 
@@ -236,18 +243,18 @@ class _Watch:
         for weight, source in self._met:
             self.correlations[weight].add(np.asarray(outputs[source]))
         for name, source in self._state_outputs:
-            self.states[name].add(index, float(np.abs(outputs[source]).max(initial=0)))
+            largest = float(np.abs(outputs[source]).max(initial=0))
+            if not math.isfinite(largest):
+                raise _overflow(
+                    f"state {name!r}", f"a value that is infinite or not a number at frame {index}"
+                )
+            self.states[name].add(index, largest)
 
     def range(self, site: Site, settings: Mapping[str, Any]) -> TensorRange:
         seen = self._seen[site.name]
         gates = next((self._gates[m] for m in site.members if m in self._gates), None)
         if not np.isfinite(seen.sum_square).all():
-            raise EdgeLstmError(
-                f"tensor {site.name!r}",
-                found="values that are infinite or not a number",
-                expected="finite values",
-                hint="The sequences make the float model overflow: look at them first",
-            )
+            raise _overflow(f"tensor {site.name!r}", "values that are infinite or not a number")
         low, high, tensor_low, tensor_high = choose(
             seen, settings["method"], percentile=settings["percentile"], gates=gates
         )
@@ -256,6 +263,15 @@ class _Watch:
             site.name, site.role, seen.samples, seen.minimum, seen.maximum, seen.mean, seen.mean_square,
             low, high, tensor_low, tensor_high, span, tuple(int(c) for c in counts),
         )  # fmt: skip
+
+
+def _overflow(what: str, found: str) -> EdgeLstmError:
+    return EdgeLstmError(
+        what,
+        found=found,
+        expected="finite values",
+        hint="The sequences make the float model overflow: look at them first",
+    )
 
 
 @dataclass

@@ -36,8 +36,19 @@ def check_method(method: str, percentile: float) -> None:
     """Raise EdgeLstmError for a method that is none, or a percentile out of (50, 100]."""
     if method not in METHODS:
         raise EdgeLstmError("calibration method", found=method, expected=f"one of {', '.join(METHODS)}")
-    if not 50 < percentile <= 100:
+    if not isinstance(percentile, int | float) or not 50 < percentile <= 100:
         raise EdgeLstmError("percentile", found=percentile, expected="above 50, at most 100")
+
+
+def check_overrides(table: Mapping[str, Mapping[str, Any]], default: Mapping[str, Any]) -> None:
+    """Raise EdgeLstmError for settings of single tensors that are none; ``default``: what they leave out."""
+    for pattern, settings in table.items():
+        unknown = sorted(set(settings) - {"method", "percentile"})
+        if unknown:
+            raise EdgeLstmError(
+                f"settings of tensors {pattern!r}", found=f"key {unknown[0]!r}", expected="method, percentile"
+            )
+        check_method(**{**default, **settings})
 
 
 def choose(

@@ -24,7 +24,7 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
-from edgelstm.ranges import check_method
+from edgelstm.ranges import check_method, check_overrides
 
 _MAX_BYTES = 1 << 20
 
@@ -51,8 +51,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         check_method(self.method, self.percentile)
-        for settings in self.tensors.values():
-            check_method(settings.get("method", self.method), settings.get("percentile", self.percentile))
+        check_overrides(self.tensors, {"method": self.method, "percentile": self.percentile})
         if self.streams < 1:
             raise EdgeLstmError("streams", found=self.streams, expected="at least 1")
         for span in self.sequences:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from edgelstm.calibration import Calibration, changes
 from edgelstm.errors import EdgeLstmError
 from edgelstm.passes.quantize import quantize
 from edgelstm.passes.unroll import unroll
+from edgelstm.ranges import METHODS
 from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.step import StepModel
 from recordings import calibrated, recordings, smooth_frames
 from stepping import Stepper, from_text
 
@@ -106,9 +109,83 @@ def test_windows() -> None:
     found = calibrate(window, [Recording("a", blocks)], method="minmax", threads=1)
     plain = calibrate(step, [Recording("a", smooth_frames(step, 60))], method="minmax", threads=1)
     highest = [t.tensor_high for t in found.tensors.values() if t.role == "state"]
+    assert found.frames == plain.frames == 60, "frames are counted, not windows"
+    assert len(found.states["a0_c"].largest) == 60
     assert max(highest) == pytest.approx(
         max(t.tensor_high for t in plain.tensors.values() if t.role == "state"), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("frames", [1, 5])
+def test_a_fixed_number_of_streams(frames: int) -> None:
+    """Places without a sequence stay empty; a window that mixes streams with time takes one of them."""
+    found = []
+    for axis in (4, "N"):
+        step = zoo.lstm(axis=axis)
+        each = smooth_frames(step, 60)
+        if frames > 1:
+            step = unroll(step, frames)
+            each = [{"x": np.stack([f["x"] for f in each[k : k + frames]])} for k in range(0, 60, frames)]
+        found.append(calibrate(step, [Recording("a", each), Recording("b", each[:6])], threads=1))
+    for name, t in found[1].tensors.items():
+        np.testing.assert_allclose(found[0].tensor(name).high, t.high, rtol=1e-5)
+        assert found[0].tensor(name).samples == t.samples
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_returned_is_what_the_file_holds(tmp_path: Path, method: str) -> None:
+    step = zoo.lstm()
+    found = calibrated(step, method=method)
+    found.save(tmp_path / "a.json")
+    loaded = Calibration.load(tmp_path / "a.json")
+    assert loaded.to_json() == found.to_json()
+    weights = ["w0", "w1"]
+    assert (
+        quantize(step, loaded, weights=weights).to_bytes()
+        == quantize(step, found, weights=weights).to_bytes()
+    )
+
+
+def test_preprocessing_given_as_tuples_is_that_of_the_file(tmp_path: Path) -> None:
+    plain = zoo.conv_lstm(size=8)
+    ops = {"x": ({"op": "normalize", "mean": (0.1, 0.2), "std": (1.0, 2.0)},)}
+    step = StepModel(plain.copy_model(), replace(plain.signature, preprocessing=ops))
+    calibrated(step).save(tmp_path / "a.json")
+    quantize(step, Calibration.load(tmp_path / "a.json")).check()
+
+
+def test_initial_values_and_first_frames_are_in_the_range() -> None:
+    """A state that only ever shrinks from its initial value: the largest it was is where it began."""
+    step = from_text(
+        """leak (float[N, 2] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] t)
+        <float[2, 2] w = {1, 0, 0, 1}, float[1] k = {0.5}> { m = MatMul (s, w)  y = Add (m, x)  t = Mul (s, k) }""",
+        s="t",
+    )
+    start = np.array([8, -4], np.float32)
+    state = replace(step.signature.state("s"), initial=start.tobytes())
+    begun = StepModel(step.copy_model(), replace(step.signature, states=(state,)))
+    found = calibrated(begun, method="minmax").tensor("s")
+    np.testing.assert_allclose(found.maximum, [8, 0], atol=1e-5)
+    np.testing.assert_allclose(found.minimum, [0, -4], atol=1e-5)
+    assert found.samples == 1 + 40 + 25 + 31
+
+
+def test_progress_counts_frames() -> None:
+    step = zoo.lstm()
+    seen: list[int] = []
+    calibrated(step, progress=seen.append)
+    assert sum(seen) == 40 + 25 + 31
+    assert max(seen) == 3, "three side by side"
+
+
+def test_the_file_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
+    step = zoo.lstm()
+    sizes = []
+    for count in (600, 2400):
+        frames = smooth_frames(step, 60) * (count // 60)
+        calibrate(step, [Recording("a", frames)], threads=1).save(tmp_path / "a.json")
+        sizes.append((tmp_path / "a.json").stat().st_size)
+    assert sizes[1] < 1.2 * sizes[0], "counts get longer, not more"
 
 
 def test_growth_keeps_few_points() -> None:
@@ -166,8 +243,82 @@ def test_frames_that_overflow_the_model() -> None:
         s="t",
     )
     frames = [{"x": np.full(2, 1e30, np.float32)}] * 30
-    with pytest.raises(EdgeLstmError, match=r"tensor 't': found values that are infinite or not a number"):
+    with pytest.raises(
+        EdgeLstmError,
+        match=r"state 's': found a value that is infinite or not a number at frame 0;.*overflow",
+    ):
         calibrate(step, [Recording("huge", frames)], threads=1)
+
+
+def test_a_state_that_overflows_though_no_product_meets_it() -> None:
+    step = from_text(
+        """sum (float[N, 2] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] t)
+        <float[2, 2] w = {1, 0, 0, 1}, float[1] k = {10}> { y = MatMul (x, w)  a = Add (s, x)  t = Mul (a, k) }""",
+        s="t",
+    )
+    frames = [{"x": np.ones(2, np.float32)}] * 60
+    with pytest.raises(EdgeLstmError, match=r"state 's': found .* at frame 38; expected finite values"):
+        calibrate(step, [Recording("ones", frames)], threads=1)
+
+
+def test_a_tensor_inside_that_overflows() -> None:
+    step = from_text(
+        """inside (float[N, 2] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] t)
+        <float[2, 2] w = {1e30, 1e30, 1e30, 1e30}> { z = MatMul (x, w)  y = Tanh (z)  t = Neg (s) }""",
+        s="t",
+    )
+    frames = [{"x": np.full(2, 1e30, np.float32)}] * 30
+    with pytest.raises(EdgeLstmError, match=r"tensor 'z': found values that are infinite or not a number"):
+        calibrate(step, [Recording("huge", frames)], threads=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "max"}, r"calibration method: found max"),
+        ({"tensors": {"[xz]*": {"method": "max"}}}, r"calibration method: found max"),
+        ({"tensors": {"*": {}, "x": {"percentile": 3.0}}}, r"percentile: found 3\.0; expected above 50"),
+        ({"tensors": {"x": {"percentile": "99"}}}, r"percentile: found 99; expected above 50"),
+        (
+            {"tensors": {"x": {"methd": "mse"}}},
+            r"settings of tensors 'x': found key 'methd'; expected method, percentile",
+        ),
+        ({"streams": 0}, r"streams: found 0; expected at least 1"),
+    ],
+)
+def test_bad_settings_are_refused_before_anything_runs(options: dict[str, Any], message: str) -> None:
+    step = zoo.lstm()
+
+    def frames() -> Any:
+        raise AssertionError("read")
+        yield
+
+    with pytest.raises(EdgeLstmError, match=message):
+        calibrate(step, [Recording("a", frames())], threads=1, **options)
+
+
+def test_no_sequences() -> None:
+    with pytest.raises(EdgeLstmError, match=r"too few frames.*: found 0 frames in 0 sequences"):
+        calibrate(zoo.lstm(), [], threads=1)
+
+
+def test_a_frame_that_is_none() -> None:
+    step = zoo.lstm()
+    frames = smooth_frames(step, 30)
+    frames[7] = {"x": np.full(3, np.nan, np.float32)}
+    with pytest.raises(EdgeLstmError, match=r"frame 7 of stream 'sequence 0', input 'x': found 3 values"):
+        calibrate(step, [Recording("a", frames)], threads=1)
+    frames[7] = {"x": np.zeros(4, np.float32)}
+    with pytest.raises(
+        EdgeLstmError, match=r"input 'x': found float32\[4\]; expected a NumPy array float32\[3\]"
+    ):
+        calibrate(step, [Recording("a", frames)], threads=1)
+
+
+def test_nothing_is_written_when_it_fails(tmp_path: Path) -> None:
+    with pytest.raises(EdgeLstmError, match="too few frames"):
+        public_calibrate(zoo.lstm(), [[np.ones(3, np.float32)] * 5], tmp_path / "a.calib.json")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nothing_to_quantise() -> None:

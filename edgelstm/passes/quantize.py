@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -87,14 +88,15 @@ def check_calibration(step: StepModel, calibration: Calibration) -> None:
             expected=f"graph {step.graph_hash()[:12]}",
             hint="Calibrate this model: edgelstm calibrate MODEL --source S -o FILE",
         )
+    # As JSON a tuple is what it becomes in a file.
     declared, used = (
-        {name: [dict(op) for op in ops] for name, ops in p.items()}
+        json.dumps({name: [dict(op) for op in ops] for name, ops in p.items()}, sort_keys=True)
         for p in (step.signature.preprocessing, calibration.preprocessing)
     )
     if declared != used:
         raise EdgeLstmError(
             "the calibration was made with other preprocessing",
-            found=str(used),
+            found=used,
             expected=f"{declared} as the model's Signature says",
             hint="Calibrate again without --preprocess, or export the model with it",
         )
