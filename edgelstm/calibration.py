@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm import correlation
+from edgelstm.dtypes import LARGEST
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes, write_text
 
@@ -21,6 +22,8 @@ SCHEMA = 1
 KIND = "edgelstm.calibration"
 #: A calibration file larger than this is none.
 MAX_BYTES = 256 << 20
+#: More frames than anyone will record; a larger number is a mistake.
+MAX_FRAMES = 1 << 40
 _CHANNEL_KEYS = ("minimum", "maximum", "mean", "mean_square", "low", "high")
 
 
@@ -99,8 +102,11 @@ class TensorRange:
 
     def check(self) -> None:
         """Raise EdgeLstmError for a range that is not finite, reversed, or zero."""
-        ends = [*self.low, *self.high, *self.minimum, *self.maximum, self.tensor_low, self.tensor_high]
-        if not all(math.isfinite(v) for v in (*ends, *self.mean, *self.mean_square)):
+        seen = [*self.low, *self.high, *self.minimum, *self.maximum, *self.mean]
+        seen += [self.tensor_low, self.tensor_high, self.span / 2]
+        largest = LARGEST["float32"]
+        squares = all(0 <= v <= largest**2 for v in self.mean_square)
+        if not squares or not all(abs(v) <= largest for v in seen):
             raise EdgeLstmError(
                 f"range of tensor {self.name!r}",
                 found="a value that is infinite or not a number",
@@ -113,11 +119,14 @@ class TensorRange:
                 found=", ".join(f"{key}: {len(getattr(self, key))}" for key in _CHANNEL_KEYS),
                 expected="one number for each channel in each",
             )
-        if (self.low > self.high).any() or self.tensor_low > self.tensor_high:
+        lows, highs = (*self.low, self.tensor_low), (*self.high, self.tensor_high)
+        odd = next((pair for pair in zip(lows, highs, strict=True) if not pair[0] <= 0 <= pair[1]), None)
+        if odd is not None:
             raise EdgeLstmError(
                 f"range of tensor {self.name!r}",
-                found=f"a low end above the high one: [{self.tensor_low:g}, {self.tensor_high:g}]",
-                expected="low <= high",
+                found=f"[{odd[0]:g}, {odd[1]:g}]" + (": one-sided" if odd[0] <= odd[1] else ": reversed"),
+                expected="a low end of at most 0 and a high end of at least 0, since 0 needs a code",
+                hint="Calibrate again",
             )
         if max(abs(self.tensor_low), abs(self.tensor_high)) == 0:
             raise EdgeLstmError(
@@ -139,6 +148,19 @@ class StateGrowth:
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {"every": self.every, "largest": [_short(v) for v in self.largest]}
+
+    @classmethod
+    def from_json(cls, name: str, data: Mapping[str, Any]) -> StateGrowth:
+        """Read what ``to_json`` wrote. Raises EdgeLstmError for a series that can't be one."""
+        found = cls(name, int(data["every"]), tuple(float(v) for v in data["largest"]))
+        finite = all(0 <= v < math.inf for v in found.largest)
+        if not (1 <= found.every <= MAX_FRAMES and found.largest and finite):
+            raise EdgeLstmError(
+                f"growth of state {name!r}",
+                found=f"every {found.every} frames: {', '.join(map(str, found.largest[:3])) or 'nothing'}",
+                expected="finite sizes, one every so many frames",
+            )
+        return found
 
 
 @dataclass(frozen=True)
@@ -226,18 +248,17 @@ class Calibration:
                 hint="A newer edgelstm may have written it: upgrade, or calibrate again",
             )
         try:
+            # What is only passed on must be fit to be written again.
+            json.dumps([data["preprocessing"], data["data"], data["method"]], allow_nan=False)
             return cls(
                 model=str(data["model"]),
-                preprocessing={str(k): list(ops) for k, ops in data["preprocessing"].items()},
+                preprocessing={str(k): [dict(op) for op in ops] for k, ops in data["preprocessing"].items()},
                 data=tuple(dict(d, frames=int(d["frames"])) for d in data["data"]),
                 method=dict(data["method"]),
                 tensors={str(n): TensorRange.from_json(str(n), t) for n, t in data["tensors"].items()},
-                states={
-                    str(n): StateGrowth(str(n), int(s["every"]), tuple(float(v) for v in s["largest"]))
-                    for n, s in data["states"].items()
-                },
+                states={str(n): StateGrowth.from_json(str(n), s) for n, s in data["states"].items()},
                 streams=int(data["streams"]),
-                driven_by=data.get("driven_by"),
+                driven_by=None if data.get("driven_by") is None else str(data["driven_by"]),
                 weights={str(n): correlation.from_json(m) for n, m in data.get("weights", {}).items()},
             )
         except EdgeLstmError as error:

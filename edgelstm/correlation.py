@@ -116,8 +116,8 @@ def from_json(data: Mapping[str, Any]) -> Array:
     upper = np.frombuffer(base64.b64decode(data["correlations"], validate=True), "<f2").astype(np.float64)
     if len(rms) != size or len(upper) != size * (size - 1) // 2:
         raise ValueError(f"{len(rms)} and {len(upper)} numbers for size {size}")
-    if not (np.isfinite(rms).all() and np.isfinite(upper).all()):
-        raise ValueError("numbers that are not finite")
+    if not (np.isfinite(rms).all() and (np.abs(upper) <= 1.01).all()):
+        raise ValueError("root mean squares that are not finite, or correlations beyond 1")
     matrix = np.eye(size)
     matrix[np.triu_indices(size, 1)] = upper
     matrix = np.triu(matrix) + np.triu(matrix, 1).T

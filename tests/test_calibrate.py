@@ -21,6 +21,7 @@ from edgelstm.calibration import Calibration, changes
 from edgelstm.errors import EdgeLstmError
 from edgelstm.passes.quantize import quantize
 from edgelstm.passes.unroll import unroll
+from edgelstm.quantization import growing_states
 from edgelstm.ranges import METHODS
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.step import StepModel
@@ -344,6 +345,34 @@ BROKEN: dict[str, tuple[Any, str]] = {
         lambda d: d["tensors"]["x"].update(tensor_low=None),
         r"found no tensor_low: one-sided",
     ),
+    "on one side of zero": (
+        lambda d: d["tensors"]["x"]["low"].__setitem__(1, 0.25),
+        r"'x': found \[0\.25, [\d.]+\]: one-sided; expected .* since 0 needs a code. Calibrate again",
+    ),
+    "beyond float32": (
+        lambda d: d["tensors"]["x"]["maximum"].__setitem__(1, 1e39),
+        r"'x': found a value that is infinite",
+    ),
+    "mean square below zero": (
+        lambda d: d["tensors"]["x"]["mean_square"].__setitem__(1, -1.0),
+        r"'x': found a value that is infinite or not a number",
+    ),
+    "growth of a state": (
+        lambda d: d["states"]["a0_c"].update(every=0),
+        r"here: growth of state 'a0_c': found every 0 frames",
+    ),
+    "growth that is infinite": (
+        lambda d: d["states"]["a0_c"].update(largest=[float("inf")]),
+        r"growth of state 'a0_c': found every 1 frames: inf; expected finite sizes",
+    ),
+    "preprocessing": (
+        lambda d: d["preprocessing"].update(x=["scale"]),
+        r"malformed calibration: found ValueError",
+    ),
+    "what can't be written": (
+        lambda d: d["method"].update(percentile=float("nan")),
+        r"malformed calibration",
+    ),
     "zero": (
         lambda d: d["tensors"]["x"].update(tensor_low=0, tensor_high=0, low=[0] * 3, high=[0] * 3),
         r"range of tensor 'x': found 0 in every frame",
@@ -354,7 +383,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "reversed": (
         lambda d: d["tensors"]["x"].update(tensor_low=9, tensor_high=1),
-        r"found a low end above the high one",
+        r"'x': found \[9, 1\]: reversed; expected a low end of at most 0",
     ),
     "channels": (
         lambda d: d["tensors"]["x"].update(low=[0]),
@@ -384,24 +413,81 @@ def test_golden_file_loads_and_quantises_for_ever() -> None:
 
 
 leaves = (
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.just([]) | st.just({})
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([-1, 0, 1, 1e39, -1e39, 2**70, "lstm", "AAAA", [], {}, [0], [1, 2, 3], {"x": 1}])
 )
 
 
-@settings(max_examples=150)
+def places(data: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in JSON data; of a long list its ends stand for all."""
+    keys = list(data) if isinstance(data, dict) else list(range(len(data))) if isinstance(data, list) else []
+    inner = [p for key in (*keys[:6], *keys[6:][-1:]) for p in places(data[key], (*path, key))]
+    return [*([path] if path else []), *inner]
+
+
+@settings(max_examples=250, deadline=None)
 @given(st.data())
-def test_fuzzed_files_load_or_say_why(data: st.DataObject) -> None:
+@pytest.mark.filterwarnings("error")
+def test_fuzzed_files_are_of_use_or_say_why(data: st.DataObject) -> None:
+    """What loads can be written again, compared and quantised with, or is refused there."""
     broken: Any = copy.deepcopy(json.loads(GOLDEN.read_text()))
+    *path, key = data.draw(st.sampled_from(places(broken)))
     place = broken
-    while True:
-        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
-        key = data.draw(st.sampled_from(keys))
-        if not (isinstance(place[key], dict | list) and place[key]) or data.draw(st.integers(0, 3)) == 0:
-            place[key] = data.draw(leaves)
-            break
-        place = place[key]
+    for step_in in path:
+        place = place[step_in]
+    if data.draw(st.booleans()):
+        place[key] = data.draw(leaves)
+    elif isinstance(place, dict):
+        del place[key]
+    else:
+        place.insert(key, data.draw(leaves))
     with contextlib.suppress(EdgeLstmError):
-        Calibration.from_json(broken)
+        found = Calibration.from_json(broken)
+        json.dumps(found.to_json(), allow_nan=False)
+        changes(Calibration.load(GOLDEN), found)
+        growing_states(found)
+        quantize(zoo.lstm(), found, weights=["w0", "w1"])
+
+
+def test_tensors_of_other_sizes() -> None:
+    data = json.loads(GOLDEN.read_text())
+    data["tensors"]["x"] = data["tensors"]["y"]
+    with pytest.raises(EdgeLstmError, match=r"range of tensor 'x': found 2 channels; expected 3. Calibrate"):
+        quantize(zoo.lstm(), Calibration.from_json(data))
+    data = json.loads(GOLDEN.read_text())
+    data["weights"]["w0"] = data["weights"]["w1"]
+    with pytest.raises(
+        EdgeLstmError, match=r"what weight 'w0' meets.*: found 9 inputs; expected 7. Calibrate"
+    ):
+        quantize(zoo.lstm(), Calibration.from_json(data))
+
+
+def test_a_tensor_or_weight_that_was_not_observed() -> None:
+    data = json.loads(GOLDEN.read_text())
+    del data["weights"]["w0"]
+    quantize(zoo.lstm(), Calibration.from_json(data)).check()  # rounded to nearest then
+    del data["tensors"]["x"]
+    with pytest.raises(EdgeLstmError, match=r"the calibration has no range for tensor 'x': found 5 others"):
+        quantize(zoo.lstm(), Calibration.from_json(data))
+
+
+def test_correlations_that_no_data_has() -> None:
+    """Three inputs each the opposite of both others: within bounds one by one, impossible together."""
+    step = from_text(
+        "three (float[N, 12] x) => (float[N, 2] y) <float[12, 2] w = {"
+        + ", ".join("0.5" for _ in range(24))
+        + "}> { y = MatMul (x, w) }"
+    )
+    found = calibrated(step)
+    against = -np.ones((12, 12)) + 2 * np.eye(12)
+    with pytest.raises(
+        EdgeLstmError, match=r"what weight 'w' meets.*: found no correlations: no data has them"
+    ):
+        quantize(step, replace(found, weights={"w": 1e6 * against}), weights=["w"])
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00"])

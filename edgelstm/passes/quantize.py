@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgelstm.calibration import Calibration
+from edgelstm.calibration import Calibration, TensorRange
 from edgelstm.dtypes import from_float32, to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import DOMAIN, GateVariant, is_fused_gates
@@ -178,14 +178,7 @@ class _Quantizer:
         power: dict[str, Array] = {}
         for product in self._products:
             for part in product.parts:
-                site, seen = self._found.sites[part.site], self._calibration.tensor(part.site)
-                if seen.channels != part.channels:
-                    raise EdgeLstmError(
-                        f"range of tensor {part.site!r}",
-                        found=f"{seen.channels} channels",
-                        expected=str(part.channels),
-                        hint="Calibrate again",
-                    )
+                site, seen = self._found.sites[part.site], self._seen(part.site)
                 own = np.maximum(-seen.low, seen.high)
                 whole = max(-seen.tensor_low, seen.tensor_high)
                 # The Signature's scales lie along axis 1; a state with its channels elsewhere has one.
@@ -203,6 +196,18 @@ class _Quantizer:
             for product in {p.weight: p for p in self._products if p.groups == 1}.values()
         ]
         return activation_scales(ranges, power, operands, self._codes.largest, self._codes.per_channel)
+
+    def _seen(self, site: str) -> TensorRange:
+        """What the calibration saw of a site."""
+        seen, channels = self._calibration.tensor(site), self._found.sites[site].channels
+        if seen.channels != channels:
+            raise EdgeLstmError(
+                f"range of tensor {site!r}",
+                found=f"{seen.channels} channels",
+                expected=str(channels),
+                hint="Calibrate again",
+            )
+        return seen
 
     def _fine_sites(self) -> frozenset[str]:
         """Sites that are no states and are read in two codes, the cheapest first, as far as the work allows."""
@@ -230,7 +235,7 @@ class _Quantizer:
         return frozenset(chosen)
 
     def _output_codes(self, product: Product) -> _Output:
-        seen = self._calibration.tensor(self._found.site_of[product.output])
+        seen = self._seen(self._found.site_of[product.output])
         readers = self._gates_reading(product.output)
         groups = len(GateVariant.of(readers[0].op_type).gates) if readers else 1
         low = np.minimum(seen.low, 0).reshape(groups, -1).min(1)
@@ -473,7 +478,7 @@ class _Quantizer:
         factors, means, powers = [], [], []
         first = 0
         for part in product.parts:
-            seen, scale = self._calibration.tensor(part.site), self._scales[part.site]
+            seen, scale = self._seen(part.site), self._scales[part.site]
             columns.append(np.arange(first, first + part.channels))
             factors.append(scale / common)
             codes = 2 if part.site in self._fine else 1
@@ -508,13 +513,19 @@ class _Quantizer:
             rows = _rows(product, wide)
             flat = rows.reshape(len(scale), -1)
             met = self._met(product, common, moments, rows.shape[2])
-            codes = _unrows(product, round_rows(flat, scale, met, self._codes.largest), wide.shape)
-            codes = from_float32(codes, dtype)
+            try:
+                together = round_rows(flat, scale, met, self._codes.largest)
+            except np.linalg.LinAlgError as error:
+                raise _no_moments(product.weight, "no correlations: no data has them") from error
+            codes = from_float32(_unrows(product, together, wide.shape), dtype)
         return codes, scale
 
     def _met(self, product: Product, common: float, moments: Array, taps: int) -> Array:
         """``moments`` of the codes the folded weight meets, in its own order and units."""
         columns, factors, _, _ = self._columns(product, common)
+        size = taps * sum(part.channels for part in product.parts)
+        if len(moments) != size:
+            raise _no_moments(product.weight, f"{len(moments)} inputs", str(size))
         share = np.bincount(columns)[columns]
         places = (columns[:, None] * taps + np.arange(taps)).ravel()
         units = np.repeat(1 / (factors * share * common), taps)
@@ -586,6 +597,15 @@ class _Quantizer:
             self._graph.initializers[name] = _tensor(array, dtype, name)
             self._made[key] = name
         return self._made[key]
+
+
+def _no_moments(weight: str, found: str, expected: str | None = None) -> EdgeLstmError:
+    return EdgeLstmError(
+        f"what weight {weight!r} meets, in the calibration",
+        found=found,
+        expected=expected,
+        hint="Calibrate again",
+    )
 
 
 def at_opset(step: StepModel, least: int) -> StepModel:
