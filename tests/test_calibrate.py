@@ -171,6 +171,22 @@ def test_initial_values_and_first_frames_are_in_the_range() -> None:
     assert found.samples == 1 + 40 + 25 + 31
 
 
+def test_states_that_are_no_floats_are_carried_along() -> None:
+    step = from_text(
+        """mixed (float[N, 3] x, float[N, 3] s, int64[N, 1] n, bool[N, 1] f)
+        => (float[N, 3] y, float[N, 3] t, int64[N, 1] n_next, bool[N, 1] f_next)
+        <float[3, 3] w = {0.5, 0.2, 0.1, 0.3, 0.1, 0.2, 0.3, 0.4, 0.1}, int64[1] one = {1}>
+        { m = MatMul (s, w)  a = Add (m, x)  t = Tanh (a)  y = Neg (t)  n_next = Add (n, one)  f_next = Not (f) }""",
+        s="t",
+        n="n_next",
+        f="f_next",
+    )
+    done = public_calibrate(step, [[f["x"] for f in smooth_frames(step, 40)]], rounds=2, threads=1)
+    assert done.calibration.states["n"].largest[-1] == 40
+    quantised = quantize(step, done.calibration)
+    assert [s.dtype for s in quantised.signature.states] == ["uint8", "int64", "bool"]
+
+
 def test_progress_counts_frames() -> None:
     step = zoo.lstm()
     seen: list[int] = []

@@ -10,9 +10,9 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.passes.batching import ROWS
 from edgelstm.passes.graph import Graph
-from edgelstm.passes.shapes import infer_shapes, shapes_of_one
+from edgelstm.passes.shapes import element_types, infer_shapes, shapes_of_one
 from edgelstm.signature import Signature, TensorSpec
-from edgelstm.step import StepModel
+from edgelstm.step import StepModel, dtype_name
 
 #: What the output that shows a value is called.
 PREFIX = "tap/"
@@ -46,17 +46,18 @@ def tap(step: StepModel, values: Iterable[str]) -> StepModel:
     if apart and axis != 1:
         step = one_stream(step)
         axis, single = 1, shapes_of_one(step)
-    graph = Graph(step)
+    graph, types = Graph(step), element_types(step)
     outputs = []
     for name in names:
-        shape = single[name]
+        shape, dtype = single[name], dtype_name(types[name])
         if name in apart:
-            zero = graph.weight(np.array([0], np.int64), "tap/axis")
-            graph.node("Unsqueeze", [name, zero], [PREFIX + name])
-            outputs.append(TensorSpec(PREFIX + name, "float32", (axis, *shape)))
+            # Not Unsqueeze, whose axes moved from an attribute to an input.
+            whole = graph.weight(np.array([axis, *shape], np.int64), f"{PREFIX}{name}/shape")
+            graph.node("Reshape", [name, whole], [PREFIX + name])
+            outputs.append(TensorSpec(PREFIX + name, dtype, (axis, *shape)))
         else:
             graph.node("Identity", [name], [PREFIX + name])
-            outputs.append(TensorSpec(PREFIX + name, "float32", (axis, *shape[1:])))
+            outputs.append(TensorSpec(PREFIX + name, dtype, (axis, *shape[1:])))
     s = step.signature
     # Time is an axis like any other here: what is shown need not have it.
     graph.declare(Signature(s.inputs, tuple(outputs), s.states, None, s.preprocessing))
