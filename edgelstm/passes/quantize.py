@@ -249,6 +249,9 @@ class _Quantizer:
     def _rewrite(self, product: Product, node: onnx.NodeProto) -> None:
         graph, placement = self._graph, self._placement[product.kind]
         common = float(max(self._scales[part.site].max() for part in product.parts))
+        if placement.output and self._at_one_place(product):
+            self._as_gemm(product, node, common)
+            return
         activation = self._activation(product, common)
         output = self._output_codes(product) if placement.output else None
         weight, bias = self._folded(product, common, output)
@@ -275,6 +278,27 @@ class _Quantizer:
             graph.node("Add", [raw, bias], [product.output])
         if placement.bias_subtracted:
             self._subtract_bias(product.output)
+
+    def _at_one_place(self, product: Product) -> bool:
+        """Whether a convolution is a matrix product: one tap, one position."""
+        places = (*self._found.shapes[product.activation][2:], *product.kernel)
+        return product.kind == "Conv" and product.groups == 1 and math.prod(places) == 1
+
+    def _as_gemm(self, product: Product, node: onnx.NodeProto, common: float) -> None:
+        """A convolution at one place as a Gemm, which needs no quantised output."""
+        graph = self._graph
+        weight, bias = self._folded(product, common, None, flat=True)
+        graph.nodes = [n for n in graph.nodes if n is not node]
+        made = graph.value(
+            "Gemm",
+            [self._activation(product, common, flat=True), weight],
+            f"{product.output}/product",
+            transB=1,
+        )
+        if bias is not None:
+            made = graph.value("Add", [made, bias], f"{product.output}/sum")
+        axes = graph.weight(np.arange(2, 2 + len(product.kernel), dtype=np.int64), f"{product.output}/axes")
+        graph.node("Unsqueeze", [made, axes], [product.output])
 
     def _subtract_bias(self, value: str) -> None:
         """Each Add of a constant to ``value`` becomes a Sub of what is as large the other way."""
@@ -306,9 +330,9 @@ class _Quantizer:
             graph.node(variant.op_type, inputs, list(node.output), domain=DOMAIN)
             self._functions[variant.op_type] = variant.function(graph.opset)
 
-    def _activation(self, product: Product, common: float) -> str:
-        """The float value the product reads: codes, dequantised with the scale ``common``."""
-        key = ("activation", product.activation, common)
+    def _activation(self, product: Product, common: float, flat: bool = False) -> str:
+        """The float value the product reads: codes, dequantised with the scale ``common``; ``flat``: [streams, channels]."""
+        key = ("activation", product.activation, common, flat)
         if key not in self._made:
             graph, base = self._graph, product.activation
             if self._codes.joined or base in self._found.site_of:
@@ -319,6 +343,8 @@ class _Quantizer:
                 codes = graph.value(
                     "QuantizeLinear", [whole, self._scalar(common), self._own_zero()], f"{base}/q"
                 )
+            if flat:
+                codes = self._made["flat", base] = graph.value("Flatten", [codes], f"{base}/flat", axis=1)
             made = graph.fresh(f"{base}/dq")
             graph.node("DequantizeLinear", [codes, self._scalar(common), self._own_zero()], [made])
             self._made[key] = made
@@ -429,11 +455,16 @@ class _Quantizer:
 
     # -- weights --------------------------------------------------------------------------------------------------
 
-    def _folded(self, product: Product, common: float, output: _Output | None) -> tuple[str, str | None]:
-        """The dequantised weight with the channels' factors in it, and the bias; each made once however many share it."""
+    def _folded(
+        self, product: Product, common: float, output: _Output | None, flat: bool = False
+    ) -> tuple[str, str | None]:
+        """The dequantised weight with the channels' factors in it, and the bias; each made once however many share it.
+
+        ``flat``: as a matrix [outputs, inputs].
+        """
         columns, factors, means, powers = self._columns(product, common)
         fold = b"" if output is None else output.scale.tobytes() + output.zero_point.tobytes()
-        key = ("weight", product.weight, factors.tobytes(), fold)
+        key = ("weight", product.weight, factors.tobytes(), fold, flat)
         bias_key = (*key, "bias")
         if key in self._made:
             return self._made[key], self._made.get(bias_key)
@@ -454,7 +485,8 @@ class _Quantizer:
             moved = (real - wide) * _columns(product, means, len(bias), wide.ndim)
             bias = bias - _rows(product, moved).sum((1, 2))
         name = graph.fresh(f"{product.weight}/q")
-        graph.initializers[name] = _tensor(rounded, self._codes.weight_dtype, name)
+        codes = rounded.reshape(len(rounded), -1) if flat else rounded
+        graph.initializers[name] = _tensor(codes, self._codes.weight_dtype, name)
         scale_name = graph.weight(scale.astype(np.float32), f"{product.weight}/scale")
         zeros = graph.fresh(f"{product.weight}/zero_point")
         graph.initializers[zeros] = _tensor(

@@ -338,3 +338,18 @@ def test_unknown_weights() -> None:
 def test_what_a_device_lacks(target: str, precision: str, gpu: str | None, message: str) -> None:
     with pytest.raises(EdgeLstmError, match=message):
         check_target(target, precision, gpu)
+
+
+def test_a_convolution_at_one_place_runs_as_a_matrix_product() -> None:
+    step = from_text(
+        """pointwise (float[N, 3, 1] x, float[N, 3, 1] s) => (float[N, 2, 1] y, float[N, 3, 1] t)
+        <float[3, 3, 1] w = {0.5, 0.2, -0.1, 0.3, -0.4, 0.2, 0.1, 0.1, 0.6}, float[3] b = {0.1, -0.2, 0.3},
+         float[2, 3, 1] v = {0.5, 0.2, -0.1, 0.3, -0.4, 0.2}>
+        { m = Conv (s, w, b)  a = Add (m, x)  t = Tanh (a)  y = Conv (t, v) }""",
+        s="t",
+    )
+    quantised = everything(step)
+    assert "Conv" not in quantised.op_types()
+    assert quantised.op_types().count("Gemm") == 2
+    assert quantised.op_types().count("QuantizeLinear") == 1, "what it makes stays in float"
+    assert max(drift(step, quantised).values()) < 0.03
