@@ -105,7 +105,7 @@ BAD = {
         "frames.npy is shorter than the sequence: found 20 frames from frame 0 on; expected 50",
     ),
     "recipe, start": (("calibrate", "model.onnx", "--recipe", "start.toml", "-o", "o.json"), "start -1"),
-    "recipe, no source": (("calibrate", "model.onnx", "--recipe", "empty.toml", "-o", "o.json"), "KeyError 'source'"),
+    "recipe, no source": (("calibrate", "model.onnx", "--recipe", "empty.toml", "-o", "o.json"), "found no source; expected source"),
     "other model": (
         ("quantize", "conv.onnx", "--calibration", "c.json", "-o", "o.onnx"),
         "the calibration was made for another model",
