@@ -93,7 +93,9 @@ def _percentile(counts: Array, span: Array, ends: _Ends, percentile: float) -> _
     low, high = (e.copy() for e in ends)
     for k in used:
         # An edge on the far side of zero would leave zero without a code.
-        low[k], high[k] = min(float(found[k][0]), 0.0), max(float(found[k][1]), 0.0)
+        own = min(float(found[k][0]), 0.0), max(float(found[k][1]), 0.0)
+        if any(own):  # else nearly all is 0, and what is not would have no code
+            low[k], high[k] = own
     return low, high
 
 
