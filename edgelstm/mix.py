@@ -88,6 +88,12 @@ class Mix:
         return table
 
 
+def check_budget(budget: float) -> None:
+    """Raise EdgeLstmError for one that is none."""
+    if not budget > 0:
+        raise EdgeLstmError("budget", found=budget, expected="a relative error above 0, such as 0.01")
+
+
 def search(
     step: StepModel,
     joined: Calibration,
@@ -105,8 +111,7 @@ def search(
     joined: calibration of ``step``. calibrated: calibrates another form of it, whose products are split. Raises
     EdgeLstmError when no mix stays within the budget.
     """
-    if not budget > 0:
-        raise EdgeLstmError("budget", found=budget, expected="a relative error above 0, such as 0.01")
+    check_budget(budget)
     split = split_joined(step, "all")
     apart = joined if split is step else calibrated(split)
     builder = _Builder(step, joined, apart, target)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from edgelstm.calibrate import MIN_FRAMES, Recording
 from edgelstm.calibrate import calibrate as observe
@@ -16,6 +18,7 @@ from edgelstm.calibration import Calibration, changes
 from edgelstm.drift import growth
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
+from edgelstm.mix import check_budget, search
 from edgelstm.passes.placement import Target, check_target
 from edgelstm.passes.products import find_products
 from edgelstm.passes.quantize import default_weights, is_quantized
@@ -232,35 +235,24 @@ def quantize(
     Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
     """
     step = model if isinstance(model, StepModel) else StepModel.load(model)
-    if precision != "auto":
-        check_target(target, precision, gpu)
-    elif budget is None or not source:
-        raise EdgeLstmError(
-            "precision auto", found="no budget or no source", expected="both: --budget 0.01 --source FRAMES"
-        )
-    else:
-        check_target(target, "int8", gpu)
-    if precision != "auto" and (budget is not None or source):
+    if precision == "auto":
+        _check_auto(target, gpu, budget, source, {"rest": rest, "cell_state": cell_state, "keep": keep})
+    elif budget is not None or source:
         raise EdgeLstmError(
             "budget or source given", found=f"precision {precision}", expected="precision auto"
         )
-    if rest not in ("fp32", "fp16", "bf16"):
-        raise EdgeLstmError("rest", found=rest, expected="fp32, fp16 or bf16")
+    else:
+        _check_precision(target, precision, gpu, rest, cell_state)
     if output is not None:
         _check_output(output)
-    if is_quantized(step):
-        raise EdgeLstmError(
-            "the model is quantised already",
-            found=", ".join(sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})),
-            expected="the float step graph it was made from",
-        )
+    _check_float(step)
     ranges = calibration if isinstance(calibration, Calibration | None) else Calibration.load(calibration)
     notes: list[str] = []
     if precision == "auto":
         assert budget is not None
         return _auto(step, ranges, output, target, budget, source, steps, threads, progress)
     found = find_products(step)
-    kept = {p.weight for p in found.products if _matches(p.weight, keep)}
+    kept = _kept({p.weight for p in found.products}, keep)
     result = step
     chosen: list[str] = []
     if precision in ("int8", "fp8"):
@@ -281,7 +273,7 @@ def quantize(
 
         if cell_state == "fp16" and ranges is not None:
             _check_cell_states(step, growing_states(ranges))
-        result = to_half(result, half, target, cell_state=cell_state)  # type: ignore[arg-type]
+        result = to_half(result, half, target, cell_state=cell_state, keep=kept)  # type: ignore[arg-type]
     result.check()
     done = Quantized(
         result,
@@ -308,8 +300,6 @@ def _auto(
     threads: int | None,
     progress: Progress | None,
 ) -> Quantized:
-    from edgelstm.mix import search
-
     sequences = [source] if isinstance(source, str) else list(source)
     spans = [Span(s, 0, None) if isinstance(s, str) else None for s in sequences]
     first: Iterable[Frame] = (
@@ -415,10 +405,18 @@ def _label(span: Span) -> str:
     return f"{span.source} from {span.start}" + ("" if span.frames is None else f", {span.frames} frames")
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    from fnmatch import fnmatchcase
-
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _kept(weights: set[str], patterns: Sequence[str]) -> set[str]:
+    """The weights that one of ``patterns`` matches."""
+    kept = set()
+    for pattern in patterns:
+        matched = {w for w in weights if fnmatchcase(w, pattern)}
+        if not matched:
+            shown = ", ".join(sorted(weights)[:8]) + (", ..." if len(weights) > 8 else "")
+            raise EdgeLstmError(
+                f"keep {pattern!r}", found="no weight of that name", expected=f"one of {shown}"
+            )
+        kept |= matched
+    return kept
 
 
 def _without_growing(
@@ -472,9 +470,61 @@ def _table(found: Any, chosen: set[str], precision: str, half: str) -> list[dict
     return rows
 
 
+def _check_precision(target: Target, precision: str, gpu: str | None, rest: str, cell_state: str) -> None:
+    if precision == "fp32":
+        raise EdgeLstmError(
+            "precision", found="fp32, what the model has", expected="int8, fp8, fp16, bf16 or auto"
+        )
+    check_target(target, precision, gpu)
+    if rest not in ("fp32", "fp16", "bf16"):
+        raise EdgeLstmError("rest", found=rest, expected="fp32, fp16 or bf16")
+    check_target(target, rest, gpu)
+    whole = precision in ("fp16", "bf16")
+    if whole and rest != "fp32":
+        raise EdgeLstmError(
+            "rest", found=f"{rest} with precision {precision}", expected="precision int8 or fp8"
+        )
+    if cell_state != "fp32" and not whole and rest == "fp32":
+        raise EdgeLstmError(
+            "type of the cell state",
+            found=f"{cell_state} with precision {precision}",
+            expected="fp32, or --rest in 16 bits",
+        )
+
+
+def _check_auto(
+    target: Target, gpu: str | None, budget: float | None, source: Any, others: Mapping[str, Any]
+) -> None:
+    if budget is None or not source:
+        raise EdgeLstmError(
+            "precision auto", found="no budget or no source", expected="both: --budget 0.01 --source FRAMES"
+        )
+    check_budget(budget)
+    check_target(target, "int8", gpu)
+    for name, value in others.items():
+        if value not in ("fp32", (), []):
+            raise EdgeLstmError(
+                f"{name} given", found="precision auto, which finds it", expected="another one"
+            )
+
+
+def _check_float(step: StepModel) -> None:
+    """Raise EdgeLstmError for a graph that is in fewer than 32 bits already."""
+    codes = sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})
+    types = {t.data_type for t in step.model.graph.initializer} & {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+    if is_quantized(step) or types:
+        raise EdgeLstmError(
+            "the model is quantised already",
+            found=", ".join(codes) or f"weights in {TensorProto.DataType.Name(types.pop()).lower()}",
+            expected="the float step graph it was made from",
+        )
+
+
 def _check_output(output: PathLike) -> None:
     path = Path(output)
     if path.suffix.lower() != ".onnx":
-        raise EdgeLstmError(f"output {output}", found=path.suffix, expected="a path ending with .onnx")
+        raise EdgeLstmError(
+            f"output {output}", found=path.suffix or "no suffix", expected="a path ending with .onnx"
+        )
     if not path.absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")

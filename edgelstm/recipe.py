@@ -27,6 +27,22 @@ from edgelstm.files import PathLike, read_bytes
 from edgelstm.ranges import check_method, check_overrides
 
 _MAX_BYTES = 1 << 20
+_KEYS = {
+    "about": str,
+    "method": str,
+    "percentile": float,
+    "streams": int,
+    "preprocess": list,
+    "sequence": list,
+    "tensors": dict,
+}
+_KINDS = {
+    str: "text in quotes",
+    int: "a whole number",
+    float: "a number",
+    list: "a list ([[sequence]] in double brackets)",
+    dict: "a table",
+}
 
 
 @dataclass(frozen=True)
@@ -71,40 +87,44 @@ def load_recipe(path: PathLike) -> Recipe:
         import tomli as tomllib
     try:
         data = tomllib.loads(read_bytes(path, limit=_MAX_BYTES).decode())
-    except ValueError as error:
-        raise EdgeLstmError(f"recipe {path} is not TOML", found=str(error)) from error
-    known = {"sequence", "method", "percentile", "streams", "preprocess", "tensors", "about"}
-    if set(data) - known:
-        raise EdgeLstmError(
-            f"recipe {path}", found=f"key {sorted(set(data) - known)[0]!r}", expected=", ".join(sorted(known))
-        )
-    folder = Path(path).absolute().parent
+    except (ValueError, RecursionError) as error:
+        raise EdgeLstmError(f"recipe {path} is not TOML", found=str(error).splitlines()[0]) from error
+    where, folder = f"recipe {path}", Path(path).absolute().parent
+    given = _checked(data, where, _KEYS)
+    given.pop("about", None)
+    spans = [
+        _span(item, f"{where}: sequence {k}", folder) for k, item in enumerate(given.pop("sequence", []))
+    ]
+    if "preprocess" in given:
+        given["preprocess"] = tuple(_typed(op, f"{where}: preprocess", str) for op in given["preprocess"])
+    for pattern, settings in given.get("tensors", {}).items():
+        _typed(settings, f"{where}: tensors {pattern!r}", dict)
     try:
-        return Recipe(
-            sequences=tuple(_span(item, folder) for item in data.get("sequence", ())),
-            method=str(data.get("method", "recurrent")),
-            percentile=float(data.get("percentile", 99.99)),
-            streams=int(data.get("streams", 8)),
-            preprocess=tuple(map(str, data["preprocess"])) if "preprocess" in data else None,
-            tensors={str(k): dict(v) for k, v in data.get("tensors", {}).items()},
-        )
+        return Recipe(sequences=tuple(spans), **given)
     except EdgeLstmError as error:
         raise EdgeLstmError(
-            f"recipe {path}: {error.what}", found=error.found, expected=error.expected, hint=error.hint
-        ) from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise EdgeLstmError(
-            f"recipe {path} is malformed",
-            found=f"{type(error).__name__} {error}",
-            expected="[[sequence]] tables with source, start, frames",
+            f"{where}: {error.what}", found=error.found, expected=error.expected, hint=error.hint
         ) from error
 
 
-def _span(item: Mapping[str, Any], folder: Path) -> Span:
-    unknown = set(item) - {"source", "start", "frames"}
+def _span(item: Any, where: str, folder: Path) -> Span:
+    given = _checked(_typed(item, where, dict), where, {"source": str, "start": int, "frames": int})
+    if "source" not in given:
+        raise EdgeLstmError(where, found="no source", expected="source, and if need be start and frames")
+    # An absolute path stays what it is.
+    return Span(str(folder / given.pop("source")), **given)
+
+
+def _checked(table: dict[str, Any], where: str, keys: Mapping[str, type]) -> dict[str, Any]:
+    """A copy of ``table``, whose keys are among ``keys`` and whose values have their types."""
+    unknown = sorted(set(table) - set(keys))
     if unknown:
-        raise EdgeLstmError("sequence", found=f"key {sorted(unknown)[0]!r}", expected="source, start, frames")
-    source = str(item["source"])
-    frames = item.get("frames")
-    place = source if Path(source).is_absolute() else str(folder / source)
-    return Span(place, int(item.get("start", 0)), None if frames is None else int(frames))
+        raise EdgeLstmError(where, found=f"key {unknown[0]!r}", expected=", ".join(sorted(keys)))
+    return {key: _typed(value, f"{where}: {key}", keys[key]) for key, value in table.items()}
+
+
+def _typed(value: Any, what: str, kind: type) -> Any:
+    # What TOML calls a boolean is an int to Python, and a whole number may stand for a float.
+    if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        raise EdgeLstmError(what, found=repr(value), expected=_KINDS[kind])
+    return value

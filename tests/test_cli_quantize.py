@@ -120,6 +120,65 @@ BAD = {
     "zero": (("quantize", "model.onnx", "--calibration", "zero.json", "-o", "o.onnx"), "found 0 in every frame"),
     "infinite": (("quantize", "model.onnx", "--calibration", "inf.json", "-o", "o.onnx"), "infinite or not a number"),
     "twice": (("quantize", "q.onnx", "--calibration", "c.json", "-o", "o.onnx"), "the model is quantised already"),
+    "in 16 bits already": (
+        ("quantize", "h.onnx", "--precision", "bf16", "--target", "tensorrt", "-o", "o.onnx"),
+        "the model is quantised already: found weights in float16",
+    ),
+    "missing calibration": (("quantize", "model.onnx", "--calibration", "no.json", "-o", "o.onnx"), "no.json does not exist"),
+    "cut off": (("quantize", "model.onnx", "--calibration", "cut.json", "-o", "o.onnx"), "cut.json is not a calibration"),
+    "a tensor missing": (
+        ("quantize", "model.onnx", "--calibration", "less.json", "-o", "o.onnx"),
+        "the calibration has no range for tensor 'x'",
+    ),
+    "folder of the model": (
+        ("quantize", "model.onnx", "--calibration", "c.json", "-o", "none/o.onnx"),
+        "can't write none/o.onnx: found no such folder",
+    ),
+    "GPU": (
+        ("quantize", "model.onnx", "--calibration", "c.json", "--target", "tensorrt", "--gpu", "volta", "-o", "o.onnx"),
+        "GPU: found volta; expected one of xavier",
+    ),
+    "GPU for the CPU": (
+        ("quantize", "model.onnx", "--calibration", "c.json", "--gpu", "orin", "-o", "o.onnx"),
+        "a GPU given for ONNX Runtime on the CPU: found orin",
+    ),
+    "rest that the GPU lacks": (
+        ("quantize", "model.onnx", "--calibration", "c.json", "--target", "tensorrt", "--gpu", "xavier", "--rest", "bf16", "-o", "o.onnx"),
+        "precision bf16 on xavier",
+    ),
+    "fp32": (("quantize", "model.onnx", "--precision", "fp32", "-o", "o.onnx"), "precision: found fp32, what the model has"),
+    "rest of nothing": (
+        ("quantize", "model.onnx", "--precision", "fp16", "--rest", "bf16", "-o", "o.onnx"),
+        "rest: found bf16 with precision fp16; expected precision int8 or fp8",
+    ),
+    "cell state of int8": (
+        ("quantize", "model.onnx", "--calibration", "c.json", "--cell-state", "fp16", "-o", "o.onnx"),
+        "type of the cell state: found fp16 with precision int8; expected fp32, or --rest in 16 bits",
+    ),
+    "keep what is not there": (
+        ("quantize", "model.onnx", "--calibration", "c.json", "--keep", "stem.*", "-o", "o.onnx"),
+        "keep 'stem.*': found no weight of that name; expected one of head.w, w0, w1",
+    ),
+    "auto without budget": (
+        ("quantize", "model.onnx", "--precision", "auto", "--source", "long.npy", "-o", "o.onnx"),
+        "precision auto: found no budget or no source",
+    ),
+    "auto without source": (
+        ("quantize", "model.onnx", "--precision", "auto", "--budget", "0.1", "-o", "o.onnx"),
+        "precision auto: found no budget or no source",
+    ),
+    "auto, short source": (
+        ("quantize", "model.onnx", "--precision", "auto", "--budget", "0.1", "--source", "long.npy", "-o", "o.onnx"),
+        "source long.npy is shorter than the sequence: found 80 frames from frame 0 on; expected 200",
+    ),
+    "auto, no budget to keep": (
+        ("quantize", "model.onnx", "--precision", "auto", "--budget", "nan", "--source", "no.npy", "-o", "o.onnx"),
+        "budget: found nan; expected a relative error above 0",
+    ),
+    "auto and keep": (
+        ("quantize", "model.onnx", "--precision", "auto", "--budget", "0.1", "--source", "long.npy", "--keep", "w0", "-o", "o.onnx"),
+        "keep given: found precision auto, which finds it",
+    ),
     "target": (("quantize", "model.onnx", "--calibration", "c.json", "--target", "tpu", "-o", "o.onnx"), "target: found tpu"),
     "precision": (("quantize", "model.onnx", "--calibration", "c.json", "--precision", "int4", "-o", "o.onnx"), "precision: found int4"),
     "fp8 on the CPU": (
@@ -168,6 +227,15 @@ def test_bad_input_gives_one_line_and_leaves_nothing(
         data = json.loads(Path("c.json").read_text())
         data["tensors"]["x"] |= change
         Path(f"{name}.json").write_text(json.dumps(data))
+    data = json.loads(Path("c.json").read_text())
+    del data["tensors"]["x"]
+    Path("less.json").write_text(json.dumps(data))
+    Path("cut.json").write_text(Path("c.json").read_text()[:3000])
+    np.save("blank.npy", np.zeros((80, 3), np.float32))
+    np.save("huge.npy", np.full((80, 3), 3e38, np.float32))
+    if "16 bits" in case:
+        half = ("--target", "tensorrt", "--precision", "fp16", "-o", "h.onnx")
+        assert run("quantize", model, *half)[0] == 0
     if case == "growing cell state":
         growing().save("sum.onnx")
         np.save("ones.npy", np.ones((200, 2), np.float32))

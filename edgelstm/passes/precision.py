@@ -117,6 +117,7 @@ class _Halves:
         self._halved = {s.name for s in floats if s.name in read or cells}
         cell = [s for s in floats if s.name not in read]
         self._half: set[int] = set()
+        self._stored: dict[str, None] = {}
         self._casts: list[onnx.NodeProto] = []
         if target == "tensorrt":
             barred = self._path_of(cell) | {
