@@ -280,9 +280,10 @@ class _Quantizer:
             self._subtract_bias(product.output)
 
     def _at_one_place(self, product: Product) -> bool:
-        """Whether a convolution is a matrix product: one tap, one position."""
-        places = (*self._found.shapes[product.activation][2:], *product.kernel)
-        return product.kind == "Conv" and product.groups == 1 and math.prod(places) == 1
+        """Whether a convolution is a matrix product: one tap, one position, before and after (padding adds some)."""
+        shapes = (self._found.shapes[name][2:] for name in (product.activation, product.output))
+        places = math.prod(product.kernel) * math.prod(math.prod(s) for s in shapes)
+        return product.kind == "Conv" and product.groups == 1 and places == 1
 
     def _as_gemm(self, product: Product, node: onnx.NodeProto, common: float) -> None:
         """A convolution at one place as a Gemm, which needs no quantised output."""

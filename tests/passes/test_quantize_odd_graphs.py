@@ -69,6 +69,13 @@ GRAPHS = {
     "a product that is the state": f"""(float[N, 2, 6, 6] x, float[N, 2, 6, 6] s) => (float[N, 2, 6, 6] y, float[N, 2, 6, 6] t)
         <float[2, 4, 1, 1] w = {filled(2, 4, 1, 1)}>
         {{ r = Concat <axis = 1> (x, s)  t = Conv (r, w)  y = Neg (t) }}""",
+    "one place, padded": f"""(float[N, 3, 1, 1] x, float[N, 2, 3, 3] s) => (float[N, 2, 3, 3] y, float[N, 2, 3, 3] t)
+        <float[2, 3, 1, 1] w = {filled(2, 3, 1, 1)}, float half = {{0.5}}>
+        {{ a = Conv <pads = [1, 1, 1, 1]> (x, w)  m = Mul (s, half)  k = Add (a, m)  t = Tanh (k)  y = Neg (t) }}""",
+    "one place and many, the weight the same": f"""(float[N, 2, 1, 1] x, float[N, 2, 4, 4] s)
+        => (float[N, 2, 1, 1] y, float[N, 2, 4, 4] t)
+        <float[2, 2, 1, 1] w = {filled(2, 2, 1, 1)}, float[2] b = {{0.5, -0.3}}>
+        {{ y = Conv (x, w, b)  a = Conv (s, w, b)  k = Add (a, x)  t = Tanh (k) }}""",
 }
 
 
