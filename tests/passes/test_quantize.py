@@ -20,6 +20,9 @@ import zoo
 from edgelstm import export
 from edgelstm.calibrate import Recording, calibrate
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.architecture import EncoderForecaster
+from edgelstm.frontends.described import to_step
+from edgelstm.gates import is_fused_gates
 from edgelstm.passes.graph import Graph
 from edgelstm.passes.lower import lower
 from edgelstm.passes.placement import check_target
@@ -28,6 +31,7 @@ from edgelstm.passes.unroll import unroll
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.runner import Runner
 from edgelstm.step import StepModel
+from frontends.architectures import random_described
 from recordings import all_weights, calibrated, compared, drift, smooth_frames
 from stepping import from_text
 
@@ -37,6 +41,7 @@ MODELS: dict[str, Callable[[], StepModel]] = {
     "conv_lstm": lambda: zoo.conv_lstm(size=8),
     "conv_lstm without peepholes": lambda: zoo.conv_lstm(size=8, peephole=False),
 }
+TARGETS = [("onnxruntime", "int8"), ("tensorrt", "int8"), ("tensorrt", "fp8")]
 #: Drift of h after 300 frames, rounded up from what was measured.
 INT8, FP8 = 0.08, 0.2
 
@@ -101,9 +106,7 @@ def test_for_tensorrt(precision: str, dtype: str) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.parametrize(
-    ("target", "precision"), [("onnxruntime", "int8"), ("tensorrt", "int8"), ("tensorrt", "fp8")]
-)
+@pytest.mark.parametrize(("target", "precision"), TARGETS)
 def test_drift_stays_small(model: str, target: str, precision: str) -> None:
     step = MODELS[model]()
     quantised = everything(step, target=target, precision=precision)
@@ -111,20 +114,80 @@ def test_drift_stays_small(model: str, target: str, precision: str) -> None:
     assert max(drift(step, quantised).values()) < limit
 
 
+@pytest.mark.parametrize(("target", "precision"), TARGETS)
+def test_an_encoder_and_its_forecaster(target: Any, precision: str) -> None:
+    """Cells that are carried, and copies of cells that start from them anew in every step."""
+    network = EncoderForecaster(
+        1, (16, 16), patch=2, stem=4, hidden=(6, 5), kernel=3, horizon=3, peephole=True, residual=True
+    )
+    step = to_step(random_described(network))
+    quantised = everything(step, target=target, precision=precision)
+    stored = {s.name: s.dtype for s in quantised.signature.states}
+    assert [name for name, dtype in stored.items() if dtype == "float32"] == ["c0", "c1"]
+    assert max(drift(step, quantised, 120).values()) < (FP8 if precision == "fp8" else INT8)
+    # Each weight is stored once, in codes, for all three times it is used.
+    codes = [t for t in quantised.model.graph.initializer if t.name.endswith("/q")]
+    assert len(codes) == len(all_weights(step))
+
+
+@pytest.mark.parametrize(("target", "precision"), TARGETS)
 @pytest.mark.parametrize("model", MODELS)
-def test_cell_states_are_never_codes(model: str) -> None:
-    step = MODELS[model]()
-    for target in ("onnxruntime", "tensorrt"):
+def test_nothing_dequantised_reaches_the_cell_state_but_through_the_gates(
+    model: str, target: Any, precision: str
+) -> None:
+    """A new c is made by gates of the old one as it is and of pre-activations: float, or codes that they read."""
+    quantised = everything(MODELS[model](), target=target, precision=precision)
+    graph = Graph(quantised)
+    for state in quantised.signature.states:
+        if state.quantization is not None:
+            continue
+        gates = graph.producer(state.output)
+        assert gates is not None
+        assert is_fused_gates(gates)
+        assert gates.input[1] == state.input, "the old c goes in as it is"
+        assert state == MODELS[model]().signature.state(state.name)
+        coded = gates.op_type.endswith("_coded")
+        source = graph.producer(gates.input[0])
+        assert source is not None
+        assert source.op_type in (("QuantizeLinear",) if coded else ("Conv", "Gemm", "Add"))
+
+
+def test_biases_are_float_and_weights_int8_with_a_scale_for_each_output() -> None:
+    for step, target in ((zoo.conv_lstm(size=8), "onnxruntime"), (zoo.lstm(), "tensorrt")):
         quantised = everything(step, target=target)
         graph = Graph(quantised)
-        cells = [s for s in quantised.signature.states if s.dtype == "float32"]
-        assert cells
-        for state in cells:
-            reads = graph.consumers(state.input)
-            assert all("FusedGates" in n.op_type for n in reads)
-            maker = graph.producer(state.output)
-            assert maker is not None
-            assert "FusedGates" in maker.op_type
+        products = [n for n in graph.nodes if n.op_type in ("Conv", "Gemm", "MatMul")]
+        assert len(products) == len(all_weights(step))
+        for node in products:
+            weight = graph.producer(node.input[1], "DequantizeLinear")
+            assert weight is not None
+            codes, scale, zero = (graph.constant(name) for name in weight.input)
+            axis = next(a.i for a in weight.attribute if a.name == "axis")
+            assert (codes.dtype, scale.dtype, zero.dtype) == (np.int8, np.float32, np.int8)
+            assert scale.shape == zero.shape == (codes.shape[axis],)
+            assert not zero.any()
+            assert np.abs(codes.astype(int)).max() == 127
+            if len(node.input) == 3:
+                assert graph.constant(node.input[2]).dtype == np.float32
+
+
+@pytest.mark.parametrize("opset", [11, 12, 15, 21])
+def test_graphs_of_other_opsets(opset: int) -> None:
+    """What Q/DQ needs a newer opset for, it gets; the bodies of the gates come along."""
+    values = ", ".join(f"{v:.2f}" for v in np.random.default_rng(0).normal(0, 0.4, 28))
+    step = from_text(
+        f"""rnn (float[N, 3] x, float[N, 4] h) => (float[N, 4] y, float[N, 4] h_next) <float[7, 4] w = {{{values}}}>
+        {{ xh = Concat <axis = 1> (x, h)  z = Gemm (xh, w)  h_next = Tanh (z)  y = Neg (h_next) }}""",
+        h="h_next",
+    )
+    model = step.copy_model()
+    model.opset_import[0].version = opset
+    other = StepModel(model, step.signature)
+    quantised = everything(other)
+    assert quantised.opset == max(opset, 13)
+    assert max(drift(other, quantised, 60, seed=0).values()) < INT8
+    if opset >= 15:
+        everything(other, target="tensorrt", precision="fp8")
 
 
 @settings(max_examples=15, deadline=None)
