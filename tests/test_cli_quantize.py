@@ -287,20 +287,3 @@ def test_help_has_examples(run: Run) -> None:
         code, text, _ = run(command, "--help")
         assert code == 0
         assert f"edgelstm {command}" in text.replace("\n", " ")
-
-
-@pytest.mark.parametrize("name", ["moving_digits", "nowcast_radar", "sensor_lstm"])
-def test_the_recipes_of_the_examples(run: Run, name: str) -> None:
-    pytest.importorskip("h5py")
-    root = Path(__file__).parents[1]
-    code, _, error = run(
-        "export", root / "examples" / name / "model.safetensors", "-o", "m.onnx", "--steps", 2
-    )
-    assert code == 0, error
-    code, _, error = run(
-        "calibrate", "m.onnx", "--recipe", root / "calibration" / f"{name}.toml", "-o", "c.json"
-    )
-    assert (code, error) == (0, ""), error
-    code, _, error = run("quantize", "m.onnx", "--calibration", "c.json", "-o", "q.onnx")
-    assert (code, error) == (0, ""), error
-    assert Path("q.onnx").stat().st_size < 0.35 * Path("m.onnx").stat().st_size
