@@ -13,6 +13,7 @@ Shi et al. 2015, eq. 3 (Hadamard peepholes on maps); Greff et al. 2017 (coupled 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -67,6 +68,10 @@ class GateVariant:
             raise EdgeLstmError("cell_clip", found=self.cell_clip, expected="a finite number above 0")
         if self.gate == "sigmoid" and (self.alpha, self.beta) != (0.2, 0.5):
             raise EdgeLstmError("alpha and beta", found="gate='sigmoid'", expected="gate='hard_sigmoid'")
+        if not all(map(math.isfinite, (self.alpha, self.beta))):
+            raise EdgeLstmError(
+                "alpha and beta", found=f"{self.alpha} and {self.beta}", expected="finite numbers"
+            )
 
     @property
     def op_type(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from dataclasses import replace
 from typing import Any
@@ -195,6 +196,10 @@ def test_formals_carry_the_name_so_that_no_parser_takes_an_outer_tensor() -> Non
         ({"output": "gelu"}, "output activation: found gelu"),
         ({"cell_clip": 0.0}, "cell_clip: found 0.0; expected a finite number above 0"),
         ({"alpha": 0.3}, "alpha and beta"),
+        (
+            {"gate": "hard_sigmoid", "alpha": float("nan")},
+            "alpha and beta: found nan and 0.5; expected finite",
+        ),
     ],
 )
 def test_impossible_variants(arguments: dict[str, Any], message: str) -> None:
@@ -228,12 +233,52 @@ def test_a_variant_is_told_by_its_name(coded: bool) -> None:
         assert GateVariant.of(named.op_type) == named
 
 
-@pytest.mark.parametrize(
-    "name", ["FusedGates_", "FusedGates_gru", "FusedGates_lstm_hard", "FusedGates_lstm_clip_x"]
-)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@given(variants(), numbers, numbers, st.none() | numbers.filter(lambda v: v > 0), st.booleans())
+def test_any_numbers_are_told_by_the_name(
+    variant: GateVariant, alpha: float, beta: float, clip: float | None, coded: bool
+) -> None:
+    variant = replace(variant, cell_clip=clip, coded=coded)
+    if variant.gate == "hard_sigmoid":
+        variant = replace(variant, alpha=alpha, beta=beta)
+    assert variant.op_type.replace("_", "").isalnum(), "names are made of letters and digits"
+    assert GateVariant.of(variant.op_type) == variant
+
+
+NAMES = [
+    "",
+    "lstm",
+    "FusedGates_",
+    "FusedGates_gru",
+    "FusedGates_lstm_hard",
+    "FusedGates_lstm_hard_nan_nan",
+    "FusedGates_lstm_hard_0p2_inf",
+    "FusedGates_lstm_clip_x",
+    "FusedGates_lstm_clip_m1p0",
+    "FusedGates_lstm_clip_3",
+    "FusedGates_lstm_coded_coupled",
+    "FusedGates_lstm_lstm",
+    "FusedGates_peephole_",
+    "fusedgates_lstm",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_names_of_no_variant(name: str) -> None:
     with pytest.raises(EdgeLstmError):
         GateVariant.of(name)
+
+
+WORDS = ["lstm", "peephole", "hard", "clip", "grelu", "hrelu", "coupled", "coded"]
+words = st.sampled_from([*WORDS, "0p2", "0p5", "3p0", "1em05", "m1", "nan", "inf", "x", ""])
+
+
+@given(st.lists(words, max_size=6).map(lambda parts: "FusedGates_" + "_".join(parts)) | st.text(max_size=30))
+def test_a_name_is_a_variants_own_or_refused(name: str) -> None:
+    with contextlib.suppress(EdgeLstmError):
+        assert GateVariant.of(name).op_type == name
 
 
 @settings(max_examples=30, deadline=None)
