@@ -47,9 +47,11 @@ class Correlation:
 
     def add(self, activation: Array) -> None:
         """Look at an activation of one stream: [..., channels], or [..., channels, *map] under a window."""
-        patches = (
-            activation.reshape(-1, self._channels) if self._window is None else self._patches(activation)
-        )
+        if self._window is None:
+            # A copy: what a Runner gives lasts until its next step only.
+            patches = activation.reshape(-1, self._channels).astype(np.float64)
+        else:
+            patches = self._patches(activation)
         self._waiting.append(patches)
         self._rows += len(patches)
         if self._rows >= _BUFFER:
@@ -64,7 +66,7 @@ class Correlation:
 
     def _flush(self) -> None:
         if self._waiting:
-            rows = np.concatenate(self._waiting).astype(np.float64)
+            rows = np.concatenate(self._waiting)
             self._sum += rows.T @ rows
             self._count += len(rows)
             self._waiting, self._rows = [], 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import weakref
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from edgelstm.passes.unroll import unroll
 from edgelstm.quantization import growing_states
 from edgelstm.ranges import METHODS
 from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Frame
 from edgelstm.step import StepModel
 from recordings import calibrated, recordings, smooth_frames
 from stepping import Stepper, from_text
@@ -50,6 +53,44 @@ def test_ranges_are_those_of_a_loop_by_hand() -> None:
     np.testing.assert_allclose(found.tensor("x").maximum, frames.max(0).clip(0), rtol=1e-6)
     largest = np.abs(found.states["a0_c"].largest)
     assert len(largest) == 50
+
+
+@pytest.mark.parametrize("streams", [1, 8])
+def test_correlations_are_those_of_a_loop_by_hand(streams: int) -> None:
+    """Of what each weight meets, frame and old state together, in every frame of every sequence."""
+    step = zoo.lstm()
+    sequences = recordings(step)
+    found = calibrate(step, sequences, streams=streams, threads=1)
+    stepper, met = Stepper(step), []
+    for sequence in sequences:
+        states = stepper.initial(1)
+        for frame in sequence.frames:
+            met.append(np.concatenate([frame["x"], states["z9_h"][0]]).astype(np.float64))
+            _, states = stepper({"x": frame["x"][None]}, states)
+    rows = np.stack(met)
+    wanted = rows.T @ rows / len(rows)
+    rms = np.sqrt(np.diag(wanted))
+    # The file holds correlations in float16.
+    np.testing.assert_allclose(
+        found.weights["w0"] / rms[:, None] / rms, wanted / rms[:, None] / rms, atol=1e-3
+    )
+
+
+def test_frames_are_not_kept() -> None:
+    step = zoo.conv_lstm(size=8)
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    def frames() -> Iterator[Frame]:
+        nonlocal most
+        for frame in smooth_frames(step, 3) * 20:
+            frame = {"x": frame["x"].copy()}
+            alive.append(weakref.ref(frame["x"]))
+            most = max(most, sum(r() is not None for r in alive))
+            yield frame
+
+    calibrate(step, [Recording("a", frames())], threads=1)
+    assert most <= 3
 
 
 def test_side_by_side_is_as_one_after_the_other() -> None:
