@@ -14,6 +14,7 @@ import pytest
 
 import zoo
 from edgelstm import cli
+from edgelstm.cli import shared
 from edgelstm.step import METADATA_KEY
 
 Run = Callable[..., tuple[int, str, str]]
@@ -25,8 +26,8 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
 
     def call(*arguments: object) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["edgelstm", *map(str, arguments)])
-        monkeypatch.setattr(cli, "err", cli.Console(stderr=True, width=1000))
-        monkeypatch.setattr(cli, "out", cli.Console(width=200))
+        monkeypatch.setattr(shared.err, "_width", 1000)
+        monkeypatch.setattr(shared.out, "_width", 200)
         try:
             cli.main()
             code = 0

@@ -1,0 +1,64 @@
+"""The command line: parse, call one workflow, print a table or JSON. One file a group of commands."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from edgelstm import __version__
+from edgelstm.cli import machine, models, quantisation
+from edgelstm.cli.shared import app, err
+from edgelstm.errors import EdgeLstmError
+
+__all__ = ["app", "machine", "main", "models", "quantisation"]
+
+#: As `edgelstm --help` lists them: in the order of the work.
+ORDER = ("export", "verify", "calibrate", "quantize", "run", "inspect", "bench", "doctor", "demo")
+app.registered_commands.sort(key=lambda c: ORDER.index(c.callback.__name__) if c.callback else 0)
+#: What typer raises for wrong options and arguments; it is click's, which typer may bring along under its own name.
+UsageError: Any = typer.BadParameter.__mro__[1]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"edgelstm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Entry point of the console script: a clear line and exit code 2 on bad input, no traceback."""
+    # NumPy only checks and copies here; its own thread pool would fight with ONNX Runtime's for the cores.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # A module named on the command line is looked for where the user stands.
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109 (sys.path holds strings)
+    try:
+        # Not standalone, so that wrong options end like all other bad input, in one line.
+        code = app(prog_name="edgelstm", standalone_mode=False)
+    except EdgeLstmError as error:
+        _fail(str(error))
+    except UsageError as error:
+        if not error.format_message():  # no arguments at all: the help was printed
+            sys.exit(2)
+        command = error.ctx.command_path if error.ctx else "edgelstm"
+        _fail(f"{error.format_message()} Try: {command} --help")
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("edgelstm: interrupted", markup=False)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str) -> NoReturn:
+    err.print(f"edgelstm: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)

@@ -1,0 +1,78 @@
+"""Commands about this machine: bench, doctor, demo."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgelstm.cli.shared import Json, Threads, Weights, app, out, print_json, progress_bar
+
+
+@app.command(epilog="Example: `edgelstm bench model.safetensors --against torch,onnxruntime,openvino --json`")
+def bench(
+    models: Annotated[list[Path], typer.Argument(help="Step graphs (.onnx) or described .safetensors.")],
+    against: Annotated[
+        str, typer.Option(help="Comma-separated: torch, torch-compile, onnxruntime, openvino.")
+    ] = "onnxruntime",
+    module: Annotated[str | None, typer.Option(help="Torch factory of an .onnx model, for torch.")] = None,
+    weights: Weights = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds; contestants take turns.")] = 5,
+    steps: Annotated[int, typer.Option(min=1, help="Steps a round.")] = 100,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Time models against other runtimes: each in its own process, same frames and threads, rounds alternating."""
+    from edgelstm.bench import bench as run_bench
+
+    contestants = [name.strip() for name in against.split(",") if name.strip()]
+    with progress_bar("measuring", None) as tick:
+        result = run_bench(
+            models,
+            contestants,
+            module=module,
+            weights=weights,
+            rounds=rounds,
+            steps=steps,
+            threads=threads,
+            progress=tick,
+        )
+    if as_json:
+        print_json(result.to_json())
+    else:
+        out.print(result.table())
+    if any(entry.status == "failed" for model in result.models for entry in model.entries):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `edgelstm doctor --json`")
+def doctor(as_json: Json = False) -> None:
+    """Say what this machine can do, and what to install for what is missing."""
+    from edgelstm.doctor import doctor as examine
+
+    report = examine()
+    if as_json:
+        return print_json(report.to_json())
+    out.print(report.table())
+
+
+@app.command(epilog="Examples: `edgelstm demo` · `edgelstm demo --radar knmi/ -o build/radar`")
+def demo(
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for report.html and report.json.")
+    ] = Path("build/demo"),
+    radar: Annotated[
+        Path | None, typer.Option(help="Folder of KNMI radar files: show the radar nowcast instead.")
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Export, verify and stream the example models, and write a report to look at in a browser."""
+    from edgelstm.demo import run_demo
+
+    result = run_demo(output, radar=radar, threads=threads, progress=progress_bar)
+    if as_json:
+        return print_json(result.to_json())
+    out.print(result.table())
+    out.print(f"report: {result.report}", highlight=False)

@@ -1,0 +1,244 @@
+"""Commands that make and try step graphs: export, run, verify, inspect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from edgelstm.cli.shared import (
+    Init,
+    Json,
+    Preprocess,
+    Threads,
+    Weights,
+    app,
+    frame_shapes,
+    json_option,
+    out,
+    print_json,
+    progress_bar,
+    shape_text,
+    size_text,
+    states_option,
+)
+from edgelstm.errors import EdgeLstmError
+
+
+@app.command(
+    epilog="Examples: `edgelstm export model.safetensors -o model.onnx` · "
+    "`edgelstm export nets.py:make --weights net.pt --frame 1,64,64 -o net.onnx --window 10` · "
+    "`edgelstm export other.onnx --state h_in=h_out -o step.onnx`"
+)
+def export(
+    source: Annotated[
+        str, typer.Argument(help="model.safetensors (described), package.module:factory, or model.onnx.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    weights: Weights = None,
+    frame: Annotated[
+        list[str] | None,
+        typer.Option(help="Shape of a frame, '1,64,64', for torch; 'NAME:1,64,64' if several."),
+    ] = None,
+    init: Init = None,
+    state: Annotated[
+        list[str] | None,
+        typer.Option(help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32."),
+    ] = None,
+    window: Annotated[int | None, typer.Option(min=1, help="Write an unrolled window of T frames.")] = None,
+    frames: Annotated[
+        str | None, typer.Option("--source", help="Frames to compare on (see `run`); else seeded noise.")
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Frames of the comparison.")] = 200,
+    preprocess: Preprocess = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Turn a trained model into an ONNX step graph, proved equal to its source before it is written."""
+    from edgelstm import workflows
+
+    with progress_bar("comparing with the source", steps) as tick:
+        result = workflows.export(
+            source,
+            output,
+            weights=weights,
+            frame=frame_shapes(frame),
+            states=states_option(state),
+            frames=frames,
+            window=window,
+            preprocess=preprocess,
+            kwargs=json_option("--init", init),
+            steps=steps,
+            threads=threads,
+            progress=tick,
+        )
+    if as_json:
+        return print_json(result.to_json())
+    print_comparison(result.comparison)
+    out.print(f"wrote {result.path}: {size_text(len(result.step.to_bytes()))}", markup=False)
+
+
+@app.command(
+    epilog="Examples: `edgelstm run digits.onnx --source frames.npz --out forecast.mp4` · "
+    "`edgelstm run radar.onnx --source knmi/ --out forecast.npz --json`"
+)
+def run(
+    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx).")],
+    source: Annotated[
+        str,
+        typer.Option(help="Folder of KNMI radar files or of images, video file, .npy, or FILE.npz[:NAME]."),
+    ],
+    output: Annotated[
+        str | None, typer.Option("--out", "-o", help="FILE.npz, FILE.jsonl, FILE.mp4, or FOLDER/ for PNGs.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    preprocess: Preprocess = None,
+    on_bad_frame: Annotated[
+        str, typer.Option(help="NaN or infinity in a frame: error, skip or zero.")
+    ] = "error",
+    show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
+    lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
+    channel: Annotated[int | None, typer.Option(help="PNG and MP4: which channel.")] = None,
+    value_range: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--range", help="PNG and MP4: the values of black and white."),
+    ] = None,
+    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Stream frames through a model, the state carried from frame to frame."""
+    from edgelstm import workflows
+    from edgelstm.pipeline import View
+
+    with progress_bar("streaming", limit) as tick:
+        report = workflows.run(
+            model,
+            source,
+            output,
+            device=device,
+            threads=threads,
+            limit=limit,
+            preprocess=preprocess,
+            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
+            view=View(output=show, channel=channel, lead=lead, range=value_range),
+            progress=tick,
+        )
+    if as_json:
+        return print_json(report.to_json())
+    table = Table(title=escape(f"{report.model} on {report.source}"))
+    for column in ("frames", "skipped", "p50 ms", "p99 ms", "max ms", "output"):
+        table.add_column(column, justify="right")
+    times = [f"{report.percentile(q):.3f}" for q in (50, 99, 100)]
+    table.add_row(str(report.frames), str(report.skipped), *times, escape(report.out or "(none)"))
+    out.print(table)
+
+
+@app.command(
+    epilog="Examples: `edgelstm verify float.onnx int8.onnx --source frames.npz --steps 10000 --plot drift.png` · "
+    "`edgelstm verify nets.py:make model.onnx --weights net.pt --json`"
+)
+def verify(
+    a: Annotated[str, typer.Argument(help="The reference: .onnx, described .safetensors, or torch factory.")],
+    b: Annotated[str, typer.Argument(help="What is compared with it.")],
+    source: Annotated[str | None, typer.Option(help="Frames (see `run`); else seeded noise.")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Frames at most.")] = 200,
+    weights: Weights = None,
+    init: Init = None,
+    preprocess: Preprocess = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw errors and ranges over time: .png, .svg or .pdf.")
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Forecasts: CSI of this value (default: 1 of rain in mm/h, 0.5 of brightness)."),
+    ] = None,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Exit with code 1 if the worst relative error is larger.")
+    ] = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Compare two runnables over the same frames: errors of every output and state, and where they lead."""
+    from edgelstm import verify_report, workflows
+    from edgelstm.verify_plot import check_plot
+
+    if tolerance is not None and not tolerance >= 0:
+        raise EdgeLstmError("--tolerance", found=tolerance, expected="a relative error of at least 0")
+    if plot is not None:
+        check_plot(plot)
+    with progress_bar("comparing", steps) as tick:
+        result = workflows.verify(
+            a,
+            b,
+            source,
+            steps=steps,
+            weights=weights,
+            kwargs=json_option("--init", init),
+            preprocess=preprocess,
+            threshold=threshold,
+            threads=threads,
+            progress=tick,
+        )
+    if plot is not None:
+        result.plot(plot)
+    if as_json:
+        print_json(result.to_json())
+    else:
+        out.print(verify_report.errors(result))
+        for line in verify_report.notes(result):
+            out.print(line, highlight=False, markup=False)
+        if result.forecast is not None:
+            out.print(verify_report.forecast(result.forecast))
+    if tolerance is not None and not result.worst.worst <= tolerance:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `edgelstm inspect model.onnx --json`")
+def inspect(
+    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx).")], as_json: Json = False
+) -> None:
+    """Show what a model takes, gives and remembers."""
+    from edgelstm import workflows
+
+    found = workflows.inspect(model)
+    if as_json:
+        return print_json(found.to_json())
+    s = found.signature
+    table = Table(
+        title=f"{escape(found.path)}: {'step' if s.window is None else f'window of {s.window} frames'}"
+    )
+    for column in ("kind", "name", "dtype", "shape", "graph"):
+        table.add_column(column)
+    for kind, tensors in (("input", s.inputs), ("output", s.outputs)):
+        for t in tensors:
+            table.add_row(kind, escape(t.name), t.dtype, shape_text(t.shape), "")
+    for x in s.states:
+        start = "zeros" if x.initial is None else "constant"
+        pair = escape(f"{x.input} -> {x.output}")
+        table.add_row("state", escape(x.name), x.dtype, shape_text(x.shape), f"{pair}, from {start}")
+    out.print(table)
+    for name, ops in s.preprocessing.items():
+        from edgelstm.pipeline import format_ops
+
+        out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False, markup=False)
+    operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
+    out.print(f"operators: {operators}", highlight=False)
+    out.print(
+        f"{found.parameters:,} parameters, {size_text(found.bytes)}, opset {found.opset}, sha256 {found.sha256}"
+    )
+
+
+def print_comparison(result: Any) -> None:
+    table = Table(title=escape(f"{result.b} against {result.a}, {result.frames} frames: relative error"))
+    for column in ("kind", "tensor", "worst", "at frame", "last"):
+        table.add_column(column, justify="left" if column in ("kind", "tensor") else "right")
+    for t in result.tensors:
+        style = "bold" if t is result.worst else None
+        table.add_row(
+            t.kind, escape(t.name), f"{t.worst:.2e}", str(t.worst_frame), f"{t.last:.2e}", style=style
+        )
+    out.print(table)

@@ -1,0 +1,174 @@
+"""Commands that make a model smaller: calibrate, quantize."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from edgelstm.cli.shared import Json, Preprocess, Threads, app, out, print_json, progress_bar, size_text
+
+
+@app.command(
+    epilog="Examples: `edgelstm calibrate model.onnx --source frames.npz -o model.calib.json` · "
+    "`edgelstm calibrate radar.onnx --recipe calibration/nowcast_radar.toml --rounds 2 -o radar.calib.json`"
+)
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A float step graph or window (.onnx).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .calib.json file to write.")],
+    source: Annotated[
+        list[str] | None, typer.Option(help="Frames (see `run`); repeat it, each is a sequence.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Which sequences, how many, which method: .toml.")
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option(help="recurrent (default), minmax, percentile, entropy or mse.")
+    ] = None,
+    percentile: Annotated[float | None, typer.Option(help="Of method percentile; default 99.99.")] = None,
+    streams: Annotated[int | None, typer.Option(min=1, help="Sequences side by side; default 8.")] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames of each source.")] = None,
+    sequence: Annotated[
+        int | None, typer.Option(min=1, help="Cut sources into sequences of so many frames.")
+    ] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, max=2, help="2: once more, with the quantised graph driving the state.")
+    ] = 1,
+    target: Annotated[
+        str, typer.Option(help="What the second round is quantised for: onnxruntime or tensorrt.")
+    ] = "onnxruntime",
+    preprocess: Preprocess = None,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Record the ranges of everything that may be quantised, over sequences with the state carried."""
+    from edgelstm import quantization
+
+    with progress_bar("calibrating", None) as tick:
+        result = quantization.calibrate(
+            model,
+            source or (),
+            output,
+            recipe=recipe,
+            method=method,
+            percentile=percentile,
+            streams=streams,
+            frames=frames,
+            sequence=sequence,
+            preprocess=preprocess,
+            rounds=rounds,
+            target=target,  # type: ignore[arg-type]
+            threads=threads,
+            progress=tick,
+        )
+    if as_json:
+        return print_json(result.to_json())
+    c = result.calibration
+    table = Table(title=f"{c.frames} frames in {len(c.data)} sequences, method {c.method['method']}")
+    for column in ("tensor", "role", "channels", "seen", "range"):
+        table.add_column(column, justify="left" if column in ("tensor", "role") else "right")
+    for t in c.tensors.values():
+        seen, chosen = (
+            f"{low:.3g} .. {high:.3g}"
+            for low, high in ((t.minimum.min(), t.maximum.max()), (t.tensor_low, t.tensor_high))
+        )
+        table.add_row(escape(t.name), t.role, str(t.channels), seen, chosen)
+    out.print(table)
+    for name, grown in quantization.growing_states(c).items():
+        out.print(_growing(name, grown), highlight=False, markup=False)
+    if result.moved:
+        table = Table(title="second round: what changed")
+        for column in ("tensor", "range, times", "mean, of the range"):
+            table.add_column(column, justify="left" if column == "tensor" else "right")
+        for row in result.moved[:12]:
+            table.add_row(escape(row["tensor"]), f"{row['range']:.3f}", f"{row['mean']:.1e}")
+        out.print(table)
+    out.print(f"wrote {result.path}", markup=False, highlight=False)
+
+
+@app.command(
+    epilog="Examples: `edgelstm quantize model.onnx --calibration model.calib.json -o model.int8.onnx` · "
+    "`edgelstm quantize model.onnx --target tensorrt --precision fp16 -o model.fp16.onnx` · "
+    "`edgelstm quantize model.onnx --precision auto --budget 0.01 --source frames.npz -o model.mixed.onnx`"
+)
+def quantize(
+    model: Annotated[Path, typer.Argument(help="A float step graph or window (.onnx).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    calibration: Annotated[Path | None, typer.Option(help="What `calibrate` wrote for this model.")] = None,
+    target: Annotated[str, typer.Option(help="onnxruntime (CPU) or tensorrt.")] = "onnxruntime",
+    precision: Annotated[str, typer.Option(help="int8, fp8, fp16, bf16, or auto.")] = "int8",
+    gpu: Annotated[
+        str | None, typer.Option(help="Refuse what it lacks: xavier, turing, ampere, orin, ada, hopper, ...")
+    ] = None,
+    rest: Annotated[
+        str, typer.Option(help="With int8 and fp8, what is not quantised: fp32, fp16, bf16.")
+    ] = "fp32",
+    cell_state: Annotated[str, typer.Option(help="fp16, bf16: type the cell state is kept in.")] = "fp32",
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Weights to leave alone, by pattern, such as 'head.*'.")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="auto: largest relative error of the outputs after --steps frames.")
+    ] = None,
+    source: Annotated[list[str] | None, typer.Option(help="auto: frames to measure on (see `run`).")] = None,
+    steps: Annotated[int, typer.Option(min=1, help="auto: frames of a measurement.")] = 200,
+    threads: Threads = None,
+    as_json: Json = False,
+) -> None:
+    """Write a model in fewer bits: explicit Q/DQ per target, states stored as they are computed with."""
+    from edgelstm import quantization
+
+    with progress_bar("searching" if precision == "auto" else "quantising", None) as tick:
+        result = quantization.quantize(
+            model,
+            calibration,
+            output,
+            target=target,  # type: ignore[arg-type]
+            precision=precision,
+            gpu=gpu,
+            rest=rest,
+            cell_state=cell_state,
+            keep=keep or (),
+            budget=budget,
+            source=source or (),
+            steps=steps,
+            threads=threads,
+            progress=tick,
+        )
+    if as_json:
+        return print_json(result.to_json())
+    if result.search is not None:
+        out.print(result.search.table())
+    table = Table(title=f"{model.name} for {result.target}, {result.precision}")
+    for column in ("weight", "product", "reads", "times", "work", "precision"):
+        table.add_column(column, justify="right" if column in ("times", "work") else "left")
+    for row in result.products:
+        reads = ", ".join(row["reads"])
+        table.add_row(
+            escape(row["weight"]),
+            row["kind"],
+            escape(reads),
+            str(row["times"]),
+            f"{row['work']:.1%}",
+            row["precision"],
+        )
+    out.print(table)
+    stored = ", ".join(f"{s.name} {s.dtype}" for s in result.step.signature.states)
+    out.print(f"states: {stored}", highlight=False, markup=False)
+    for note in result.notes:
+        out.print(note, highlight=False, markup=False)
+    size = len(result.step.to_bytes())
+    out.print(
+        f"wrote {result.path}: {size_text(size)}, {size / result.float_bytes:.2f} of {size_text(result.float_bytes)}",
+        markup=False,
+        highlight=False,
+    )
+
+
+def _growing(name: str, grown: dict[str, Any]) -> str:
+    frame = grown["fp16_overflows_at"]
+    end = "" if frame is None else f"; fp16 would overflow at about frame {frame}"
+    return f"state {name!r} was still growing at the end (largest value {grown['largest']:.4g}){end}"

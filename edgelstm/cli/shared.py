@@ -1,0 +1,114 @@
+"""The typer application, and what its commands share: options, the progress bar, how things are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from edgelstm.errors import EdgeLstmError
+
+app = typer.Typer(
+    name="edgelstm",
+    help="Run trained ConvLSTM and LSTM models live: export, verify, stream, with the state kept for you.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+out = Console()
+err = Console(stderr=True)
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads (default: all processors).")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for a torch factory: .safetensors, .pt or .pth.")]
+Init = Annotated[str | None, typer.Option(help="JSON keyword arguments for a torch factory.")]
+Preprocess = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--preprocess",
+        help="What is done to raw frames, such as 'resize=64,64;grey;scale=0.0039'; 'INPUT:...' for one of several.",
+    ),
+]
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, so that --json on standard output stays clean."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def print_json(data: dict[str, Any]) -> None:
+    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+
+
+def frame_shapes(texts: list[str] | None) -> Any:
+    """'1,64,64' is the shape of the only input; 'a:3' and 'b:1,64,64' name several."""
+    if not texts:
+        return None
+    named: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, _, dims = text.rpartition(":")
+        named[name] = _ints("--frame", text, dims)
+    return named[""] if set(named) == {""} else named
+
+
+def states_option(texts: list[str] | None) -> Any:
+    """NAME=OUTPUT pairs of an ONNX file, or NAME=64,32,32 shapes for torch."""
+    if not texts:
+        return None
+    pairs: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not (name and equals and value):
+            raise EdgeLstmError(f"--state {text}", expected="INPUT=OUTPUT, or NAME=SHAPE such as h=64,32,32")
+        is_shape = all(part.strip().isdigit() for part in value.split(","))
+        pairs[name] = _ints("--state", text, value) if is_shape else value
+    return pairs
+
+
+def _ints(option: str, text: str, dims: str) -> tuple[int, ...]:
+    try:
+        shape = tuple(int(d) for d in dims.split(","))
+    except ValueError as error:
+        raise EdgeLstmError(f"{option} {text}", expected="whole numbers such as 1,64,64") from error
+    if any(d < 1 for d in shape):
+        raise EdgeLstmError(f"{option} {text}", expected="sizes of at least 1")
+    return shape
+
+
+def json_option(option: str, text: str | None) -> dict[str, Any] | None:
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise EdgeLstmError(f"{option} {text}", found=str(error), expected="a JSON object") from error
+    if not isinstance(value, dict):
+        raise EdgeLstmError(f"{option} {text}", found=type(value).__name__, expected="a JSON object")
+    return value
+
+
+def shape_text(shape: tuple[int | str, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+def size_text(count: int) -> str:
+    return f"{count / 1e6:.2f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
