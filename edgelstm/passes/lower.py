@@ -9,6 +9,7 @@ import onnx.inliner
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import DOMAIN
+from edgelstm.passes.plugin_nodes import plugin_nodes
 from edgelstm.step import StepModel
 
 Target = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
@@ -18,18 +19,32 @@ Target = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 KEEPS_FUNCTIONS: frozenset[Target] = frozenset({"onnxruntime"})
 
 
-def lower(step: StepModel, target: Target) -> StepModel:
+Gates = Literal["native", "plugin"]
+
+
+def lower(step: StepModel, target: Target, gates: Gates = "native", *, in_place: bool = False) -> StepModel:
     """Guarantees: the same numbers, the same Signature and metadata, and only operators that ``target`` knows.
 
     For "onnxruntime" the function bodies of FusedGates stay; for every other target they are written out as
     standard operators and the model has no local function left. Works on steps and windows alike.
 
-    Raises EdgeLstmError for a target that is not one of :data:`Target`.
+    gates "plugin": FusedGates become nodes of the TensorRT plugin (see :mod:`edgelstm.passes.plugin_nodes`, also for
+    ``in_place``); only TensorRT with that plugin runs such a graph.
+
+    Raises EdgeLstmError for a target that is not one of :data:`Target`, and for plugin nodes where there are no plugins.
     """
     if target not in get_args(Target):
         raise EdgeLstmError(
             "lower: unknown target", found=repr(target), expected=f"one of {get_args(Target)}"
         )
+    if gates == "plugin":
+        if target != "tensorrt":
+            raise EdgeLstmError(
+                "gates as plugin nodes",
+                found=f"target {target}",
+                expected="target tensorrt, which has plugins",
+            )
+        step = plugin_nodes(step, in_place=in_place)
     if target in KEEPS_FUNCTIONS:
         return StepModel(step.copy_model(), step.signature)
     model = onnx.inliner.inline_local_functions(step.copy_model())

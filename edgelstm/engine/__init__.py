@@ -1,0 +1,1 @@
+"""StepModel -> Engine: a TensorRT plan and its sidecar."""
