@@ -9,14 +9,25 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import machine, models, quantisation
+from edgelstm.cli import build, machine, models, quantisation
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
-__all__ = ["app", "machine", "main", "models", "quantisation"]
+__all__ = ["app", "build", "machine", "main", "models", "quantisation"]
 
 #: As `edgelstm --help` lists them: in the order of the work.
-ORDER = ("export", "verify", "calibrate", "quantize", "run", "inspect", "bench", "doctor", "demo")
+ORDER = (
+    "export",
+    "verify",
+    "calibrate",
+    "quantize",
+    "build_engine",
+    "run",
+    "inspect",
+    "bench",
+    "doctor",
+    "demo",
+)
 app.registered_commands.sort(key=lambda c: ORDER.index(c.callback.__name__) if c.callback else 0)
 #: What typer raises for wrong options and arguments; it is click's, which typer may bring along under its own name.
 UsageError: Any = typer.BadParameter.__mro__[1]

@@ -26,6 +26,7 @@ from edgelstm.cli.shared import (
     states_option,
 )
 from edgelstm.errors import EdgeLstmError
+from edgelstm.signature import Signature
 
 
 @app.command(
@@ -197,20 +198,60 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: `edgelstm inspect model.onnx --json`")
+@app.command(epilog="Examples: `edgelstm inspect model.onnx --json` · `edgelstm inspect model.plan`")
 def inspect(
-    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx).")], as_json: Json = False
+    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
+    as_json: Json = False,
 ) -> None:
-    """Show what a model takes, gives and remembers."""
+    """Show what a model or an engine takes, gives and remembers; on a GPU also an engine's layers."""
+    if model.suffix in (".plan", ".engine"):
+        return _inspect_engine(model, as_json)
     from edgelstm import workflows
 
     found = workflows.inspect(model)
     if as_json:
         return print_json(found.to_json())
-    s = found.signature
-    table = Table(
-        title=f"{escape(found.path)}: {'step' if s.window is None else f'window of {s.window} frames'}"
+    _print_signature(found.path, found.signature)
+    operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
+    out.print(f"operators: {operators}", highlight=False)
+    out.print(
+        f"{found.parameters:,} parameters, {size_text(found.bytes)}, opset {found.opset}, sha256 {found.sha256}"
     )
+
+
+def _inspect_engine(plan: Path, as_json: bool) -> None:
+    from edgelstm.engine.inspect import inspect_engine
+
+    found = inspect_engine(plan)
+    if as_json:
+        return print_json(found.to_json())
+    e = found.sidecar
+    _print_signature(str(plan), e.signature)
+    facts = {
+        "runtime": f"{e.runtime} {e.version}",
+        "built on": e.gpu or "no GPU",
+        "compute capabilities": ", ".join(e.targets) or "what its library compiles for",
+        "products in": ", ".join(e.precision),
+        "gates": e.gates,
+        "streams": ":".join(map(str, e.streams)),
+        "size": size_text(found.bytes),
+        **{f"sha256 of {name}": value for name, value in e.hashes.items()},
+        **{name.replace("_", " "): str(value) for name, value in e.options.items()},
+    }
+    for name, value in facts.items():
+        out.print(f"{name}: {value}", highlight=False, markup=False)
+    if found.layers is None:
+        return out.print(found.note, highlight=False, markup=False)
+    table = Table(title=f"{len(found.layers)} layers, {found.reformats} of them reformat")
+    for column in ("layer", "kind", "kernel", "reads"):
+        table.add_column(column, overflow="fold")
+    for layer in found.layers:
+        table.add_row(escape(layer.name), layer.kind, escape(layer.kernel), escape(", ".join(layer.reads)))
+    out.print(table)
+
+
+def _print_signature(path: str, s: Signature) -> None:
+    table = Table(title=f"{escape(path)}: {'step' if s.window is None else f'window of {s.window} frames'}")
     for column in ("kind", "name", "dtype", "shape", "graph"):
         table.add_column(column)
     for kind, tensors in (("input", s.inputs), ("output", s.outputs)):
@@ -225,11 +266,6 @@ def inspect(
         from edgelstm.pipeline import format_ops
 
         out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False, markup=False)
-    operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
-    out.print(f"operators: {operators}", highlight=False)
-    out.print(
-        f"{found.parameters:,} parameters, {size_text(found.bytes)}, opset {found.opset}, sha256 {found.sha256}"
-    )
 
 
 def print_comparison(result: Any) -> None:
