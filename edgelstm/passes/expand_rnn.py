@@ -1,158 +1,245 @@
-"""expand_rnn: ONNX's LSTM operator, one step of it, becomes a Gemm and FusedGates."""
+"""expand_rnn: ONNX's LSTM, GRU and RNN operators, one step of them, become a Gemm and gates."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import onnx
 
-from edgelstm.gates import DOMAIN, CellActivation, GateVariant
-from edgelstm.passes.graph import Array, Graph, attribute
+from edgelstm.gates import DOMAIN
+from edgelstm.passes.graph import Array, Graph
+from edgelstm.passes.rnn_operator import Activation, Direction, Inputs, RnnOperator, is_rnn, name_at, read_rnn
 from edgelstm.passes.shapes import note_shapes
 from edgelstm.step import StepModel, value_shape
 
-#: Rows of the operator's W, R and B, and what FusedGates wants.
-_ONNX_ORDER, _ORDER = "iofg", "ifgo"
-_CELL_ACTIVATIONS: dict[str, CellActivation] = {"Tanh": "tanh", "Relu": "relu"}
+#: The order of FusedGates's z, and of z where f is 1 - i.
+_ORDER, _COUPLED = "ifgo", "igo"
 
 
 def expand_rnn(step: StepModel) -> StepModel:
-    """Guarantees: the same Signature, the same numbers up to rounding, and no LSTM operator that is one plain step.
+    """Guarantees: the same Signature, the same numbers up to rounding, and no LSTM, GRU or RNN operator that is one step.
 
-    Expanded is an ``LSTM`` over a sequence of one, forward, with constant weights and both initial states given:
-    Y, Y_h and Y_c then come from [W | R]·[x ; h] + b and FusedGates, peepholes and hard sigmoids included. All others
-    stay: longer sequences and other directions are windows; ``clip``, ``input_forget`` and ``sequence_lens`` other than
-    one, and activations that FusedGates has no variant for, mean something else.
+    Expanded is an operator over a sequence of one with constant weights and its initial states given, in any
+    ``direction`` (over one frame all are the same). Of an LSTM, Y, Y_h and Y_c come from [W | R]·[x ; h] + b and
+    FusedGates, peepholes, hard sigmoids, relus and ``input_forget`` included; ``clip`` bounds z first. What FusedGates
+    has no variant for (other activations, clip together with peepholes), GRU and RNN become standard operators.
+    ``sequence_lens`` of 1 changes nothing; where it varies, streams of length 0 get zeros, as in ONNX Runtime.
 
-    Source: the operator LSTM of ONNX (gates i, o, f, c; Y [T, directions, N, H], with ``layout`` 1 [N, T, ...]).
+    Left as they are: longer sequences (windows), weights that vary, and activations of unknown parameters.
+
+    Source: the operators LSTM, GRU and RNN of ONNX; see :class:`edgelstm.passes.rnn_operator.RnnOperator`.
     """
     graph = Graph(step)
     noted = note_shapes(step).model.graph
     shapes = {v.name: value_shape(v) for v in (*noted.input, *noted.value_info)}
-    functions = []
-    for node in [n for n in graph.nodes if n.op_type == "LSTM" and n.domain in ("", "ai.onnx")]:
-        variant = _variant(graph, node)
-        weights = _weights(graph, node)
-        time = 1 if attribute(node, "layout", 0) else 0
-        x = shapes.get(node.input[0])
-        if variant is None or weights is None or x is None or x[time] != 1:
+    functions: list[onnx.FunctionProto] = []
+    for node in [n for n in graph.nodes if is_rnn(n)]:
+        operator = read_rnn(graph, node)
+        x = shapes.get(node.input[Inputs.X])
+        if operator is None or x is None or x[operator.time_axis] != 1 or not _has_states(operator):
             continue
-        functions.append(variant.function(graph.opset))
-        _expand(graph, node, variant, *weights, time)
+        functions += _Expansion(graph, operator).run()
     return graph.finish(functions)
 
 
-def _variant(graph: Graph, node: onnx.NodeProto) -> GateVariant | None:
-    names = [a.decode() for a in attribute(node, "activations", [b"Sigmoid", b"Tanh", b"Tanh"])]
-    refused = attribute(node, "clip") is not None or attribute(node, "input_forget", 0)
-    if refused or attribute(node, "direction", b"forward") != b"forward" or len(names) != 3:
-        return None
-    gate, candidate, output = (name.capitalize() for name in names)
-    if candidate not in _CELL_ACTIVATIONS or output not in _CELL_ACTIVATIONS:
-        return None
-    lengths = _input(node, 4)
-    if lengths and not _all_one(graph.constant(lengths)):
-        return None
-    peephole = bool(_input(node, 7))
-    plain = GateVariant(
-        peephole=peephole, candidate=_CELL_ACTIVATIONS[candidate], output=_CELL_ACTIVATIONS[output]
-    )
-    if gate == "Sigmoid":
-        return plain
-    if gate == "Hardsigmoid":
-        # Only activations that take parameters have an entry, and the gate's is the first.
-        alpha = [*attribute(node, "activation_alpha", []), 0.2][0]
-        beta = [*attribute(node, "activation_beta", []), 0.5][0]
-        return replace(plain, gate="hard_sigmoid", alpha=alpha, beta=beta)
-    return None
+def _has_states(operator: RnnOperator) -> bool:
+    places = (Inputs.INITIAL_H, Inputs.INITIAL_C) if operator.kind == "LSTM" else (Inputs.INITIAL_H,)
+    return all(name_at(operator.node.input, place) for place in places)
 
 
-def _weights(graph: Graph, node: onnx.NodeProto) -> tuple[Array, Array, list[Array]] | None:
-    """[W | R] [4H, inputs + H] and b [4H] with the gates in our order, and the peepholes i, f, o."""
-    w, r = graph.constant(node.input[1]), graph.constant(node.input[2])
-    if w is None or r is None or not (_input(node, 5) and _input(node, 6)):
-        return None
-    joined = np.concatenate([w[0], r[0]], axis=1)
-    bias = np.zeros(len(joined), joined.dtype)
-    if _input(node, 3):
-        both = graph.constant(node.input[3])
-        if both is None:
-            return None
-        bias = both[0].reshape(2, -1).sum(axis=0)
-    peepholes: list[Array] = []
-    if _input(node, 7):
-        p = graph.constant(node.input[7])
-        if p is None:
-            return None
-        i, o, f = np.split(p[0], 3)
-        peepholes = [i, f, o]
-    return _reordered(joined), _reordered(bias), peepholes
+class _Expansion:
+    """One operator written anew."""
 
+    def __init__(self, graph: Graph, operator: RnnOperator) -> None:
+        self.graph, self.op, self.node = graph, operator, operator.node
+        self.base = next(name for name in self.node.output if name)
+        self.functions: list[onnx.FunctionProto] = []
 
-def _reordered(rows: Array) -> Array:
-    parts = dict(zip(_ONNX_ORDER, np.split(rows, 4), strict=True))
-    return np.concatenate([parts[gate] for gate in _ORDER])
+    def run(self) -> list[onnx.FunctionProto]:
+        graph, op, inputs = self.graph, self.op, self.node.input
+        graph.remove([self.node])
+        x = self._squeeze(inputs[Inputs.X], [op.time_axis], f"{self.base}_x")
+        h = self._states(inputs[Inputs.INITIAL_H], "h")
+        c = self._states(inputs[Inputs.INITIAL_C], "c") if op.kind == "LSTM" else []
+        after: list[list[str]] = []
+        for k, direction in enumerate(op.directions):
+            self.name = self.base if len(op.directions) == 1 else f"{self.base}_{k}"
+            if op.kind == "LSTM":
+                after.append(self._lstm(direction, x, h[k], c[k]))
+            elif op.kind == "GRU":
+                after.append([self._gru(direction, x, h[k])])
+            else:
+                after.append([self._act(direction.activations[0], self._product(direction, "h", [x, h[k]]))])
+        after = [[self._where_active(value) for value in values] for values in after]
+        self._write(after)
+        return self.functions
 
+    # -- the three cells ----------------------------------------------------------------------------------------------
 
-def _expand(
-    graph: Graph,
-    node: onnx.NodeProto,
-    variant: GateVariant,
-    weight: Array,
-    bias: Array,
-    peepholes: Sequence[Array],
-    time: int,
-) -> None:
-    base = node.output[0] or node.output[1] or node.output[2]
-    # Directions lie on axis 0 of the states, or on axis 1 with layout 1: beside the streams, as time does in x.
-    x = _reshaped(graph, "Squeeze", node.input[0], [time], f"{base}_x")
-    h = _reshaped(graph, "Squeeze", node.input[5], [time], f"{base}_h")
-    c = _reshaped(graph, "Squeeze", node.input[6], [time], f"{base}_c")
-    joined = graph.value("Concat", [x, h], f"{base}_inputs", axis=1)
-    z = graph.value(
-        "Gemm",
-        [joined, graph.weight(weight, f"{base}_weight"), graph.weight(bias, f"{base}_bias")],
-        f"{base}_gates",
-        transB=1,
-    )
-    p = [
-        graph.weight(values, f"{base}_{name}")
-        for name, values in zip(variant.inputs[2:], peepholes, strict=True)
-    ]
-    after = [graph.fresh(f"{base}_{name}") for name in ("h_next", "c_next")]
-    graph.remove([node])
-    graph.node(variant.op_type, [z, c, *p], after, domain=DOMAIN)
-    # Y [T, D, N, H] or [N, T, D, H]; Y_h and Y_c [D, N, H] or [N, D, H].
-    for output, value, axes in (
-        (_output(node, 0), after[0], [1, 2] if time else [0, 1]),
-        (_output(node, 1), after[0], [time]),
-        (_output(node, 2), after[1], [time]),
-    ):
-        if output:
-            _reshaped(graph, "Unsqueeze", value, axes, output, exact=True)
+    def _lstm(self, d: Direction, x: str, h: str, c: str) -> list[str]:
+        variant = self.op.variant(d)
+        z = self._product(d, _COUPLED if self.op.coupled else _ORDER, [x, h], clip=not d.p)
+        if variant is None:
+            return self._plain_lstm(d, z, c)
+        self.functions.append(variant.function(self.graph.opset))
+        p = [self.graph.weight(d.p[formal[-1]], f"{self.name}_{formal}") for formal in variant.inputs[2:]]
+        after = [self.graph.fresh(f"{self.name}_{state}_next") for state in "hc"]
+        self.graph.node(variant.op_type, [z, c, *p], after, domain=DOMAIN)
+        return after
 
+    def _plain_lstm(self, d: Direction, z: str, c: str) -> list[str]:
+        """i, f = f(z + p c); c' = f c + i g(z); o = f(z + p c'); h = o h(c')."""
+        order = _COUPLED if self.op.coupled else _ORDER
+        parts = dict(zip(order, self._split(z, len(order)), strict=True))
+        gate, candidate, output = d.activations
 
-def _reshaped(
-    graph: Graph, op_type: str, value: str, axes: list[int], name: str, *, exact: bool = False
-) -> str:
-    """Squeeze or Unsqueeze; before opset 13 the axes are an attribute."""
-    output = name if exact else graph.fresh(name)
-    if graph.opset < 13:
-        graph.node(op_type, [value], [output], axes=axes)
-    else:
-        graph.node(op_type, [value, graph.weight(np.array(axes, np.int64), f"{output}_axes")], [output])
-    return output
+        def gated(name: str, state: str) -> str:
+            value = parts[name]
+            if d.p:
+                p = self.graph.weight(d.p[name], f"{self.name}_p_{name}")
+                value = self._value("Add", [value, self._value("Mul", [state, p], f"pc_{name}")], f"z_{name}")
+                value = self._clip(value)
+            return self._act(gate, value)
 
+        i = gated("i", c)
+        f = self._value("Sub", [self._number(1.0), i], "f") if self.op.coupled else gated("f", c)
+        g = self._act(candidate, parts["g"] if not d.p else self._clip(parts["g"]))
+        kept, written = self._value("Mul", [f, c], "kept"), self._value("Mul", [i, g], "written")
+        c_next = self._value("Add", [kept, written], "c_next")
+        o = gated("o", c_next)
+        return [self._value("Mul", [o, self._act(output, c_next)], "h_next"), c_next]
 
-def _input(node: onnx.NodeProto, place: int) -> str:
-    return str(node.input[place]) if len(node.input) > place else ""
+    def _gru(self, d: Direction, x: str, h: str) -> str:
+        """z, r; n = g(W x + R (r h)), or with linear_before_reset g(W x + r (R h)); h' = n + z (h - n)."""
+        gate, candidate = d.activations
+        z, r = self._split(self._act(gate, self._product(d, "zr", [x, h])), 2)
+        if self.op.linear_before_reset:
+            from_x = self._gemm(x, d.w["h"], d.wb["h"], "candidate_x")
+            from_h = self._gemm(h, d.r["h"], d.rb["h"], "candidate_h")
+            inner = self._clip(
+                self._value("Add", [from_x, self._value("Mul", [r, from_h], "reset")], "candidate")
+            )
+        else:
+            inner = self._product(d, "h", [x, self._value("Mul", [r, h], "reset")])
+        n = self._act(candidate, inner)
+        kept = self._value("Mul", [z, self._value("Sub", [h, n], "change")], "kept")
+        return self._value("Add", [n, kept], "h_next")
 
+    # -- their parts --------------------------------------------------------------------------------------------------
 
-def _output(node: onnx.NodeProto, place: int) -> str:
-    return str(node.output[place]) if len(node.output) > place else ""
+    def _product(self, d: Direction, gates: str, values: Sequence[str], *, clip: bool = True) -> str:
+        """[W | R]·[x ; h] + b of some gates, in that order, [N, len(gates) H]; clipped as the operator says."""
+        weight = np.concatenate([np.concatenate([d.w[gate], d.r[gate]], axis=1) for gate in gates])
+        bias = np.concatenate([d.bias(gate) for gate in gates])
+        label = "" if self.op.kind == "LSTM" else f"_{gates}"
+        joined = self._value("Concat", values, f"inputs{label}", axis=1)
+        z = self._gemm(joined, weight, bias, f"gates{label}")
+        return self._clip(z) if clip else z
 
+    def _gemm(self, value: str, weight: Array, bias: Array, label: str) -> str:
+        names = [
+            self.graph.weight(a, f"{self.name}_{label}_{n}") for a, n in ((weight, "weight"), (bias, "bias"))
+        ]
+        return self._value("Gemm", [value, *names], label, transB=1)
 
-def _all_one(lengths: Array | None) -> bool:
-    return lengths is not None and bool((lengths == 1).all())
+    def _act(self, activation: Activation, value: str) -> str:
+        name, alpha, beta = activation.name, activation.alpha, activation.beta
+        label = name.lower()
+        if name == "Affine":
+            return self._affine(value, alpha, beta, label)
+        if name == "ScaledTanh":
+            inner = self._affine(value, beta, None, f"{label}_in")
+            return self._affine(self._value("Tanh", [inner], f"{label}_tanh"), alpha, None, label)
+        given = {key: v for key, v in (("alpha", alpha), ("beta", beta)) if v is not None}
+        return self._value(name, [value], label, **given)
+
+    def _affine(self, value: str, scale: float | None, shift: float | None, label: str) -> str:
+        if scale is not None:
+            value = self._value("Mul", [value, self._number(scale)], f"{label}_scaled")
+        return value if shift is None else self._value("Add", [value, self._number(shift)], label)
+
+    def _clip(self, value: str) -> str:
+        limit = self.op.clip
+        if limit is None:
+            return value
+        if self.graph.opset < 11:
+            return self._value("Clip", [value], "clipped", min=-limit, max=limit)
+        return self._value("Clip", [value, self._number(-limit), self._number(limit)], "clipped")
+
+    def _split(self, value: str, count: int) -> list[str]:
+        names = [self.graph.fresh(f"{self.name}_part") for _ in range(count)]
+        extra = {"num_outputs": count} if self.graph.opset >= 18 else {}
+        self.graph.node("Split", [value], names, axis=1, **extra)
+        return names
+
+    def _value(self, op_type: str, inputs: Sequence[str], label: str, **attributes: object) -> str:
+        return self.graph.value(op_type, inputs, f"{self.name}_{label}", **attributes)
+
+    def _number(self, value: float) -> str:
+        dtype = self.op.directions[0].w[next(iter(self.op.directions[0].w))].dtype
+        return self.graph.weight(np.array(value, dtype), f"{self.base}_number")
+
+    # -- the operator's edges -----------------------------------------------------------------------------------------
+
+    def _states(self, value: str, label: str) -> list[str]:
+        """The state of each direction, [N, H]."""
+        axis, count = self.op.time_axis, len(self.op.directions)
+        if count == 1:
+            return [self._squeeze(value, [axis], f"{self.base}_{label}")]
+        # A Gather of one place is what the passes that follow look through.
+        return [
+            self.graph.value(
+                "Gather",
+                [value, self.graph.weight(np.array(k, np.int64), f"{self.base}_direction")],
+                f"{self.base}_{label}_{k}",
+                axis=axis,
+            )
+            for k in range(count)
+        ]
+
+    def _where_active(self, value: str) -> str:
+        """Zeros for streams whose sequence is empty."""
+        lengths = name_at(self.node.input, Inputs.SEQUENCE_LENS)
+        if not lengths:
+            return value
+        known = self.graph.constant(lengths)
+        if known is not None and (known == 1).all():
+            return value
+        zero = self.graph.weight(np.array(0, np.int32), f"{self.base}_none")
+        active = self._value("Greater", [lengths, zero], "active")
+        return self._value(
+            "Where", [self._axes("Unsqueeze", active, [1]), value, self._number(0.0)], "or_zero"
+        )
+
+    def _write(self, after: list[list[str]]) -> None:
+        """Y [T, D, N, H], or [N, T, D, H] with layout 1; Y_h and Y_c [D, N, H], or [N, D, H]."""
+        time = self.op.time_axis
+        for place, which in ((0, 0), (1, 0), (2, 1)):
+            output = name_at(self.node.output, place)
+            if not output:
+                continue
+            values = [states[which] for states in after]
+            if len(values) == 1:
+                axes = [time] if place else [time, time + 1]
+                self._axes("Unsqueeze", values[0], axes, output)
+                continue
+            stacked = [self._axes("Unsqueeze", value, [time]) for value in values]
+            if place:
+                self.graph.node("Concat", stacked, [output], axis=time)
+            else:
+                both = self._value("Concat", stacked, "directions", axis=time)
+                self._axes("Unsqueeze", both, [time], output)
+
+    def _squeeze(self, value: str, axes: list[int], name: str) -> str:
+        return self._axes("Squeeze", value, axes, self.graph.fresh(name))
+
+    def _axes(self, op_type: str, value: str, axes: list[int], output: str | None = None) -> str:
+        """Squeeze or Unsqueeze; before opset 13 the axes are an attribute."""
+        output = output or self.graph.fresh(f"{value}_axis")
+        if self.graph.opset < 13:
+            self.graph.node(op_type, [value], [output], axes=axes)
+        else:
+            places = self.graph.weight(np.array(axes, np.int64), f"{output}_axes")
+            self.graph.node(op_type, [value, places], [output])
+        return output
