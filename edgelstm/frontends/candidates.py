@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +13,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.forms import Kind, Unfit, describe
+from edgelstm.frontends.forms import Form, Unfit, describe
 from edgelstm.frontends.shapes import example, is_shape
 
 DOCUMENTED = "its documented states"
 GIVEN = "states as given"
 LEFT_OUT = "states left out"
+
+#: What people call the argument that takes states.
+_STATE_NAME = re.compile(r"state|hidden|hx|hc|carry|memor|^h_?0?$|prev")
 
 #: Examples of one frame, without the stream axis, by input name.
 Frames = Mapping[str, Tensor]
@@ -28,10 +33,9 @@ MakeStates = Callable[[int], Any]
 class Candidate:
     """A guess to be borne out: a form, and how states are made. ``source`` says where they come from."""
 
-    kind: Kind
+    form: Form
     make: MakeStates
     source: str
-    time: int | None = None
 
 
 def candidates(
@@ -40,17 +44,11 @@ def candidates(
     if (known := _of_torch(module, batch_first)) is not None:
         yield known
         return
-    if batch_first is None:
-        batch_first = getattr(module, "batch_first", None)
-        kinds: list[tuple[Kind, int | None]] = [("cell", None), ("step", None)]
-    else:
-        kinds = []
-    kinds += [("sequence", 1)] if batch_first is not False else []
-    kinds += [("sequence", 0)] if batch_first is not True else []
+    forms = list(_forms(module, frames, batch_first))
 
     def each(make: MakeStates, source: str) -> Iterator[Candidate]:
-        for kind, time in kinds:
-            yield Candidate(kind, make, source, time)
+        for form in forms:
+            yield Candidate(form, make, source)
 
     if states is not None:
         for make in _given(states):
@@ -62,19 +60,48 @@ def candidates(
     ):
         if callable(method := getattr(module, name, None)):
             yield from each(_method(method, arguments), f"states from its {name}()")
-    for kind, time in kinds:
-        yield Candidate(kind, _left_out(module, frames, kind, time), LEFT_OUT, time)
+    for form in forms:
+        yield Candidate(form, _left_out(module, frames, form), LEFT_OUT)
     for make, source in _by_attribute(module, frames):
         yield from each(make, source)
+
+
+def _forms(module: nn.Module, frames: Frames, batch_first: bool | None) -> Iterator[Form]:
+    """Every way to call a module, the usual ones first."""
+    keyword = _state_argument(module, len(frames))
+    if batch_first is None:
+        batch_first = getattr(module, "batch_first", None)
+        yield Form("cell", "nested", "states", keyword=keyword)
+        yield Form("step", "leaves", "pair")
+        yield Form("step", "nested", "pair", keyword=keyword)
+        yield Form("cell", "leaves", "states")
+        yield Form("step", "leaves", "flat")
+        yield Form("step", "nested", "flat", keyword=keyword)
+    for time in (1, 0):
+        if batch_first in (None, time == 1):
+            yield Form("sequence", "nested", "pair", time, keyword)
+            yield Form("sequence", "leaves", "pair", time)
+            yield Form("sequence", "nested", "flat", time, keyword)
+            yield Form("sequence", "leaves", "flat", time)
+
+
+def _state_argument(module: nn.Module, frames: int) -> str | None:
+    """The argument of forward that is called like a state, where others stand between it and the frames."""
+    try:
+        names = list(inspect.signature(module.forward).parameters)[frames:]
+    except (TypeError, ValueError):
+        return None
+    named = [k for k, name in enumerate(names) if _STATE_NAME.search(name.lower())]
+    return names[named[0]] if named and named[0] > 0 else None
 
 
 def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
     """torch's own recurrent modules, which say all there is to know."""
     if isinstance(module, nn.LSTMCell):
-        return Candidate("cell", _zeros((module.hidden_size,), (module.hidden_size,)), DOCUMENTED)
-    if isinstance(module, nn.GRUCell | nn.RNNCell):
         hidden = module.hidden_size
-        return Candidate("cell", _zero((hidden,)), DOCUMENTED)
+        return Candidate(Form("cell", "nested", "states"), _zeros((hidden,), (hidden,)), DOCUMENTED)
+    if isinstance(module, nn.GRUCell | nn.RNNCell):
+        return Candidate(Form("cell", "nested", "states"), _zero((module.hidden_size,)), DOCUMENTED)
     if not isinstance(module, nn.RNNBase):
         return None
     if module.bidirectional:
@@ -89,15 +116,13 @@ def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
             "batch_first", found=batch_first, expected=f"{module.batch_first}, as the module has it"
         )
     time, layers, hidden = int(module.batch_first), module.num_layers, module.hidden_size
+    form = Form("sequence", "nested", "pair", time)
     if isinstance(module, nn.LSTM):
         h = module.proj_size or hidden
         return Candidate(
-            "sequence",
-            lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)),
-            DOCUMENTED,
-            time,
+            form, lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)), DOCUMENTED
         )
-    return Candidate("sequence", lambda n: torch.zeros(layers, n, hidden), DOCUMENTED, time)
+    return Candidate(form, lambda n: torch.zeros(layers, n, hidden), DOCUMENTED)
 
 
 def _given(states: Any) -> Iterator[MakeStates]:
@@ -137,15 +162,11 @@ def _image_size(frames: Frames) -> tuple[tuple[int, ...], ...]:
     return (tuple(first.shape[-2:]),)
 
 
-def _left_out(module: nn.Module, frames: Frames, kind: Kind, time: int | None) -> MakeStates:
+def _left_out(module: nn.Module, frames: Frames, form: Form) -> MakeStates:
     """What a call without states gives back, as zeros: where the module starts when nobody says otherwise."""
 
     def make(n: int) -> Any:
-        returned = call(module, *sample(frames, n, time=time))
-        if kind != "cell":
-            if not isinstance(returned, tuple | list) or len(returned) != 2:
-                raise Unfit(f"returned {describe(returned)}", returned=True)
-            returned = returned[1]
+        _, returned = form.parts(call(module, *sample(frames, n, time=form.time)))
         leaves = pytree.tree_leaves(returned)
         if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise Unfit(f"returned {describe(returned)} as its next state", returned=True)

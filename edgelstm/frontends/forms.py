@@ -13,6 +13,10 @@ from torch.utils import _pytree as pytree
 from edgelstm.signature import Signature
 
 Kind = Literal["cell", "step", "sequence"]
+#: States in one nested argument, or each tensor an argument of its own.
+Arguments = Literal["nested", "leaves"]
+#: What comes back: (outputs, states); the states alone, the first of which is the output; or one after the other.
+Returns = Literal["pair", "states", "flat"]
 FORMS: dict[Kind, str] = {
     "cell": "a cell, cell(x, (h, c)) -> (h, c)",
     "step": "a step, forward(x, *states) -> (outputs, next states)",
@@ -41,13 +45,17 @@ class Result:
 class Form:
     """How a module is called and how its result is read.
 
-    nesting: how it nests its states. time: the axis of its frames that a sequence module runs along. timed: which of
-    its outputs have that axis, too.
+    nesting: how it nests its states. keyword: the argument they are given as, where it is not the one after the
+    frames. time: the axis of its frames that a sequence module runs along. timed: which of its outputs have that
+    axis, too.
     """
 
     kind: Kind
-    nesting: Any
+    arguments: Arguments
+    returns: Returns
     time: int | None = None
+    keyword: str | None = None
+    nesting: Any = None
     timed: tuple[bool, ...] = ()
 
     def call(self, module: nn.Module, frames: Sequence[Tensor], states: Sequence[Tensor]) -> Result:
@@ -64,20 +72,31 @@ class Form:
 
     def run(self, module: nn.Module, frames: Sequence[Tensor], states: Sequence[Tensor]) -> Any:
         """Call the module with frames as they are."""
-        if self.kind == "step":
+        if self.arguments == "leaves":
             return module(*frames, *states)
-        return module(*frames, pytree.tree_unflatten(list(states), self.nesting))
+        nested = pytree.tree_unflatten(list(states), self.nesting)
+        if self.keyword is not None:
+            return module(*frames, **{self.keyword: nested})
+        return module(*frames, nested)
 
     def read(self, returned: Any) -> Result:
         """Take what the module returned apart."""
-        if self.kind == "cell":
+        if self.returns == "states":
             states = _tensors(returned)
             return Result(states[:1], None, states)
-        if not isinstance(returned, tuple | list) or len(returned) != 2:
-            raise Unfit(f"returned {describe(returned)}", returned=True)
-        outputs, states = returned
+        outputs, following = self.parts(returned)
         names = tuple(map(str, outputs)) if isinstance(outputs, Mapping) else None
-        return Result(_tensors(outputs), names, _tensors(states))
+        return Result(_tensors(outputs), names, _tensors(following))
+
+    def parts(self, returned: Any) -> tuple[Any, Any]:
+        """(outputs, next states), as the module nests them."""
+        if self.returns == "states":
+            return (), returned
+        enough = isinstance(returned, tuple | list) and len(returned) >= 2
+        if not enough or (self.returns == "pair" and len(returned) != 2):
+            raise Unfit(f"returned {describe(returned)}", returned=True)
+        outputs, *following = returned
+        return outputs, following[0] if self.returns == "pair" else tuple(following)
 
 
 @dataclass(frozen=True)
@@ -130,6 +149,7 @@ class TorchStep(nn.Module):
 
 
 def _tensors(value: Any) -> list[Tensor]:
+    """All tensors in ``value``, in order. Raises Unfit where anything else is among them."""
     if isinstance(value, Mapping):
         value = tuple(value.values())
     leaves = pytree.tree_leaves(value)

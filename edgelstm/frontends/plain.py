@@ -99,10 +99,18 @@ class _Stack(nn.Module):
 
     def __init__(self, source: nn.LSTM | nn.GRU, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.batch_first = source.batch_first
+        # What forward may ask its recurrent module for.
+        self.batch_first, self.bidirectional = source.batch_first, False
         self.num_layers = source.num_layers
-        self.hidden_size = source.hidden_size
+        self.input_size, self.hidden_size, self.proj_size = (
+            source.input_size,
+            source.hidden_size,
+            source.proj_size,
+        )
         self.layers = nn.ModuleList(layers)
+
+    def flatten_parameters(self) -> None:
+        """As torch's: about the memory of a GPU, nothing else."""
 
     def run(self, x: Tensor, states: Sequence[Carried | None]) -> tuple[Tensor, list[Carried]]:
         if not isinstance(x, Tensor) or x.dim() != 3:

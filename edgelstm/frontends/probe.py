@@ -62,7 +62,7 @@ def _fit(module: nn.Module, frames: Frames, candidate: Candidate) -> tuple[Form,
     form = None
     for n in (FEW, MORE):
         leaves, nesting = pytree.tree_flatten(call(candidate.make, n))
-        form = Form(candidate.kind, nesting, candidate.time)
+        form = replace(candidate.form, nesting=nesting)
         result = call(form.call, module, sample(frames, n), leaves)
         before, after = ([(tuple(t.shape), t.dtype) for t in group] for group in (leaves, result.states))
         if before != after:
@@ -72,12 +72,56 @@ def _fit(module: nn.Module, frames: Frames, candidate: Candidate) -> tuple[Form,
             )
         results[n] = result
     assert form is not None
-    if candidate.time is not None:
+    if form.time is not None:
         form = _with_timed_outputs(module, frames, form, candidate)
         results = {
             n: form.call(module, sample(frames, n), pytree.tree_leaves(candidate.make(n))) for n in results
         }
+    _check_streams(module, frames, form, candidate, results)
     return form, results
+
+
+def _check_streams(
+    module: nn.Module, frames: Frames, form: Form, candidate: Candidate, results: Mapping[int, Result]
+) -> None:
+    """Every state has an axis for streams, every output has it first, and no stream sees another. Raises Unfit.
+
+    Time on the other axis, and a sequence without a batch taken for frames, show as streams that see each other.
+    """
+    few, more = results[FEW], results[MORE]
+    for k, (a, b) in enumerate(zip(few.outputs, more.outputs, strict=True)):
+        if a.dim() == 0 or a.shape[:1] != (FEW,) or b.shape[:1] != (MORE,) or a.shape[1:] != b.shape[1:]:
+            raise Unfit(
+                f"gave output {k} as {list(a.shape)} for {FEW} streams and {list(b.shape)} for {MORE}, whose first "
+                "axis is not the streams",
+                returned=True,
+            )
+    axes = [_stream_axis(k, a, b) for k, (a, b) in enumerate(zip(few.states, more.states, strict=True))]
+    if form.time is None and (form.arguments == "leaves" or form.kind == "cell"):
+        return
+    changed = [
+        torch.stack([x[0], y[1]]) if x.is_floating_point() else x
+        for x, y in zip(sample(frames, FEW), sample(frames, FEW, seed=1), strict=True)
+    ]
+    other = call(form.call, module, changed, pytree.tree_leaves(candidate.make(FEW)))
+    same = all(_close(a[0], b[0]) for a, b in zip(few.outputs, other.outputs, strict=True)) and all(
+        _close(a.select(axis, 0), b.select(axis, 0))
+        for a, b, axis in zip(few.states, other.states, axes, strict=True)
+    )
+    if not same:
+        raise Unfit("gave one stream other results when the frame of another changed", returned=True)
+
+
+def _stream_axis(k: int, few: Tensor, more: Tensor) -> int:
+    """The axis of state ``k`` that follows the number of streams. Raises Unfit."""
+    for axis, sizes in enumerate(zip(few.shape, more.shape, strict=True)):
+        if sizes == (FEW, MORE):
+            return axis
+    raise Unfit(
+        f"gave state {k} as {list(few.shape)} for {FEW} streams and {list(more.shape)} for {MORE}, without an axis "
+        "of that size",
+        returned=True,
+    )
 
 
 def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate: Candidate) -> Form:
@@ -130,7 +174,7 @@ def _step(
     outputs: Sequence[str] | None,
 ) -> TorchStep:
     few, more = (results[n] for n in (FEW, MORE))
-    places = _places(module, few.states, more.states)
+    places = _places(few.states, more.states)
     if candidate.source == LEFT_OUT and states is None:
         _check_starts_at_zero(module, frames, form, few)
     initial = [place.take(pytree.tree_leaves(candidate.make(FEW))) for place in places]
@@ -149,13 +193,12 @@ def _step(
     if len(names) != len(places):
         names = _state_names(module, form, candidate.make(FEW), places, len(frames))
     taken = {*frames, *names}
-    specs = [
-        _output(module, label if label not in taken else f"{label}_out", a, b)
-        for label, a, b in zip(_output_names(module, few, outputs), few.outputs, more.outputs, strict=True)
-    ]
+    labels = [n if n not in taken else f"{n}_out" for n in _output_names(module, few, outputs)]
     signature = Signature(
         inputs=tuple(TensorSpec(n, _dtype(n, f), ("N", *f.shape)) for n, f in frames.items()),
-        outputs=tuple(specs),
+        outputs=tuple(
+            TensorSpec(n, _dtype(n, y), ("N", *y.shape[1:])) for n, y in zip(labels, few.outputs, strict=True)
+        ),
         states=tuple(
             StateSpec(n, n, f"{n}_next", _dtype(n, t), ("N", *t.shape[1:]), _initial(n, t))
             for n, t in zip(names, initial, strict=True)
@@ -168,19 +211,8 @@ def _flat(states: Any) -> list[Tensor]:
     return pytree.tree_leaves(examples(tuple(states.values()) if isinstance(states, Mapping) else states))
 
 
-def _places(module: nn.Module, few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
-    axes = []
-    for k, (a, b) in enumerate(zip(few, more, strict=True)):
-        moved = [
-            axis for axis, sizes in enumerate(zip(a.shape, b.shape, strict=True)) if sizes == (FEW, MORE)
-        ]
-        if not moved:
-            raise EdgeLstmError(
-                f"state {k} of {type(module).__name__} has no axis for streams",
-                found=f"{list(a.shape)} for {FEW} streams and {list(b.shape)} for {MORE}",
-                expected="one axis of that size",
-            )
-        axes.append(moved[0])
+def _places(few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
+    axes = [_stream_axis(k, a, b) for k, (a, b) in enumerate(zip(few, more, strict=True))]
     layers = {t.shape[0] if axis == 1 else None for t, axis in zip(few, axes, strict=True)}
     count = layers.pop() if len(layers) == 1 else None
     if count is not None and count <= MAX_LAYERS:
@@ -203,7 +235,7 @@ def _state_names(
 ) -> list[str]:
     """h0, c0, h1, c1, ... where states come in pairs; else forward's names; else state0, state1, ..."""
     count = len(places)
-    if form.kind == "step":
+    if form.arguments == "leaves":
         positional = [
             p.name
             for p in inspect.signature(module.forward).parameters.values()
@@ -242,16 +274,6 @@ def _output_names(module: nn.Module, result: Result, outputs: Sequence[str] | No
     return list(names)
 
 
-def _output(module: nn.Module, name: str, few: Tensor, more: Tensor) -> TensorSpec:
-    if few.dim() == 0 or (few.shape[0], more.shape[0]) != (FEW, MORE) or few.shape[1:] != more.shape[1:]:
-        raise EdgeLstmError(
-            f"output {name!r} of {type(module).__name__}",
-            found=f"{list(few.shape)} for {FEW} streams and {list(more.shape)} for {MORE}",
-            expected="the streams on its first axis, and only there",
-        )
-    return TensorSpec(name, _dtype(name, few), ("N", *few.shape[1:]))
-
-
 def _dtype(name: str, tensor: Tensor) -> str:
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
@@ -282,7 +304,7 @@ def _not_step_shaped(
     if candidate.source == DOCUMENTED:
         shapes = ", ".join(str(list(frame.shape)) for frame in frames.values())
         return EdgeLstmError(f"{name} can't take a frame of shape {shapes}", found=f"it {unfit}")
-    form = FORMS[candidate.kind].split(",")[0]
+    form = FORMS[candidate.form.kind].split(",")[0]
     return EdgeLstmError(
         f"{name}.forward is not step-shaped",
         found=f"called as {form} ({candidate.source}) it {unfit}",
