@@ -1,0 +1,49 @@
+// FusedGates on the GPU: h and c_out from the gates' pre-activations, in one pass over memory.
+//
+// A thread computes a run of elements whose z takes 16 bytes a gate. What it does is computeRun() of fused_gates_run.h,
+// the code that fusedGatesOnHost() runs; here is only what needs a GPU. The types of c and h are looked at in the
+// kernel, once a thread; the type of z, how runs lie, and the two usual variants make kernels of their own.
+#include "edgelstm/fused_gates.h"
+
+#include "edgelstm/fused_gates_run.h"
+
+namespace edgelstm {
+namespace {
+
+template <class K>
+__global__ void __launch_bounds__(kThreads) fusedGatesKernel(__grid_constant__ Plan const plan) {
+    if constexpr (std::is_same_v<typename K::VariantType, FusedGatesVariant>) {
+        computeRun<K::z, K::run, K::walk>(plan, plan.params.variant, blockIdx.x, threadIdx.x);
+    } else {
+        computeRun<K::z, K::run, K::walk>(plan, typename K::VariantType{}, blockIdx.x, threadIdx.x);
+    }
+}
+
+}  // namespace
+
+bool isSupported(FusedGatesForms const& forms) { return formsSupported(forms); }
+
+char const* whyRefused(FusedGatesParams const& params) { return refusal(params); }
+
+cudaError_t fusedGates(FusedGatesParams const& params, cudaStream_t stream) {
+    if (refusal(params) != nullptr) {
+        return cudaErrorInvalidValue;
+    }
+    if (params.streams == 0) {
+        return cudaSuccess;
+    }
+    if (params.nonFinite != nullptr) {
+        cudaError_t const cleared = cudaMemsetAsync(
+            params.nonFinite, 0, sizeof(int32_t) * static_cast<size_t>(params.streams), stream);
+        if (cleared != cudaSuccess) {
+            return cleared;
+        }
+    }
+    Plan const plan = planOf(params);
+    return dispatch(plan, [&plan, stream](auto kernel, auto const&) {
+        fusedGatesKernel<decltype(kernel)><<<plan.blocks, kThreads, 0, stream>>>(plan);
+        return cudaPeekAtLastError();
+    });
+}
+
+}  // namespace edgelstm
