@@ -1,6 +1,6 @@
 """What this machine can do, and what to install for what is missing.
 
-    doctor() -> DoctorReport        report.to_json() -> dict; report.table() -> rich.table.Table
+    doctor() -> DoctorReport        report.devices -> where it can stream; report.to_json() -> dict; report.table()
 
 Quick, and it never fails: whatever can't be found out is reported as missing.
 """
@@ -11,18 +11,26 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgelstm import machine
+from edgelstm.errors import EdgeLstmError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 SCHEMA = 1
-PLUGIN_VARIABLE = "EDGELSTM_PLUGIN_LIBRARY"
+#: Devices a model can stream on, and the backends that would do it.
+DEVICES = {"cpu": "ONNX Runtime", "cuda": "TensorRT, or ONNX Runtime's CUDA provider"}
+#: Modules the TensorRT backend stands on.
+TENSORRT_MODULES = ("tensorrt", "cuda.bindings")
+#: Seconds they may take to load, in a process of their own: a broken library can abort it.
+LOAD_TIMEOUT = 60.0
 #: Python module, distribution that brings it, our extra that installs it, what it is for.
 PACKAGES: tuple[tuple[str, str, str, str], ...] = (
     ("torch", "torch", "torch", "export from PyTorch, verify against it"),
@@ -40,7 +48,7 @@ State = Literal["ok", "missing"]
 @dataclass(frozen=True)
 class Finding:
     """One thing looked for: in which ``area``, what was ``found`` (None: nothing), and a ``hint`` what to do if it
-    is missed. ``needed`` is True for what streaming itself stands on; all else is optional."""
+    is missed. ``needed`` is True for what is missed while the machine can't stream on any device."""
 
     area: str
     name: str
@@ -61,9 +69,26 @@ class DoctorReport:
     findings: tuple[Finding, ...]
 
     @property
+    def devices(self) -> tuple[str, ...]:
+        """The devices on which this machine can stream, out of :data:`DEVICES`."""
+        return tuple(f.name for f in self.findings if f.area == "stream" and f.found is not None)
+
+    @property
     def ready(self) -> bool:
         """Whether this machine can stream a model at all."""
-        return all(f.found is not None for f in self.findings if f.needed)
+        return bool(self.devices)
+
+    def check(self, device: str | None = None) -> None:
+        """Raise EdgeLstmError, with what to do, unless this machine can stream on ``device`` (None: on any)."""
+        if device is not None and device not in DEVICES:
+            raise EdgeLstmError("device", found=device, expected=f"one of {', '.join(DEVICES)}")
+        wanted = list(DEVICES) if device is None else [device]
+        if not set(wanted) & set(self.devices):
+            raise EdgeLstmError(
+                f"this machine can't stream on {' or '.join(wanted)}",
+                expected="; ".join(DEVICES[name] for name in wanted),
+                hint=". ".join(self[name].hint or "" for name in wanted),
+            )
 
     def __getitem__(self, name: str) -> Finding:
         """The finding called ``name``."""
@@ -77,6 +102,7 @@ class DoctorReport:
         return {
             "schema": SCHEMA,
             "ready": self.ready,
+            "devices": list(self.devices),
             "findings": [{**asdict(f), "state": f.state} for f in self.findings],
         }
 
@@ -100,7 +126,42 @@ class DoctorReport:
 
 def doctor() -> DoctorReport:
     """Look this machine over: processor, memory, runtimes, GPU, plugin, optional packages, cameras."""
-    return DoctorReport((*_hardware(), *_runtimes(), *_nvidia(), *_packages(), _cameras()))
+    runtimes, nvidia = list(_runtimes()), list(_nvidia())
+    streaming = list(_streaming({f.name: f for f in (*runtimes, *nvidia)}))
+    if all(f.found is None for f in streaming):
+        streaming = [replace(f, needed=True) for f in streaming]
+    return DoctorReport((*streaming, *_hardware(), *runtimes, *nvidia, *_packages(), _cameras()))
+
+
+def _streaming(found: dict[str, Finding]) -> Iterator[Finding]:
+    """Whether a model could stream on each device, from what else was found."""
+    ort, gpu, tensorrt = found["onnxruntime"], found["GPU"], found["tensorrt"]
+    yield Finding("stream", "cpu", ort.found and f"ONNX Runtime {ort.found}", ort.hint)
+    if gpu.found is None:
+        yield Finding("stream", "cuda", None, gpu.hint or found["CUDA driver"].hint)
+        return
+    device = gpu.found.partition(",")[0]
+    trouble = tensorrt.hint if tensorrt.found is None else _trouble_loading(TENSORRT_MODULES)
+    if trouble is None:
+        yield Finding("stream", "cuda", f"TensorRT {tensorrt.found} on {device}")
+    elif "CUDA" in (found["onnxruntime providers"].found or "").split(", "):
+        yield Finding("stream", "cuda", f"ONNX Runtime {ort.found} on {device}", trouble)
+    else:
+        yield Finding("stream", "cuda", None, trouble)
+
+
+def _trouble_loading(modules: Sequence[str]) -> str | None:
+    """Why modules that are installed do not load, as a hint; None if they do."""
+    command = [sys.executable, "-c", f"import {', '.join(modules)}"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LOAD_TIMEOUT, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"{' and '.join(modules)} do not load: {_first_line(error)}"
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    said = lines[-1] if lines else f"its process ended with code {done.returncode}"
+    return f"{' and '.join(modules)} do not load ({said}): pip install 'edgelstm[tensorrt]' cuda-bindings"
 
 
 def _hardware() -> Iterator[Finding]:
@@ -133,7 +194,7 @@ def _runtimes() -> Iterator[Finding]:
     except Exception as error:  # a broken binary package can raise anything
         trouble = f"It is installed but does not load: {_first_line(error)}. Reinstall it: {hint}"
     missing = trouble or hint
-    yield Finding("run", "onnxruntime", version, None if version else missing, needed=True)
+    yield Finding("run", "onnxruntime", version, None if version else missing)
     yield Finding("run", "onnxruntime providers", providers, None if providers else missing)
 
 
@@ -163,16 +224,28 @@ def _nvidia() -> Iterator[Finding]:
     yield _package(
         "nvidia", "tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13"), "pip install 'edgelstm[rtx]'"
     )
-    path = os.environ.get(PLUGIN_VARIABLE)
-    found = path if path and Path(path).is_file() else None
-    hint = None
-    if found is None:
-        hint = (
-            f"{PLUGIN_VARIABLE}={path} names no file"
-            if path
-            else f"Only for TensorRT engines: build plugins/ and set {PLUGIN_VARIABLE}"
+    yield _package(
+        "nvidia",
+        "cuda.bindings",
+        ("cuda-bindings",),
+        "Only for TensorRT engines: pip install cuda-bindings of the CUDA version that the driver runs",
+    )
+    yield _plugin(cuda, gpus)
+
+
+def _plugin(cuda: machine.Cuda | None, gpus: Sequence[machine.Gpu]) -> Finding:
+    """The FusedGates plugin's library, and whether it fits the GPU and the driver that are here."""
+    found, hint = None, None
+    try:
+        from edgelstm.runtime import plugin_library as library
+
+        path = library.find_plugin_library(
+            capability=gpus[0].capability if gpus else None, driver=cuda.version if cuda else None
         )
-    yield Finding("nvidia", "FusedGates plugin", found, hint)
+        found = f"{path}: {library.read_plugin_library(path).summary()}"
+    except (EdgeLstmError, ImportError) as error:  # without NumPy, which a broken installation lacks
+        hint = f"Only for TensorRT engines: {error}"
+    return Finding("nvidia", "FusedGates plugin", found, hint)
 
 
 def _packages() -> Iterator[Finding]:
@@ -182,7 +255,7 @@ def _packages() -> Iterator[Finding]:
 
 def _package(area: str, module: str, distributions: tuple[str, ...], hint: str) -> Finding:
     """Version of an installed module, looked up without importing it: some take seconds, some abort."""
-    try:
+    try:  # looking up a module inside a package imports the package
         present = importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):
         present = False

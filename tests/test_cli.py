@@ -144,6 +144,17 @@ def test_every_command_has_help_with_an_example(run: Run) -> None:
         assert f"edgelstm {command}" in text.replace("\n", " "), command
 
 
+def test_doctor_as_a_health_check(run: Run) -> None:
+    """Docker takes 1 for unhealthy and reserves 2."""
+    assert run("doctor", "--check") == (0, "", "")
+    code, text, error = run("doctor", "--check", "--device", "cuda", "--json")
+    ready = "cuda" in json.loads(text)["devices"]
+    assert code == (0 if ready else 1)
+    assert ready == (error == "")
+    assert run("doctor", "--check", "--device", "gpu")[0] == 2
+    assert run("doctor", "--device", "cpu")[0] == 2
+
+
 def test_export_of_a_plain_onnx_by_its_state_pairs(run: Run, model: Path) -> None:
     plain = onnx.load(model)
     del plain.metadata_props[:]

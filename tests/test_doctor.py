@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import subprocess
 import sys
 import time
@@ -12,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from edgelstm import doctor as module
 from edgelstm.doctor import PACKAGES, doctor
+from edgelstm.errors import EdgeLstmError
+from edgelstm.runtime.plugin_library import VARIABLE
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOW = "import json; from edgelstm.doctor import doctor; print(json.dumps(doctor().to_json()))"
@@ -29,6 +31,17 @@ def in_another_python(*flags: str, path: Path = ROOT, **environment: str) -> dic
         check=True,
     )
     return {f["name"]: f for f in json.loads(done.stdout)["findings"]}
+
+
+def check(*flags: str) -> subprocess.CompletedProcess[str]:
+    """What ``doctor().check()`` does in a Python started with ``flags``."""
+    return subprocess.run(
+        [sys.executable, *flags, "-c", "from edgelstm.doctor import doctor; doctor().check()"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def test_it_knows_this_machine() -> None:
@@ -68,13 +81,78 @@ def test_a_runtime_that_is_installed_but_broken_is_told_from_a_missing_one(tmp_p
 
 
 def test_plugin_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv(module.PLUGIN_VARIABLE, raising=False)
-    assert module.PLUGIN_VARIABLE in (doctor()["FusedGates plugin"].hint or "")
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "edgelstm build-plugin" in (doctor()["FusedGates plugin"].hint or "")
     library = tmp_path / "libplugin.so"
-    monkeypatch.setenv(module.PLUGIN_VARIABLE, str(library))
+    monkeypatch.setenv(VARIABLE, str(library))
     assert "names no file" in (doctor()["FusedGates plugin"].hint or "")
     library.touch()
-    assert doctor()["FusedGates plugin"].found == str(library)
+    assert "is not the FusedGates plugin" in (doctor()["FusedGates plugin"].hint or "")
+    info = {"schema": 1, "tensorrt": "10.3.0", "cuda": 12060, "architectures": [87], "ptx": 87}
+    text = json.dumps({**info, "machine": platform.machine()})
+    library.write_bytes(b"ELF\0edgelstm-plugin " + text.encode() + b"\0")
+    found = doctor()["FusedGates plugin"].found or ""
+    assert str(library) in found
+    assert "TensorRT 10.3.0" in found
+
+
+def test_a_machine_without_any_runtime_is_not_ready() -> None:
+    done = check("-S")
+    assert done.returncode == 1
+    assert "can't stream on cpu or cuda" in done.stderr
+    assert "edgelstm[cpu]" in done.stderr
+
+
+def test_this_machine_streams_on_the_cpu() -> None:
+    report = doctor()
+    assert "cpu" in report.devices
+    report.check()
+    report.check("cpu")
+    with pytest.raises(EdgeLstmError, match="device: found gpu; expected one of cpu, cuda"):
+        report.check("gpu")
+
+
+@pytest.mark.parametrize(
+    ("tensorrt", "bindings", "ready", "said"),
+    [
+        ("", "", True, "TensorRT 10.3.0 on Orin"),
+        ("raise OSError('libnvinfer.so.10: not found')", "", False, "libnvinfer.so.10: not found"),
+        ("import os; os.abort()", "", False, "do not load"),
+        ("", None, False, "cuda"),
+        (None, "", False, "edgelstm[tensorrt]"),
+    ],
+)
+def test_streaming_on_a_gpu_takes_a_tensorrt_that_loads(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tensorrt: str | None,
+    bindings: str | None,
+    ready: bool,
+    said: str,
+) -> None:
+    """The driver is this machine's one thing that can't be had without a GPU; the packages are files that load or don't."""
+    for name, code in (("tensorrt", tensorrt), ("cuda", ""), ("cuda/bindings", bindings)):
+        if code is not None:
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "__init__.py").write_text(code)
+    if tensorrt is not None:
+        information = tmp_path / "tensorrt-10.3.0.dist-info"
+        information.mkdir()
+        (information / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
+    show = f"from edgelstm import doctor, machine; machine.cuda = lambda: machine.Cuda('12.6', (machine.Gpu('Orin', '8.7', 8),)); {SHOW}"
+    done = subprocess.run(
+        [sys.executable, "-c", show],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    (finding,) = (
+        f for f in json.loads(done.stdout)["findings"] if (f["area"], f["name"]) == ("stream", "cuda")
+    )
+    assert (finding["state"] == "ok") == ready
+    assert said in (finding["found"] or finding["hint"])
 
 
 def test_every_extra_it_names_is_one_of_the_project_s() -> None:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from edgelstm.cli.shared import Json, Threads, Weights, app, out, print_json, progress_bar
+from edgelstm.cli.shared import Json, Threads, Weights, app, err, out, print_json, progress_bar
+from edgelstm.errors import EdgeLstmError
 
 
 @app.command(epilog="Example: `edgelstm bench model.safetensors --against torch,onnxruntime,openvino --json`")
@@ -46,15 +47,35 @@ def bench(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: `edgelstm doctor --json`")
-def doctor(as_json: Json = False) -> None:
+@app.command(
+    epilog="Examples: `edgelstm doctor` · `edgelstm doctor --check --device cuda` in a container's health check"
+)
+def doctor(
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with code 1 if no model could stream on this machine.")
+    ] = False,
+    device: Annotated[str | None, typer.Option(help="With --check: cpu or cuda (default: any).")] = None,
+    as_json: Json = False,
+) -> None:
     """Say what this machine can do, and what to install for what is missing."""
+    from edgelstm.doctor import DEVICES
     from edgelstm.doctor import doctor as examine
 
+    if device is not None and not check:
+        raise EdgeLstmError("--device", found="no --check", hint="It says which device --check is about")
+    if device is not None and device not in DEVICES:
+        raise EdgeLstmError("--device", found=device, expected=f"one of {', '.join(DEVICES)}")
     report = examine()
     if as_json:
-        return print_json(report.to_json())
-    out.print(report.table())
+        print_json(report.to_json())
+    elif not check:
+        out.print(report.table())
+    if check:
+        try:
+            report.check(device)
+        except EdgeLstmError as error:
+            err.print(f"edgelstm: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+            raise typer.Exit(1) from error
 
 
 @app.command(epilog="Examples: `edgelstm demo` · `edgelstm demo --radar knmi/ -o build/radar`")
