@@ -1,0 +1,225 @@
+"""Rows and sides: where the current state of each stream lies. Every backend with buffers of its own is built on this.
+
+Every state has two buffers of ``capacity`` rows, and every row remembers on which *side* its current value lies. A call
+takes a run of rows: the engine reads them on one side and writes the other, and only the rows that took part change
+sides. So an idle row inside the run keeps its bits (what was written over there is never looked at), and nothing is
+copied. Only when few rows of a long run take part are they gathered into scratch buffers instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.runtime.protocol import Array, Frame, Outputs
+from edgelstm.signature import Signature
+
+#: Rows that take part / rows computed, below which gathering is cheaper than computing idle rows too.
+DENSE = 0.75
+#: Bound calls kept; each holds some pointers only.
+MAX_CALLS = 512
+
+_Key = tuple[int, int, int]  # first row (-1: scratch), rows, side
+
+
+@dataclass(frozen=True)
+class CallSize:
+    """Which runs of rows an engine takes in a call.
+
+    least, most: rows (most None: any number). granule: a run begins at a multiple of so many rows, where its address
+    is aligned. overwrites: the engine may write over the states it reads, so no idle row may lie in a run.
+    """
+
+    least: int = 1
+    most: int | None = None
+    granule: int = 1
+    overwrites: bool = False
+
+
+class Memory(Protocol):
+    """Buffers of one backend, and the engine calls bound to them. ``buffers`` are what :meth:`allocate` gave."""
+
+    def allocate(self) -> Any:
+        """Buffers for the states of all rows; what they hold has no meaning yet."""
+
+    def put(self, slot: int, frame: Frame) -> None:
+        """Lay a frame into row ``slot`` of the inputs."""
+
+    def bind(self, first: int, count: int, before: Any, after: Any) -> Any:
+        """An engine call that reads rows [first, first + count) of ``before`` and of the inputs, and writes ``after``."""
+
+    def run(self, call: Any) -> list[Outputs]:
+        """Begin a call; outputs by row of the run, good once :meth:`wait` is back."""
+
+    def wait(self) -> None:
+        """Return when everything begun is done."""
+
+    def move(self, source: Any, row: int, target: Any, to: int) -> None:
+        """Copy the states of one row."""
+
+    def read(self, buffers: Any, row: int) -> dict[str, Array]:
+        """A copy of the states of one row, by name."""
+
+    def write(self, buffers: Any, row: int, values: Mapping[str, Array]) -> None:
+        """Set the states of one row."""
+
+    def close(self) -> None:
+        """Free everything; calling it again does nothing."""
+
+
+@dataclass(slots=True)
+class RowState:
+    """State of all rows: ``buffers[side]``; ``side[row]`` says which one is current.
+
+    ``written``: rows set since the last step. ``calls``: bound engine calls by rows and side.
+    """
+
+    buffers: tuple[Any, Any]
+    side: list[int]
+    scratch: tuple[Any, Any] | None = None
+    calls: dict[_Key, Any] = field(default_factory=dict)
+    written: set[int] = field(default_factory=set)
+
+
+class RowProgram:
+    """The part of a Program (see :class:`edgelstm.runtime.protocol.Program`) that does not depend on the backend.
+
+    memory: the backend's buffers, of :func:`capacity` rows.
+    """
+
+    def __init__(self, signature: Signature, streams: int, size: CallSize, memory: Memory) -> None:
+        self.signature = signature
+        self.streams = streams
+        self._size = size
+        self._memory = memory
+
+    def new_state(self) -> RowState:
+        """All rows at their initial value."""
+        memory, rows = self._memory, capacity(self.streams, self._size)
+        state = RowState((memory.allocate(), memory.allocate()), [0] * rows)
+        values = {s.name: s.initial_value() for s in self.signature.states}
+        for row in range(rows):
+            memory.write(state.buffers[0], row, values)
+        return state
+
+    def step(self, frames: Sequence[Frame], state: RowState, active: Sequence[int]) -> list[Outputs]:
+        """Advance rows ``active``; see the protocol."""
+        memory = self._memory
+        state.written.clear()
+        if self._size.most == 1 or len(active) == 1 == self._size.least == self._size.granule:
+            for frame, row in zip(frames, active, strict=True):
+                memory.put(row, frame)
+            outputs = [self._run(state, row, 1)[0] for row in active]
+        else:
+            first, count = self._span(active)
+            fewest = max(len(active), self._size.least)
+            if fewest < DENSE * count or (self._size.overwrites and len(active) < count):
+                return self._step_gathered(frames, state, active, fewest)
+            for frame, row in zip(frames, active, strict=True):
+                memory.put(row, frame)
+            if count > 1:
+                self._align(state, range(first, first + count), state.side[active[0]])
+            done = self._run(state, first, count)
+            outputs = [done[row - first] for row in active]
+        memory.wait()
+        for row in active:
+            state.side[row] ^= 1
+        return outputs
+
+    def read_state(self, state: RowState, row: int) -> dict[str, Array]:
+        """A copy of one row's state by name."""
+        return self._memory.read(state.buffers[state.side[row]], row)
+
+    def write_state(self, state: RowState, row: int, values: Mapping[str, Array]) -> None:
+        """Set one row's state.
+
+        An output may be a view of the current side and has to last until the next step, so the first write
+        after a step goes to the other side.
+        """
+        if row not in state.written:
+            state.written.add(row)
+            state.side[row] ^= 1
+        self._memory.write(state.buffers[state.side[row]], row, values)
+
+    def close(self) -> None:
+        """Free the engine and its buffers; calling it again does nothing."""
+        self._memory.close()
+
+    def _span(self, active: Sequence[int]) -> tuple[int, int]:
+        """(First row, rows) of the shortest run the engine takes that holds all of ``active``."""
+        size = self._size
+        first = active[0] - active[0] % size.granule
+        end = active[-1] + 1
+        if end - first < size.least:
+            first = min(first, capacity(self.streams, size) - size.least)
+            first -= first % size.granule
+        return first, max(end - first, size.least)
+
+    def _run(self, state: RowState, first: int, count: int) -> list[Outputs]:
+        """Run rows [first, first + count), whose current values lie on one side; the other side is written."""
+        side = state.side[first]
+        call = state.calls.get((first, count, side))
+        if call is None:
+            call = self._memory.bind(first, count, state.buffers[side], state.buffers[1 - side])
+            _remember(state.calls, (first, count, side), call)
+        return self._memory.run(call)
+
+    def _step_gathered(
+        self, frames: Sequence[Frame], state: RowState, active: Sequence[int], count: int
+    ) -> list[Outputs]:
+        """Few rows, far apart: copy their state together, run them as one call, copy it back."""
+        memory = self._memory
+        if state.scratch is None:
+            state.scratch = (memory.allocate(), memory.allocate())
+        before, after = state.scratch
+        for slot, (frame, row) in enumerate(zip(frames, active, strict=True)):
+            memory.put(slot, frame)
+            memory.move(state.buffers[state.side[row]], row, before, slot)
+        call = state.calls.get((-1, count, 0))
+        if call is None:
+            call = memory.bind(0, count, before, after)
+            _remember(state.calls, (-1, count, 0), call)
+        outputs = memory.run(call)[: len(active)]
+        for slot, row in enumerate(active):
+            memory.move(after, slot, state.buffers[state.side[row]], row)
+        memory.wait()
+        return outputs
+
+    def _align(self, state: RowState, rows: range, side: int) -> None:
+        """Bring the rows' current values to one side (needed only after a step in which some of them were idle)."""
+        for row in rows:
+            if state.side[row] != side:
+                self._memory.move(state.buffers[1 - side], row, state.buffers[side], row)
+                state.side[row] = side
+
+
+def call_size(signature: Signature, streams: int, where: str) -> CallSize:
+    """Runs of rows that a graph with this Signature takes.
+
+    Raises EdgeLstmError when a fixed stream axis does not fit ``streams``.
+    """
+    if streams < 1:
+        raise EdgeLstmError("streams", found=streams, expected="at least 1")
+    axis = signature.stream_axis
+    if not isinstance(axis, int):
+        return CallSize()
+    if axis not in (1, streams):
+        raise EdgeLstmError(
+            f"{where} takes {axis} streams in every call",
+            found=f"streams={streams}",
+            expected=f"streams={axis}",
+        )
+    return CallSize(axis, axis)
+
+
+def capacity(streams: int, size: CallSize) -> int:
+    """Rows the buffers need: no fewer than a call takes."""
+    return max(streams, size.least)
+
+
+def _remember(calls: dict[_Key, Any], key: _Key, call: Any) -> None:
+    if len(calls) >= MAX_CALLS:
+        calls.pop(next(iter(calls)))
+    calls[key] = call
