@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgelstm.engine.build import build_engine
     from edgelstm.errors import EdgeLstmError
     from edgelstm.frontends import nn
     from edgelstm.quantization import calibrate, quantize
@@ -31,6 +32,7 @@ __all__ = [
     "Stream",
     "TensorSpec",
     "__version__",
+    "build_engine",
     "calibrate",
     "export",
     "inspect",
@@ -49,6 +51,7 @@ _HOME = {
     "StepModel": "edgelstm.step",
     "Stream": "edgelstm.runtime.runner",
     "TensorSpec": "edgelstm.signature",
+    "build_engine": "edgelstm.engine.build",
     "calibrate": "edgelstm.quantization",
     "export": "edgelstm.workflows",
     "inspect": "edgelstm.workflows",

@@ -35,7 +35,8 @@ def build_faster(job: Job, target: Path) -> BuiltEngine:
     kinds: tuple[Gates, ...] = ("native", "plugin")
     with tempfile.TemporaryDirectory(prefix="edgelstm-") as folder:
         built_of = {kind: job.build(Path(folder, f"{kind}.plan"), kind) for kind in kinds}
-        timings, last = {}, {}
+        timings: dict[str, float] = {}
+        last: dict[str, dict[str, Array]] = {}
         for kind in kinds:
             timings[kind], last[kind] = _timed(built_of[kind].plan, job.options.streams[1])
         apart = max(_apart(last["native"][name], last["plugin"][name]) for name in last["native"])
@@ -51,7 +52,7 @@ def build_faster(job: Job, target: Path) -> BuiltEngine:
             shutil.copyfile(chosen.plan, plan)
             write_text(sidecar_path(target), chosen.sidecar.dumps())
         seconds = sum(built.seconds for built in built_of.values())
-    return replace(chosen, plan=target, seconds=seconds, notes=(*chosen.notes, note), timings=dict(timings))
+    return replace(chosen, plan=target, seconds=seconds, notes=(*chosen.notes, note), timings=timings)
 
 
 def _why_native(job: Job) -> str | None:
@@ -60,10 +61,8 @@ def _why_native(job: Job) -> str | None:
         return "no GPU here to time the plugin on"
     if job.row.plugins == "none":
         return f"{job.runtime} has no plugins"
-    from edgelstm.runtime.plugin_library import find_plugin_library
-
     try:
-        find_plugin_library()
+        job.plugin_library()
     except EdgeLstmError as error:
         return str(error)
     return None

@@ -18,6 +18,7 @@ from edgelstm.engine.process import Progress, Request, build_in_child
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path, read_bytes, sha256, write_bytes, write_text
 from edgelstm.passes.lower import lower
+from edgelstm.runtime.plugin_library import cache_folder, find_plugin_library
 from edgelstm.runtime.sidecar import Gates, RuntimeName, Sidecar, sidecar_path
 from edgelstm.step import StepModel
 
@@ -183,9 +184,7 @@ class Job:
         started = time.monotonic()
         hashes, plugin = dict(self.hashes), None
         if gates == "plugin":
-            from edgelstm.runtime.plugin_library import find_plugin_library
-
-            plugin = find_plugin_library()
+            plugin = self.plugin_library()
             hashes["plugin"] = sha256(read_bytes(plugin))
         in_place = gates == "plugin" and self.row.aliasing
         lowered = lower(
@@ -236,6 +235,11 @@ class Job:
             write_text(sidecar_path(target), sidecar.dumps())
         return BuiltEngine(target, sidecar, time.monotonic() - started)
 
+    def plugin_library(self) -> Path:
+        """The plugin's library for this TensorRT and GPU. Raises EdgeLstmError where there is none that fits."""
+        capability = self.gpu.capability if self.gpu else None
+        return find_plugin_library(tensorrt=self.version, capability=capability)
+
     def _sidecar(self, gates: Gates, hashes: dict[str, str]) -> Sidecar:
         options = self.options
         shown = {
@@ -257,7 +261,9 @@ class Job:
             gpu=self.gpu.name if self.gpu and built_here else None,
             gates=gates,
             precision=product_precisions(self.step),
-            options={name: value for name, value in shown.items() if value not in (None, False)},
+            options={
+                name: value for name, value in shown.items() if value is not None and value is not False
+            },
             hashes=hashes,
         )
 
@@ -266,8 +272,6 @@ class Job:
             return None
         if self.timing_cache is not None:
             return self.timing_cache
-        from edgelstm.runtime.plugin_library import cache_folder
-
         gpu = re.sub(r"[^A-Za-z0-9]+", "-", self.gpu.name if self.gpu else "none")
         return cache_folder() / "timing" / f"{self.version}-{gpu}.cache"
 

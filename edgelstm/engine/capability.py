@@ -53,8 +53,8 @@ LIBRARIES: tuple[Library, ...] = (
     #       name          runtime         since        ships                  strong precisions plugins aliasing dla    cache  no GPU oldest newest
     Library("8.5",        "tensorrt",     (8, 5),      "JetPack 5.1",         False, _OLD, "V2",   False, _JETSONS, True,  False, 5.3, 9.0),
     Library("8.6",        "tensorrt",     (8, 6),      "",                    False, _OLD, "V2",   False, _JETSONS, True,  False, 6.0, 9.0),
-    Library("10.0",       "tensorrt",     (10, 0),     "",                    True,  _ALL, "V3",   False, _ORIN,    True,  False, 7.0, 9.0),
-    Library("10.3",       "tensorrt",     (10, 3),     "JetPack 6.x",         True,  _ALL, "V3",   True,  _ORIN,    True,  False, 7.0, 9.0),
+    Library("10.0",       "tensorrt",     (10, 0),     "",                    True,  _ALL, "V3",   False, _ORIN,    True,  False, 7.5, 9.0),
+    Library("10.3",       "tensorrt",     (10, 3),     "JetPack 6.x",         True,  _ALL, "V3",   True,  _ORIN,    True,  False, 7.5, 9.0),
     Library("10.8",       "tensorrt",     (10, 8),     "",                    True,  _ALL, "V3",   True,  _NONE,    True,  False, 7.5, 12.1),
     Library("10.13",      "tensorrt",     (10, 13),    "JetPack 7.0, 7.1",    True,  _ALL, "V3",   True,  _NONE,    True,  False, 7.5, 12.1),
     Library("10.16",      "tensorrt",     (10, 16),    "",                    True,  _ALL, "V3",   True,  _NONE,    True,  False, 7.5, 12.1),

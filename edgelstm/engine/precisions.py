@@ -10,7 +10,7 @@ from edgelstm.passes.shapes import element_types
 from edgelstm.step import StepModel
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-_NAMES = {
+_NAMES: dict[int | None, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",
@@ -39,9 +39,21 @@ def product_precisions(step: StepModel) -> tuple[str, ...]:
 
 
 def check_made_for_tensorrt(step: StepModel, where: str) -> None:
-    """Raise EdgeLstmError for a graph quantised for ONNX Runtime: its codes have zero points, which TensorRT refuses."""
+    """Raise EdgeLstmError for a graph that must not reach the builder.
+
+    One quantised for ONNX Runtime has codes with zero points, which TensorRT refuses. A node of an unknown domain makes
+    TensorRT for RTX abort.
+    """
     graph, types = Graph(step), element_types(step)
+    bodies = {(f.domain, f.name) for f in step.model.functions}
     for node in graph.nodes:
+        if not is_standard(node) and (node.domain, node.op_type) not in bodies:
+            raise EdgeLstmError(
+                f"{where}: node {node.name or node.output[0]!r} has no body",
+                found=f"{node.domain}.{node.op_type}, which only a plugin runs",
+                expected="a step graph as edgelstm export writes it",
+                hint="Build from that one; --gates plugin is how to ask for the plugin",
+            )
         if node.op_type in _SCALED and is_standard(node):
             codes = node.input[0] if node.op_type == "DequantizeLinear" else node.output[0]
             zero = graph.constant(node.input[2]) if len(node.input) > 2 else None
