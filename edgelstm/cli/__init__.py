@@ -9,11 +9,11 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, machine, models, quantisation
+from edgelstm.cli import build, engine, machine, models, quantisation
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
-__all__ = ["app", "build", "machine", "main", "models", "quantisation"]
+__all__ = ["app", "build", "engine", "machine", "main", "models", "quantisation"]
 
 #: As `edgelstm --help` lists them: in the order of the work.
 ORDER = (
@@ -22,6 +22,7 @@ ORDER = (
     "calibrate",
     "quantize",
     "build_engine",
+    "build_plugin",
     "run",
     "inspect",
     "bench",

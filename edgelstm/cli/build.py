@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from edgelstm.cli.shared import Json, app, err, out, print_json, size_text
+from edgelstm.cli.shared import Json, app, out, phases, print_json, size_text
 
 
 @app.command(
@@ -74,7 +71,7 @@ def build_engine(
         gpu_fallback=gpu_fallback,
         targets=tuple(target or ()),
     )
-    with _phases() as show:
+    with phases() as show:
         built = engine.build_engine(
             model,
             output,
@@ -98,30 +95,3 @@ def build_engine(
         markup=False,
         highlight=False,
     )
-
-
-@contextmanager
-def _phases() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar of the outermost phase, the innermost named beside it."""
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.fields[inner]}"),
-        TimeElapsedColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    with bar:
-        task = bar.add_task("building", total=None, inner="")
-        outer: list[str] = []
-
-        def show(phase: str, done: int, of: int) -> None:
-            if not outer and of:
-                outer.append(phase)
-            if outer == [phase]:
-                bar.update(task, completed=done, total=of or None)
-            else:
-                bar.update(task, inner=phase if of else "")
-
-        yield show

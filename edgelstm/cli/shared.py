@@ -10,7 +10,14 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from edgelstm.errors import EdgeLstmError
 
@@ -53,6 +60,33 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
     with bar:
         task = bar.add_task(what, total=total)
         yield lambda count: bar.advance(task, count)
+
+
+@contextmanager
+def phases() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar of the outermost phase, the innermost named beside it."""
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.fields[inner]}"),
+        TimeElapsedColumn(),
+        console=err,
+        transient=True,
+        disable=not err.is_terminal,
+    )
+    with bar:
+        task = bar.add_task("building", total=None, inner="")
+        outer: list[str] = []
+
+        def show(phase: str, done: int, of: int) -> None:
+            if not outer and of:
+                outer.append(phase)
+            if outer == [phase]:
+                bar.update(task, completed=done, total=of or None)
+            else:
+                bar.update(task, inner=phase if of else "")
+
+        yield show
 
 
 def print_json(data: dict[str, Any]) -> None:
