@@ -10,6 +10,7 @@ import importlib.metadata
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -168,10 +169,9 @@ def headers_version(folder: Path) -> str | None:
 def find_nvcc(given: PathLike | None = None) -> Path:
     """CUDA's compiler: the one given (or in the folder given), ``$CUDACXX``, ``$CUDA_HOME``, ``$CUDA_PATH``, on the path,
     where CUDA is usually installed. Raises EdgeLstmError if there is none."""
-    named = (
-        [given] if given is not None else [os.environ.get(v) for v in ("CUDACXX", "CUDA_HOME", "CUDA_PATH")]
-    )
-    for place in filter(None, named):
+    variables = (os.environ.get(name) for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"))
+    named: list[PathLike] = [given] if given is not None else [value for value in variables if value]
+    for place in named:
         for candidate in (Path(place), Path(place) / "nvcc", Path(place) / "bin" / "nvcc"):
             if candidate.is_file() and os.access(candidate, os.X_OK):
                 return candidate.absolute()
@@ -195,13 +195,24 @@ def _run_cmake(sources: Path, folder: Path, definitions: dict[str, str], progres
     if cmake is None:
         raise EdgeLstmError("cmake is not here", hint="Install it: apt install cmake, or pip install cmake")
     generator = ["-G", "Ninja"] if shutil.which("ninja") else []
-    given = [f"-D{name}={value}" for name, value in definitions.items()]
-    _run([cmake, "-S", str(sources), "-B", str(folder), *generator, *given], "configuring", progress)
-    _run([cmake, "--build", str(folder), "--parallel"], "compiling", progress)
+    given = [f"-D{name}={value}" for name, value in definitions.items() if value]
+    by_hand = shlex.join(["cmake", "-S", str(sources), "-B", "build/plugin", *given])
+    commands = {
+        "configuring": [cmake, "-S", str(sources), "-B", str(folder), *generator, *given],
+        "compiling": [cmake, "--build", str(folder), "--parallel"],
+    }
+    for phase, command in commands.items():
+        error = _run(command, phase, progress)
+        if error is not None:
+            raise EdgeLstmError(
+                f"{phase} the plugin failed",
+                found=error,
+                hint=f"To see everything: {by_hand} && cmake --build build/plugin",
+            )
 
 
-def _run(command: list[str], phase: str, progress: Progress | None) -> None:
-    """Run one of CMake's commands. Raises EdgeLstmError with the compiler's or CMake's own words if it fails."""
+def _run(command: list[str], phase: str, progress: Progress | None) -> str | None:
+    """Run one of CMake's commands. Returns the compiler's or CMake's own words if it fails."""
     lines: list[str] = []
     if progress:
         progress(phase, 0, 0)
@@ -210,38 +221,32 @@ def _run(command: list[str], phase: str, progress: Progress | None) -> None:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            lines.append(line.rstrip())
+            lines.append(line.strip())
             step = _STEP.match(line)
             if step and progress:
                 progress(phase, int(step[1]), int(step[2] or 100))
-    if process.returncode:
-        raise EdgeLstmError(
-            f"{phase} the plugin failed", found=_said(lines), hint=f"By hand: {' '.join(command)}"
-        )
+    return _said(lines) if process.returncode else None
 
 
 def _said(lines: list[str]) -> str:
-    """What went wrong, out of everything CMake and the compilers printed: from the first error on, three lines."""
-    found = [line.strip() for line in lines if line.strip()]
-    first = next(
-        (i for i, line in enumerate(found) if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE)), -3
-    )
-    return " | ".join(found[first:][:3])[:600] or "no output"
+    """What went wrong, out of everything CMake and the compilers printed: three lines, from the first error on."""
+    found = [line for line in lines if line]
+    errors = (i for i, line in enumerate(found) if re.search(r"\b(error|fatal)\b", line, re.IGNORECASE))
+    return " | ".join(found[next(errors, -3) :][:3])[:600].rstrip(".") or "no output"
 
 
 def _architectures(given: Iterable[str] | None) -> list[str]:
     """As nvcc writes them: "8.7" and "87" are 87. Empty: whatever this CUDA knows."""
     if given is None:
-        gpus = machine.cuda()
-        given = [gpu.capability for gpu in gpus.gpus] if gpus else []
-    given = list(given)
+        cuda = machine.cuda()
+        given = [gpu.capability for gpu in cuda.gpus] if cuda else []
+    given = set(given)
     for text in given:
-        number = text.strip().replace(".", "")
-        if not re.fullmatch(r"\d{2,3}", number):
+        if not re.fullmatch(r"\d{1,2}\.\d|\d{2,3}", text):
             raise EdgeLstmError(
                 f"GPU architecture {text!r}", expected="a compute capability such as 8.7 or 87"
             )
-        yield number
+    return sorted({text.replace(".", "") for text in given}, key=int)
 
 
 def _cross(sources: Path, built_for: str, cuda_target: PathLike | None) -> dict[str, str]:
