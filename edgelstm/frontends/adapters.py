@@ -33,6 +33,7 @@ def as_step(
     states: Any = None,
     batch_first: bool | None = None,
     outputs: Sequence[str] | None = None,
+    carry_state: bool = False,
 ) -> TorchStep:
     """A copy of ``module`` (evaluation mode, float32, CPU) as one step; ``module`` itself is left as it is.
 
@@ -44,6 +45,8 @@ def as_step(
         nested as the module nests them, or a flat mapping by name. Needed where the module itself does not tell:
         by ``initial_states(streams)``, by a state that may be left out, or by an attribute such as ``hidden_size``.
     batch_first: whether a sequence module takes [B, T, ...] or [T, B, ...]; found by running it when None.
+    carry_state: for a module that starts from zeros at every call: carry the states of the cells inside it all the same.
+        Without it that is done only where the module gives those states back.
     outputs: names of the outputs; else the module's ``output_names``, its dictionary's keys, or ``y`` (``y0, y1, ...``).
 
     Returns a :class:`~edgelstm.frontends.forms.TorchStep` with a Signature: stream axis ``N``, states ``h0, c0, h1, ...``
@@ -62,4 +65,4 @@ def as_step(
     except Exception as error:  # whatever a user's module raises
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
     copied = copied.to(device="cpu").float().eval().requires_grad_(False)
-    return probe(copied, read_frames(frame), states, batch_first, outputs)
+    return probe(copied, read_frames(frame), states, batch_first, outputs, carry_state)

@@ -19,6 +19,7 @@ from edgelstm.frontends.shapes import example, is_shape
 DOCUMENTED = "its documented states"
 GIVEN = "states as given"
 LEFT_OUT = "states left out"
+INSIDE = "states found in the cells inside"
 
 #: What people call the argument that takes states.
 _STATE_NAME = re.compile(r"state|hidden|hx|hc|carry|memor|^h_?0?$|prev")

@@ -32,6 +32,10 @@ class Unfit(Exception):
         super().__init__(reason)
 
 
+class Windowed(Unfit):
+    """A module that takes and gives states, and yet sees more of time than these tell."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What one call gave: outputs, their names if the module names them, and next states in the module's layout."""
@@ -156,6 +160,11 @@ def _tensors(value: Any) -> list[Tensor]:
     if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
         raise Unfit(f"returned {describe(value)} where tensors belong", returned=True)
     return leaves
+
+
+def called(module: nn.Module) -> str:
+    """What messages call a module: its class, not that of a wrapper of ours."""
+    return str(getattr(module, "called", type(module).__name__))
 
 
 def describe(value: Any) -> str:

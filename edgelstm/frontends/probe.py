@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.candidates import (
     DOCUMENTED,
     GIVEN,
+    INSIDE,
     LEFT_OUT,
     Candidate,
     Frames,
@@ -25,7 +27,8 @@ from edgelstm.frontends.candidates import (
     examples,
     sample,
 )
-from edgelstm.frontends.forms import FORMS, Form, Place, Result, TorchStep, Unfit, describe
+from edgelstm.frontends.forms import FORMS, Form, Place, Result, TorchStep, Unfit, Windowed, called, describe
+from edgelstm.frontends.inside import Inside, find, initial
 from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 #: Two numbers of streams; the axis of a tensor that follows them is the stream axis.
@@ -37,7 +40,12 @@ TOLERANCE = 1e-3
 
 
 def probe(
-    module: nn.Module, frames: Frames, states: Any, batch_first: bool | None, outputs: Sequence[str] | None
+    module: nn.Module,
+    frames: Frames,
+    states: Any,
+    batch_first: bool | None,
+    outputs: Sequence[str] | None,
+    carry_state: bool,
 ) -> TorchStep:
     """See :func:`edgelstm.frontends.adapters.as_step`; ``module`` is a copy in evaluation mode."""
     attempts: list[tuple[Candidate, Unfit]] = []
@@ -50,7 +58,56 @@ def probe(
                 attempts.append((candidate, unfit))
                 continue
             return _step(module, frames, form, candidate, results, states, outputs)
-    raise _not_step_shaped(module, frames, attempts, states)
+        if not any(isinstance(unfit, Windowed) for _, unfit in attempts):
+            for inside, candidate in _inside(module, frames, batch_first):
+                try:
+                    form, results = _fit(inside, frames, candidate)
+                    _check_same(module, inside, frames, candidate)
+                except Unfit as unfit:
+                    attempts.append((candidate, unfit))
+                    continue
+                if not (carry_state or inside.gives_states):
+                    raise _restarts(inside)
+                return _step(inside, frames, form, candidate, results, states, outputs)
+    raise _refusal(module, frames, attempts, states)
+
+
+def _inside(
+    module: nn.Module, frames: Frames, batch_first: bool | None
+) -> Iterator[tuple[Inside, Candidate]]:
+    """The module with the states of its cells at the door, for either axis of time."""
+    for time in (1, 0):
+        try:
+            found = find(module, frames, time) if batch_first in (None, time == 1) else None
+        except Unfit:
+            continue
+        if found is not None:
+            make = partial(initial, module, found, frames, time)
+            yield found, Candidate(Form("sequence", "nested", "pair", time), make, INSIDE)
+
+
+def _check_same(module: nn.Module, inside: Inside, frames: Frames, candidate: Candidate) -> None:
+    """What it starts from is what the module itself starts from. Raises Unfit."""
+    pairs = zip(sample(frames, FEW, seed=1), sample(frames, FEW, seed=2), strict=True)
+    time = candidate.form.time or 0
+    both = [torch.stack(pair, dim=time) for pair in pairs]
+    whole = call(module, *both)
+    told = call(inside, *both, candidate.make(FEW))[0]
+    leaves = pytree.tree_leaves(whole[0] if inside.gives_states else whole)
+    if not all(_close(a, b) for a, b in zip(leaves, pytree.tree_leaves(told), strict=True)):
+        raise Unfit("gave other results when its cells start from their first state", returned=True)
+
+
+def _restarts(inside: Inside) -> EdgeLstmError:
+    paths = inside.paths
+    some = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+    return EdgeLstmError(
+        f"{inside.called} is a window: it starts anew at every call",
+        found=f"states inside ({some}) that forward neither takes nor gives back",
+        expected="a word on what is wanted",
+        hint="window=10 (--window 10) exports windows of 10 frames, as it stands; carry_state=True (--carry-state) "
+        "a step whose state is carried on from frame to frame, longer than it may have been trained for",
+    )
 
 
 # -- whether a candidate is borne out -----------------------------------------------------------------------------
@@ -146,10 +203,8 @@ def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate
     steps = [y.squeeze(time) if t else y for y, t in zip(two.outputs, timed, strict=True)]
     for a, b in zip([*whole, *at_once.states], [*steps, *two.states], strict=True):
         if not _close(a, b):
-            raise EdgeLstmError(
-                f"{type(module).__name__} is a window, not a step",
-                found="two frames in one call give other results than one after the other with the state carried",
-                expected="a module whose state is all it knows of the past, and that needs no frames of the future",
+            raise Windowed(
+                "gives other results for two frames in one call than for one after the other", returned=True
             )
     return replace(form, timed=timed)
 
@@ -185,7 +240,7 @@ def _step(
         given = _flat(states)
         if [tuple(t.shape) for t in given] != shapes:
             raise EdgeLstmError(
-                f"the states of {type(module).__name__}",
+                f"the states of {called(module)}",
                 found=f"{[tuple(t.shape) for t in given]} as given",
                 expected=f"{shapes}",
             )
@@ -224,7 +279,7 @@ def _check_starts_at_zero(module: nn.Module, frames: Frames, form: Form, result:
     untold = form.read(module(*sample(frames, FEW, time=form.time))).states
     if not all(_close(a, b) for a, b in zip(untold, result.states, strict=True)):
         raise EdgeLstmError(
-            f"{type(module).__name__} starts from a state of its own",
+            f"{called(module)} starts from a state of its own",
             found="a first step without a state that differs from one that starts from zeros",
             expected="states=, arrays of its initial values without the stream axis",
         )
@@ -233,7 +288,7 @@ def _check_starts_at_zero(module: nn.Module, frames: Frames, form: Form, result:
 def _state_names(
     module: nn.Module, form: Form, nested: Any, places: Sequence[Place], frames: int
 ) -> list[str]:
-    """h0, c0, h1, c1, ... where states come in pairs; else forward's names; else state0, state1, ..."""
+    """h0, c0, h1, c1, ... (h1 alone for a GRU), if they come by layers; else forward's names; else state0, state1, ..."""
     count = len(places)
     if form.arguments == "leaves":
         positional = [
@@ -249,8 +304,15 @@ def _state_names(
         )
     elif isinstance(nested, Tensor):
         return [f"h{k}" for k in range(count)]
+    elif _is_pair(nested):
+        paired = True
     else:
-        paired = all(_is_pair(item) for item in (nested if not _is_pair(nested) else [nested]))
+        groups = [[item] if isinstance(item, Tensor) else item for item in nested]
+        paired = all(map(_is_pair, groups))
+        if not paired and all(len(group) == 1 or _is_pair(group) for group in groups):
+            names = [f"{'hc'[k]}{number}" for number, group in enumerate(groups) for k in range(len(group))]
+            if len(names) == count:
+                return names
     if paired:
         return [f"{'hc'[k % 2]}{k // 2}" for k in range(count)]
     return [f"state{k}" for k in range(count)]
@@ -267,7 +329,7 @@ def _output_names(module: nn.Module, result: Result, outputs: Sequence[str] | No
         return ["y"] if count == 1 else [f"y{k}" for k in range(count)]
     if len(names) != len(result.outputs):
         raise EdgeLstmError(
-            f"names of the outputs of {type(module).__name__}",
+            f"names of the outputs of {called(module)}",
             found=list(names),
             expected=f"{len(result.outputs)} names for {describe(result.outputs)}",
         )
@@ -289,17 +351,24 @@ def _initial(name: str, value: Tensor) -> bytes | None:
     return bytes(value[0].contiguous().numpy().tobytes()) if bool(value.any()) else None
 
 
-def _not_step_shaped(
+def _refusal(
     module: nn.Module, frames: Frames, attempts: Sequence[tuple[Candidate, Unfit]], states: Any
 ) -> EdgeLstmError:
     """One message for all that was tried: the attempt that got furthest."""
+    if any(isinstance(unfit, Windowed) for _, unfit in attempts):
+        return EdgeLstmError(
+            f"{called(module)} is a window, not a step",
+            found="two frames in one call give other results than one after the other with the state carried",
+            expected="a module whose state is all it knows of the past, and that needs no frames of the future",
+            hint="window=10 (--window 10) exports windows of 10 frames, as it stands",
+        )
 
     def distance(attempt: tuple[Candidate, Unfit]) -> int:
         # Something came back; or forward ran into a wall inside; or it did not even take the arguments.
         _, unfit = attempt
         return 0 if unfit.returned else 2 if "TypeError" in str(unfit) else 1
 
-    name = type(module).__name__
+    name = called(module)
     candidate, unfit = min(attempts, key=distance)
     if candidate.source == DOCUMENTED:
         shapes = ", ".join(str(list(frame.shape)) for frame in frames.values())

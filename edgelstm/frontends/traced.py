@@ -56,7 +56,7 @@ def _export(step: TorchStep) -> onnx.ModelProto:
     """torch.onnx.export with a free stream axis, quiet."""
     import torch
 
-    from edgelstm.frontends.forms import TorchStep
+    from edgelstm.frontends.forms import TorchStep, called
     from edgelstm.frontends.plain import rewrite
 
     try:
@@ -67,7 +67,7 @@ def _export(step: TorchStep) -> onnx.ModelProto:
             found="none here",
             hint="pip install 'edgelstm[torch]'",
         ) from error
-    name = type(step.module).__name__
+    name = called(step.module)
     plain = TorchStep(rewrite(step.module), step.form, step.places, step.signature).eval()
     specs: list[TensorSpec | StateSpec] = [*step.signature.inputs, *step.signature.states]
     # Two streams: torch takes sizes 0 and 1 for special cases and would fix them.
