@@ -119,8 +119,8 @@ class StepModel:
             _check_value(where, outputs[state.output], state.dtype, state.shape)
 
 
-def parse_onnx(data: bytes, where: str) -> onnx.ModelProto:
-    """Parse ONNX bytes; a clear EdgeLstmError for anything else, and for external data."""
+def parse_onnx(data: bytes, where: str, *, external: bool = False) -> onnx.ModelProto:
+    """Parse ONNX bytes; a clear EdgeLstmError for anything else, and unless ``external`` for weights in other files."""
     model = onnx.ModelProto()
     try:
         model.ParseFromString(data)
@@ -134,7 +134,7 @@ def parse_onnx(data: bytes, where: str) -> onnx.ModelProto:
             found=f"{len(data)} bytes without a graph",
             expected="ONNX",
         )
-    if any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
+    if not external and any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):
         raise EdgeLstmError(
             f"{where} keeps its weights in another file",
             expected="weights inside the ONNX file",

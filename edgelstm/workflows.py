@@ -28,6 +28,7 @@ from edgelstm.verify import Comparison, check_comparable, compare
 
 if TYPE_CHECKING:
     from edgelstm.frontends import Loaded
+    from edgelstm.frontends.onnx_import import Confirm
     from edgelstm.pipeline import View
     from edgelstm.step import StepModel
 
@@ -69,6 +70,8 @@ def export(
     weights: PathLike | None = None,
     frame: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     states: Any = None,
+    fix: Mapping[str, int | float | bool] | None = None,
+    confirm: Confirm | None = None,
     frames: str | Iterable[Array | Frame] | None = None,
     window: int | None = None,
     preprocess: Preprocessing | None = None,
@@ -88,6 +91,9 @@ def export(
     weights: ``.safetensors``, ``.pt`` or ``.pth`` for a module from a factory.
     frame: shape of one frame without the stream axis, for torch modules: ``(1, 64, 64)``, or a mapping by input name.
     states: torch modules: shapes of the states when they can't be found; ONNX files: ``{input name: output name}``.
+    fix: ONNX files: name of an input -> the value it always has, or of a dynamic dimension -> its size.
+    confirm: ONNX files without ``states``: called with the state pairs that the graph suggests; True takes them. Without
+        it they are an error that lists them.
     frames: what source and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
         it, seeded normal noise.
     window: frames T of an unrolled window.
@@ -109,7 +115,9 @@ def export(
         )
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
-    loaded: Loaded = load(source, weights=weights, frame=frame, states=states, kwargs=kwargs)
+    loaded: Loaded = load(
+        source, weights=weights, frame=frame, states=states, kwargs=kwargs, fix=fix, confirm=confirm
+    )
     step = loaded.step
     if preprocess:
         step = _with_preprocessing(step, preprocess)

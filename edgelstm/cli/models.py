@@ -16,6 +16,8 @@ from edgelstm.cli.shared import (
     Threads,
     Weights,
     app,
+    confirm_pairs,
+    fix_option,
     frame_shapes,
     json_option,
     out,
@@ -32,7 +34,7 @@ from edgelstm.signature import Signature
 @app.command(
     epilog="Examples: `edgelstm export model.safetensors -o model.onnx` · "
     "`edgelstm export nets.py:make --weights net.pt --frame 1,64,64 -o net.onnx --window 10` · "
-    "`edgelstm export other.onnx --state h_in=h_out -o step.onnx`"
+    "`edgelstm export other.onnx --state h_in=h_out --fix sr=16000 -o step.onnx`"
 )
 def export(
     source: Annotated[
@@ -49,6 +51,13 @@ def export(
         list[str] | None,
         typer.Option(help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32."),
     ] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(help="ONNX files: an input's value for good or a dynamic dimension's size, NAME=VALUE."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="ONNX files: take the state pairs that are proposed.")
+    ] = False,
     window: Annotated[int | None, typer.Option(min=1, help="Write an unrolled window of T frames.")] = None,
     frames: Annotated[
         str | None, typer.Option("--source", help="Frames to compare on (see `run`); else seeded noise.")
@@ -68,6 +77,8 @@ def export(
             weights=weights,
             frame=frame_shapes(frame),
             states=states_option(state),
+            fix=fix_option(fix),
+            confirm=confirm_pairs(yes),
             frames=frames,
             window=window,
             preprocess=preprocess,

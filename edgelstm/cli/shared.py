@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -116,6 +117,36 @@ def states_option(texts: list[str] | None) -> Any:
         is_shape = all(part.strip().isdigit() for part in value.split(","))
         pairs[name] = _ints("--state", text, value) if is_shape else value
     return pairs
+
+
+def fix_option(texts: list[str] | None) -> dict[str, int | float | bool] | None:
+    """NAME=VALUE: whole numbers, decimals, true or false."""
+    if not texts:
+        return None
+    values: dict[str, int | float | bool] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        try:
+            number = json.loads(value) if name and equals else None
+        except ValueError:
+            number = None
+        if not isinstance(number, int | float):
+            raise EdgeLstmError(f"--fix {text}", expected="NAME=VALUE, such as sr=16000 or time=1")
+        values[name] = number
+    return values
+
+
+def confirm_pairs(yes: bool) -> Callable[[Sequence[Any]], bool] | None:
+    """Who says whether proposed state pairs are right: --yes, the user at a terminal, or nobody."""
+    if not yes and not (sys.stdin.isatty() and err.is_terminal):
+        return None
+
+    def confirm(pairs: Sequence[Any]) -> bool:
+        for pair in pairs:
+            err.print(f"{pair.option}  ({', '.join(pair.reasons)})", markup=False, highlight=False)
+        return yes or typer.confirm("Are these the states?", err=True)
+
+    return confirm
 
 
 def _ints(option: str, text: str, dims: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from edgelstm.runtime.protocol import Program
 from edgelstm.signature import Signature
 
 if TYPE_CHECKING:
+    from edgelstm.frontends.onnx_import import Confirm
     from edgelstm.step import StepModel
 
 SOURCES = "a described .safetensors, an .onnx with its state pairs, a torch module, or package.module:factory"
@@ -34,17 +35,21 @@ def load(
     frame: Sequence[int] | Mapping[str, Sequence[int]] | None = None,
     states: Any = None,
     kwargs: Mapping[str, Any] | None = None,
+    fix: Mapping[str, int | float | bool] | None = None,
+    confirm: Confirm | None = None,
 ) -> Loaded:
     """Open a trained model; see :func:`edgelstm.workflows.export` for the arguments."""
     if isinstance(source, str | Path) and not is_factory(source):
         suffix = Path(source).suffix.lower()
         _refuse(source, weights=weights, frame=frame, kwargs=kwargs)
+        if suffix == ".onnx":
+            return _load_onnx(source, states, fix, confirm)
+        _refuse(source, fix=fix)
         if suffix == ".safetensors":
             _refuse(source, states=states)
             return _load_described(source)
-        if suffix == ".onnx":
-            return _load_onnx(source, states)
         raise EdgeLstmError(f"can't export {source}", found=f"suffix {suffix or '(none)'}", expected=SOURCES)
+    _refuse(source, fix=fix)
     return _load_traced(source, weights, frame, states, kwargs)
 
 
@@ -82,9 +87,11 @@ def _load_described(path: PathLike) -> Loaded:
     return Loaded(to_step(described), NumpyProgram(described), str(path))
 
 
-def _load_onnx(path: PathLike, states: Any) -> Loaded:
-    """Somebody else's step graph: cleaned up, its LSTMs in our form, and compared with the file as it was."""
-    from edgelstm.frontends.onnx_file import declare
+def _load_onnx(
+    path: PathLike, states: Any, fix: Mapping[str, int | float | bool] | None, confirm: Confirm | None
+) -> Loaded:
+    """A step graph of ours or somebody else's: cleaned up, its LSTMs in our form, and compared with the file as it was."""
+    from edgelstm.frontends.onnx_import import import_onnx
     from edgelstm.passes.expand_rnn import expand_rnn
     from edgelstm.passes.fuse_gates import fuse_gates
     from edgelstm.passes.join_inputs import join_inputs
@@ -93,11 +100,14 @@ def _load_onnx(path: PathLike, states: Any) -> Loaded:
     from edgelstm.step import METADATA_KEY, StepModel, parse_onnx
 
     data = read_bytes(path)
-    if states is None and any(p.key == METADATA_KEY for p in parse_onnx(data, str(path)).metadata_props):
+    ours = any(p.key == METADATA_KEY for p in parse_onnx(data, str(path), external=True).metadata_props)
+    reference: Program
+    if states is None and ours:
+        _refuse(path, fix=fix)
         declared = StepModel.from_bytes(data, str(path))
+        reference = OrtProgram(declared.to_bytes())
     else:
-        declared = declare(data, str(path), states or {})
-    reference = OrtProgram(declared.to_bytes())
+        declared, reference = import_onnx(path, states, fix=fix, confirm=confirm)
     return Loaded(join_inputs(fuse_gates(simplify(expand_rnn(declared)))), reference, str(path))
 
 

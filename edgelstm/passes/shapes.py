@@ -51,9 +51,14 @@ def infer_shapes(step: StepModel) -> dict[str, Shape]:
 
 def shapes_of_one(step: StepModel) -> dict[str, Shape]:
     """Shapes of all values for a single stream, those included in which the streams are folded into another axis."""
+    return shapes_of(step, 1)
+
+
+def shapes_of(step: StepModel, streams: int) -> dict[str, Shape]:
+    """Shapes of all values for so many streams (where the graph fixes their number, for that), wherever their axis is."""
     s = step.signature
     axis = s.stream_axis
-    streams = axis if isinstance(axis, int) else 1
+    streams = axis if isinstance(axis, int) else streams
     declared = {t.name: t.frame_shape for t in (*s.inputs, *s.outputs)}
     declared |= {name: x.frame_shape for x in s.states for name in (x.input, x.output)}
     found = {name: value.shape for name, value in _infer(step, streams).items()}

@@ -11,10 +11,10 @@ import onnx.reference
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
-from edgelstm.passes.batching import ROWS
+from edgelstm.passes.batching import ROWS, Shape
 from edgelstm.passes.graph import Array, Graph, attribute, constant_tensor, is_standard, renamed, subgraphs
 from edgelstm.passes.no_ops import Facts, same_as
-from edgelstm.passes.shapes import infer_shapes
+from edgelstm.passes.shapes import infer_shapes, shapes_of
 from edgelstm.step import StepModel
 
 #: A folded result may have this many elements, or as many as went in: a Transpose of weights folds, a number spread
@@ -59,12 +59,14 @@ class _Round:
     """One walk through the nodes, in order, with what is known of the values so far."""
 
     def __init__(self, step: StepModel) -> None:
+        self.step = step
         self.graph = Graph(step)
         self.facts = Facts(self.graph, infer_shapes(step), _element_types(step))
         axis = step.signature.stream_axis
         self.counts = (axis,) if isinstance(axis, int) else _COUNTS
         #: Results of shape arithmetic, one for each count.
         self.by_count: dict[str, tuple[Array, ...]] = {}
+        self._exact: list[dict[str, Shape]] = []
 
     def run(self) -> StepModel:
         graph = self.graph
@@ -131,10 +133,10 @@ class _Round:
 
     def _for_each_count(self, node: onnx.NodeProto) -> list[list[Array]] | None:
         if node.op_type in ("Shape", "Size"):
-            shape = self.facts.shapes.get(node.input[0])
-            if shape is None:
+            shapes = self._shapes_for_each_count(node.input[0])
+            if shapes is None:
                 return None
-            sizes = [np.array([count if d == ROWS else d for d in shape], np.int64) for count in self.counts]
+            sizes = [np.array(shape, np.int64) for shape in shapes]
             if node.op_type == "Size":
                 return [[np.array(s.prod())] for s in sizes]
             return [[s[attribute(node, "start", 0) : attribute(node, "end")]] for s in sizes]
@@ -154,6 +156,16 @@ class _Round:
                 return None
             results.append(result)
         return results
+
+    def _shapes_for_each_count(self, value: str) -> list[Shape] | None:
+        shape = self.facts.shapes.get(value)
+        if shape is not None:
+            return [tuple(count if d == ROWS else d for d in shape) for count in self.counts]
+        # The streams may lie on another axis, or be folded into one.
+        if not self._exact:
+            self._exact = [shapes_of(self.step, count) for count in self.counts]
+        found = [shapes[value] for shapes in self._exact if value in shapes]
+        return found if len(found) == len(self.counts) else None
 
     def _evaluate(self, node: onnx.NodeProto, inputs: Mapping[str, Array]) -> list[Array] | None:
         """Run one node in NumPy; None where ONNX's reference does not know it."""

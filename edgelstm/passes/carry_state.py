@@ -1,0 +1,160 @@
+"""carry_state: what a recurrent operator starts from anew in each call becomes a state that is carried on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+from onnx import helper
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.passes.graph import Array, Graph, node_inputs
+from edgelstm.passes.rnn_operator import Inputs, is_forward, is_rnn, name_at
+from edgelstm.passes.shapes import element_types, note_shapes, shapes_of
+from edgelstm.signature import StateSpec
+from edgelstm.step import StepModel, dtype_name, value_shape
+
+
+def carry_state(step: StepModel, where: str = "model") -> StepModel:
+    """Guarantees: the same numbers from the initial state, and no one-step LSTM, GRU or RNN that starts anew each call.
+
+    An operator over a sequence of one whose initial_h (initial_c) is left out, or does not depend on the frame, gets
+    it as a state h0, c0, h1, ... [N, H] of the Signature, from the value it started at. Operators over longer sequences
+    are windows and stay as they are.
+
+    Raises EdgeLstmError where such an operator is not ``forward`` (its other half needs frames that are yet to come) or
+    works on other rows than one a stream.
+    """
+    noted = note_shapes(step).model.graph
+    shapes = {v.name: value_shape(v) for v in (*noted.input, *noted.value_info)}
+    carry = _Carry(step, where)
+    for node in [n for n in carry.graph.nodes if is_rnn(n)]:
+        x = shapes.get(node.input[Inputs.X])
+        time = 1 if any(a.name == "layout" and a.i for a in node.attribute) else 0
+        if x is not None and len(x) == 3 and x[time] == 1:
+            carry.operator(node, time, x[1 - time])
+    return carry.finish()
+
+
+class _Carry:
+    def __init__(self, step: StepModel, where: str) -> None:
+        self.step, self.where = step, where
+        self.graph = Graph(step)
+        self.types = element_types(step)
+        self.one = shapes_of(step, 1)
+        self.states: list[StateSpec] = []
+        self.count = 0
+
+    def operator(self, node: onnx.NodeProto, time: int, rows: object) -> None:
+        """Give the operator the states it lacks."""
+        places = {"h": (Inputs.INITIAL_H, 1), "c": (Inputs.INITIAL_C, 2)}
+        if node.op_type != "LSTM":
+            del places["c"]
+        initial: dict[str, Array | None] = {}
+        for letter, (place, _) in places.items():
+            name = name_at(node.input, place)
+            value = self._for_one_stream(name) if name else None
+            if not name or value is not None:
+                initial[letter] = value
+        if not initial:
+            return
+        self._check(node, rows)
+        recurrent = self.graph.constant(node.input[Inputs.R])
+        if recurrent is None:
+            return
+        hidden = recurrent.shape[-1]
+        while len(node.input) <= max(place for place, _ in places.values()):
+            node.input.append("")
+        while len(node.output) <= max(place for _, place in places.values()):
+            node.output.append("")
+        for letter, value in initial.items():
+            place, result = places[letter]
+            name = self.graph.fresh(f"{letter}{self.count}")
+            after = self.graph.fresh(f"{name}_next")
+            node.output[result] = node.output[result] or self.graph.fresh(f"{name}_last")
+            node.input[place] = self._axis("Unsqueeze", name, time, f"{name}_directions")
+            self._axis("Squeeze", node.output[result], time, after, exact=True)
+            dtype = dtype_name(self.types[node.input[Inputs.X]])
+            first = None if value is None or not value.any() else _bytes(value, hidden)
+            spec = StateSpec(name, name, after, dtype, (self.step.signature.stream_axis, hidden), first)
+            self.states.append(spec)
+        self.count += 1
+        self.graph.nodes = self.graph.nodes  # it has to look anew at who makes and reads what
+
+    def finish(self) -> StepModel:
+        signature = self.step.signature
+        self.graph.declare(replace(signature, states=(*signature.states, *self.states)))
+        return self.graph.finish()
+
+    def _check(self, node: onnx.NodeProto, rows: object) -> None:
+        name = f"{self.where}: {node.op_type} {node.name or node.output[0]!r}"
+        if not is_forward(node):
+            direction = next(a.s.decode() for a in node.attribute if a.name == "direction")
+            raise EdgeLstmError(
+                f"{name} is {direction}, and starts anew in each call",
+                expected="a forward operator: what looks back in time needs frames that are yet to come",
+                hint="A bidirectional model runs on windows of frames, not frame by frame",
+            )
+        if rows != self.step.signature.stream_axis:
+            raise EdgeLstmError(
+                f"{name} works on other rows than the streams",
+                found=f"{rows} rows",
+                expected=f"{self.step.signature.stream_axis}, one a stream",
+                hint="Give its state explicitly: export the model with initial states as inputs",
+            )
+
+    def _axis(self, op_type: str, value: str, axis: int, name: str, *, exact: bool = False) -> str:
+        output = name if exact else self.graph.fresh(name)
+        if self.graph.opset < 13:
+            self.graph.node(op_type, [value], [output], axes=[axis])
+        else:
+            axes = self.graph.weight(np.array([axis], np.int64), f"{output}_axis")
+            self.graph.node(op_type, [value, axes], [output])
+        return output
+
+    def _for_one_stream(self, name: str) -> Array | None:
+        """The value of ``name`` with a single stream; None where it depends on more than the number of streams."""
+        known = self.graph.constant(name)
+        if known is not None:
+            return known
+        node = self.graph.producer(name)
+        if node is None or node.domain not in ("", "ai.onnx") or node.op_type.startswith("Random"):
+            return None
+        if node.op_type == "Shape":
+            shape = self.one.get(node.input[0])
+            if shape is None:
+                return None
+            inputs = {node.input[0]: np.empty(shape, np.float32)}
+        else:
+            values = {used: self._for_one_stream(used) for used in node_inputs(node)}
+            if not values and node.op_type != "Constant":
+                return None
+            if any(value is None for value in values.values()):
+                return None
+            inputs = {used: value for used, value in values.items() if value is not None}
+        return _evaluated(node, inputs, name, self.graph.model)
+
+
+def _evaluated(
+    node: onnx.NodeProto, inputs: Mapping[str, Array], output: str, model: onnx.ModelProto
+) -> Array | None:
+    ins = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in inputs.items()
+    ]
+    graph = helper.make_graph([node], "value", ins, [onnx.ValueInfoProto(name=output)])
+    try:
+        alone = helper.make_model(graph, opset_imports=model.opset_import)
+        results: Any = onnx.reference.ReferenceEvaluator(alone).run([output], dict(inputs))
+        return np.asarray(results[0])
+    except Exception:  # of no stable class, and not an error: the value is not known
+        return None
+
+
+def _bytes(value: Array, hidden: int) -> bytes:
+    """One stream's initial value."""
+    return np.ascontiguousarray(value.reshape(-1)[:hidden]).astype(value.dtype.newbyteorder("<")).tobytes()
