@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
-
-import numpy as np
 
 from edgelstm import machine
 from edgelstm.bench.contestants import CONTESTANTS, OURS
-from edgelstm.bench.job import FRAMES, Job
-from edgelstm.bench.process import Failed, Worker
-from edgelstm.bench.result import BenchResult, Entry, ModelResult, measured
+from edgelstm.bench.job import Job
+from edgelstm.bench.race import Race
+from edgelstm.bench.result import BenchResult
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.signature import Signature
 
-Result = TypeVar("Result")
-
-#: Seconds between two turns: long enough for thread pools of the last worker to fall asleep.
-SETTLE = 0.05
 VERSIONS = ("edgelstm", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "numpy")
 
 
@@ -84,78 +75,12 @@ def bench(
                     f"{path} is a window: the torch module takes one frame at a time",
                     hint="Measure the step graph against torch, and the window against the step graph",
                 )
-            with _Race(str(path), job, names) as race:
+            jobs = {name: replace(job, contestant=name) for name in names}
+            with Race(str(path), jobs, OURS) as race:
                 results.append(race.run(rounds, steps, progress or (lambda _: None)))
     return BenchResult(
         tuple(results), threads, streams, rounds, steps, seed, machine.cpu().model, dict(_versions())
     )
-
-
-class _Race:
-    """The contestants on one model. One that fails leaves the race; when ours fails there is none."""
-
-    def __init__(self, model: str, job: Job, names: Sequence[str]) -> None:
-        self._model = model
-        self._job = job
-        self._names = names
-        self._stack = ExitStack()
-        self._workers: dict[str, Worker] = {}
-        self._out: dict[str, Entry] = {}
-
-    def __enter__(self) -> _Race:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
-
-    def run(self, rounds: int, steps: int, progress: Callable[[int], None]) -> ModelResult:
-        """Open, compare, warm up, and let them take turns."""
-        for name in self._names:
-            contestant = CONTESTANTS[name]
-            if contestant.installed:
-                self._workers[name] = self._stack.enter_context(Worker(replace(self._job, contestant=name)))
-            else:
-                hint = f"pip install 'edgelstm[{contestant.extra}]'"
-                self._out[name] = Entry(name, "missing", hint)
-        self._each(Worker.open)
-        folder = Path(self._job.folder)
-        outputs = self._each(lambda worker: worker.check(folder))
-        errors = {name: _difference(outputs[OURS], theirs) for name, theirs in outputs.items()}
-        # For caches, clocks and just-in-time compilers.
-        self._each(lambda worker: worker.turn(max(FRAMES, steps // 5)))
-        taken: list[dict[str, list[int]]] = []
-        for _ in range(rounds):
-            taken.append(self._each(lambda worker: worker.turn(steps), progress))
-        for name, worker in self._workers.items():
-            self._out[name] = measured(
-                name,
-                [turn[name] for turn in taken],
-                [turn[OURS] for turn in taken],
-                error=errors[name],
-                peak_memory=worker.peak,
-                memory=worker.memory,
-                idle=worker.idle,
-            )
-        window = Signature.loads(self._job.signature).window
-        return ModelResult(self._model, window or 1, tuple(self._out[name] for name in self._names))
-
-    def _each(
-        self, action: Callable[[Worker], Result], progress: Callable[[int], None] | None = None
-    ) -> dict[str, Result]:
-        """Do it in every worker still in the race, one after the other."""
-        results = {}
-        for name, worker in list(self._workers.items()):
-            time.sleep(SETTLE)
-            try:
-                results[name] = action(worker)
-            except Failed as error:
-                if name == OURS:
-                    raise EdgeLstmError(f"{self._model} does not run", found=_one_line(str(error))) from error
-                self._out[name] = Entry(name, "failed", _one_line(str(error)))
-                del self._workers[name]
-            if progress is not None:
-                progress(1)
-        return results
 
 
 def _job(path: Path, folder: Path, plain: PathLike | None) -> Job:
@@ -177,13 +102,6 @@ def _job(path: Path, folder: Path, plain: PathLike | None) -> Job:
         plain = folder / "plain.onnx"
         lower(step, "openvino").save(plain)
     return Job(OURS, str(path), str(plain), step.signature.dumps(), str(folder), source)
-
-
-def _difference(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> float:
-    """Largest difference of any output, relative to the largest value of ours."""
-    return max(
-        float(np.abs(y - theirs[name]).max() / max(float(np.abs(y).max()), 1e-30)) for name, y in ours.items()
-    )
 
 
 def _check_arguments(
@@ -212,7 +130,3 @@ def _versions() -> Iterator[tuple[str, str]]:
     for name in VERSIONS:
         with contextlib.suppress(metadata.PackageNotFoundError):
             yield name, metadata.version(name)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +24,9 @@ class Job:
 
     ``model``: our step graph. ``plain``: the same model as standard operators only. ``source``: the described
     .safetensors file, or None. ``module`` and ``weights``: the torch factory "pkg.mod:name" and its weights, or None.
-    ``signature``: the step graph's, as JSON text. ``folder``: for temporary files. ``streams`` advance together in every step.
+    ``signature``: the step graph's, as JSON text. ``folder``: for temporary files. ``streams`` advance together in every
+    step. ``registry``: the Python module whose table CONTESTANTS has the contestant. ``device`` and ``precision`` are for
+    contestants that have a choice.
     """
 
     contestant: str
@@ -36,6 +40,9 @@ class Job:
     threads: int = 1
     streams: int = 1
     seed: int = 0
+    registry: str = "edgelstm.bench.contestants"
+    device: str = "cpu"
+    precision: str = "fp32"
 
     def dumps(self) -> str:
         """One line of JSON."""
@@ -59,3 +66,13 @@ class Job:
                 frame[t.name] = values.astype(dtype)
             frames.append(frame)
         return frames
+
+
+class Missing(Exception):
+    """Raised by a contestant that opens: something it needs is not on this machine; the message says what."""
+
+
+def contestants_of(job: Job) -> dict[str, Any]:
+    """The table with the job's contestant: name -> :class:`edgelstm.bench.contestants.Contestant`."""
+    table: dict[str, Any] = importlib.import_module(job.registry).CONTESTANTS
+    return table

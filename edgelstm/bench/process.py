@@ -24,7 +24,9 @@ TIMEOUT = 900.0
 
 
 class Failed(Exception):
-    """A worker's contestant can't go on; the message says why."""
+    """A worker's contestant can't go on; the message says why. ``missing``: because this machine lacks something."""
+
+    missing: bool = False
 
 
 @dataclass
@@ -77,15 +79,15 @@ class Worker:
         """Have the contestant open its model."""
         self.before = self._ask(self.job.dumps())["resident_before"]
 
-    def check(self, folder: Path) -> dict[str, Any]:
-        """Outputs of the first :data:`CHECKED` frames, name -> [frames, streams, ...]."""
+    def check(self, folder: Path, frames: int = CHECKED) -> dict[str, Any]:
+        """Outputs of the first ``frames`` frames, name -> [frames, streams, ...]."""
         path = folder / f"{self.job.contestant}.npz"
-        self._ask(json.dumps({"steps": CHECKED, "check": str(path)}))
+        self._ask(json.dumps({"steps": frames, "check": str(path)}))
         with np.load(path, allow_pickle=False) as file:
             outputs = dict(file)
         path.unlink()
         if not all(np.isfinite(y).all() for y in outputs.values()):
-            raise Failed(f"its outputs hold NaN or infinity within {CHECKED} frames")
+            raise Failed(f"its outputs hold NaN or infinity within {frames} frames")
         return outputs
 
     def turn(self, steps: int) -> list[int]:
@@ -113,7 +115,9 @@ class Worker:
             raise Failed(f"its process ended with code {self._process.wait()}: {self._last_words()}")
         answer: dict[str, Any] = json.loads(text)
         if "error" in answer:
-            raise Failed(answer["error"])
+            failed = Failed(answer["error"])
+            failed.missing = answer.get("missing", False)
+            raise failed
         return answer
 
     def _last_words(self) -> str:

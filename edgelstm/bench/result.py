@@ -107,24 +107,25 @@ class BenchResult:
 def measured(
     contestant: str,
     rounds: list[list[int]],
-    ours: list[list[int]],
+    base: list[list[int]] | None,
     *,
-    error: float,
+    error: float | None,
     peak_memory: int | None,
     memory: int | None,
     idle: float,
 ) -> Entry:
-    """The entry for a contestant's ``rounds``: nanoseconds of every step; ``ours`` are the Runner's."""
+    """The entry for a contestant's ``rounds``: nanoseconds of every step; ``base`` are those its ratio is of."""
     steps = np.concatenate(rounds) / 1e3
     medians = [float(np.median(r)) / 1e3 for r in rounds]
-    ratios = [m / (float(np.median(r)) / 1e3) for m, r in zip(medians, ours, strict=True)]
+    pairs = [] if base is None else zip(medians, base, strict=True)
+    ratios = [m / (float(np.median(r)) / 1e3) for m, r in pairs]
     return Entry(
         contestant,
         "measured",
         p50=float(np.median(steps)),
         p99=float(np.percentile(steps, 99)),
         best=float(steps.min()),
-        ratio=float(np.median(ratios)),
+        ratio=float(np.median(ratios)) if ratios else None,
         rounds=tuple(medians),
         error=error,
         peak_memory=peak_memory,

@@ -18,8 +18,8 @@ from typing import IO, Any
 import numpy as np
 
 from edgelstm import machine
-from edgelstm.bench.contestants import CONTESTANTS, Opened
-from edgelstm.bench.job import Job
+from edgelstm.bench.contestants import Opened
+from edgelstm.bench.job import Job, Missing, contestants_of
 
 
 def main() -> None:
@@ -30,9 +30,12 @@ def main() -> None:
     before = machine.resident_bytes()
     job = Job.loads(sys.stdin.readline())
     try:
-        opened = CONTESTANTS[job.contestant].open(job)
+        opened = contestants_of(job)[job.contestant].open(job)
         raw = job.frames()  # kept: what is prepared may point into it
         frames = [opened.prepare(frame) for frame in raw]
+    except Missing as error:
+        _answer(answers, {"error": str(error), "missing": True})
+        return
     except (
         Exception
     ) as error:  # a contestant that can't run a model is a result, not a crash of the benchmark
