@@ -11,6 +11,7 @@ from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.onnx_borders import Borders, fixed_value
+from edgelstm.frontends.onnx_source import all_tensors
 from edgelstm.passes.graph import all_names, attribute, fresh
 from edgelstm.passes.rnn_operator import Inputs, is_rnn
 from edgelstm.runtime.onnxruntime import open_session
@@ -44,7 +45,9 @@ class OnnxProgram:
         self.streams = 1
         self._borders, self._whole = borders, whole
         # The result computes between two steps of the source: threads that spin meanwhile would slow it down.
-        self._session = open_session(_without_layout(model).SerializeToString(), 1, spin=False)
+        plain = _without_layout(model).SerializeToString()
+        half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in all_tensors(model))
+        self._session = open_session(plain, 1, spin=False, half=half)
         self._fixed = _fixed_feeds(model, borders)
         #: Axis of the streams of each output, as far as its state's input tells.
         self._axes = {s.output: borders.input(s.input).axis for s in signature.states}

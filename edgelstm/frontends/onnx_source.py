@@ -64,7 +64,8 @@ def all_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
 # -- weights in other files -------------------------------------------------------------------------------------------
 
 
-def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+def all_tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every constant of a model, those in subgraphs and attributes included."""
     for graph in all_graphs(model.graph):
         yield from graph.initializer
         for node in graph.node:
@@ -74,7 +75,7 @@ def _tensors(model: onnx.ModelProto) -> Iterator[TensorProto]:
 
 def _load_external(model: onnx.ModelProto, path: Path) -> None:
     """Put the bytes of external tensors into the model, every size checked before anything is read."""
-    outside = [t for t in _tensors(model) if t.data_location == TensorProto.EXTERNAL]
+    outside = [t for t in all_tensors(model) if t.data_location == TensorProto.EXTERNAL]
     total = 0
     for tensor in outside:
         entries = {entry.key: entry.value for entry in tensor.external_data}

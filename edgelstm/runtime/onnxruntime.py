@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -158,8 +160,10 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def open_session(model: PathLike | bytes, threads: int, spin: bool = True) -> Any:
+def open_session(model: PathLike | bytes, threads: int, spin: bool = True, *, half: bool = False) -> Any:
     """An ONNX Runtime session with the options every step graph here runs under.
+
+    half: the graph computes in float16; found out for one whose Signature says so.
 
     Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
     """
@@ -178,9 +182,13 @@ def open_session(model: PathLike | bytes, threads: int, spin: bool = True) -> An
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+    # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
+    disabled = ["NchwcTransformer"] if half or _says_half(source) else []
     try:
         try:
-            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(
+                source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+            )
         except Exception as error:  # ONNX Runtime raises several unrelated classes
             if "float8" not in str(error):
                 raise
@@ -201,6 +209,18 @@ def open_session(model: PathLike | bytes, threads: int, spin: bool = True) -> An
             expected="a valid ONNX file",
             hint="If the file was cut short or edited, export it again",
         ) from error
+
+
+def _says_half(model: str | bytes) -> bool:
+    """Whether a Signature in the file speaks of float16: its JSON stands in the file as it is."""
+    if isinstance(model, bytes):
+        return b'"float16"' in model
+    with Path(model).open("rb") as file:
+        try:
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+                return data.find(b'"float16"') >= 0
+        except (OSError, ValueError):  # empty: no Signature either
+            return False
 
 
 def read_signature(session: Any, where: str) -> Signature:
