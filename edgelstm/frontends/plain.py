@@ -94,19 +94,26 @@ class _GRULayer(nn.Module):
         return (n + z * (h - n),)
 
 
-class _Stack(nn.Module):
+class _InPlaceOf(nn.Module):
+    """What a forward may ask torch's module for: its sizes and options, and its weights under their own names."""
+
+    def __init__(self, source: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in source.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name in (*type(source).__constants__, "num_chunks"):
+            if hasattr(source, name):
+                setattr(self, name, getattr(source, name))
+
+
+class _Stack(_InPlaceOf):
     """Layers over a sequence, with torch's calling convention; the time axis is unrolled."""
 
+    batch_first: bool
+    num_layers: int
+
     def __init__(self, source: nn.LSTM | nn.GRU, layers: Sequence[nn.Module]) -> None:
-        super().__init__()
-        # What forward may ask its recurrent module for.
-        self.batch_first, self.bidirectional = source.batch_first, False
-        self.num_layers = source.num_layers
-        self.input_size, self.hidden_size, self.proj_size = (
-            source.input_size,
-            source.hidden_size,
-            source.proj_size,
-        )
+        super().__init__(source)
         self.layers = nn.ModuleList(layers)
 
     def flatten_parameters(self) -> None:
@@ -154,12 +161,11 @@ class PlainGRU(_Stack):
         return y, torch.stack([h for (h,) in after])
 
 
-class PlainLSTMCell(nn.Module):
+class PlainLSTMCell(_InPlaceOf):
     """torch.nn.LSTMCell: ``(x, (h, c)) -> (h, c)``."""
 
     def __init__(self, source: nn.LSTMCell) -> None:
-        super().__init__()
-        self.hidden_size = source.hidden_size
+        super().__init__(source)
         self.layer = _lstm_layer(source)
 
     def forward(self, x: Tensor, hx: Carried | None = None) -> Carried:
@@ -167,12 +173,11 @@ class PlainLSTMCell(nn.Module):
         return state
 
 
-class PlainGRUCell(nn.Module):
+class PlainGRUCell(_InPlaceOf):
     """torch.nn.GRUCell: ``(x, h) -> h``."""
 
     def __init__(self, source: nn.GRUCell) -> None:
-        super().__init__()
-        self.hidden_size = source.hidden_size
+        super().__init__(source)
         self.layer = _gru_layer(source)
 
     def forward(self, x: Tensor, hx: Tensor | None = None) -> Tensor:
