@@ -86,11 +86,11 @@ class Form:
     def read(self, returned: Any) -> Result:
         """Take what the module returned apart."""
         if self.returns == "states":
-            states = _tensors(returned)
+            states = tensors(returned)
             return Result(states[:1], None, states)
         outputs, following = self.parts(returned)
         names = tuple(map(str, outputs)) if isinstance(outputs, Mapping) else None
-        return Result(_tensors(outputs), names, _tensors(following))
+        return Result(tensors(outputs), names, tensors(following))
 
     def parts(self, returned: Any) -> tuple[Any, Any]:
         """(outputs, next states), as the module nests them."""
@@ -146,13 +146,17 @@ class TorchStep(nn.Module):
         self.places = tuple(places)
         self.signature = signature
 
-    def forward(self, *tensors: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    def around(self, module: nn.Module) -> TorchStep:
+        """The same step of another module."""
+        return TorchStep(module, self.form, self.places, self.signature)
+
+    def forward(self, *given: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         count = len(self.signature.inputs)
-        result = self.form.call(self.module, tensors[:count], join(self.places, tensors[count:]))
+        result = self.form.call(self.module, given[:count], join(self.places, given[count:]))
         return tuple(result.outputs), tuple(place.take(result.states) for place in self.places)
 
 
-def _tensors(value: Any) -> list[Tensor]:
+def tensors(value: Any) -> list[Tensor]:
     """All tensors in ``value``, in order. Raises Unfit where anything else is among them."""
     if isinstance(value, Mapping):
         value = tuple(value.values())

@@ -94,7 +94,7 @@ def _check_same(module: nn.Module, inside: Inside, frames: Frames, candidate: Ca
     whole = call(module, *both)
     told = call(inside, *both, candidate.make(FEW))[0]
     leaves = pytree.tree_leaves(whole[0] if inside.gives_states else whole)
-    if not all(_close(a, b) for a, b in zip(leaves, pytree.tree_leaves(told), strict=True)):
+    if not all(close(a, b) for a, b in zip(leaves, pytree.tree_leaves(told), strict=True)):
         raise Unfit("gave other results when its cells start from their first state", returned=True)
 
 
@@ -153,29 +153,31 @@ def _check_streams(
                 "axis is not the streams",
                 returned=True,
             )
-    axes = [_stream_axis(k, a, b) for k, (a, b) in enumerate(zip(few.states, more.states, strict=True))]
+    axes = [
+        stream_axis(f"state {k}", a, b) for k, (a, b) in enumerate(zip(few.states, more.states, strict=True))
+    ]
     if form.time is None and (form.arguments == "leaves" or form.kind == "cell"):
         return
     changed = [
-        torch.stack([x[0], y[1]]) if x.is_floating_point() else x
+        torch.stack([y[0], x[1]]) if x.is_floating_point() else x
         for x, y in zip(sample(frames, FEW), sample(frames, FEW, seed=1), strict=True)
     ]
     other = call(form.call, module, changed, pytree.tree_leaves(candidate.make(FEW)))
-    same = all(_close(a[0], b[0]) for a, b in zip(few.outputs, other.outputs, strict=True)) and all(
-        _close(a.select(axis, 0), b.select(axis, 0))
+    same = all(close(a[1], b[1]) for a, b in zip(few.outputs, other.outputs, strict=True)) and all(
+        close(a.select(axis, 1), b.select(axis, 1))
         for a, b, axis in zip(few.states, other.states, axes, strict=True)
     )
     if not same:
         raise Unfit("gave one stream other results when the frame of another changed", returned=True)
 
 
-def _stream_axis(k: int, few: Tensor, more: Tensor) -> int:
-    """The axis of state ``k`` that follows the number of streams. Raises Unfit."""
+def stream_axis(name: str, few: Tensor, more: Tensor) -> int:
+    """The axis that follows the number of streams. Raises Unfit."""
     for axis, sizes in enumerate(zip(few.shape, more.shape, strict=True)):
         if sizes == (FEW, MORE):
             return axis
     raise Unfit(
-        f"gave state {k} as {list(few.shape)} for {FEW} streams and {list(more.shape)} for {MORE}, without an axis "
+        f"gave {name} as {list(few.shape)} for {FEW} streams and {list(more.shape)} for {MORE}, without an axis "
         "of that size",
         returned=True,
     )
@@ -202,14 +204,15 @@ def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate
     whole = [y.select(time, 1) if t else y for y, t in zip(at_once.outputs, timed, strict=True)]
     steps = [y.squeeze(time) if t else y for y, t in zip(two.outputs, timed, strict=True)]
     for a, b in zip([*whole, *at_once.states], [*steps, *two.states], strict=True):
-        if not _close(a, b):
+        if not close(a, b):
             raise Windowed(
                 "gives other results for two frames in one call than for one after the other", returned=True
             )
     return replace(form, timed=timed)
 
 
-def _close(a: Tensor, b: Tensor) -> bool:
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two results of one computation are the same."""
     if a.shape != b.shape:
         return False
     scale = float(a.abs().max()) if a.numel() else 0.0
@@ -248,14 +251,18 @@ def _step(
     if len(names) != len(places):
         names = _state_names(module, form, candidate.make(FEW), places, len(frames))
     taken = {*frames, *names}
-    labels = [n if n not in taken else f"{n}_out" for n in _output_names(module, few, outputs)]
+    labels = [
+        n if n not in taken else f"{n}_out"
+        for n in output_names(module, len(few.outputs), few.names, outputs)
+    ]
     signature = Signature(
-        inputs=tuple(TensorSpec(n, _dtype(n, f), ("N", *f.shape)) for n, f in frames.items()),
+        inputs=tuple(TensorSpec(n, dtype_of(n, f), ("N", *f.shape)) for n, f in frames.items()),
         outputs=tuple(
-            TensorSpec(n, _dtype(n, y), ("N", *y.shape[1:])) for n, y in zip(labels, few.outputs, strict=True)
+            TensorSpec(n, dtype_of(n, y), ("N", *y.shape[1:]))
+            for n, y in zip(labels, few.outputs, strict=True)
         ),
         states=tuple(
-            StateSpec(n, n, f"{n}_next", _dtype(n, t), ("N", *t.shape[1:]), _initial(n, t))
+            StateSpec(n, n, f"{n}_next", dtype_of(n, t), ("N", *t.shape[1:]), _initial(n, t))
             for n, t in zip(names, initial, strict=True)
         ),
     )
@@ -267,7 +274,7 @@ def _flat(states: Any) -> list[Tensor]:
 
 
 def _places(few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
-    axes = [_stream_axis(k, a, b) for k, (a, b) in enumerate(zip(few, more, strict=True))]
+    axes = [stream_axis(f"state {k}", a, b) for k, (a, b) in enumerate(zip(few, more, strict=True))]
     layers = {t.shape[0] if axis == 1 else None for t, axis in zip(few, axes, strict=True)}
     count = layers.pop() if len(layers) == 1 else None
     if count is not None and count <= MAX_LAYERS:
@@ -277,7 +284,7 @@ def _places(few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
 
 def _check_starts_at_zero(module: nn.Module, frames: Frames, form: Form, result: Result) -> None:
     untold = form.read(module(*sample(frames, FEW, time=form.time))).states
-    if not all(_close(a, b) for a, b in zip(untold, result.states, strict=True)):
+    if not all(close(a, b) for a, b in zip(untold, result.states, strict=True)):
         raise EdgeLstmError(
             f"{called(module)} starts from a state of its own",
             found="a first step without a state that differs from one that starts from zeros",
@@ -322,21 +329,24 @@ def _is_pair(value: Any) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2 and all(isinstance(t, Tensor) for t in value)
 
 
-def _output_names(module: nn.Module, result: Result, outputs: Sequence[str] | None) -> Sequence[str]:
-    names = outputs or getattr(module, "output_names", None) or result.names
+def output_names(
+    module: nn.Module, count: int, own: Sequence[str] | None, outputs: Sequence[str] | None
+) -> Sequence[str]:
+    """Names of ``count`` outputs: as asked for, as the module says, as it ``own``s them, or y, y0, y1, ..."""
+    names = outputs or getattr(module, "output_names", None) or own
     if names is None:
-        count = len(result.outputs)
         return ["y"] if count == 1 else [f"y{k}" for k in range(count)]
-    if len(names) != len(result.outputs):
+    if len(names) != count:
         raise EdgeLstmError(
             f"names of the outputs of {called(module)}",
             found=list(names),
-            expected=f"{len(result.outputs)} names for {describe(result.outputs)}",
+            expected=f"{count} names",
         )
     return list(names)
 
 
-def _dtype(name: str, tensor: Tensor) -> str:
+def dtype_of(name: str, tensor: Tensor) -> str:
+    """A Signature's name for the dtype. Raises EdgeLstmError for others."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
         raise EdgeLstmError(f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}")

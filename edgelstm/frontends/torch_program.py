@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from edgelstm.frontends.forms import TorchStep
+    from edgelstm.frontends.window import TorchWindow
 
 #: One tensor [streams, ...] per state, in the Signature's order.
 State = list["Tensor"]
@@ -27,7 +28,12 @@ class TorchProgram:
     """
 
     def __init__(
-        self, step: TorchStep, *, streams: int = 1, threads: int | None = None, compile: bool = False
+        self,
+        step: TorchStep | TorchWindow,
+        *,
+        streams: int = 1,
+        threads: int | None = None,
+        compile: bool = False,
     ) -> None:
         torch = import_torch()
         if threads is not None:

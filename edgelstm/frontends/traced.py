@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgelstm.frontends.forms import TorchStep
+    from edgelstm.frontends.window import TorchWindow
 
 
-def trace(module: nn.Module | TorchStep, frame: Any = None, **options: Any) -> StepModel:
+def trace(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **options: Any) -> StepModel:
     """Export a torch module as a step graph: FusedGates with their bodies, one Gemm or convolution a cell.
 
     module: what :func:`~edgelstm.frontends.adapters.as_step` returned, or a module, a ``frame`` and the ``options`` of
@@ -43,20 +44,21 @@ def trace(module: nn.Module | TorchStep, frame: Any = None, **options: Any) -> S
     return join_inputs(fuse_gates(_share_outputs(simplify(unstack(step)))))
 
 
-def trace_raw(module: nn.Module | TorchStep, frame: Any = None, **options: Any) -> StepModel:
+def trace_raw(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **options: Any) -> StepModel:
     """What torch's exporter gives, named by the Signature and without its notes; no pass has run yet."""
     import_torch()
     from edgelstm.frontends.forms import TorchStep
+    from edgelstm.frontends.window import TorchWindow
 
-    step = module if isinstance(module, TorchStep) else as_step(module, frame, **options)
+    step = module if isinstance(module, TorchStep | TorchWindow) else as_step(module, frame, **options)
     return _named(_export(step), step.signature)
 
 
-def _export(step: TorchStep) -> onnx.ModelProto:
+def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
     """torch.onnx.export with a free stream axis, quiet."""
     import torch
 
-    from edgelstm.frontends.forms import TorchStep, called
+    from edgelstm.frontends.forms import called
     from edgelstm.frontends.plain import rewrite
 
     try:
@@ -68,7 +70,7 @@ def _export(step: TorchStep) -> onnx.ModelProto:
             hint="pip install 'edgelstm[torch]'",
         ) from error
     name = called(step.module)
-    plain = TorchStep(rewrite(step.module), step.form, step.places, step.signature).eval()
+    plain = step.around(rewrite(step.module)).eval()
     specs: list[TensorSpec | StateSpec] = [*step.signature.inputs, *step.signature.states]
     # Two streams: torch takes sizes 0 and 1 for special cases and would fix them.
     examples = tuple(torch.zeros(2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs)
