@@ -14,8 +14,10 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define EDGELSTM_HD __host__ __device__ __forceinline__
+#define EDGELSTM_UNROLL _Pragma("unroll")
 #else
 #define EDGELSTM_HD inline
+#define EDGELSTM_UNROLL
 #endif
 
 // A test may watch each access of the host loop: its address, its bytes, and whether it writes.
@@ -133,7 +135,7 @@ template <int kBytes>
 EDGELSTM_HD void readBytes(void const* from, uint32_t* words) {
 #if defined(__CUDA_ARCH__)
     if constexpr (kBytes >= 16) {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kBytes / 16; ++i) {
             uint4 const wide = static_cast<uint4 const*>(from)[i];
             words[4 * i] = wide.x, words[4 * i + 1] = wide.y, words[4 * i + 2] = wide.z, words[4 * i + 3] = wide.w;
@@ -161,7 +163,7 @@ template <int kBytes>
 EDGELSTM_HD void writeBytes(void* to, uint32_t const* words) {
 #if defined(__CUDA_ARCH__)
     if constexpr (kBytes >= 16) {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kBytes / 16; ++i) {
             static_cast<uint4*>(to)[i] =
                 make_uint4(words[4 * i], words[4 * i + 1], words[4 * i + 2], words[4 * i + 3]);
@@ -200,7 +202,7 @@ EDGELSTM_HD void unpack(uint32_t word, float* values) {
         values[1] = halfToFloat(static_cast<uint16_t>(word >> 16));
 #endif
     } else {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < 4; ++i) {
             values[i] = static_cast<float>(static_cast<int8_t>((word >> (8 * i)) & 0xFFU));
         }
@@ -214,7 +216,7 @@ EDGELSTM_HD uint32_t pack(float const* values) {
         return bitsOf(values[0]);
     } else if constexpr (kType == DataType::kInt8) {
         uint32_t word = 0;
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < 4; ++i) {
             word |= (static_cast<uint32_t>(static_cast<int32_t>(values[i])) & 0xFFU) << (8 * i);
         }

@@ -113,8 +113,13 @@ enum class Walk : int32_t {
 
 constexpr int32_t kThreads = 256;  // of a block
 
-// Elements of a thread: 16 bytes of z, and 8 channels where z or h has its channels side by side.
-EDGELSTM_HD constexpr int32_t runLength(DataType z, Walk walk) { return walk == Walk::kFlat && z == DataType::kFloat ? 4 : 8; }
+// Elements of a thread: 16 bytes of the widest tensor that holds them side by side, so that neighbouring threads leave
+// no gap in any access.
+inline int32_t runLength(FusedGatesForms const& forms, Walk walk) {
+    bool const floats = forms.z.type == DataType::kFloat ||
+                        (walk == Walk::kFlat && (forms.c.type == DataType::kFloat || forms.h.type == DataType::kFloat));
+    return floats ? 4 : 8;
+}
 
 struct Plan {
     FusedGatesParams params;
@@ -145,8 +150,8 @@ struct Run {
     int32_t place;    // kFlat: not set
 };
 
-// A tile is up to 8 runs wide so that a warp reads whole 32-byte sectors of every tensor: of z two runs (32 bytes or
-// more) at each of 16 places, of the linear c 16 places (32 or 64 bytes) at each of its channels.
+// A tile is up to 8 runs of channels wide and as many places long as makes kThreads. A warp takes a part of it that reads
+// whole 32-byte sectors of every tensor: 4 runs at 8 places where all that is linear is float32, else 2 runs at 16 places.
 template <Walk kWalk>
 EDGELSTM_HD Run locate(Plan const& plan, int32_t run, uint32_t block, uint32_t thread) {
     if constexpr (kWalk == Walk::kFlat) {
@@ -243,7 +248,7 @@ inline Plan planOf(FusedGatesParams const& p) {
     plan.spatial = FastDivisor(static_cast<uint32_t>(spatial));
     plan.walk = f.z.layout != Layout::kLinear ? Walk::kVectors : plan.hVectors ? Walk::kChannels : Walk::kFlat;
 
-    int32_t const run = runLength(f.z.type, plan.walk);
+    int32_t const run = runLength(f, plan.walk);
     bool const whole = (plan.walk == Walk::kFlat ? plan.elements : p.channels) % run == 0;
     bool const wide = aligned(p.z) && aligned(p.c) && aligned(p.h) && aligned(p.cOut) && aligned(p.hOld) &&
                       (!p.variant.peephole || (aligned(p.pI.data) && aligned(p.pF.data) && aligned(p.pO.data)));
@@ -262,9 +267,11 @@ inline Plan planOf(FusedGatesParams const& p) {
            (plan.tileLog < 3 || (kThreads >> plan.tileLog) >= 2 * spatial)) {
         ++plan.tileLog;
     }
+    bool const narrow = f.c.type == DataType::kHalf || (plan.walk == Walk::kChannels && f.z.type != DataType::kFloat) ||
+                        (!plan.hVectors && f.h.type != DataType::kFloat);
+    int32_t const wanted = plan.run == 1 ? 3 : narrow ? 1 : 2;
     int32_t const least = plan.tileLog > 3 ? plan.tileLog - 3 : 0;  // a lane has 5 bits, the tile's places 8 - tileLog
-    int32_t const wanted = plan.tileLog < 1 ? plan.tileLog : plan.run == 1 ? plan.tileLog < 3 ? plan.tileLog : 3 : 1;
-    plan.laneLog = wanted > least ? wanted : least;
+    plan.laneLog = plan.tileLog < wanted ? plan.tileLog : least > wanted ? least : wanted;
     uint32_t const channelTiles = static_cast<uint32_t>((runs + (1 << plan.tileLog) - 1) >> plan.tileLog);
     int32_t const places = kThreads >> plan.tileLog;
     uint32_t const placeTiles = static_cast<uint32_t>((int64_t{spatial} + places - 1) / places);

@@ -22,12 +22,12 @@ EDGELSTM_HD void loadAs(void const* tensor, int64_t first, int32_t step, float* 
     if constexpr (kTogether && kRun > 1) {
         uint32_t words[kRun / kInWord];
         readBytes<kRun * kBytes>(from, words);
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun / kInWord; ++i) {
             unpack<kType>(words[i], values + i * kInWord);
         }
     } else {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             uint32_t word;
             float some[kInWord];
@@ -45,13 +45,13 @@ EDGELSTM_HD void storeAs(void* tensor, int64_t first, int32_t step, float const*
     constexpr int kInWord = 4 / kBytes;
     if constexpr (kTogether && kRun > 1) {
         uint32_t words[kRun / kInWord];
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun / kInWord; ++i) {
             words[i] = pack<kType>(values + i * kInWord);
         }
         writeBytes<kRun * kBytes>(to, words);
     } else {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             float const some[4] = {values[i], 0.0F, 0.0F, 0.0F};
             uint32_t const word = pack<kType>(some);
@@ -107,7 +107,7 @@ EDGELSTM_HD void loadPeephole(Plan const& plan, Peephole const& p, Run const& at
     if (p.map) {
         loadC<kRun, kWalk == Walk::kFlat>(type, p.data, at.first, spatial, weights);
     } else if constexpr (kWalk == Walk::kFlat) {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             uint32_t const channel = plan.spatial.quotient(static_cast<uint32_t>(at.first + i));
             loadC<1, true>(type, p.data, channel, 0, weights + i);
@@ -141,7 +141,7 @@ EDGELSTM_HD void computeRun(Plan const& plan, Variant const& v, uint32_t block, 
     float h[kRun];
     bool const idle = p.active != nullptr && p.active[at.stream] == 0;
     if (at.padding) {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             h[i] = 0.0F;
             c[i] = 0.0F;
@@ -157,7 +157,7 @@ EDGELSTM_HD void computeRun(Plan const& plan, Variant const& v, uint32_t block, 
         constexpr int kGates = 4;
         float z[kGates][kRun];
         int64_t const zStream = int64_t{at.stream} * plan.z.stream;
-#pragma unroll
+EDGELSTM_UNROLL
         for (int g = 0; g < kGates; ++g) {
             // Coupled: i, g, o lie at 0, 1, 2, and there is no f.
             int32_t const part = v.coupled && g > 0 ? g - 1 : g;
@@ -176,7 +176,7 @@ EDGELSTM_HD void computeRun(Plan const& plan, Variant const& v, uint32_t block, 
             }
             loadPeephole<kRun, kWalk>(plan, p.pO, at, pO);
         }
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             GateInputs const inputs{z[0][i], z[1][i], z[2][i], z[3][i], pI[i], pF[i], pO[i]};
             CellOutputs const out = cell<kExact>(v, inputs, c[i]);
@@ -187,7 +187,7 @@ EDGELSTM_HD void computeRun(Plan const& plan, Variant const& v, uint32_t block, 
 
     if (p.nonFinite != nullptr) {
         int32_t count = 0;
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             count += (fabsf(h[i]) < plan.hOverflow ? 0 : 1) + (fabsf(c[i]) < plan.cOverflow ? 0 : 1);
         }
@@ -196,7 +196,7 @@ EDGELSTM_HD void computeRun(Plan const& plan, Variant const& v, uint32_t block, 
         }
     }
     if (hType == DataType::kInt8 && !idle) {
-#pragma unroll
+EDGELSTM_UNROLL
         for (int i = 0; i < kRun; ++i) {
             h[i] = codeOf(h[i], p.hScale, plan.hInverse);
         }
@@ -221,28 +221,41 @@ struct Kernel {
     using VariantType = Variant;
 };
 
-template <DataType kZ, Walk kWalk, class Launch>
+template <DataType kZ, int kRun, Walk kWalk, class Launch>
 auto dispatchVariant(Plan const& plan, Launch const& launch) {
     FusedGatesVariant const& v = plan.params.variant;
-    constexpr int kRun = runLength(kZ, kWalk);
-    if (plan.run == 1) {
-        return launch(Kernel<kZ, 1, kWalk, FusedGatesVariant>{}, v);
+    if constexpr (kRun > 1) {
+        if (isStandard(v) && v.peephole) {
+            return launch(Kernel<kZ, kRun, kWalk, StandardVariant<true>>{}, StandardVariant<true>{});
+        }
+        if (isStandard(v)) {
+            return launch(Kernel<kZ, kRun, kWalk, StandardVariant<false>>{}, StandardVariant<false>{});
+        }
     }
-    if (!isStandard(v)) {
-        return launch(Kernel<kZ, kRun, kWalk, FusedGatesVariant>{}, v);
+    return launch(Kernel<kZ, kRun, kWalk, FusedGatesVariant>{}, v);
+}
+
+template <DataType kZ, Walk kWalk, class Launch>
+auto dispatchRun(Plan const& plan, Launch const& launch) {
+    if constexpr (kZ != DataType::kFloat) {
+        if (plan.run == 8) {
+            return dispatchVariant<kZ, 8, kWalk>(plan, launch);
+        }
     }
-    if (v.peephole) {
-        return launch(Kernel<kZ, kRun, kWalk, StandardVariant<true>>{}, StandardVariant<true>{});
+    if constexpr (kZ == DataType::kFloat || kWalk == Walk::kFlat) {
+        if (plan.run == 4) {
+            return dispatchVariant<kZ, 4, kWalk>(plan, launch);
+        }
     }
-    return launch(Kernel<kZ, kRun, kWalk, StandardVariant<false>>{}, StandardVariant<false>{});
+    return dispatchVariant<kZ, 1, kWalk>(plan, launch);
 }
 
 template <DataType kZ, class Launch>
 auto dispatchWalk(Plan const& plan, Launch const& launch) {
     switch (plan.walk) {
-        case Walk::kVectors: return dispatchVariant<kZ, Walk::kVectors>(plan, launch);
-        case Walk::kChannels: return dispatchVariant<kZ, Walk::kChannels>(plan, launch);
-        default: return dispatchVariant<kZ, Walk::kFlat>(plan, launch);
+        case Walk::kVectors: return dispatchRun<kZ, Walk::kVectors>(plan, launch);
+        case Walk::kChannels: return dispatchRun<kZ, Walk::kChannels>(plan, launch);
+        default: return dispatchRun<kZ, Walk::kFlat>(plan, launch);
     }
 }
 
