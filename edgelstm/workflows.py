@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 #: Largest relative error of any output or state that export lets pass, in float32.
 TOLERANCE = 1e-5
+#: The same where weights, frames or states are in float16: about ten of its roundings.
+HALF_TOLERANCE = 1e-2
 #: Frames for which export streams source and result side by side.
 STEPS = 200
 
@@ -51,6 +53,7 @@ class Exported:
     step: StepModel
     comparison: Comparison
     path: Path | None
+    notes: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -60,6 +63,7 @@ class Exported:
             "bytes": len(self.step.to_bytes()),
             "signature": self.step.signature.to_json(),
             "comparison": self.comparison.to_json(),
+            "notes": list(self.notes),
         }
 
 
@@ -74,10 +78,12 @@ def export(
     confirm: Confirm | None = None,
     frames: str | Iterable[Array | Frame] | None = None,
     window: int | None = None,
+    carry_state: bool = False,
+    gate_order: str | None = None,
     preprocess: Preprocessing | None = None,
     kwargs: Mapping[str, Any] | None = None,
     steps: int = STEPS,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Exported:
@@ -96,9 +102,12 @@ def export(
         it they are an error that lists them.
     frames: what source and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
         it, seeded normal noise.
-    window: frames T of an unrolled window.
+    window: frames T of an unrolled window. A torch module that starts anew at every call is exported as such windows.
+    carry_state: carry the states that such a module keeps to itself from frame to frame instead.
+    gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess: operations by input name (or as text), kept in the Signature for ``run``.
-    steps, tolerance: length of the comparison, and the largest relative error that passes.
+    steps, tolerance: length of the comparison, and the largest relative error that passes (default: 1e-5, or 1e-2 for
+        models in float16).
 
     Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, or when any output
     or state differs by more than ``tolerance``.
@@ -116,15 +125,27 @@ def export(
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
     loaded: Loaded = load(
-        source, weights=weights, frame=frame, states=states, kwargs=kwargs, fix=fix, confirm=confirm
+        source,
+        weights=weights,
+        frame=frame,
+        states=states,
+        kwargs=kwargs,
+        fix=fix,
+        confirm=confirm,
+        window=window,
+        carry_state=carry_state,
+        gate_order=gate_order,
     )
     step = loaded.step
     if preprocess:
         step = _with_preprocessing(step, preprocess)
-    if window is not None:
+    if window is not None and not loaded.windowed:
         step = unroll(step, window)
-        steps = -(-steps // window) * window
+    if (length := step.signature.window) is not None:
+        steps = -(-steps // length) * length
     step.check()
+    if tolerance is None:
+        tolerance = HALF_TOLERANCE if _is_half(step) else TOLERANCE
     # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
     program = OrtProgram(step.to_bytes(), threads=threads, spin=False)
     try:
@@ -147,7 +168,7 @@ def export(
         )
     if output is not None:
         step.save(output)
-    return Exported(step, comparison, None if output is None else Path(output))
+    return Exported(step, comparison, None if output is None else Path(output), loaded.notes)
 
 
 def verify(
@@ -345,6 +366,16 @@ def inspect(path: PathLike) -> Inspection:
         parameters=sum(int(np.prod(t.dims)) for t in graph.initializer),
         operators=dict(Counter(step.op_types()).most_common()),
         signature=step.signature,
+    )
+
+
+def _is_half(step: StepModel) -> bool:
+    """Whether a weight, a frame or a state is in float16."""
+    import onnx
+
+    s = step.signature
+    return "float16" in {t.dtype for t in (*s.inputs, *s.outputs)} | {x.dtype for x in s.states} or any(
+        t.data_type == onnx.TensorProto.FLOAT16 for t in step.model.graph.initializer
     )
 
 

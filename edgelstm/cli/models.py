@@ -58,11 +58,26 @@ def export(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="ONNX files: take the state pairs that are proposed.")
     ] = False,
-    window: Annotated[int | None, typer.Option(min=1, help="Write an unrolled window of T frames.")] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(min=1, help="Write a window of T frames: unrolled, or as the module itself computes it."),
+    ] = None,
+    carry_state: Annotated[
+        bool,
+        typer.Option(
+            "--carry-state", help="Torch: carry states from frame to frame though each call starts from zeros."
+        ),
+    ] = False,
+    gate_order: Annotated[
+        str | None, typer.Option(help="Checkpoints without a module: the order of the gates, such as 'ifog'.")
+    ] = None,
     frames: Annotated[
         str | None, typer.Option("--source", help="Frames to compare on (see `run`); else seeded noise.")
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Frames of the comparison.")] = 200,
+    tolerance: Annotated[
+        float | None, typer.Option(help="Relative error that passes (default: 1e-5; float16 models: 1e-2).")
+    ] = None,
     preprocess: Preprocess = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -81,15 +96,20 @@ def export(
             confirm=confirm_pairs(yes),
             frames=frames,
             window=window,
+            carry_state=carry_state,
+            gate_order=gate_order,
             preprocess=preprocess,
             kwargs=json_option("--init", init),
             steps=steps,
+            tolerance=tolerance,
             threads=threads,
             progress=tick,
         )
     if as_json:
         return print_json(result.to_json())
     print_comparison(result.comparison)
+    for note in result.notes:
+        out.print(note, highlight=False, markup=False)
     out.print(f"wrote {result.path}: {size_text(len(result.step.to_bytes()))}", markup=False)
 
 

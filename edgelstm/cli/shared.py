@@ -48,7 +48,10 @@ Preprocess = Annotated[
 
 @contextmanager
 def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, so that --json on standard output stays clean."""
+    """A bar on standard error, so that --json on standard output stays clean; it shows with the first tick.
+
+    A question may be asked before that, and a bar that redraws itself would write over it.
+    """
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -58,9 +61,16 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
         transient=True,
         disable=not err.is_terminal,
     )
-    with bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
+    task = bar.add_task(what, total=total)
+
+    def tick(count: int) -> None:
+        bar.start()
+        bar.advance(task, count)
+
+    try:
+        yield tick
+    finally:
+        bar.stop()
 
 
 @contextmanager
