@@ -1,0 +1,440 @@
+"""What the GPU backends share: state in device memory, frames and outputs in locked host memory, one stream, CUDA graphs.
+
+A step is one graph: frames to the GPU, the engine, outputs to the host. It is captured for each run of rows and side,
+since a graph freezes addresses. The engine reads one side and writes the other, never the same pointer.
+
+On a GPU that shares the processor's memory (a Jetson) the engine reads frames and writes outputs where the host has them,
+and nothing is copied but outputs that are states too.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+from edgelstm.dtypes import np_dtype
+from edgelstm.errors import EdgeLstmError
+from edgelstm.runtime.cuda import Cuda
+from edgelstm.runtime.device_array import DeviceArray, as_device_array, device_output
+from edgelstm.runtime.protocol import Array, Frame, Outputs
+from edgelstm.runtime.rows import CallSize, RowProgram, RowState, capacity
+from edgelstm.signature import Signature, StateSpec, TensorSpec
+
+OutputPlace = Literal["host", "device"]
+#: Bytes: TensorRT asks for addresses on such a boundary, and kernels that load vectors rely on it.
+ALIGNMENT = 256
+#: Graphs kept, and steps after which an unused one makes room for another.
+MAX_GRAPHS = 32
+IDLE_STEPS = 1000
+
+log = logging.getLogger(__name__)
+Buffers = dict[str, int]  # by state name: address of row 0
+
+
+class Engine(Protocol):
+    """A model opened on a GPU: puts work on a stream.
+
+    Addresses come by graph tensor name (those of states: ``StateSpec.input`` and ``.output``) for ``rows`` rows.
+    """
+
+    #: Whether its work can be captured in a CUDA graph.
+    captures: bool
+
+    def bind(self, rows: int, addresses: Mapping[str, int]) -> Callable[[int], None]:
+        """A function that puts the step on a stream, given by its handle."""
+
+    def dedicate(self, rows: int, addresses: Mapping[str, int]) -> Callable[[int], None] | None:
+        """As :meth:`bind`, with whatever is worth keeping for these addresses alone; None if there is no such thing."""
+
+    def close(self) -> None:
+        """Free it; calling it again does nothing."""
+
+
+@dataclass(slots=True)
+class _Copy:
+    target: int
+    source: int
+    size: int
+
+
+@dataclass(slots=True)
+class _Call:
+    """An engine call on a run of rows.
+
+    load, store: copies of the frames before it and of the outputs after it. saved: states it reads, as (address, bytes).
+    graphs: by whether they hold ``load``. used: the step it was last run in.
+    """
+
+    rows: int
+    addresses: dict[str, int]
+    enqueue: Callable[[int], None]
+    load: list[_Copy]
+    store: list[_Copy]
+    saved: list[tuple[int, int]]
+    outputs: list[Outputs]
+    runs: int = 0
+    dedicated: bool = False
+    graphs: dict[bool, Any] = field(default_factory=dict)
+    used: int = 0
+
+
+class GpuProgram(RowProgram):
+    """A Program on a GPU. ``engine`` is opened already, and is closed with the program.
+
+    outputs: "host" gives NumPy arrays, "device" :class:`~edgelstm.runtime.device_array.DeviceArray`.
+
+    Raises EdgeLstmError when the GPU's memory is too small for the buffers.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        streams: int,
+        size: CallSize,
+        cuda: Cuda,
+        engine: Engine,
+        *,
+        outputs: OutputPlace = "host",
+    ) -> None:
+        self._cuda = cuda
+        with cuda:
+            memory = DeviceMemory(signature, capacity(streams, size), size, cuda, engine, outputs)
+        super().__init__(signature, streams, memory.size, memory)
+
+    def new_state(self) -> RowState:
+        """All rows at their initial value."""
+        with self._cuda:
+            return super().new_state()
+
+    def step(self, frames: Sequence[Frame], state: RowState, active: Sequence[int]) -> list[Outputs]:
+        """Advance rows ``active``; see the protocol. Frames may hold what :meth:`device_frame` gave."""
+        with self._cuda:
+            return super().step(frames, state, active)
+
+    def read_state(self, state: RowState, row: int) -> dict[str, Array]:
+        """A copy of one row's state by name."""
+        with self._cuda:
+            return super().read_state(state, row)
+
+    def write_state(self, state: RowState, row: int, values: Mapping[str, Array]) -> None:
+        """Set one row's state; see :meth:`RowProgram.write_state`."""
+        with self._cuda:
+            super().write_state(state, row, values)
+
+    def device_frame(self, value: Any) -> DeviceArray | None:
+        """``value`` for a frame if it is an array on the GPU, not copied; None if it is anything else."""
+        return as_device_array(self._cuda, value)
+
+
+class DeviceMemory:
+    """Buffers on the GPU and the calls bound to them. See :class:`edgelstm.runtime.rows.Memory`."""
+
+    def __init__(
+        self,
+        signature: Signature,
+        rows: int,
+        size: CallSize,
+        cuda: Cuda,
+        engine: Engine,
+        outputs: OutputPlace,
+    ) -> None:
+        self._signature = signature
+        self._cuda = cuda
+        self._engine = engine
+        self._rows = rows
+        self._on_host = outputs == "host"
+        # Alone in a call, every row must lie on a boundary; else rows lie side by side, and runs begin at some of them.
+        self._alone = size.most == 1
+        self.size = CallSize(size.least, size.most, self._granule(), size.overwrites)
+        check_memory(cuda, {"states and buffers": buffer_bytes(signature, rows, self._alone)})
+        self._inputs = {t.name: self._buffer(t) for t in signature.inputs}
+        states = {s.output: s for s in signature.states}
+        self._outputs = {t.name: self._buffer(t) for t in signature.outputs if t.name not in states}
+        #: Where the host reads outputs that are states.
+        self._state_outputs = {
+            t.name: self._locked(t) for t in signature.outputs if t.name in states and self._on_host
+        }
+        self._slots = [
+            {name: row_of(buffer.array, row, self._stride(signature.input(name)), signature.input(name))
+             for name, buffer in self._inputs.items()}
+            for row in range(rows)
+        ]  # fmt: skip
+        self._pending: list[tuple[int, Frame]] = []
+        self._any_on_device = False
+        self._calls: list[_Call] = []  # those that hold graphs
+        self._captures = engine.captures
+        self._steps = 0
+
+    def allocate(self) -> Buffers:
+        return {s.name: self._cuda.allocate(self._rows * self._stride(s)) for s in self._signature.states}
+
+    def put(self, slot: int, frame: Frame) -> None:
+        self._pending.append((slot, frame))
+        for name, target in self._slots[slot].items():
+            value = frame[name]
+            if isinstance(value, DeviceArray):
+                self._any_on_device = True
+                buffer = self._inputs[name]
+                offset = slot * self._stride(self._signature.input(name))
+                self._cuda.copy(buffer.address + offset, value.pointer, value.nbytes)
+            else:
+                np.copyto(target, value)
+
+    def bind(self, first: int, count: int, before: Buffers, after: Buffers) -> _Call:
+        signature = self._signature
+        addresses: dict[str, int] = {}
+        load: list[_Copy] = []
+        store: list[_Copy] = []
+        saved: list[tuple[int, int]] = []
+        for t in signature.inputs:
+            buffer, offset, size = self._inputs[t.name], first * self._stride(t), count * self._stride(t)
+            addresses[t.name] = buffer.address + offset
+            if not buffer.shared:
+                load.append(_Copy(buffer.address + offset, buffer.host + offset, size))
+        for s in signature.states:
+            offset, size = first * self._stride(s), count * self._stride(s)
+            addresses[s.input] = before[s.name] + offset
+            addresses[s.output] = after[s.name] + offset
+            saved.append((before[s.name] + offset, size))
+            if s.output in self._state_outputs:
+                host = self._state_outputs[s.output].host
+                store.append(_Copy(host + offset, after[s.name] + offset, size))
+        for name, buffer in self._outputs.items():
+            t = signature.output(name)
+            offset, size = first * self._stride(t), count * self._stride(t)
+            addresses[name] = buffer.address + offset
+            if self._on_host and not buffer.shared:
+                store.append(_Copy(buffer.host + offset, buffer.address + offset, size))
+        outputs: list[Outputs] = [
+            {
+                t.name: self._view(t, first + j, addresses[t.name] + j * self._stride(t))
+                for t in signature.outputs
+            }
+            for j in range(count)
+        ]
+        enqueue = self._engine.bind(count, addresses)
+        return _Call(count, addresses, enqueue, load, store, saved, outputs)
+
+    def run(self, call: _Call) -> list[Outputs]:
+        load = not self._any_on_device
+        if not load:
+            self._load_host_frames()
+        call.runs += 1
+        call.used = self._steps
+        graph = call.graphs.get(load)
+        if graph is None and call.runs > 1 and (self._captures or not call.dedicated):
+            graph = self._settle(call, load)
+        if graph is not None:
+            self._cuda.launch(graph)
+            return call.outputs
+        if load:
+            self._copy(call.load)
+        call.enqueue(self._cuda.stream)
+        self._copy(call.store)
+        return call.outputs
+
+    def wait(self) -> None:
+        self._pending.clear()
+        self._any_on_device = False
+        self._steps += 1
+        self._cuda.wait()
+
+    def move(self, source: Buffers, row: int, target: Buffers, to: int) -> None:
+        for s in self._signature.states:
+            stride = self._stride(s)
+            self._cuda.copy(target[s.name] + to * stride, source[s.name] + row * stride, _row_bytes(s))
+
+    def read(self, buffers: Buffers, row: int) -> dict[str, Array]:
+        values = {s.name: np.empty(s.frame_shape, np_dtype(s.dtype)) for s in self._signature.states}
+        for s in self._signature.states:
+            source = buffers[s.name] + row * self._stride(s)
+            self._cuda.copy(values[s.name].ctypes.data, source, _row_bytes(s))
+        self._cuda.wait()
+        return values
+
+    def write(self, buffers: Buffers, row: int, values: Mapping[str, Array]) -> None:
+        for s in self._signature.states:
+            value = np.ascontiguousarray(values[s.name], np_dtype(s.dtype))
+            self._cuda.copy(buffers[s.name] + row * self._stride(s), value.ctypes.data, _row_bytes(s))
+            self._cuda.wait()
+
+    def close(self) -> None:
+        if self._cuda.closed:
+            return
+        with self._cuda:
+            for call in self._calls:
+                self._drop_graphs(call)
+            self._calls.clear()
+            self._engine.close()
+        self._cuda.close()
+
+    def _settle(self, call: _Call, load: bool) -> Any:
+        """For a call that comes again: resources of its own, and a graph where that works."""
+        saved: list[_Copy] = []
+        try:
+            if not call.dedicated:
+                if not self._make_room():
+                    return None
+                call.enqueue = self._engine.dedicate(call.rows, call.addresses) or call.enqueue
+                call.dedicated = True
+                self._calls.append(call)
+            if not self._captures:
+                return None
+            # Capturing needs a run before it, and may be one: each would advance a state that is updated in place, or
+            # spoil one that the engine writes over. So what is read is put back after either.
+            for address, size in call.saved:
+                saved.append(_Copy(self._cuda.allocate(size), address, size))
+            self._copy(saved)
+            call.enqueue(self._cuda.stream)
+            self._restore(saved)
+            with self._cuda.capture() as capture:
+                for copy in call.load if load else ():
+                    capture.copy(copy.target, copy.source, copy.size)
+                call.enqueue(capture.stream)
+                for copy in call.store:
+                    capture.copy(copy.target, copy.source, copy.size)
+            call.graphs[load] = capture.graph
+            self._restore(saved)
+        except EdgeLstmError as error:
+            log.warning("no CUDA graphs, so a step takes longer to start: %s", error)
+            self._captures = False
+            if len(saved) == len(call.saved):
+                self._restore(saved)
+        finally:
+            for copy in saved:
+                self._cuda.free(copy.target)
+        return call.graphs.get(load)
+
+    def _restore(self, saved: Sequence[_Copy]) -> None:
+        for copy in saved:
+            self._cuda.copy(copy.source, copy.target, copy.size)
+        self._cuda.wait()
+
+    def _make_room(self) -> bool:
+        """Whether one more call may have resources of its own."""
+        if len(self._calls) < MAX_GRAPHS:
+            return True
+        oldest = min(self._calls, key=lambda call: call.used)
+        if self._steps - oldest.used < IDLE_STEPS:
+            return False
+        self._cuda.wait()
+        self._calls.remove(oldest)
+        self._drop_graphs(oldest)
+        oldest.enqueue = self._engine.bind(oldest.rows, oldest.addresses)
+        oldest.dedicated, oldest.runs = False, 0
+        return True
+
+    def _drop_graphs(self, call: _Call) -> None:
+        for graph in call.graphs.values():
+            self._cuda.destroy(graph)
+        call.graphs.clear()
+
+    def _load_host_frames(self) -> None:
+        """Where some frames of a step are on the GPU, each other one is copied by itself."""
+        for slot, frame in self._pending:
+            for name, buffer in self._inputs.items():
+                if not isinstance(frame[name], DeviceArray) and not buffer.shared:
+                    t = self._signature.input(name)
+                    offset = slot * self._stride(t)
+                    self._cuda.copy(buffer.address + offset, buffer.host + offset, _row_bytes(t))
+        self._pending.clear()
+
+    def _copy(self, copies: Sequence[_Copy]) -> None:
+        for copy in copies:
+            self._cuda.copy(copy.target, copy.source, copy.size)
+
+    def _stride(self, spec: TensorSpec | StateSpec) -> int:
+        """Bytes from row to row."""
+        return _stride(spec, self._alone)
+
+    def _granule(self) -> int:
+        """Rows from one aligned row to the next, for all tensors at once."""
+        specs: tuple[TensorSpec | StateSpec, ...] = (
+            *self._signature.inputs,
+            *self._signature.outputs,
+            *self._signature.states,
+        )
+        # All are powers of two, so the largest is a multiple of each.
+        return max(ALIGNMENT // math.gcd(ALIGNMENT, self._stride(spec)) for spec in specs)
+
+    def _buffer(self, spec: TensorSpec) -> _Buffer:
+        """Rows that the engine reads or writes and the host sees."""
+        locked = self._locked(spec)
+        if locked.shared:
+            return locked
+        return _Buffer(self._cuda.allocate(self._rows * self._stride(spec)), locked.host, locked.array, False)
+
+    def _locked(self, spec: TensorSpec) -> _Buffer:
+        memory = self._cuda.allocate_host(self._rows * self._stride(spec))
+        return _Buffer(memory.mapped, memory.pointer, memory.array, self._cuda.integrated)
+
+    def _view(self, spec: TensorSpec, row: int, address: int) -> Any:
+        """What a stream gets: one row of an output."""
+        if not self._on_host:
+            return device_output(self._cuda, address, spec.frame_shape, spec.dtype)
+        buffer = self._state_outputs.get(spec.name) or self._outputs[spec.name]
+        view = row_of(buffer.array, row, self._stride(spec), spec)
+        view.flags.writeable = False
+        return view
+
+
+@dataclass(frozen=True)
+class _Buffer:
+    """address: for the engine. host: for the host; both are one memory where it is ``shared``. array: its bytes."""
+
+    address: int
+    host: int
+    array: Array
+    shared: bool
+
+
+def row_of(data: Array, row: int, stride: int, spec: TensorSpec) -> Array:
+    """Row ``row`` of a buffer of bytes as the array it holds."""
+    view: Array = data[row * stride : row * stride + _row_bytes(spec)].view(np_dtype(spec.dtype))
+    return view.reshape(spec.frame_shape)
+
+
+def check_outputs(outputs: str) -> None:
+    """Raise EdgeLstmError for a place that outputs can't be in."""
+    if outputs not in get_args(OutputPlace):
+        raise EdgeLstmError("outputs", found=outputs, expected=" or ".join(get_args(OutputPlace)))
+
+
+def buffer_bytes(signature: Signature, rows: int, alone: bool) -> int:
+    """Bytes on the GPU for both sides of the states, the frames and the outputs of ``rows`` rows."""
+    both = 2 * sum(_stride(s, alone) for s in signature.states)
+    return rows * (both + sum(_stride(t, alone) for t in (*signature.inputs, *signature.outputs)))
+
+
+def check_memory(cuda: Cuda, needs: Mapping[str, int]) -> None:
+    """Raise EdgeLstmError, saying how much is needed for what, when the GPU has less free memory. In its context."""
+    needed, free = sum(needs.values()), cuda.free_memory()
+    if needed > free:
+        parts = ", ".join(f"{size_text(size)} {what}" for what, size in needs.items())
+        raise EdgeLstmError(
+            f"the memory of {cuda.name} is too small",
+            found=f"{size_text(free)} free",
+            expected=f"{size_text(needed)}: {parts}",
+            hint="Use fewer streams, a smaller precision, or end other programs on this GPU",
+        )
+
+
+def size_text(size: int) -> str:
+    """Bytes for people."""
+    if size >= 2**30:
+        return f"{size / 2**30:.2f} GiB"
+    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{-(-size // 1024)} KiB"
+
+
+def _row_bytes(spec: TensorSpec | StateSpec) -> int:
+    return math.prod(spec.frame_shape) * np_dtype(spec.dtype).itemsize
+
+
+def _stride(spec: TensorSpec | StateSpec, alone: bool) -> int:
+    size = _row_bytes(spec)
+    return -(-size // ALIGNMENT) * ALIGNMENT if alone else size
