@@ -16,16 +16,25 @@ if TYPE_CHECKING:
     from edgelstm.frontends.onnx_import import Confirm
     from edgelstm.step import StepModel
 
-SOURCES = "a described .safetensors, an .onnx with its state pairs, a torch module, or package.module:factory"
+#: Suffixes of files that torch writes.
+CHECKPOINTS = (".pt", ".pth", ".ckpt", ".ts", ".torchscript", ".pkl", ".pickle", ".joblib", ".bin")
+SOURCES = "a described .safetensors, a Keras model (.keras, .h5), an .onnx with its state pairs, a torch module, or package.module:factory"
+KERAS = (".keras", ".h5", ".hdf5")
 
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model at the door: its step graph, and its source as a Program to compare the graph with."""
+    """A model at the door: its step graph, and its source as a Program to compare the graph with.
+
+    notes: what the user has to know of how it was taken. windowed: ``step`` computes windows as they were asked for, so
+    there is nothing to unroll.
+    """
 
     step: StepModel
     reference: Program
     description: str
+    notes: tuple[str, ...] = ()
+    windowed: bool = False
 
 
 def load(
@@ -37,11 +46,18 @@ def load(
     kwargs: Mapping[str, Any] | None = None,
     fix: Mapping[str, int | float | bool] | None = None,
     confirm: Confirm | None = None,
+    window: int | None = None,
+    carry_state: bool = False,
+    gate_order: str | None = None,
 ) -> Loaded:
     """Open a trained model; see :func:`edgelstm.workflows.export` for the arguments."""
     if isinstance(source, str | Path) and not is_factory(source):
         suffix = Path(source).suffix.lower()
-        _refuse(source, weights=weights, frame=frame, kwargs=kwargs)
+        _refuse(source, weights=weights, kwargs=kwargs)
+        if suffix in CHECKPOINTS or (suffix == ".safetensors" and (frame or gate_order)):
+            _refuse(source, fix=fix)
+            return _load_checkpoint(source, frame, states, window, carry_state, gate_order)
+        _refuse(source, frame=frame, carry_state=carry_state or None, gate_order=gate_order)
         if suffix == ".onnx":
             return _load_onnx(source, states, fix, confirm)
         _refuse(source, fix=fix)
@@ -50,7 +66,13 @@ def load(
             return _load_described(source)
         raise EdgeLstmError(f"can't export {source}", found=f"suffix {suffix or '(none)'}", expected=SOURCES)
     _refuse(source, fix=fix)
-    return _load_traced(source, weights, frame, states, kwargs)
+    if gate_order is not None:
+        raise EdgeLstmError(
+            "a gate order given for a torch module",
+            found=gate_order,
+            expected="none: the module's own arithmetic tells it",
+        )
+    return _load_traced(source, weights, frame, states, kwargs, window, carry_state)
 
 
 def open_reference(
@@ -65,10 +87,20 @@ def open_reference(
             )
         frame = {t.name: t.frame_shape[1:] if like.window else t.frame_shape for t in like.inputs}
         states = {s.name: s.initial_value() for s in like.states}
-        from edgelstm.frontends.adapters import as_step
+        from edgelstm.frontends.adapters import open_module
         from edgelstm.frontends.torch_program import TorchProgram
 
-        return TorchProgram(as_step(_module(spec, weights, kwargs), frame, states=states))
+        # What the Signature says of it was settled at export: a model without states is a window.
+        length = like.window or like.inputs[0].frame_shape[0]
+        module = _module(spec, weights, kwargs)
+        if not states and not like.window:
+            frame = {name: shape[1:] for name, shape in frame.items()}
+        opened, _, _ = open_module(
+            module, frame, states=states or None, window=None if states else length, carry_state=bool(states)
+        )
+        return TorchProgram(opened)
+    if Path(spec).suffix.lower() in KERAS:
+        return _keras_reference(spec, like)
     if Path(spec).suffix.lower() != ".safetensors":
         raise EdgeLstmError(f"can't open {spec}", expected=SOURCES)
     return _load_described(spec).reference
@@ -85,6 +117,26 @@ def _load_described(path: PathLike) -> Loaded:
 
     described = load_described(path)
     return Loaded(to_step(described), NumpyProgram(described), str(path))
+
+
+def _load_keras(path: PathLike, frame: Any, window: int | None, carry_state: bool) -> Loaded:
+    from edgelstm.frontends.keras import load_keras
+
+    found = load_keras(path, frame=frame, window=window, carry_state=carry_state)
+    return Loaded(found.step, found.reference, str(path), found.window, found.notes)
+
+
+def _keras_reference(path: PathLike, like: Signature | None) -> Program:
+    """A Keras model taken as ``like`` was: with its frames, as a step if that has states and else as the same window."""
+    from edgelstm.frontends.keras import load_keras
+
+    if like is None:
+        return load_keras(path).reference
+    step = bool(like.states)
+    frame = {t.name: t.frame_shape[1:] if like.window else t.frame_shape for t in like.inputs}
+    if step:
+        return load_keras(path, frame=frame, carry_state=True).reference
+    return load_keras(path, window=like.window).reference
 
 
 def _load_onnx(
@@ -111,8 +163,34 @@ def _load_onnx(
     return Loaded(join_inputs(fuse_gates(simplify(expand_rnn(declared)))), reference, str(path))
 
 
-def _load_traced(source: Any, weights: PathLike | None, frame: Any, states: Any, kwargs: Any) -> Loaded:
-    from edgelstm.frontends.adapters import as_step
+def _load_checkpoint(
+    path: str | Path, frame: Any, states: Any, window: int | None, carry_state: bool, gate_order: str | None
+) -> Loaded:
+    """A file of torch: a TorchScript module, or nothing but weights."""
+    from edgelstm.frontends.bare import load_bare
+    from edgelstm.frontends.described import to_step
+    from edgelstm.frontends.reference import NumpyProgram
+    from edgelstm.frontends.torchscript import is_torchscript, load_torchscript
+
+    if is_torchscript(path):
+        _refuse(path, gate_order=gate_order)
+        return _load_traced(load_torchscript(path), None, frame, states, None, window, carry_state, str(path))
+    _refuse(path, states=states, carry_state=carry_state or None)
+    described, notes = load_bare(path, frame, gate_order)
+    return Loaded(to_step(described), NumpyProgram(described), str(path), notes)
+
+
+def _load_traced(
+    source: Any,
+    weights: PathLike | None,
+    frame: Any,
+    states: Any,
+    kwargs: Any,
+    window: int | None,
+    carry_state: bool,
+    name: str | None = None,
+) -> Loaded:
+    from edgelstm.frontends.adapters import open_module
     from edgelstm.frontends.torch_program import TorchProgram
     from edgelstm.frontends.traced import trace
 
@@ -122,9 +200,11 @@ def _load_traced(source: Any, weights: PathLike | None, frame: Any, states: Any,
             "the shape of a frame is not given",
             expected="frame=(1, 64, 64), or --frame 1,64,64: one frame without the stream axis",
         )
-    stepped = as_step(module, frame, states=states)
-    name = source if isinstance(source, str) else type(source).__name__
-    return Loaded(trace(stepped), TorchProgram(stepped), name)
+    opened, notes, windowed = open_module(
+        module, frame, states=states, window=window, carry_state=carry_state
+    )
+    name = name or (source if isinstance(source, str) else type(source).__name__)
+    return Loaded(trace(opened), TorchProgram(opened), name, notes, windowed)
 
 
 def _module(source: Any, weights: PathLike | None, kwargs: Mapping[str, Any] | None) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from edgelstm.frontends.forms import TorchStep
+    from edgelstm.frontends.window import TorchWindow
 
 
 def as_step(
@@ -55,14 +56,63 @@ def as_step(
     Raises EdgeLstmError for a module that is not step-shaped, saying what forward gave and what is expected; for a
     bidirectional or otherwise windowed module; and when torch is missing.
     """
+    from edgelstm.frontends.probe import probe
+
+    return probe(_copied(module), read_frames(frame), states, batch_first, outputs, carry_state)
+
+
+def open_module(
+    module: nn.Module,
+    frame: Any,
+    *,
+    states: Any = None,
+    window: int | None = None,
+    carry_state: bool = False,
+) -> tuple[TorchStep | TorchWindow, tuple[str, ...], bool]:
+    """``module`` as a step if it is one; else, with ``window``, as windows of so many frames, just as it computes them.
+
+    Also what the user should know of that, and whether it is such a window. Arguments and errors as :func:`as_step`'s.
+    """
+    try:
+        step = as_step(module, frame, states=states, carry_state=carry_state)
+    except EdgeLstmError as error:
+        if window is None or carry_state or states is not None:
+            raise
+        from edgelstm.frontends.window import as_window
+
+        try:
+            whole = as_window(_copied(module), read_frames(frame), window)
+        except EdgeLstmError as other:
+            raise error from other
+        return whole, (_window_note(type(module).__name__, window, whole.signature.window is None),), True
+    from edgelstm.frontends.inside import Inside
+
+    inner = step.module
+    if not isinstance(inner, Inside):
+        return step, (), False
+    note = f"states of {', '.join(inner.paths)} are carried from frame to frame"
+    if not inner.gives_states:
+        note += (
+            f", though {inner.called} itself starts anew at every call: past the length of its training windows "
+            "nothing is known of how well it does"
+        )
+    return step, (note,), False
+
+
+def _window_note(name: str, window: int, whole: bool) -> str:
+    text = f"{name} starts anew at every call: exported as windows of {window} frames, nothing is carried between them"
+    if whole:
+        text += "; not all of its outputs have a time axis, so a whole window counts as one frame"
+    return text
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, float32, on the CPU."""
     torch = import_torch()
     if not isinstance(module, torch.nn.Module):
         raise EdgeLstmError("the model to export", found=type(module).__name__, expected="a torch.nn.Module")
-    from edgelstm.frontends.probe import probe
-
     try:
         copied = copy.deepcopy(module)
     except Exception as error:  # whatever a user's module raises
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
-    copied = copied.to(device="cpu").float().eval().requires_grad_(False)
-    return probe(copied, read_frames(frame), states, batch_first, outputs, carry_state)
+    return copied.to(device="cpu").float().eval().requires_grad_(False)
