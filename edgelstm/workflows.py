@@ -91,8 +91,9 @@ def export(
 
     Parameters
     ----------
-    source: a ``.safetensors`` file of one of our own modules; a torch module; ``"package.module:factory"`` or
-        ``"file.py:factory"`` (called with ``kwargs``); or an ``.onnx`` file whose state pairs ``states`` names.
+    source: a ``.safetensors`` file of one of our own modules; a Keras model (``.keras``, ``.h5``); a torch module;
+        ``"package.module:factory"`` or ``"file.py:factory"`` (called with ``kwargs``); or an ``.onnx`` file whose state
+        pairs ``states`` names.
     output: the ``.onnx`` file to write; None writes nothing.
     weights: ``.safetensors``, ``.pt`` or ``.pth`` for a module from a factory.
     frame: shape of one frame without the stream axis, for torch modules: ``(1, 64, 64)``, or a mapping by input name.

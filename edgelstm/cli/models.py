@@ -34,17 +34,21 @@ from edgelstm.signature import Signature
 @app.command(
     epilog="Examples: `edgelstm export model.safetensors -o model.onnx` · "
     "`edgelstm export nets.py:make --weights net.pt --frame 1,64,64 -o net.onnx --window 10` · "
-    "`edgelstm export other.onnx --state h_in=h_out --fix sr=16000 -o step.onnx`"
+    "`edgelstm export other.onnx --state h_in=h_out --fix sr=16000 -o step.onnx` · "
+    "`edgelstm export model.keras -o model.onnx`"
 )
 def export(
     source: Annotated[
-        str, typer.Argument(help="model.safetensors (described), package.module:factory, or model.onnx.")
+        str,
+        typer.Argument(
+            help="model.safetensors (described), model.keras, model.h5, package.module:factory, or model.onnx."
+        ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     weights: Weights = None,
     frame: Annotated[
         list[str] | None,
-        typer.Option(help="Shape of a frame, '1,64,64', for torch; 'NAME:1,64,64' if several."),
+        typer.Option(help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several."),
     ] = None,
     init: Init = None,
     state: Annotated[
@@ -65,7 +69,7 @@ def export(
     carry_state: Annotated[
         bool,
         typer.Option(
-            "--carry-state", help="Torch: carry states from frame to frame though each call starts from zeros."
+            "--carry-state", help="Carry states from frame to frame though each call starts from zeros."
         ),
     ] = False,
     gate_order: Annotated[

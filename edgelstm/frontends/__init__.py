@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 #: Suffixes of files that torch writes.
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".ts", ".torchscript", ".pkl", ".pickle", ".joblib", ".bin")
-SOURCES = "a described .safetensors, a Keras model (.keras, .h5), an .onnx with its state pairs, a torch module, or package.module:factory"
+#: Suffixes of files that Keras writes.
 KERAS = (".keras", ".h5", ".hdf5")
+SOURCES = (
+    "a described .safetensors, a Keras model (.keras, .h5), an .onnx with its state pairs, a torch module, "
+    "or package.module:factory"
+)
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,9 @@ def load(
     if isinstance(source, str | Path) and not is_factory(source):
         suffix = Path(source).suffix.lower()
         _refuse(source, weights=weights, kwargs=kwargs)
+        if suffix in KERAS:
+            _refuse(source, states=states, fix=fix, gate_order=gate_order)
+            return _load_keras(source, frame, window, carry_state)
         if suffix in CHECKPOINTS or (suffix == ".safetensors" and (frame or gate_order)):
             _refuse(source, fix=fix)
             return _load_checkpoint(source, frame, states, window, carry_state, gate_order)
@@ -123,7 +130,7 @@ def _load_keras(path: PathLike, frame: Any, window: int | None, carry_state: boo
     from edgelstm.frontends.keras import load_keras
 
     found = load_keras(path, frame=frame, window=window, carry_state=carry_state)
-    return Loaded(found.step, found.reference, str(path), found.window, found.notes)
+    return Loaded(found.step, found.reference, str(path), found.notes, found.window is not None)
 
 
 def _keras_reference(path: PathLike, like: Signature | None) -> Program:

@@ -1,0 +1,102 @@
+"""A Keras model by NumPy, as Keras itself would compute it: what export compares the graph with where Keras is absent.
+
+Each layer is its equation over a sequence, in Keras's own layout and in float64. Of a stream, every call takes the
+elements that are new; what a layer can't use yet waits. There are no delays, rings or clocks here: those are the graph's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from edgelstm.frontends.keras.build import Built
+from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
+from edgelstm.frontends.keras.network import Network
+from edgelstm.runtime.protocol import Array, Frame, Outputs
+
+#: One stream: what its layers remember, and the last element of each output.
+Row = dict[str, Any]
+
+
+class KerasProgram:
+    """A Program (``edgelstm.runtime.protocol``): one row a stream, each computed alone.
+
+    Its Signature is the graph's without the states that only the graph has (rings of frames, the clock).
+    """
+
+    def __init__(self, network: Network, built: Built, streams: int = 1) -> None:
+        signature = built.step.signature
+        parts = tuple(s for s in signature.states if s.name.endswith((".h", ".c")))
+        self.signature = replace(signature, states=parts)
+        self.streams = streams
+        self._network, self._built = network, built
+        self._wide(network)
+
+    def new_state(self) -> list[Row]:
+        """All rows before their first frame."""
+        return [{} for _ in range(self.streams)]
+
+    def step(self, frames: Sequence[Frame], state: list[Row], active: Sequence[int]) -> Sequence[Outputs]:
+        """Advance rows ``active`` in place; see ``Program.step``."""
+        results = []
+        for frame, row in zip(frames, active, strict=True):
+            memory = dict(state[row])
+            results.append(self._advance(frame, memory))
+            state[row] = memory
+        return results
+
+    def read_state(self, state: list[Row], row: int) -> dict[str, Array]:
+        """A float32 copy of one row's h and c."""
+        held = state[row]
+        return {
+            s.name: held[s.name][0].astype(np.float32) if s.name in held else s.initial_value()
+            for s in self.signature.states
+        }
+
+    def write_state(self, state: list[Row], row: int, values: Mapping[str, Array]) -> None:
+        """Set one row's h and c."""
+        state[row] = state[row] | {name: value.astype(np.float64)[None] for name, value in values.items()}
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+    def _wide(self, layer: Layer) -> None:
+        """Weights in float64: the graph has its own copies."""
+        layer.weights = {name: value.astype(np.float64) for name, value in layer.weights.items()}
+        for _, child in layer.children():
+            self._wide(child)
+
+    def _advance(self, frame: Frame, memory: Memory) -> Outputs:
+        inputs = []
+        for spec, streamed, length in zip(
+            self.signature.inputs, self._built.streamed, self._built.lengths, strict=True
+        ):
+            data = np.asarray(frame[spec.name], np.float64)[None]
+            sequence = self._built.window is not None
+            inputs.append(
+                Tensor(
+                    data[:, None] if streamed else data,
+                    streamed,
+                    None,
+                    sequence,
+                    length if streamed else None,
+                )
+            )
+        made = self._network.compute(inputs, "", memory)
+        names = [t.name for t in self.signature.outputs]
+        shown = [
+            t for t in self.signature.outputs if t.name.removesuffix("_ready") not in {*names} - {t.name}
+        ]
+        outputs: Outputs = {}
+        for spec, tensor in zip(shown, made, strict=True):
+            # A sequence shows the element that came with this frame, if one did.
+            new = tensor.data.shape[1] > 0 if tensor.streamed else tensor.begun
+            value = tensor.data[0, -1] if tensor.streamed and new else tensor.data[0]
+            outputs[spec.name] = value.astype(np.float32) if new else np.zeros(spec.frame_shape, np.float32)
+            outputs[spec.name].setflags(write=False)
+            if f"{spec.name}_ready" in names:
+                outputs[f"{spec.name}_ready"] = np.array(new)
+        return outputs
