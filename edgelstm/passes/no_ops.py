@@ -39,14 +39,16 @@ def same_as(node: onnx.NodeProto, facts: Facts) -> str | None:
 
 
 def _undone(node: onnx.NodeProto, facts: Facts) -> str | None:
-    """The value before two Reshapes or two Transposes of which the second undoes the first."""
+    """The value before Reshapes (Squeezes, Unsqueezes) or two Transposes of which the last undoes the others."""
     before = facts.graph.producer(node.input[0])
     if before is None:
         return None
-    if is_reshape(node) and is_reshape(before):
-        shape = facts.shapes.get(node.output[0])
-        return before.input[0] if shape is not None and shape == facts.shapes.get(before.input[0]) else None
-    if node.op_type == before.op_type == "Transpose" and is_standard(before):
+    shape = facts.shapes.get(node.output[0])
+    while shape is not None and before is not None and is_reshape(node) and is_reshape(before):
+        if shape == facts.shapes.get(before.input[0]):
+            return str(before.input[0])
+        before = facts.graph.producer(before.input[0])
+    if before is not None and node.op_type == before.op_type == "Transpose" and is_standard(before):
         first, second = attribute(before, "perm"), attribute(node, "perm")
         if first and second and [first[axis] for axis in second] == sorted(second):
             return str(before.input[0])

@@ -46,6 +46,7 @@ def operator(
     lengths: bool = False,
     dtype: str = "float32",
     streams: str | int = N,
+    scale: float = 0.6,
     **attributes: Any,
 ) -> StepModel:
     """One operator with its states as it has them; the streams on axis 0 of everything else."""
@@ -63,7 +64,7 @@ def operator(
     if peephole:
         arrays["P"] = (d, 3 * H)
         inputs.append("P")
-    weights = [numpy_helper.from_array(rng.normal(0, 0.6, s).astype(dtype), n) for n, s in arrays.items()]
+    weights = [numpy_helper.from_array(rng.normal(0, scale, s).astype(dtype), n) for n, s in arrays.items()]
     # Streams on axis 0 at the border; in front of the operator they go where it wants them.
     perm = [0, 1, 2] if layout else [1, 0, 2]
     nodes = [helper.make_node("Transpose", [name], [f"{name}_seq"], perm=perm) for name in ("x", *states)]
@@ -122,7 +123,9 @@ def operators(draw: st.DrawFn, kinds: tuple[str, ...] = tuple(GATES)) -> dict[st
     if kind == "GRU":
         found["linear_before_reset"] = int(draw(st.booleans()))
     if draw(st.booleans()):
-        # Gates that are no gates make the state grow, and errors with it: bounded ones stay comparable.
+        # Gates that are no gates make the state grow, and errors with it: bounded ones stay comparable. So do small
+        # weights: ONNX Runtime's Softplus overflows from 89 on.
+        found["scale"] = 0.25
         gate = st.sampled_from(["Sigmoid", "HardSigmoid", "Softsign"])
         inner = st.sampled_from(sorted(PARAMETERS))
         each = {"LSTM": (gate, inner, st.sampled_from(["Tanh", "Softsign", "Relu", "ScaledTanh"]))}.get(
