@@ -1,6 +1,7 @@
 #include "node.h"
 
 #include "edgelstm/fused_gates.h"
+#include "log.h"
 
 namespace edgelstm::trt {
 namespace {
@@ -232,7 +233,12 @@ std::int32_t Node::launch(PluginTensorDesc const* inputDescs, PluginTensorDesc c
     }
     bool const known = formOf(inputDescs[0], params.forms.z) && formOf(inputDescs[1], params.forms.c) &&
                        formOf(outputDescs[0], params.forms.h);
-    return known ? static_cast<std::int32_t>(fusedGates(params, stream)) : cudaErrorInvalidValue;
+    cudaError_t const error = known ? fusedGates(params, stream) : cudaErrorInvalidValue;
+    if (error == cudaErrorInvalidValue) {
+        char const* why = known ? whyRefused(params) : "no kernel for these types and layouts";
+        report(why != nullptr ? why : "CUDA refuses the launch");
+    }
+    return static_cast<std::int32_t>(error);
 }
 
 }  // namespace edgelstm::trt
