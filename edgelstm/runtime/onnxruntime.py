@@ -19,6 +19,7 @@ from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, call_size, capacity
 from edgelstm.signature import Dim, Signature
 
+CPU = "CPUExecutionProvider"
 METADATA_KEY = "edgelstm.signature"
 ALIGNMENT = 64  # bytes: a cache line, and what AVX-512 loads at once
 _ELEMENTS = {
@@ -35,7 +36,7 @@ _ELEMENTS = {
     "tensor(bool)": "bool",
 }
 #: TensorProto's numbers of the types that NumPy lacks: the binding takes them in place of a dtype.
-_NUMBERS = {"bfloat16": 16, "float8e4m3fn": 17}
+NUMBERS = {"bfloat16": 16, "float8e4m3fn": 17}
 
 Buffers = dict[str, Array]  # by state name, [rows, ...]
 
@@ -160,20 +161,34 @@ def available_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def open_session(model: PathLike | bytes, threads: int, spin: bool = True, *, half: bool = False) -> Any:
-    """An ONNX Runtime session with the options every step graph here runs under.
-
-    half: the graph computes in float16; found out for one whose Signature says so.
-
-    Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
-    """
-    where = "model" if isinstance(model, bytes) else str(model)
+def import_onnxruntime() -> Any:
+    """The module. Raises EdgeLstmError where it is not installed."""
     try:
-        import onnxruntime as ort
+        import onnxruntime
     except ImportError as error:
         raise EdgeLstmError(
             "ONNX Runtime is not installed", hint="pip install 'edgelstm[cpu]' (or 'edgelstm[gpu]')"
         ) from error
+    return onnxruntime
+
+
+def open_session(
+    model: PathLike | bytes,
+    threads: int,
+    spin: bool = True,
+    *,
+    half: bool = False,
+    providers: Sequence[Any] = (CPU,),
+) -> Any:
+    """An ONNX Runtime session with the options every step graph here runs under.
+
+    half: the graph computes in float16; found out for one whose Signature says so. providers: what computes it, the
+    first that can an operator; the CPU comes last.
+
+    Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
+    """
+    where = "model" if isinstance(model, bytes) else str(model)
+    ort = import_onnxruntime()
     # Opened from its bytes, a session keeps them, beside the weights it made of them, for as long as it lives.
     source = model if isinstance(model, bytes) else str(check_file(model))
     options = ort.SessionOptions()
@@ -187,20 +202,20 @@ def open_session(model: PathLike | bytes, threads: int, spin: bool = True, *, ha
     try:
         try:
             return ort.InferenceSession(
-                source, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
+                source, options, providers=list(providers), disabled_optimizers=disabled
             )
         except Exception as error:  # ONNX Runtime raises several unrelated classes
             if "float8" not in str(error):
                 raise
             # It fuses Q/DQ pairs of fp8 into operators that have no fp8 (seen in 1.31). Unfused it computes in float32.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-            return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+            return ort.InferenceSession(source, options, providers=list(providers))
     except Exception as error:
         if "NOT_IMPLEMENTED" in str(error):
             raise EdgeLstmError(
-                f"ONNX Runtime can't run {where} on the CPU",
+                f"ONNX Runtime can't run {where} on the {'CPU' if providers[0] == CPU else 'GPU'}",
                 found=first_line(error),
-                expected="operators and types that its CPU provider has",
+                expected=f"operators and types that its {'CPU provider has' if providers[0] == CPU else 'providers have'}",
                 hint="A graph for TensorRT in bf16 runs there only; quantize --target onnxruntime for the CPU",
             ) from error
         raise EdgeLstmError(
@@ -284,7 +299,7 @@ def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
 
 
 def _bind(bind: Any, name: str, dtype: str, array: Array) -> None:
-    element: Any = _NUMBERS.get(dtype, array.dtype)
+    element: Any = NUMBERS.get(dtype, array.dtype)
     bind(name, "cpu", 0, element, list(array.shape), array.ctypes.data)
 
 
