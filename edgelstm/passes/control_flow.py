@@ -86,8 +86,7 @@ class _Inliner:
         body = attribute(node, "body")
         state = list(node.input[2:])
         if condition == 0 or trips == 0:
-            # Scan outputs of no iteration are empty, and nothing says of which shape.
-            if len(node.output) > len(state):
+            if not self._leave_out(node.output[len(state) :]):
                 return False
             self._name(state, node.output)
             return True
@@ -159,6 +158,20 @@ class _Inliner:
             parts = [self._unsqueeze(value, axis) for value in (values[::-1] if back else values)]
             stacks.append(self.graph.value("Concat", parts, "scanned", axis=axis))
         self._name([*state, *stacks], node.output)
+        return True
+
+    def _leave_out(self, empty: Sequence[str]) -> bool:
+        """Take scan outputs of no iteration out of the stacks they go into; False where something else reads them.
+
+        They are empty, and nothing says of which shape.
+        """
+        stacks = [node for name in empty for node in self.graph.consumers(name)]
+        alone = set(self.graph.outputs) & set(empty)
+        if alone or any(n.op_type != "Concat" or attribute(n, "axis") or len(n.input) < 2 for n in stacks):
+            return False
+        for node in stacks:
+            node.input[:] = [name for name in node.input if name not in empty]
+        self.graph.nodes = self.graph.nodes  # who reads what has changed
         return True
 
     # -- parts --------------------------------------------------------------------------------------------------------
