@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 
 #: A frame's values may all but vanish; its error is then taken relative to this part of the largest value so far.
 FLOOR = 1e-3
+HELD_FLOOR = 0.1
 #: Bits of the mantissa, the hidden one among them: how finely a type resolves what it holds.
 MANTISSA = {"float16": 11, "bfloat16": 8}
 
@@ -47,6 +48,8 @@ class TensorError:
     norms: array[float] = field(default_factory=_numbers)
     _largest: float = 0.0
     _longest: float = 0.0
+    _sizes: array[float] = field(default_factory=_numbers)
+    _differences: array[float] = field(default_factory=_numbers)
 
     def add(self, frame: int, reference: Array, other: Array) -> None:
         """Compare the tensors at ``frame``."""
@@ -61,13 +64,27 @@ class TensorError:
         size, length = float(np.abs(a).max(initial=0.0)), float(np.linalg.norm(a))
         self._largest, self._longest = max(self._largest, size), max(self._longest, length)
         self.frames.append(frame)
-        self.errors.append(_relative(float(np.abs(difference).max(initial=0.0)), size, self._largest))
+        worst = float(np.abs(difference).max(initial=0.0))
+        self.errors.append(_relative(worst, size, self._largest))
+        self._sizes.append(size)
+        self._differences.append(worst)
         self.norms.append(_relative(float(np.linalg.norm(difference)), length, self._longest))
 
     @property
     def worst(self) -> float:
         """Largest error."""
         return max(self.errors)
+
+    @property
+    def held(self) -> float:
+        """Largest error where max|a| counts as at least ``HELD_FLOOR`` times the largest of all frames.
+
+        An output of one number passes through zero, and float32 rounds it by what it was summed up from, not by what is
+        left of it: this is the error that a computation in float32 can be held to.
+        """
+        floor = HELD_FLOOR * self._largest
+        pairs = zip(self._differences, self._sizes, strict=True)
+        return max(_relative(difference, max(size, floor), self._largest) for difference, size in pairs)
 
     @property
     def worst_frame(self) -> int:
