@@ -96,6 +96,24 @@ def build_probe(folder: Path, headers: Path) -> Path:
     return probe
 
 
+class Adapters:
+    """Libraries by version; a version whose headers are not here skips the test that asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.built: dict[str, Adapter] = {}
+        self.kernels: Path | None = None
+
+    def __getitem__(self, version: str) -> Adapter:
+        if version not in self.built:
+            headers = headers_of(version)
+            folder = self.folder / version
+            library = build_library(folder, headers, self.kernels)
+            self.kernels = self.kernels or folder / "fused_gates.o"
+            self.built[version] = Adapter(version, library, build_probe(folder, headers))
+        return self.built[version]
+
+
 def _run(*command: object) -> None:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"

@@ -27,13 +27,10 @@ from adapter_library import (
     LINEAR,
     VERSIONS,
     Adapter,
+    Adapters,
     Plugin,
     Tensor,
-    build_library,
-    build_probe,
     headers_folders,
-    headers_of,
-    tools,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,27 +44,9 @@ on_every_example = settings(
 )
 
 
-@pytest.fixture(scope="session")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Adapter]:
-    """Adapters by version: each is built when it is first asked for, the kernels once."""
-    return {}
-
-
 @pytest.fixture(params=VERSIONS)
-def adapter(
-    request: pytest.FixtureRequest, built: dict[str, Adapter], tmp_path_factory: pytest.TempPathFactory
-) -> Adapter:
-    version: str = request.param
-    if version not in built:
-        headers = headers_of(version)
-        tools()
-        folder = tmp_path_factory.mktemp(f"tensorrt-{version}")
-        kernels = next((a.library.with_name("fused_gates.o") for a in built.values()), None)
-        library = build_library(folder, headers, kernels)
-        if kernels is not None:
-            (folder / "fused_gates.o").symlink_to(kernels)
-        built[version] = Adapter(version, library, build_probe(folder, headers))
-    return built[version]
+def adapter(request: pytest.FixtureRequest, adapters: Adapters) -> Adapter:
+    return adapters[request.param]
 
 
 def made(adapter: Adapter, **fields: Any) -> Plugin:
