@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -10,24 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
-from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.runtime.protocol import Program
+from contract.backends import BACKENDS, Open, backend
 from edgelstm.step import StepModel
 
-Open = Callable[[StepModel, int], Program]
 
-
-def open_ort(step: StepModel, streams: int) -> Program:
-    return OrtProgram(step.to_bytes(), streams=streams, threads=1)
-
-
-#: A new backend adds one line here.
-BACKENDS = {"onnxruntime": open_ort}
-
-
-@pytest.fixture(params=sorted(BACKENDS))
-def open_program(request: pytest.FixtureRequest) -> Open:
-    return BACKENDS[request.param]
+@pytest.fixture(params=list(BACKENDS))
+def open_program(request: pytest.FixtureRequest) -> Iterator[Open]:
+    with backend(request.param) as open_:
+        yield open_
 
 
 MODELS = {
@@ -126,19 +116,24 @@ def test_outputs_are_read_only_and_last_until_the_next_step(open_program: Open, 
             np.testing.assert_array_equal(array, copy[spec.name])
 
 
+@pytest.mark.parametrize("name", list(BACKENDS))
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
-def test_rows_equal_lone_runs(data: st.DataObject) -> None:
+def test_rows_equal_lone_runs(name: str, data: st.DataObject) -> None:
     """Any interleaving of rows gives what each row gives when it runs alone."""
-    backend = data.draw(st.sampled_from(sorted(BACKENDS)))
+    with backend(name) as open_program:
+        check_rows_equal_lone_runs(open_program, data)
+
+
+def check_rows_equal_lone_runs(open_program: Open, data: st.DataObject) -> None:
     step = MODELS[data.draw(st.sampled_from(sorted(MODELS)))]()
     rows = data.draw(st.integers(1, 6))
     schedule = data.draw(
         st.lists(st.sets(st.integers(0, rows - 1), min_size=1).map(sorted), min_size=1, max_size=12)
     )
     rng = np.random.default_rng(data.draw(st.integers(0, 999)))
-    program = BACKENDS[backend](step, rows)
-    lone = [BACKENDS[backend](step, 1) for _ in range(rows)]
+    program = open_program(step, rows)
+    lone = [open_program(step, 1) for _ in range(rows)]
     state, lone_states = program.new_state(), [p.new_state() for p in lone]
     for active in schedule:
         frames = [frame(step, rng) for _ in active]
