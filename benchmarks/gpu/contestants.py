@@ -6,7 +6,6 @@ never leave the device. With ``--device cpu`` the same code runs on the processo
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -16,10 +15,11 @@ from typing import Any
 import cases
 import numpy as np
 
+from edgelstm import machine
 from edgelstm.bench.contestants import Contestant, Opened, initial_states
 from edgelstm.bench.job import Job, Missing
 from edgelstm.errors import EdgeLstmError
-from edgelstm.runtime.protocol import Array, Frame
+from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.signature import Signature
 
 #: What a torch step gives: outputs in the order of the Signature.
@@ -147,34 +147,32 @@ def _engine(job: Job, gates: Any) -> Path:
     """Build one. Raises Missing for want of a GPU, TensorRT or the plugin's library."""
     if job.device == "cpu":
         raise Missing("TensorRT runs on GPUs only")
-    if importlib.util.find_spec("tensorrt") is None:
-        raise Missing("pip install 'edgelstm[tensorrt]'")
+    from edgelstm.engine import versions
     from edgelstm.engine.build import BuildOptions, build_engine
+    from edgelstm.runtime.plugin_library import find_plugin_library
 
+    there = versions.installed()
+    if "tensorrt" not in there and (gates == "plugin" or not there):
+        raise Missing(f"pip install {versions.INSTALL['tensorrt'].removeprefix('pip install ')}")
     if gates == "plugin":
-        from edgelstm.runtime.plugin_library import find_plugin_library
-
         try:
             find_plugin_library()
         except EdgeLstmError as error:
             raise Missing(str(error)) from error
+    runtime = there[0] if "tensorrt" not in there else "tensorrt"
+    cuda = machine.cuda()
+    targets = (cuda.gpus[0].capability,) if runtime == "tensorrt-rtx" and cuda and cuda.gpus else ()
     streams = job.streams
+    options = BuildOptions(streams=(streams, streams, streams), targets=targets)
     plan = Path(job.folder) / f"{gates}-{streams}.plan"
-    options = BuildOptions(streams=(streams, streams, streams))
-    return build_engine(job.model, plan, options, runtime="tensorrt", gates=gates).plan
+    return build_engine(job.model, plan, options, runtime=runtime, gates=gates).plan
 
 
 def _runner(job: Job, model: str | Path) -> Opened:
-    """The Runner as its documentation says to use it, on frames that lie on the device."""
-    from edgelstm.runtime import Runner, open_program
+    """The Runner as its documentation says to use it: on a GPU its frames lie there, and its outputs stay there."""
+    from edgelstm.runtime import Runner
 
-    options: dict[str, Any] = {} if job.device == "cpu" else {"outputs": "device"}
-    try:
-        program = open_program(model, job.device, streams=job.streams, threads=job.threads, **options)
-    except (EdgeLstmError, TypeError) as error:
-        # TypeError: a version that has no backend for GPUs, and so no such option.
-        raise Missing(str(error)) from error
-    runner = Runner(program)
+    runner = Runner(_program(job, str(model)))
     names = [runner.stream(str(i)).name for i in range(job.streams)]
 
     def place(x: Array) -> Any:
@@ -193,6 +191,24 @@ def _runner(job: Job, model: str | Path) -> Opened:
         return {name: np.stack([np.array(row[name].copy()) for row in rows]) for name in rows[0]}
 
     return Opened(prepare, runner.stream(names[0]).step if job.streams == 1 else runner.step, outputs)
+
+
+def _program(job: Job, model: str) -> Program:
+    """The backend of our own for the job's device. Raises Missing where it can't be had."""
+    try:
+        if model.endswith(".plan"):
+            from edgelstm.runtime.tensorrt import TensorRtProgram
+
+            return TensorRtProgram(model, streams=job.streams, outputs="device")
+        if job.device == "cpu":
+            from edgelstm.runtime.onnxruntime import OrtProgram
+
+            return OrtProgram(model, streams=job.streams, threads=job.threads)
+        from edgelstm.runtime.onnxruntime_cuda import OrtCudaProgram
+
+        return OrtCudaProgram(model, streams=job.streams, threads=job.threads, outputs="device")
+    except EdgeLstmError as error:
+        raise Missing(str(error)) from error
 
 
 def _place(job: Job) -> tuple[str, Any]:

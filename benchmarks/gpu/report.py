@@ -17,6 +17,8 @@ COPY_SHARE = 0.9
 #: How many times our step at one stream others are to take.
 AIMS = {contestants.BASELINE: 3.0, contestants.COMPILED: 1.3}
 PAST_L2 = "64 streams"
+#: Forms of ours that are what torch.compile is given: rows of positions, c in float32.
+SAME_AS_COMPILED = ("linear", "linear, c fp32")
 
 
 def entry(e: Entry) -> dict[str, Any]:
@@ -35,15 +37,21 @@ def figures(data: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _kernel_figures(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    past = [r for r in rows if r.get("size") == PAST_L2 and "microseconds" in r]
-    copies = {r["dtype"]: bandwidth(r) for r in past if r["name"] == "torch copy"}
-    for row in past:
-        copied = copies.get(row["dtype"])
-        if row["name"] != "torch copy" and copied is not None:
-            share = bandwidth(row) / copied
-            ours = row["name"].startswith("FusedGates")
-            label = " ".join([row["name"], row["dtype"], *([row["layout"]] if "layout" in row else [])])
-            yield _figure(f"{label}: share of the copy bandwidth", share, COPY_SHARE if ours else None)
+    timed = [r for r in rows if "microseconds" in r]
+    torch = {(r["name"], r["dtype"]): bandwidth(r) for r in timed if r["size"] == PAST_L2}
+    for row in timed:
+        if row.get("past_l2"):
+            label = _label(row)
+            yield _figure(
+                f"{label}: share of the copy bandwidth", bandwidth(row) / row["copy_gb_per_s"], COPY_SHARE
+            )
+            compiled = torch.get(("torch compile", row["dtype"]))
+            if compiled is not None and row["layout"] in SAME_AS_COMPILED:
+                yield _figure(f"{label}: GB/s over torch.compile's", bandwidth(row) / compiled, None)
+    for (name, dtype), rate in torch.items():
+        copied = torch.get(("torch copy", dtype))
+        if name != "torch copy" and copied is not None:
+            yield _figure(f"{name} {dtype}: share of torch's copy bandwidth", rate / copied, None)
 
 
 def _step_figures(races: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -71,18 +79,18 @@ def text(data: dict[str, Any]) -> str:
     ]
     if data["quick"]:
         parts.append("A TRY WITH SMALL SIZES: these figures mean nothing.")
-    rows = [["kernel", "size", "type", "median", "GB/s", "error", ""]]
+    rows = [["kernel", "layout", "size", "type", "median", "GB/s", "error", ""]]
     for r in data["kernels"]:
         if "microseconds" in r:
-            label = " ".join([r["name"], *([r["layout"]] if "layout" in r else [])])
             times = [
                 format_time(statistics.median(r["microseconds"])),
                 f"{bandwidth(r):.0f}",
                 _error(r.get("error")),
             ]
-            rows.append([label, r["size"], r["dtype"], *times, r.get("note", "")])
+            share = f"{bandwidth(r) / r['copy_gb_per_s']:.2f} of a copy" if "copy_gb_per_s" in r else ""
+            rows.append([r["name"], r.get("layout", ""), r["size"], r["dtype"], *times, share])
         else:
-            rows.append([r["name"], "", "", "", "", "", f"{r['status']}: {r['note']}"])
+            rows.append([r["name"], "", "", "", "", "", "", f"{r['status']}: {r['note']}"])
     parts.append(_table(rows))
     rows = [["case", "type", "streams", "contestant", "p50", "p99", f"/ {contestants.BASELINE}", "error", ""]]
     for race in data["steps"]:
@@ -143,6 +151,10 @@ def draw(data: dict[str, Any], path: Path) -> str:
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return f" and {path.name}"
+
+
+def _label(row: dict[str, Any]) -> str:
+    return f"{row['name']} {row['dtype']} {row['layout']}"
 
 
 def _error(error: float | None) -> str:

@@ -1,4 +1,4 @@
-"""The plugin's own benchmark program (plugins/bench/): compiled on the spot, run, and its lines of JSON read."""
+"""The plugin's own benchmark program (plugins/bench/): compiled on the spot, run, and what it prints read."""
 
 from __future__ import annotations
 
@@ -14,49 +14,65 @@ from typing import Any
 from edgelstm import machine
 
 NAME = "FusedGates kernel"
+PROGRAM = "bench/fused_gates_bench.cu"
 
 
 def measure(plugins: Path, device: str, quick: bool) -> Iterator[dict[str, Any]]:
-    """One row for each line of JSON the program prints; one that says why if there is none."""
-    sources = sorted((plugins / "bench").glob("*.cu"))
+    """One row for each form, layout and number of streams; one that says why if there is none."""
     nvcc = find_nvcc()
     cuda = machine.cuda()
     if device == "cpu" or not (cuda and cuda.gpus):
         yield missing("it runs on GPUs only")
-        return
-    if not sources:
-        yield missing(f"no program in {plugins.name}/bench")
-        return
-    if nvcc is None:
+    elif not (plugins / PROGRAM).is_file():
+        yield missing(f"{plugins.name}/{PROGRAM} is not here")
+    elif nvcc is None:
         yield missing("nvcc is not on the PATH, nor in $CUDA_HOME or /usr/local/cuda")
+    else:
+        with tempfile.TemporaryDirectory(prefix="edgelstm-kernels-") as folder:
+            program = Path(folder, "bench")
+            compiler = command(nvcc, plugins, program, cuda.gpus[0].capability)
+            done = subprocess.run(compiler, capture_output=True, text=True, check=False)
+            if done.returncode:
+                yield failed(f"nvcc: {last_line(done.stderr)}")
+                return
+            arguments = ["--repeats", "3"] if quick else []
+            done = subprocess.run([str(program), *arguments], capture_output=True, text=True, check=False)
+        yield from rows(done.stdout, done.returncode)
+
+
+def rows(printed: str, code: int) -> Iterator[dict[str, Any]]:
+    """What the program printed, as rows of the kernel table."""
+    try:
+        found = json.loads(printed)
+        times = found.get("times", [])
+        checks, wrong = found.get("checks", 0), found.get("checks_failed", 0)
+    except (ValueError, AttributeError):
+        yield failed(f"it ended with code {code}: {last_line(printed) or 'it said nothing'}")
         return
-    with tempfile.TemporaryDirectory(prefix="edgelstm-kernels-") as folder:
-        program = Path(folder, "bench")
-        done = subprocess.run(
-            command(nvcc, plugins, program, cuda.gpus[0].capability),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            yield failed(f"nvcc: {last_line(done.stderr)}")
-            return
-        done = subprocess.run(
-            [str(program), "--json", *(["--quick"] if quick else [])],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        for line in done.stdout.splitlines():
-            if line.startswith("{"):
-                yield {"name": NAME, **json.loads(line)}
-        if done.returncode:
-            yield failed(last_line(done.stderr) or f"it ended with code {done.returncode}")
+    if "error" in found or code not in (0, 1):
+        yield failed(str(found.get("error", f"it ended with code {code}")))
+        return
+    said = f"{checks} results against the host's, {wrong} of them wrong; largest error {found['worst_of_allowed']} of what may be"
+    yield {"name": f"{NAME}, checks", "status": "failed" if wrong else "passed", "note": said}
+    most = max((t["streams"] for t in times), default=0)
+    for t in times:
+        dtype, _, layout = t["case"].partition(" ")
+        yield {
+            "name": NAME,
+            "layout": layout,
+            "dtype": dtype,
+            "size": f"{t['streams']} stream{'s' if t['streams'] > 1 else ''}",
+            "bytes": t["bytes"],
+            "microseconds": [t["seconds"] * 1e6],
+            "copy_gb_per_s": max(t["memcpy_gb_per_s"], t["copy_kernel_gb_per_s"]),
+            # It takes as many streams as make the tensors eight times the L2.
+            "past_l2": t["streams"] == most,
+        }
 
 
 def command(nvcc: str, plugins: Path, program: Path, capability: str) -> list[str]:
     """How it is compiled: for one GPU, as the plugin is."""
-    sources = [*sorted((plugins / "bench").glob("*.cu")), plugins / "src" / "fused_gates.cu"]
+    sources = [plugins / PROGRAM, plugins / "src" / "fused_gates.cu"]
     flags = ["-O3", "-std=c++17", f"-arch=sm_{capability.replace('.', '')}", "-I", str(plugins / "include")]
     return [nvcc, *flags, "-o", str(program), *map(str, sources)]
 
