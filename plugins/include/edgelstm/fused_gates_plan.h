@@ -4,6 +4,8 @@
 // and the host loop use the same Plan.
 #pragma once
 
+#include <initializer_list>
+
 #include "edgelstm/fused_gates_math.h"
 
 namespace edgelstm {
