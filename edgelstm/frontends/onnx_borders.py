@@ -13,13 +13,13 @@ from onnx import helper, numpy_helper
 from edgelstm.dtypes import DTYPES, np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.onnx_file import STREAM_AXIS
-from edgelstm.passes.control_flow import inline_control_flow, is_control_flow
+from edgelstm.passes.control_flow import DOMAIN, inline_control_flow, is_control_flow
 from edgelstm.passes.graph import Array, Graph, all_names, fresh, node_inputs, renamed
 from edgelstm.signature import Dim, Signature, TensorSpec
 from edgelstm.step import StepModel, dtype_name, onnx_dtype, value_shape
 
 #: Stands behind all outputs until their shapes are known, so that no pass takes what the file declares for true.
-HOLD, HOLD_DOMAIN = "Hold", "edgelstm.frontend"
+HOLD = "Hold"
 
 Fix = Mapping[str, "int | float | bool"]
 
@@ -122,15 +122,15 @@ def open_borders(model: onnx.ModelProto, where: str, fix: Fix) -> tuple[Borders,
     return borders, _held(bare, borders)
 
 
-def resolve(borders: Borders, held: StepModel, where: str) -> tuple[StepModel, dict[str, str]]:
-    """Simplify and inline control flow; returns the graph and, by the file's outputs, the values that they are.
+def resolve(borders: Borders, held: StepModel, where: str) -> StepModel:
+    """Simplify and inline control flow; the inputs of the node that holds the outputs are then what they are.
 
+    Behind them follow, two by two, the values before and after of loops that run once.
     Raises EdgeLstmError where control flow is left, naming what its course depends on.
     """
-    step = inline_control_flow(held)
+    step = inline_control_flow(held, witness=HOLD)
     _check_control_flow(step, borders, where)
-    node = next(n for n in step.model.graph.node if n.op_type == HOLD)
-    return step, dict(zip(borders.outputs, node.input, strict=True))
+    return step
 
 
 def _name_dimensions(values: list[onnx.ValueInfoProto]) -> None:
@@ -302,8 +302,8 @@ def _held(model: onnx.ModelProto, borders: Borders) -> StepModel:
     """The model with one output that reads all of the file's."""
     graph = model.graph
     hold = fresh("hold", all_names(graph))
-    graph.node.append(helper.make_node(HOLD, [v.name for v in graph.output], [hold], domain=HOLD_DOMAIN))
-    model.opset_import.append(helper.make_opsetid(HOLD_DOMAIN, 1))
+    graph.node.append(helper.make_node(HOLD, [v.name for v in graph.output], [hold], domain=DOMAIN))
+    model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
     del graph.output[:]
     stream = borders.stream_axis
     graph.output.append(helper.make_tensor_value_info(hold, onnx.TensorProto.FLOAT, [stream]))

@@ -11,12 +11,13 @@ from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.frontends.onnx_borders import HOLD, HOLD_DOMAIN, Borders, Fix, open_borders, resolve, to_front
+from edgelstm.frontends.onnx_borders import HOLD, Borders, Fix, open_borders, resolve, to_front
 from edgelstm.frontends.onnx_file import declare
 from edgelstm.frontends.onnx_program import OnnxProgram
 from edgelstm.frontends.onnx_source import read_onnx
 from edgelstm.frontends.state_pairs import Pair, propose_pairs
 from edgelstm.passes.carry_state import carry_state
+from edgelstm.passes.control_flow import BEFORE, DOMAIN
 from edgelstm.passes.graph import Graph
 from edgelstm.passes.rnn_operator import is_rnn
 from edgelstm.passes.shapes import element_types, note_shapes
@@ -51,12 +52,16 @@ def import_onnx(
     where = str(path)
     model = read_onnx(path)
     borders, held = open_borders(model, where, fix or {})
-    step, values = resolve(borders, held, where)
+    step = resolve(borders, held, where)
+    held_values = next(n for n in step.model.graph.node if n.op_type == HOLD).input
+    values = dict(zip(borders.outputs, held_values, strict=False))
+    rest = held_values[len(borders.outputs) :]
+    loops = list(zip(rest[::2], rest[1::2], strict=True))
     if states is not None:
         pairs = dict(states)
     else:
         pairs = _confirmed(propose_pairs(borders, step, values), where, confirm)
-    carried = carry_state(step, where)
+    carried = carry_state(step, where, loops)
     inside = carried.signature.states
     if not pairs and not inside:
         raise EdgeLstmError(
@@ -118,7 +123,10 @@ def _shown(step: StepModel, borders: Borders, pairs: Mapping[str, str], where: s
     fed = {output: places[name] for name, output in pairs.items() if name in places}
     shown = []
     graph.remove([hold])
-    for output, source in zip(borders.outputs, sources, strict=True):
+    for node in [n for n in graph.nodes if n.op_type == BEFORE and n.domain == DOMAIN]:
+        graph.remove([node])
+        graph.node("Identity", node.input, node.output)
+    for output, source in zip(borders.outputs, sources, strict=False):
         shape = shapes.get(source)
         axis = fed.get(output)
         if axis is None:
@@ -143,9 +151,12 @@ def _shown(step: StepModel, borders: Borders, pairs: Mapping[str, str], where: s
     graph.outputs = [v.name for v in copies]
     done = graph.finish()
     model = done.copy_model()
-    kept = [o for o in done.model.opset_import if o.domain != HOLD_DOMAIN]
+    kept = [o for o in done.model.opset_import if o.domain != DOMAIN]
     del model.opset_import[:]
     model.opset_import.extend(kept)
+    functions = [f for f in done.model.functions if f.domain != DOMAIN]
+    del model.functions[:]
+    model.functions.extend(functions)
     return StepModel(model, step.signature)
 
 

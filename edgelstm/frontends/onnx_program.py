@@ -11,7 +11,8 @@ from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.onnx_borders import Borders, fixed_value
-from edgelstm.frontends.onnx_source import all_tensors
+from edgelstm.frontends.onnx_source import all_graphs, all_tensors
+from edgelstm.passes.control_flow import is_control_flow
 from edgelstm.passes.graph import all_names, attribute, fresh
 from edgelstm.passes.rnn_operator import Inputs, is_rnn
 from edgelstm.runtime.onnxruntime import open_session
@@ -35,7 +36,8 @@ class OnnxProgram:
     length and starts anew in each call; then a step runs all frames so far and gives what belongs to the last one,
     which is what carrying the state has to equal.
 
-    Only the attribute ``layout`` 1, which ONNX Runtime lacks, is written as transposes around layout 0.
+    Two things that ONNX Runtime (1.31) can't take are written otherwise: the attribute ``layout`` 1 as transposes around
+    layout 0, and results of a Loop that are left out, at which it crashes, under a name.
     """
 
     def __init__(
@@ -45,7 +47,7 @@ class OnnxProgram:
         self.streams = 1
         self._borders, self._whole = borders, whole
         # The result computes between two steps of the source: threads that spin meanwhile would slow it down.
-        plain = _without_layout(model).SerializeToString()
+        plain = _with_named_results(_without_layout(model)).SerializeToString()
         half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in all_tensors(model))
         self._session = open_session(plain, 1, spin=False, half=half)
         self._fixed = _fixed_feeds(model, borders)
@@ -166,3 +168,16 @@ def _without_layout(model: onnx.ModelProto) -> onnx.ModelProto:
     del plain.graph.node[:]
     plain.graph.node.extend(nodes)
     return plain
+
+
+def _with_named_results(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model in which every result of control flow has a name."""
+    if not any(is_control_flow(n) and "" in n.output for g in all_graphs(model.graph) for n in g.node):
+        return model
+    named = onnx.ModelProto()
+    named.CopyFrom(model)
+    taken = all_names(named.graph)
+    for graph in all_graphs(named.graph):
+        for node in filter(is_control_flow, graph.node):
+            node.output[:] = [name or fresh("left_out", taken) for name in node.output]
+    return named

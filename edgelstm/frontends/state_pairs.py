@@ -10,6 +10,7 @@ from difflib import SequenceMatcher
 import onnx
 
 from edgelstm.frontends.onnx_borders import Borders
+from edgelstm.passes.control_flow import BEFORE
 from edgelstm.passes.graph import Graph, is_standard
 from edgelstm.passes.rnn_operator import Inputs, is_rnn, name_at
 from edgelstm.passes.shapes import shapes_of
@@ -148,7 +149,7 @@ class _Look:
                             slots.add((_key(node), letter))
                 elif node.op_type == "Mul" and is_standard(node):
                     gated = gated or self._is_kept(node, value)
-                elif node.op_type in _MOVES and is_standard(node):
+                elif _moves(node):
                     new = [output for output in node.output if output not in seen]
                     seen.update(new)
                     waiting += new
@@ -177,7 +178,7 @@ class _Look:
             if is_rnn(node):
                 letter = "c" if name_at(node.output, 2) == name else "h"
                 slots.add((_key(node), letter))
-            elif node.op_type in _MOVES and is_standard(node):
+            elif _moves(node):
                 new = [source for source in node.input if source not in seen]
                 seen.update(new)
                 waiting += new
@@ -186,3 +187,8 @@ class _Look:
 
 def _key(node: onnx.NodeProto) -> str:
     return str(next(name for name in node.output if name))
+
+
+def _moves(node: onnx.NodeProto) -> bool:
+    """Whether the node hands elements on as they are."""
+    return node.op_type == BEFORE or (node.op_type in _MOVES and is_standard(node))

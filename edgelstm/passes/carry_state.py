@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx
-import onnx.reference
 from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.passes.graph import Array, Graph, node_inputs
+from edgelstm.passes.graph import Array, Graph
+from edgelstm.passes.one_stream import value_of_one
 from edgelstm.passes.rnn_operator import Inputs, is_forward, is_rnn, name_at
-from edgelstm.passes.shapes import element_types, note_shapes, shapes_of
+from edgelstm.passes.shapes import element_types, note_shapes
 from edgelstm.signature import StateSpec
 from edgelstm.step import StepModel, dtype_name, value_shape
 
 
-def carry_state(step: StepModel, where: str = "model") -> StepModel:
+def carry_state(step: StepModel, where: str = "model", loops: Sequence[tuple[str, str]] = ()) -> StepModel:
     """Guarantees: the same numbers from the initial state, and no one-step LSTM, GRU or RNN that starts anew each call.
 
     An operator over a sequence of one whose initial_h (initial_c) is left out, or does not depend on the frame, gets
     it as a state h0, c0, h1, ... [N, H] of the Signature, from the value it started at. Operators over longer sequences
     are windows and stay as they are.
+
+    loops: what a loop over the frames hands on, as the values before and after its only iteration, the one before made by
+        an identity. It becomes a state likewise where it starts from a value that does not depend on the frame and has an
+        axis for the streams; otherwise it is left.
 
     Raises EdgeLstmError where such an operator is not ``forward`` (its other half needs frames that are yet to come) or
     works on other rows than one a stream.
@@ -37,6 +41,8 @@ def carry_state(step: StepModel, where: str = "model") -> StepModel:
         time = 1 if any(a.name == "layout" and a.i for a in node.attribute) else 0
         if x is not None and len(x) == 3 and x[time] == 1:
             carry.operator(node, time, x[1 - time])
+    for before, after in loops:
+        carry.loop(before, after, shapes.get(before))
     return carry.finish()
 
 
@@ -45,7 +51,6 @@ class _Carry:
         self.step, self.where = step, where
         self.graph = Graph(step)
         self.types = element_types(step)
-        self.one = shapes_of(step, 1)
         self.states: list[StateSpec] = []
         self.count = 0
 
@@ -57,7 +62,7 @@ class _Carry:
         initial: dict[str, Array | None] = {}
         for letter, (place, _) in places.items():
             name = name_at(node.input, place)
-            value = self._for_one_stream(name) if name else None
+            value = value_of_one(self.step, self.graph, name) if name else None
             if not name or value is not None:
                 initial[letter] = value
         if not initial:
@@ -84,6 +89,35 @@ class _Carry:
             self.states.append(spec)
         self.count += 1
         self.graph.nodes = self.graph.nodes  # it has to look anew at who makes and reads what
+
+    def loop(self, before: str, after: str, shape: list[Any] | None) -> None:
+        """Give a loop's carried value as a state, its streams in front."""
+        node = self.graph.producer(before)
+        if node is None:
+            return
+        value = value_of_one(self.step, self.graph, node.input[0])
+        stream = self.step.signature.stream_axis
+        if value is None or shape is None or stream not in shape or not shape:
+            return
+        axis = shape.index(stream)
+        frame = [d for k, d in enumerate(shape) if k != axis]
+        if not all(isinstance(d, int) for d in frame):
+            return
+        name = self.graph.fresh(f"s{len(self.states)}")
+        last = self.graph.fresh(f"{name}_next")
+        self.graph.remove([node])
+        back = [*range(1, axis + 1), 0, *range(axis + 1, len(shape))]
+        front = [axis, *(k for k in range(len(shape)) if k != axis)]
+        self.graph.node("Transpose", [name], [before], perm=back)
+        self.graph.node("Transpose", [after], [last], perm=front)
+        one = (
+            np.broadcast_to(np.moveaxis(value, axis, 0)[:1], (1, *frame))[0]
+            if value.ndim == len(shape)
+            else value
+        )
+        first = None if not value.any() else np.ascontiguousarray(one).tobytes()
+        dtype = dtype_name(helper.np_dtype_to_tensor_dtype(value.dtype))
+        self.states.append(StateSpec(name, name, last, dtype, (stream, *frame), first))
 
     def finish(self) -> StepModel:
         signature = self.step.signature
@@ -115,44 +149,6 @@ class _Carry:
             axes = self.graph.weight(np.array([axis], np.int64), f"{output}_axis")
             self.graph.node(op_type, [value, axes], [output])
         return output
-
-    def _for_one_stream(self, name: str) -> Array | None:
-        """The value of ``name`` with a single stream; None where it depends on more than the number of streams."""
-        known = self.graph.constant(name)
-        if known is not None:
-            return known
-        node = self.graph.producer(name)
-        if node is None or node.domain not in ("", "ai.onnx") or node.op_type.startswith("Random"):
-            return None
-        if node.op_type == "Shape":
-            shape = self.one.get(node.input[0])
-            if shape is None:
-                return None
-            inputs = {node.input[0]: np.empty(shape, np.float32)}
-        else:
-            values = {used: self._for_one_stream(used) for used in node_inputs(node)}
-            if not values and node.op_type != "Constant":
-                return None
-            if any(value is None for value in values.values()):
-                return None
-            inputs = {used: value for used, value in values.items() if value is not None}
-        return _evaluated(node, inputs, name, self.graph.model)
-
-
-def _evaluated(
-    node: onnx.NodeProto, inputs: Mapping[str, Array], output: str, model: onnx.ModelProto
-) -> Array | None:
-    ins = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
-        for name, value in inputs.items()
-    ]
-    graph = helper.make_graph([node], "value", ins, [onnx.ValueInfoProto(name=output)])
-    try:
-        alone = helper.make_model(graph, opset_imports=model.opset_import)
-        results: Any = onnx.reference.ReferenceEvaluator(alone).run([output], dict(inputs))
-        return np.asarray(results[0])
-    except Exception:  # of no stable class, and not an error: the value is not known
-        return None
 
 
 def _bytes(value: Array, hidden: int) -> bytes:

@@ -18,9 +18,17 @@ CONTROL_FLOW = ("If", "Loop", "Scan")
 #: Loops that run more often stay: their body would be written out as often.
 MAX_TRIPS = 64
 _FOREVER = np.iinfo(np.int64).max
+#: The identity that stands before what a loop carries, and its domain.
+BEFORE, DOMAIN = "Before", "edgelstm.frontend"
+_FLOATS = (
+    onnx.TensorProto.FLOAT,
+    onnx.TensorProto.FLOAT16,
+    onnx.TensorProto.DOUBLE,
+    onnx.TensorProto.BFLOAT16,
+)
 
 
-def inline_control_flow(step: StepModel) -> StepModel:
+def inline_control_flow(step: StepModel, *, witness: str | None = None) -> StepModel:
     """Guarantees: the same Signature, the same numbers, simplified, and no control flow whose course is constant.
 
     1. An If whose condition is constant becomes its branch.
@@ -28,11 +36,15 @@ def inline_control_flow(step: StepModel) -> StepModel:
        its iterations one after the other; its scan outputs are what they gave, stacked.
     3. A Scan over an axis of known length, at most 64, likewise.
 
+    witness: type of one node of the graph that only collects values. What a loop of a single iteration takes in and
+        hands on to its next one, in floating point, becomes two more inputs of it: the value before, which is the
+        result of an operator ``Before`` (an identity that nothing folds), and the value after.
+
     What was inlined may make further conditions constant, so it is simplified and looked at again until nothing moves.
     """
     while True:
         step = simplify(step)
-        inlined = _round(step)
+        inlined = _round(step, witness)
         if inlined is None:
             return step
         step = inlined
@@ -43,23 +55,24 @@ def is_control_flow(node: onnx.NodeProto) -> bool:
     return is_standard(node) and node.op_type in CONTROL_FLOW
 
 
-def _round(step: StepModel) -> StepModel | None:
+def _round(step: StepModel, witness: str | None) -> StepModel | None:
     """Everything that is constant now, inlined once; None when there is nothing."""
     graph = Graph(step)
     found = [node for node in graph.nodes if is_control_flow(node)]
     if not found:
         return None
-    inliner = _Inliner(graph, infer_shapes(step))
+    inliner = _Inliner(graph, infer_shapes(step), witness)
     done = [node for node in found if inliner.inline(node)]
     if not done:
         return None
     graph.remove(done)
-    return graph.finish()
+    return graph.finish([_before_function(graph.opset)] if witness else [])
 
 
 class _Inliner:
-    def __init__(self, graph: Graph, shapes: Mapping[str, Shape]) -> None:
+    def __init__(self, graph: Graph, shapes: Mapping[str, Shape], witness: str | None) -> None:
         self.graph, self.shapes = graph, shapes
+        self.witness = next((node for node in graph.nodes if node.op_type == witness), None)
 
     def inline(self, node: onnx.NodeProto) -> bool:
         """Write out what ``node`` does if that is known; the node itself has to be removed then."""
@@ -93,6 +106,7 @@ class _Inliner:
         if trips is None or condition is None or MAX_TRIPS < trips <= _FOREVER - MAX_TRIPS:
             return False
         goes_on = trips <= MAX_TRIPS and _passes_on(body, self.graph)
+        before = state = self._before(state, body.input[2:]) if trips == 1 else state
         scanned: list[list[str]] = [[] for _ in node.output[len(state) :]]
         for t in range(trips if goes_on else 1):
             number = self.graph.weight(np.array(t, np.int64), f"{node.output[0]}_iteration")
@@ -106,6 +120,7 @@ class _Inliner:
             state = rest[: len(state)]
             for values, value in zip(scanned, rest[len(state) :], strict=True):
                 values.append(value)
+        self._witnessed(before, state)
         stacks = [self.graph.value("Concat", values, "scanned", axis=0) for values in scanned]
         self._name([*state, *stacks], node.output)
         return True
@@ -141,6 +156,7 @@ class _Inliner:
         if length is None or length == ROWS or not 0 < length <= MAX_TRIPS:
             return False
         outputs = len(body.output) - len(state)
+        before = state = self._before(state, body.input) if length == 1 else state
         scanned: list[list[str]] = [[] for _ in range(outputs)]
         for t in range(length):
             slices = [
@@ -151,6 +167,7 @@ class _Inliner:
             state = results[: len(state)]
             for values, value in zip(scanned, results[len(state) :], strict=True):
                 values.append(value)
+        self._witnessed(before, state)
         out_axes = attribute(node, "scan_output_axes", [0] * outputs)
         reversed_ = attribute(node, "scan_output_directions", [0] * outputs)
         stacks = []
@@ -159,6 +176,30 @@ class _Inliner:
             stacks.append(self.graph.value("Concat", parts, "scanned", axis=axis))
         self._name([*state, *stacks], node.output)
         return True
+
+    def _before(self, state: list[str], formals: Sequence[onnx.ValueInfoProto]) -> list[str]:
+        """What goes into the only iteration, each value under a name that no other value has."""
+        if self.witness is None:
+            return state
+        return [
+            str(
+                self.graph.node(BEFORE, [name], [self.graph.fresh(f"{v.name}_before")], domain=DOMAIN).output[
+                    0
+                ]
+            )
+            if v.type.tensor_type.elem_type in _FLOATS
+            else name
+            for name, v in zip(state, formals, strict=False)
+        ]
+
+    def _witnessed(self, before: list[str], after: list[str]) -> None:
+        if self.witness is None:
+            return
+        for first, last in zip(before, after, strict=True):
+            node = self.graph.producer(first)
+            if node is not None and node.op_type == BEFORE:
+                self.witness.input.extend([first, last])
+        self.graph.nodes = self.graph.nodes  # who reads what has changed
 
     def _leave_out(self, empty: Sequence[str]) -> bool:
         """Take scan outputs of no iteration out of the stacks they go into; False where something else reads them.
@@ -232,3 +273,10 @@ def _passes_on(body: onnx.GraphProto, graph: Graph) -> bool:
         tensor = constant_tensor(producers[name])
     value = graph.scalar(name) if tensor is None else numpy_helper.to_array(tensor).reshape(-1)[0]
     return bool(value)
+
+
+def _before_function(opset: int) -> onnx.FunctionProto:
+    body = [helper.make_node("Identity", ["before_x"], ["before_y"])]
+    return helper.make_function(
+        DOMAIN, BEFORE, ["before_x"], ["before_y"], body, [helper.make_opsetid("", opset)]
+    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
 
 from edgelstm.gates import DOMAIN
 from edgelstm.passes.graph import Array, Graph
+from edgelstm.passes.one_stream import value_of_one
 from edgelstm.passes.rnn_operator import Activation, Direction, Inputs, RnnOperator, is_rnn, name_at, read_rnn
 from edgelstm.passes.shapes import note_shapes
 from edgelstm.step import StepModel, value_shape
@@ -39,7 +41,7 @@ def expand_rnn(step: StepModel) -> StepModel:
         x = shapes.get(node.input[Inputs.X])
         if operator is None or x is None or x[operator.time_axis] != 1 or not _has_states(operator):
             continue
-        functions += _Expansion(graph, operator).run()
+        functions += _Expansion(graph, operator, _is_one(step, graph, node)).run()
     return graph.finish(functions)
 
 
@@ -48,11 +50,18 @@ def _has_states(operator: RnnOperator) -> bool:
     return all(name_at(operator.node.input, place) for place in places)
 
 
+def _is_one(step: StepModel, graph: Graph, node: onnx.NodeProto) -> bool:
+    """Whether every sequence is known to be one frame long."""
+    lengths = name_at(node.input, Inputs.SEQUENCE_LENS)
+    value = value_of_one(step, graph, lengths) if lengths else np.ones(1)
+    return value is not None and bool((value == 1).all())
+
+
 class _Expansion:
     """One operator written anew."""
 
-    def __init__(self, graph: Graph, operator: RnnOperator) -> None:
-        self.graph, self.op, self.node = graph, operator, operator.node
+    def __init__(self, graph: Graph, operator: RnnOperator, all_active: bool) -> None:
+        self.graph, self.op, self.node, self.all_active = graph, operator, operator.node, all_active
         self.base = next(name for name in self.node.output if name)
         self.functions: list[onnx.FunctionProto] = []
 
@@ -169,7 +178,7 @@ class _Expansion:
 
     def _split(self, value: str, count: int) -> list[str]:
         names = [self.graph.fresh(f"{self.name}_part") for _ in range(count)]
-        extra = {"num_outputs": count} if self.graph.opset >= 18 else {}
+        extra: dict[str, Any] = {"num_outputs": count} if self.graph.opset >= 18 else {}
         self.graph.node("Split", [value], names, axis=1, **extra)
         return names
 
@@ -200,12 +209,9 @@ class _Expansion:
 
     def _where_active(self, value: str) -> str:
         """Zeros for streams whose sequence is empty."""
-        lengths = name_at(self.node.input, Inputs.SEQUENCE_LENS)
-        if not lengths:
+        if self.all_active:
             return value
-        known = self.graph.constant(lengths)
-        if known is not None and (known == 1).all():
-            return value
+        lengths = self.node.input[Inputs.SEQUENCE_LENS]
         zero = self.graph.weight(np.array(0, np.int32), f"{self.base}_none")
         active = self._value("Greater", [lengths, zero], "active")
         return self._value(

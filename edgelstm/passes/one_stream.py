@@ -1,0 +1,59 @@
+"""The value for one stream of what depends on nothing but the number of streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.reference
+from onnx import helper
+
+from edgelstm.passes.graph import Array, Graph, is_standard, node_inputs
+from edgelstm.passes.shapes import shapes_of
+from edgelstm.step import StepModel
+
+
+def value_of_one(step: StepModel, graph: Graph, name: str) -> Array | None:
+    """The value of ``name`` in ``step`` with a single stream, None where a frame or a state has part in it.
+
+    graph: the step while it is edited; ``name`` and what it is made of must be as they were.
+    """
+    known = graph.constant(name)
+    if known is not None:
+        return known
+    node = graph.producer(name)
+    if node is None or not is_standard(node) or node.op_type.startswith("Random"):
+        return None
+    inputs: dict[str, Array] = {}
+    if node.op_type == "Shape":
+        shape = shapes_of(step, 1).get(node.input[0])
+        if shape is None:
+            return None
+        inputs[node.input[0]] = np.empty(shape, np.float32)
+    else:
+        for used in node_inputs(node):
+            value = value_of_one(step, graph, used)
+            if value is None:
+                return None
+            inputs[used] = value
+        if not inputs:
+            return None
+    return _evaluated(node, inputs, name, graph.model)
+
+
+def _evaluated(
+    node: onnx.NodeProto, inputs: Mapping[str, Array], output: str, model: onnx.ModelProto
+) -> Array | None:
+    ins = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(value.dtype), value.shape)
+        for name, value in inputs.items()
+    ]
+    graph = helper.make_graph([node], "value", ins, [onnx.ValueInfoProto(name=output)])
+    try:
+        alone = helper.make_model(graph, opset_imports=model.opset_import)
+        results: Any = onnx.reference.ReferenceEvaluator(alone).run([output], dict(inputs))
+        return np.asarray(results[0])
+    except Exception:  # of no stable class, and not an error: the value is not known
+        return None
