@@ -5,13 +5,22 @@
 // kernel, once a thread; the type of z, how runs lie, and the two usual variants make kernels of their own.
 #include "edgelstm/fused_gates.h"
 
+#include <type_traits>
+
 #include "edgelstm/fused_gates_run.h"
+
+// The plan stays where the launch put it, in constant memory; CUDA before 11.7 cannot be told so.
+#if CUDART_VERSION >= 11070
+#define EDGELSTM_IN_PLACE __grid_constant__
+#else
+#define EDGELSTM_IN_PLACE
+#endif
 
 namespace edgelstm {
 namespace {
 
 template <class K>
-__global__ void __launch_bounds__(kThreads) fusedGatesKernel(__grid_constant__ Plan const plan) {
+__global__ void __launch_bounds__(kThreads) fusedGatesKernel(EDGELSTM_IN_PLACE Plan const plan) {
     if constexpr (std::is_same_v<typename K::VariantType, FusedGatesVariant>) {
         computeRun<K::z, K::run, K::walk>(plan, plan.params.variant, blockIdx.x, threadIdx.x);
     } else {

@@ -14,9 +14,13 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #define EDGELSTM_HD __host__ __device__ __forceinline__
-#define EDGELSTM_UNROLL _Pragma("unroll")
 #else
 #define EDGELSTM_HD inline
+#endif
+
+#if defined(__CUDA_ARCH__)
+#define EDGELSTM_UNROLL _Pragma("unroll")
+#else
 #define EDGELSTM_UNROLL
 #endif
 

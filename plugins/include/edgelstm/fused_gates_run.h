@@ -155,7 +155,7 @@ EDGELSTM_UNROLL
         }
     } else {
         constexpr int kGates = 4;
-        float z[kGates][kRun];
+        float z[kGates][kRun] = {};
         int64_t const zStream = int64_t{at.stream} * plan.z.stream;
 EDGELSTM_UNROLL
         for (int g = 0; g < kGates; ++g) {
@@ -168,7 +168,7 @@ EDGELSTM_UNROLL
             }
         }
         loadC<kRun, kFlat>(cType, p.c, inC, spatial, c);
-        float pI[kRun], pF[kRun], pO[kRun];
+        float pI[kRun] = {}, pF[kRun] = {}, pO[kRun] = {};
         if (v.peephole) {
             loadPeephole<kRun, kWalk>(plan, p.pI, at, pI);
             if (!v.coupled) {
