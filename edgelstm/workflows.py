@@ -285,7 +285,7 @@ def run(
     source: str,
     out: PathLike | None = None,
     *,
-    device: str = "cpu",
+    device: str | None = None,
     threads: int | None = None,
     limit: int | None = None,
     preprocess: Preprocessing | None = None,
@@ -295,6 +295,7 @@ def run(
 ) -> RunReport:
     """Stream ``source`` through ``model`` frame by frame, the state carried, and write the outputs to ``out``.
 
+    device: see :func:`edgelstm.runtime.open_program`; default: the CPU for a step graph, the first GPU for an engine.
     See :func:`edgelstm.pipeline.open_source` for sources and :func:`edgelstm.pipeline.open_sink` for outputs; frames
     go through the preprocessing the Signature declares, unless ``preprocess`` replaces it. Nothing is left behind
     when it fails.
@@ -408,10 +409,11 @@ def _open(
     threads: int | None,
 ) -> Program:
     """A Program for a runnable of ``verify``."""
-    if not is_factory(spec) and Path(spec).suffix.lower() == ".onnx":
-        from edgelstm.runtime.device import open_program
+    from edgelstm.runtime.device import ENGINE_SUFFIXES, open_program
 
-        return open_program(spec, threads=threads)
+    suffix = "" if is_factory(spec) else Path(spec).suffix.lower()
+    if suffix == ".onnx" or suffix in ENGINE_SUFFIXES:
+        return open_program(spec, threads=threads if suffix == ".onnx" else None)
     from edgelstm.frontends import open_reference
 
     return open_reference(spec, weights=weights, kwargs=kwargs, like=like)

@@ -48,7 +48,9 @@ def export(
     weights: Weights = None,
     frame: Annotated[
         list[str] | None,
-        typer.Option(help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several."),
+        typer.Option(
+            help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several."
+        ),
     ] = None,
     init: Init = None,
     state: Annotated[
@@ -64,7 +66,9 @@ def export(
     ] = False,
     window: Annotated[
         int | None,
-        typer.Option(min=1, help="Write a window of T frames: unrolled, or as the module itself computes it."),
+        typer.Option(
+            min=1, help="Write a window of T frames: unrolled, or as the module itself computes it."
+        ),
     ] = None,
     carry_state: Annotated[
         bool,
@@ -119,10 +123,10 @@ def export(
 
 @app.command(
     epilog="Examples: `edgelstm run digits.onnx --source frames.npz --out forecast.mp4` · "
-    "`edgelstm run radar.onnx --source knmi/ --out forecast.npz --json`"
+    "`edgelstm run radar.plan --source knmi/ --out forecast.npz --device cuda --json`"
 )
 def run(
-    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx).")],
+    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
     source: Annotated[
         str,
         typer.Option(help="Folder of KNMI radar files or of images, video file, .npy, or FILE.npz[:NAME]."),
@@ -133,7 +137,7 @@ def run(
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     preprocess: Preprocess = None,
     on_bad_frame: Annotated[
-        str, typer.Option(help="NaN or infinity in a frame: error, skip or zero.")
+        str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")
     ] = "error",
     show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
     lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
@@ -142,7 +146,13 @@ def run(
         tuple[float, float] | None,
         typer.Option("--range", help="PNG and MP4: the values of black and white."),
     ] = None,
-    device: Annotated[str, typer.Option(help="Where to run.")] = "cpu",
+    device: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu, cuda or cuda:N; default: cpu for .onnx, cuda for an engine (.plan).",
+            show_default=False,
+        ),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:

@@ -13,19 +13,19 @@ import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Protocol, get_args
 
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.cuda import Cuda
+from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.device_array import DeviceArray, as_device_array, device_output
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import CallSize, RowProgram, RowState, capacity
 from edgelstm.signature import Signature, StateSpec, TensorSpec
 
-OutputPlace = Literal["host", "device"]
 #: Bytes: TensorRT asks for addresses on such a boundary, and kernels that load vectors rely on it.
 ALIGNMENT = 256
 #: Graphs kept, and steps after which an unused one makes room for another.

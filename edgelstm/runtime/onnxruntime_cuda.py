@@ -9,7 +9,8 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.runtime.cuda import Cuda
-from edgelstm.runtime.gpu import GpuProgram, OutputPlace, check_outputs
+from edgelstm.runtime.device import OutputPlace
+from edgelstm.runtime.gpu import GpuProgram, check_outputs
 from edgelstm.runtime.onnxruntime import (
     CPU,
     NUMBERS,

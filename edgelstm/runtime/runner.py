@@ -6,18 +6,21 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.runtime.device import open_program
+from edgelstm.runtime.device import OutputPlace, open_program
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
 from edgelstm.signature import Signature, TensorSpec
 
-BadFrame = Literal["error", "skip", "zero"]
+if TYPE_CHECKING:
+    from edgelstm.runtime.device_array import DeviceArray
+
+BadFrame = Literal["error", "skip", "zero", "pass"]
 #: Elements of a frame up to which BLAS works in the calling thread.
 SMALL = 8192
 
@@ -92,7 +95,9 @@ class Runner:
     with several threads use ``copy=True``.
 
     ``on_bad_frame`` says what to do with a frame that holds NaN or infinity: ``error`` (default), ``skip`` it (the
-    state stays, no outputs), or ``zero`` (every non-finite value becomes 0).
+    state stays, no outputs), ``zero`` (every non-finite value becomes 0), or ``pass`` it on without a look. Frames that are
+    on the GPU already (PyTorch, CuPy: whatever has ``__cuda_array_interface__`` or DLPack) can't be looked at: they need
+    ``pass``.
     """
 
     def __init__(self, program: Program, *, on_bad_frame: BadFrame = "error") -> None:
@@ -101,6 +106,9 @@ class Runner:
         self._program = program
         self._state: Any = program.new_state()
         self._policy = on_bad_frame
+        self._finite = on_bad_frame != "pass"
+        #: Takes frames that are on the GPU, where the program can.
+        self._device_frame = getattr(program, "device_frame", None)
         self._streams: dict[str, Stream] = {}
         self._free = list(range(program.streams - 1, -1, -1))
         self._initial = {s.name: s.initial_value() for s in program.signature.states}
@@ -112,17 +120,27 @@ class Runner:
     def open(
         cls,
         path: PathLike,
-        device: str = "cpu",
+        device: str | None = None,
         streams: int = 1,
         *,
         threads: int | None = None,
         on_bad_frame: BadFrame = "error",
+        outputs: OutputPlace = "host",
     ) -> Runner:
         """Open a model file with room for ``streams`` streams; ``threads`` defaults to all processors.
 
-        Raises EdgeLstmError for a file that is missing, corrupt, or has no Signature, and for an unknown device.
+        device: "cpu", "cuda" or "cuda:N"; default: "cpu" for a step graph, "cuda" for an engine. outputs: "device"
+        leaves them on the GPU (:class:`edgelstm.runtime.device_array.DeviceArray`).
+
+        Raises EdgeLstmError for a file that is missing, corrupt, or has no Signature, for an unknown device, and for what
+        the device lacks.
         """
-        return cls(open_program(path, device, streams=streams, threads=threads), on_bad_frame=on_bad_frame)
+        program = open_program(path, device, streams=streams, threads=threads, outputs=outputs)
+        try:
+            return cls(program, on_bad_frame=on_bad_frame)
+        except BaseException:
+            program.close()
+            raise
 
     @property
     def signature(self) -> Signature:
@@ -226,9 +244,14 @@ class Runner:
             )
         for spec in self._inputs:
             array = frame[spec.name]
+            if not isinstance(array, np.ndarray) and self._device_frame is not None:
+                on_device = self._device_frame(array)
+                if on_device is not None:
+                    frame = {**frame, spec.name: self._checked_on_device(stream, spec, on_device)}
+                    continue
             if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
                 raise _wrong_frame(stream, spec, array)
-            if spec.floating and not _all_finite(array):
+            if spec.floating and self._finite and not _all_finite(array):
                 if self._policy == "skip":
                     return None
                 if self._policy == "error":
@@ -240,6 +263,18 @@ class Runner:
                     )
                 frame = {**frame, spec.name: np.where(np.isfinite(array), array, 0)}
         return frame
+
+    def _checked_on_device(self, stream: Stream, spec: _Input, array: DeviceArray) -> Any:
+        if array.shape != spec.shape or array.dtype != spec.dtype:
+            raise _wrong_frame(stream, spec, array, on_device=True)
+        if spec.floating and self._finite:
+            raise EdgeLstmError(
+                f"frame of stream {stream.name!r}, input {spec.name!r}, is on the GPU, where it is not looked at for NaN",
+                found=f"on_bad_frame={self._policy!r}",
+                expected="on_bad_frame='pass'",
+                hint="Open the runner with that, or pass NumPy arrays",
+            )
+        return array
 
     def _stream_named(self, name: str) -> Stream:
         try:
@@ -337,10 +372,11 @@ def _all_finite(array: Array) -> bool:
     return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
 
 
-def _wrong_frame(stream: Stream, spec: _Input, array: Any) -> EdgeLstmError:
-    found = f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__
+def _wrong_frame(stream: Stream, spec: _Input, array: Any, *, on_device: bool = False) -> EdgeLstmError:
+    is_array = isinstance(array, np.ndarray) or on_device
+    found = f"{array.dtype}{list(array.shape)}" if is_array else type(array).__name__
     hint = None
-    if isinstance(array, np.ndarray):
+    if is_array:
         if array.shape == spec.shape:
             hint = f"Convert it: frame.astype(np.{spec.dtype})"
         elif array.shape == (1, *spec.shape):

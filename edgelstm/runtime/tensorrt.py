@@ -16,9 +16,9 @@ from typing import Any
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
 from edgelstm.runtime.cuda import Cuda
+from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.gpu import (
     GpuProgram,
-    OutputPlace,
     buffer_bytes,
     check_memory,
     check_outputs,
