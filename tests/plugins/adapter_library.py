@@ -82,17 +82,18 @@ def build_library(folder: Path, headers: Path, kernels: Path | None = None, *opt
     return folder / FILE_NAME
 
 
-def build_probe(folder: Path, headers: Path) -> Path:
-    """adapter_probe.cpp compiled against ``headers``."""
-    _, compiler, nvcc = tools()
+def build_probe(folder: Path, headers: Path, compiler: str | None = None, *, program: bool = False) -> Path:
+    """adapter_probe.cpp compiled against ``headers``: a library, or a program for a machine without Python."""
+    _, here, nvcc = tools()
     cuda = nvcc.resolve().parents[1] / "include"
     includes = [
         f"-I{PLUGINS / 'include'}",
         *(f"-isystem{p}" for p in (headers, cuda, Path("/usr/local/cuda/include"))),
     ]
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", "-Wno-deprecated-declarations", *includes]
-    probe = folder / "libprobe.so"
-    _run(compiler, *flags, Path(__file__).with_name("adapter_probe.cpp"), "-o", probe, "-ldl")
+    flags = ["-std=c++17", "-O1", "-Wno-deprecated-declarations", *includes]
+    flags += ["-DPROBE_MAIN"] if program else ["-fPIC", "-shared"]
+    probe = folder / ("probe" if program else "libprobe.so")
+    _run(compiler or here, *flags, Path(__file__).with_name("adapter_probe.cpp"), "-o", probe, "-ldl")
     return probe
 
 
