@@ -150,7 +150,7 @@ def _load_onnx(
     path: PathLike, states: Any, fix: Mapping[str, int | float | bool] | None, confirm: Confirm | None
 ) -> Loaded:
     """A step graph of ours or somebody else's: cleaned up, its LSTMs in our form, and compared with the file as it was."""
-    from edgelstm.frontends.onnx_import import import_onnx
+    from edgelstm.frontends.onnx_import import Imported, import_onnx
     from edgelstm.passes.expand_rnn import expand_rnn
     from edgelstm.passes.fuse_gates import fuse_gates
     from edgelstm.passes.join_inputs import join_inputs
@@ -160,14 +160,14 @@ def _load_onnx(
 
     data = read_bytes(path)
     ours = any(p.key == METADATA_KEY for p in parse_onnx(data, str(path), external=True).metadata_props)
-    reference: Program
     if states is None and ours:
         _refuse(path, fix=fix)
         declared = StepModel.from_bytes(data, str(path))
-        reference = OrtProgram(declared.to_bytes())
+        found = Imported(declared, OrtProgram(declared.to_bytes()))
     else:
-        declared, reference = import_onnx(path, states, fix=fix, confirm=confirm)
-    return Loaded(join_inputs(fuse_gates(simplify(expand_rnn(declared)))), reference, str(path))
+        found = import_onnx(path, states, fix=fix, confirm=confirm)
+    step = join_inputs(fuse_gates(simplify(expand_rnn(found.step))))
+    return Loaded(step, found.reference, str(path), found.notes)
 
 
 def _load_checkpoint(

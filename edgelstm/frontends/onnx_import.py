@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import onnx
@@ -30,13 +30,22 @@ from edgelstm.step import StepModel, value_shape
 Confirm = Callable[[Sequence[Pair]], bool]
 
 
+@dataclass(frozen=True)
+class Imported:
+    """A file's step graph, what it is compared with, and what the user has to know of it."""
+
+    step: StepModel
+    reference: Program
+    notes: tuple[str, ...] = ()
+
+
 def import_onnx(
     path: PathLike,
     states: Mapping[str, str] | None,
     *,
     fix: Fix | None = None,
     confirm: Confirm | None = None,
-) -> tuple[StepModel, Program]:
+) -> Imported:
     """The file's step graph, and the file itself as a Program to compare it with.
 
     states: graph input -> the output that is fed back into it. Without it, pairs are proposed and ``confirm`` decides.
@@ -80,12 +89,19 @@ def import_onnx(
         states=tuple(_like(named.get(s.input), s) for s in declared.signature.states),
     )
     declared = replace(declared, signature=signature)
-    free_time = any(i.freed and 1 in borders.freed.values() for i in borders.inputs)
-    if inside and not free_time:
-        # Called frame by frame the file forgets: what carries its state on is the graph as it was declared.
-        return declared, OrtProgram(declared.to_bytes(), threads=1, spin=False)
-    kept = tuple(s for s in signature.states if s.input not in named)
-    return declared, OnnxProgram(model, borders, replace(signature, states=kept), whole=bool(inside))
+    if not inside:
+        return Imported(declared, OnnxProgram(model, borders, signature, whole=False))
+    names = ", ".join(s.name for s in inside)
+    if any(i.freed for i in borders.inputs) and 1 in borders.freed.values():
+        kept = replace(signature, states=tuple(s for s in signature.states if s.input not in named))
+        note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
+        return Imported(declared, OnnxProgram(model, borders, kept, whole=True), (note,))
+    # Called frame by frame the file forgets: what carries its state on is the graph as it was declared.
+    note = (
+        f"the file takes one frame and starts anew in each call; here its state is carried: {names}. "
+        "Compared is the graph before the passes, with the state carried, since the file itself can't tell"
+    )
+    return Imported(declared, OrtProgram(declared.to_bytes(), threads=1, spin=False), (note,))
 
 
 def _confirmed(pairs: list[Pair], where: str, confirm: Confirm | None) -> dict[str, str]:
