@@ -92,6 +92,8 @@ def as_device_array(cuda: Cuda, value: Any) -> DeviceArray | None:
     """
     if isinstance(value, DeviceArray):
         value._check_open()
+        if value._cuda is cuda:
+            return value
     device = getattr(value, "__dlpack_device__", None)
     if device is not None:
         if int(device()[0]) not in _ON_GPU:

@@ -154,7 +154,8 @@ class DeviceMemory:
         check_memory(cuda, {"states and buffers": buffer_bytes(signature, rows, self._alone)})
         self._inputs = {t.name: self._buffer(t) for t in signature.inputs}
         states = {s.output: s for s in signature.states}
-        self._outputs = {t.name: self._buffer(t) for t in signature.outputs if t.name not in states}
+        made = [t for t in signature.outputs if t.name not in states]
+        self._outputs = {t.name: self._buffer(t) if self._on_host else self._unseen(t) for t in made}
         #: Where the host reads outputs that are states.
         self._state_outputs = {
             t.name: self._locked(t) for t in signature.outputs if t.name in states and self._on_host
@@ -368,6 +369,11 @@ class DeviceMemory:
         if locked.shared:
             return locked
         return _Buffer(self._cuda.allocate(self._rows * self._stride(spec)), locked.host, locked.array, False)
+
+    def _unseen(self, spec: TensorSpec) -> _Buffer:
+        """Rows that stay on the GPU."""
+        address = self._cuda.allocate(self._rows * self._stride(spec))
+        return _Buffer(address, 0, np.empty(0, np.uint8), False)
 
     def _locked(self, spec: TensorSpec) -> _Buffer:
         memory = self._cuda.allocate_host(self._rows * self._stride(spec))

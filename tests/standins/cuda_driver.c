@@ -18,17 +18,19 @@ enum { COPY, HOST, RECORD, WAIT };
 #define MAX_DEVICES 4
 
 typedef unsigned long long Address;
-typedef struct { int version; } Event;  /* recorded so many times */
+/* Recorded for the `wanted`-th time, on `stream`; the `version`-th is done. */
+typedef struct { int version, wanted; struct Stream *stream; } Event;
 typedef struct Op { int kind; char *to, *from; size_t size; void (*call)(void *); void *argument; Event *event;
                     int version; struct Stream *stream; char *staged; struct Op *next; } Op;
 typedef struct { Op *first, *last; } Queue;
-typedef struct Stream { Queue queue; Queue *capture; int invalid; } Stream;
-typedef struct Range { char *start; size_t size; int device; struct Range *next; } Range;  /* device -1: locked host memory */
+typedef struct Stream { Queue queue; Queue *capture; int invalid; struct Stream *next; } Stream;
+typedef struct Range { char *start; size_t size; int device, locked; struct Range *next; } Range;  /* locked: host memory */
 typedef struct { int device; } Context;
 
 static struct { int devices, major, minor, integrated, driver; size_t total, used; } machine;
 static Context contexts[MAX_DEVICES];
 static Range *ranges;
+static Stream *streams;
 static int live_streams, live_graphs, live_events, retained, failed;
 static __thread Context *stack[16];
 static __thread int depth;
@@ -165,6 +167,7 @@ int cuMemAlloc(Address *address, size_t size) {
     range->start = aligned_alloc(256, (size + 255) / 256 * 256);
     memset(range->start, 0xFF, size);
     range->device = stack[depth - 1]->device;
+    range->locked = 0;
     range->next = ranges;
     ranges = range;
     machine.used += size;
@@ -175,7 +178,7 @@ int cuMemAlloc(Address *address, size_t size) {
 static int forget(char *start, int device_memory) {
     for (Range **link = &ranges; *link; link = &(*link)->next) {
         Range *range = *link;
-        if (range->start != start || (range->device >= 0) != device_memory) continue;
+        if (range->start != start || range->locked == device_memory) continue;
         *link = range->next;
         if (device_memory) {
             memset(start, 0xFF, range->size);
@@ -188,7 +191,12 @@ static int forget(char *start, int device_memory) {
     return INVALID_VALUE;
 }
 
-int cuMemFree(Address address) { return depth ? forget((char *)address, 1) : INVALID_CONTEXT; }
+/* Waits for whatever may still use the memory. */
+int cuMemFree(Address address) {
+    if (!depth) return INVALID_CONTEXT;
+    for (Stream *stream = streams; stream; stream = stream->next) drain(stream);
+    return forget((char *)address, 1);
+}
 
 int cuMemHostRegister(void *start, size_t size, unsigned flags) {
     (void)flags;
@@ -197,7 +205,7 @@ int cuMemHostRegister(void *start, size_t size, unsigned flags) {
     for (Range *r = ranges; r; r = r->next)
         if (r->start < (char *)start + size && (char *)start < r->start + r->size) return ALREADY_REGISTERED;
     Range *range = malloc(sizeof *range);
-    *range = (Range){start, size, -1, ranges};
+    *range = (Range){start, size, stack[depth - 1]->device, 1, ranges};
     ranges = range;
     return OK;
 }
@@ -211,14 +219,14 @@ int cuMemHostGetDevicePointer(Address *address, void *start, unsigned flags) {
 
 int cuPointerGetAttribute(void *value, int attribute, Address address) {
     Range *range = range_of((char *)address);
-    int on_device = range && range->device >= 0;
+    int on_device = range && !range->locked;
     switch (attribute) {
     case 1: *(Context **)value = on_device ? &contexts[range->device] : NULL; break;
     case 2: *(unsigned *)value = on_device ? 2 : 1; break;  /* memory type */
     case 3: *(Address *)value = range ? address : 0; break;
     case 4: *(Address *)value = on_device ? 0 : address; break;
     case 8: *(unsigned *)value = 0; break;                  /* managed */
-    case 9: *(int *)value = on_device ? range->device : -2; break;
+    case 9: *(int *)value = range ? range->device : -2; break;
     default: return INVALID_VALUE;
     }
     return range ? OK : INVALID_VALUE;
@@ -236,11 +244,20 @@ int cuPointerGetAttributes(unsigned count, int *attributes, void **values, Addre
 int cuStreamCreate(Stream **stream, unsigned flags) {
     (void)flags;
     *stream = calloc(1, sizeof **stream);
+    (*stream)->next = streams;
+    streams = *stream;
     live_streams++;
     return depth ? OK : INVALID_CONTEXT;
 }
 
-int cuStreamDestroy(Stream *stream) { drain(stream); free(stream); live_streams--; return OK; }
+int cuStreamDestroy(Stream *stream) {
+    drain(stream);
+    for (Stream **link = &streams; *link; link = &(*link)->next)
+        if (*link == stream) { *link = stream->next; break; }
+    free(stream);
+    live_streams--;
+    return OK;
+}
 
 int cuStreamSynchronize(Stream *stream) {
     stream = real(stream);
@@ -280,19 +297,17 @@ int cuEventCreate(Event **event, unsigned flags) {
     return OK;
 }
 
-int cuEventDestroy(Event *event) { free(event); live_events--; return OK; }
-
-static int recorded;  /* counts all records, so a later one is told from an earlier */
-static Stream *recorder;
+/* Work that waits for it may still come, so its few bytes stay. */
+int cuEventDestroy(Event *event) { (void)event; live_events--; return OK; }
 
 int cuEventRecord(Event *event, Stream *stream) {
-    recorder = real(stream);
-    return put(stream, (Op){.kind = RECORD, .event = event, .version = ++recorded});
+    event->stream = real(stream);
+    return put(stream, (Op){.kind = RECORD, .event = event, .version = ++event->wanted});
 }
 
 int cuStreamWaitEvent(Stream *stream, Event *event, unsigned flags) {
     (void)flags;
-    return put(stream, (Op){.kind = WAIT, .event = event, .version = recorded, .stream = recorder});
+    return put(stream, (Op){.kind = WAIT, .event = event, .version = event->wanted, .stream = event->stream});
 }
 
 int cuStreamBeginCapture(Stream *stream, int mode) {

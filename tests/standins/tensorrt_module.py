@@ -85,7 +85,7 @@ def stand_in_tensorrt(
         ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
         CudaGraphStrategy=CudaGraphStrategy,
         Runtime=partial(Runtime, driver),
-        get_plugin_registry=lambda: types.SimpleNamespace(load_library=load_library),
+        get_plugin_registry=lambda: types.SimpleNamespace(load_library=load_library, all_creators=()),
         loaded=loaded,
     )
     before = sys.modules.get(name)
