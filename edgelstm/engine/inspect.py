@@ -12,7 +12,7 @@ from edgelstm import machine
 from edgelstm.engine import versions
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.runtime.plugin_library import find_plugin_library
+from edgelstm.runtime.plugin_library import find_plugin_library, register
 from edgelstm.runtime.sidecar import Sidecar, load_sidecar
 
 #: Layers that only change how a tensor lies in memory.
@@ -90,7 +90,7 @@ def inspect_engine(plan: PathLike) -> EngineInspection:
 def _layers(plan: Path, sidecar: Sidecar) -> tuple[Layer, ...]:
     trt = versions.load(sidecar.runtime)
     if sidecar.gates == "plugin":
-        trt.get_plugin_registry().load_library(str(find_plugin_library(tensorrt=str(trt.__version__))))
+        register(trt.get_plugin_registry(), find_plugin_library(tensorrt=str(trt.__version__)))
     engine = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(plan.read_bytes())
     if engine is None:
         raise EdgeLstmError(

@@ -1,4 +1,4 @@
-"""The library of the FusedGates plugin: where it lies, what it was built for, whether that fits. It is never loaded here.
+"""The library of the FusedGates plugin: where it lies, what it was built for, whether that fits.
 
 Looked for in this order: the file that ``$EDGELSTM_PLUGIN_LIBRARY`` names (then nowhere else), the package's own folder,
 ``plugins/`` in the user's cache, where `edgelstm build-plugin` puts it. What it was built for stands in the file as text
@@ -154,6 +154,15 @@ def read_plugin_library(path: PathLike) -> PluginLibrary:
             hint=BUILD_HINT,
         ) from error
     return replace(library, sha256=sha256(data))
+
+
+def register(registry: Any, path: PathLike) -> bool:
+    """Load the library into a TensorRT's plugin registry; whether FusedGates is in there now.
+
+    A registry takes no library twice, so one that has FusedGates already, for another engine say, is left as it is.
+    """
+    names = {(creator.name, creator.plugin_namespace) for creator in registry.all_creators}
+    return ("FusedGates", "edgelstm") in names or registry.load_library(str(path)) is not None
 
 
 def cache_folder() -> Path:

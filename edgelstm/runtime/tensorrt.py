@@ -199,13 +199,15 @@ def load_module(runtime: RuntimeName) -> Any:
     """TensorRT's Python module. Raises EdgeLstmError where it is missing or does not load."""
     module, install = _MODULES[runtime]
     try:
-        return importlib.import_module(module)
+        found = importlib.import_module(module)
+        if hasattr(found, "Runtime"):  # a folder of that name can be imported too
+            return found
     except ModuleNotFoundError as error:
-        if error.name == module:
-            raise EdgeLstmError(f"{_label(runtime)} is not installed", hint=install) from error
-        raise _does_not_load(runtime, error) from error
+        if error.name != module:
+            raise _does_not_load(runtime, error) from error
     except Exception as error:  # a library that is missing or of another version raises whatever it likes
         raise _does_not_load(runtime, error) from error
+    raise EdgeLstmError(f"{_label(runtime)} is not installed", hint=install)
 
 
 def check_version(sidecar: Sidecar, version: str, where: str) -> None:
@@ -308,7 +310,7 @@ def _check_tensors(trt: Any, engine: Any, signature: Signature, where: str) -> N
 
 def _load_plugin(trt: Any, cuda: Cuda, sidecar: Sidecar) -> None:
     """Load the library of the FusedGates plugin, so that TensorRT finds it when it opens the plan."""
-    from edgelstm.runtime.plugin_library import find_plugin_library, read_plugin_library
+    from edgelstm.runtime.plugin_library import find_plugin_library, read_plugin_library, register
 
     path = find_plugin_library(
         tensorrt=str(trt.__version__), capability=cuda.capability_text, driver=cuda.driver_version
@@ -316,7 +318,7 @@ def _load_plugin(trt: Any, cuda: Cuda, sidecar: Sidecar) -> None:
     library = read_plugin_library(path)
     if library.sha256 != sidecar.hashes.get("plugin"):
         log.warning("%s is not the plugin library the engine was built with", path)
-    if trt.get_plugin_registry().load_library(str(path)) is None:
+    if not register(trt.get_plugin_registry(), path):
         raise EdgeLstmError(
             f"TensorRT can't load the plugin library {path}",
             found=library.summary(),
