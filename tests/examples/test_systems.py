@@ -36,3 +36,48 @@ def test_deep_conv_lstm(tmp_path: Path) -> None:
     (outcome,) = main.run(tmp_path, quick=True).values()
     assert outcome.apart < 1e-5
     assert outcome.accuracy > 1.5 / len(main.ACTIVITIES)
+
+
+def test_ctc(tmp_path: Path) -> None:
+    """The network that hears whole windows spells them; decoders follow a stream frame by frame."""
+    main = main_of("ctc")
+    outcome = main.run(tmp_path, quick=True)["bidirectional, whole windows"]
+    assert outcome.greedy < 0.2
+    assert outcome.beam < 0.2
+
+
+def test_ctc_decoders() -> None:
+    """Greedy takes the best path, the beam the best labelling: here they differ (Graves et al. 2006, section 3.2)."""
+    import numpy as np
+
+    decode = main_of("ctc")
+    frames = [np.log([0.6, 0.4, 1e-9])] * 2
+    assert decode.decode(decode.Greedy(), frames) == []
+    # One label over two frames: 0.4 * 0.4 + 2 * 0.6 * 0.4 = 0.64, against 0.36 of two blanks.
+    assert decode.decode(decode.Beam(), frames) == [1]
+    best = [[0.1, 0.9, 0.0], [0.1, 0.9, 0.0], [0.9, 0.1, 0.0], [0.1, 0.9, 0.0], [0.0, 0.1, 0.9]]
+    frames = [np.log(np.array(f) + 1e-9) for f in best]
+    for kind in (decode.Greedy, decode.Beam):
+        assert decode.decode(kind(), frames) == [1, 1, 2]
+    assert [decode.edits(*pair) for pair in (([1, 2], [1, 2]), ([1], []), ([1, 2, 3], [2, 3, 4]))] == [
+        0,
+        1,
+        2,
+    ]
+
+
+def test_merged_lstms(tmp_path: Path) -> None:
+    """Both networks give a value, a probability and a distribution, and learn what they are for."""
+    main = main_of("merged_lstms")
+    for outcome in main.run(tmp_path, quick=True).values():
+        assert outcome.value_error < 0.4
+        assert outcome.probability_right > 0.6
+        assert outcome.classes_right > 0.35
+
+
+def test_anomaly_detection(tmp_path: Path) -> None:
+    """Both detectors score faulty samples above sound ones."""
+    main = main_of("anomaly_detection")
+    for outcome in main.run(tmp_path, quick=True).values():
+        assert outcome.faults > 2
+        assert outcome.area > 0.6
