@@ -15,6 +15,7 @@ import edgelstm
 EXTRAS = {
     "PIL",
     "av",
+    "cuda",
     "h5py",
     "keras",
     "matplotlib",

@@ -140,7 +140,9 @@ def _no_provider() -> str | None:
 
 @cache
 def _no_module(name: str) -> str | None:
-    return no_gpu() or (None if importlib.util.find_spec(name) else f"needs {name}")
+    spec = importlib.util.find_spec(name)
+    # A folder of that name is a module without an origin.
+    return no_gpu() or (None if spec and spec.origin else f"needs {name}")
 
 
 #: A new backend adds a line here: how to open it, and why it can't be (None: it can).

@@ -346,6 +346,11 @@ def test_without_tensorrt_a_gpu_or_the_plugin(tmp_path: Path, monkeypatch: pytes
     ):
         open_program(plan)
     monkeypatch.delitem(sys.modules, "tensorrt")
+    (tmp_path / "tensorrt").mkdir()  # not the one that is meant
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(EdgeLstmError, match="TensorRT is not installed"):
+        open_program(plan)
+    monkeypatch.delitem(sys.modules, "tensorrt")
     with ExitStack() as stack:
         with stand_in_driver() as driver:
             stack.enter_context(stand_in_tensorrt(driver))
