@@ -19,7 +19,7 @@ from edgelstm import machine
 from edgelstm.bench.contestants import Contestant, Opened, initial_states
 from edgelstm.bench.job import Job, Missing
 from edgelstm.errors import EdgeLstmError
-from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.signature import Signature
 
 #: What a torch step gives: outputs in the order of the Signature.
@@ -172,7 +172,19 @@ def _runner(job: Job, model: str | Path) -> Opened:
     """The Runner as its documentation says to use it: on a GPU its frames lie there, and its outputs stay there."""
     from edgelstm.runtime import Runner
 
-    runner = Runner(_program(job, str(model)))
+    is_engine, on_gpu = str(model).endswith(".plan"), job.device != "cpu"
+    try:
+        runner = Runner.open(
+            model,
+            job.device,
+            job.streams,
+            threads=None if is_engine else job.threads,
+            outputs="device" if on_gpu else "host",
+            # Frames on a GPU are not looked at for NaN, and the runner wants to hear that this is meant.
+            on_bad_frame="pass" if on_gpu else "error",
+        )
+    except EdgeLstmError as error:
+        raise Missing(str(error)) from error
     names = [runner.stream(str(i)).name for i in range(job.streams)]
 
     def place(x: Array) -> Any:
@@ -191,24 +203,6 @@ def _runner(job: Job, model: str | Path) -> Opened:
         return {name: np.stack([np.array(row[name].copy()) for row in rows]) for name in rows[0]}
 
     return Opened(prepare, runner.stream(names[0]).step if job.streams == 1 else runner.step, outputs)
-
-
-def _program(job: Job, model: str) -> Program:
-    """The backend of our own for the job's device. Raises Missing where it can't be had."""
-    try:
-        if model.endswith(".plan"):
-            from edgelstm.runtime.tensorrt import TensorRtProgram
-
-            return TensorRtProgram(model, streams=job.streams, outputs="device")
-        if job.device == "cpu":
-            from edgelstm.runtime.onnxruntime import OrtProgram
-
-            return OrtProgram(model, streams=job.streams, threads=job.threads)
-        from edgelstm.runtime.onnxruntime_cuda import OrtCudaProgram
-
-        return OrtCudaProgram(model, streams=job.streams, threads=job.threads, outputs="device")
-    except EdgeLstmError as error:
-        raise Missing(str(error)) from error
 
 
 def _place(job: Job) -> tuple[str, Any]:
