@@ -61,7 +61,7 @@ def load(
         if suffix in KERAS:
             _refuse(source, states=states, fix=fix, gate_order=gate_order)
             return _load_keras(source, frame, window, carry_state)
-        if suffix in CHECKPOINTS or (suffix == ".safetensors" and (frame or gate_order)):
+        if suffix in CHECKPOINTS or (suffix == ".safetensors" and not _is_described(source)):
             _refuse(source, fix=fix)
             return _load_checkpoint(source, frame, states, window, carry_state, gate_order)
         _refuse(source, frame=frame, carry_state=carry_state or None, gate_order=gate_order)
@@ -116,6 +116,19 @@ def open_reference(
 def is_factory(source: object) -> bool:
     """Whether ``source`` is text of the form ``package.module:factory`` or ``file.py:factory``."""
     return isinstance(source, str) and ":" in source and not Path(source).exists()
+
+
+def _is_described(path: PathLike) -> bool:
+    """Whether a .safetensors file states its architecture, or can't be read, which the reader will say."""
+    from safetensors import safe_open
+
+    from edgelstm.frontends.architecture import ARCHITECTURE_KEY
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return ARCHITECTURE_KEY in (file.metadata() or {})
+    except Exception:
+        return True
 
 
 def _load_described(path: PathLike) -> Loaded:

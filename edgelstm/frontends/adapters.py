@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.shapes import read_frames
+from edgelstm.frontends.torchscript import copied_script
 from edgelstm.frontends.weights import import_torch
 
 if TYPE_CHECKING:
@@ -112,7 +113,9 @@ def _copied(module: nn.Module) -> nn.Module:
     if not isinstance(module, torch.nn.Module):
         raise EdgeLstmError("the model to export", found=type(module).__name__, expected="a torch.nn.Module")
     try:
-        copied = copy.deepcopy(module)
+        if isinstance(module, torch.jit.ScriptModule):
+            return copied_script(module)
+        copied: nn.Module = copy.deepcopy(module)
     except Exception as error:  # whatever a user's module raises
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
     return copied.to(device="cpu").float().eval().requires_grad_(False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.forms import Form, Unfit, describe
+from edgelstm.frontends.forms import Form, Unfit, argument_names, describe
 from edgelstm.frontends.shapes import example, is_shape
 
 DOCUMENTED = "its documented states"
@@ -86,12 +85,15 @@ def _forms(module: nn.Module, frames: Frames, batch_first: bool | None) -> Itera
             yield Form("sequence", "leaves", "flat", time)
 
 
+def takes_states(module: nn.Module, frames: int) -> bool:
+    """Whether forward has arguments beyond the frames."""
+    names, any_number = argument_names(module)
+    return any_number or len(names) > frames
+
+
 def _state_argument(module: nn.Module, frames: int) -> str | None:
     """The argument of forward that is called like a state, where others stand between it and the frames."""
-    try:
-        names = list(inspect.signature(module.forward).parameters)[frames:]
-    except (TypeError, ValueError):
-        return None
+    names = argument_names(module)[0][frames:]
     named = [k for k, name in enumerate(names) if _STATE_NAME.search(name.lower())]
     return names[named[0]] if named and named[0] > 0 else None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -168,7 +169,19 @@ def tensors(value: Any) -> list[Tensor]:
 
 def called(module: nn.Module) -> str:
     """What messages call a module: its class, not that of a wrapper of ours."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return str(module.original_name)
     return str(getattr(module, "called", type(module).__name__))
+
+
+def argument_names(module: nn.Module) -> tuple[list[str], bool]:
+    """What forward's arguments are called, and whether it takes any number of them."""
+    if isinstance(module, torch.jit.ScriptModule):
+        schema: Any = getattr(getattr(module, "forward", None), "schema", None)
+        return ([argument.name for argument in schema.arguments[1:]], False) if schema else ([], True)
+    parameters = inspect.signature(module.forward).parameters.values()
+    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return named, any(p.kind == p.VAR_POSITIONAL for p in parameters)
 
 
 def describe(value: Any) -> str:

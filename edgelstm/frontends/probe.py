@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,8 +25,20 @@ from edgelstm.frontends.candidates import (
     candidates,
     examples,
     sample,
+    takes_states,
 )
-from edgelstm.frontends.forms import FORMS, Form, Place, Result, TorchStep, Unfit, Windowed, called, describe
+from edgelstm.frontends.forms import (
+    FORMS,
+    Form,
+    Place,
+    Result,
+    TorchStep,
+    Unfit,
+    Windowed,
+    argument_names,
+    called,
+    describe,
+)
 from edgelstm.frontends.inside import Inside, find, initial
 from edgelstm.signature import Signature, StateSpec, TensorSpec
 
@@ -69,7 +80,7 @@ def probe(
                 if not (carry_state or inside.gives_states):
                     raise _restarts(inside)
                 return _step(inside, frames, form, candidate, results, states, outputs)
-    raise _refusal(module, frames, attempts, states)
+    raise _refusal(module, frames, attempts, states, carry_state)
 
 
 def _inside(
@@ -298,11 +309,7 @@ def _state_names(
     """h0, c0, h1, c1, ... (h1 alone for a GRU), if they come by layers; else forward's names; else state0, state1, ..."""
     count = len(places)
     if form.arguments == "leaves":
-        positional = [
-            p.name
-            for p in inspect.signature(module.forward).parameters.values()
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-        ][frames:]
+        positional = argument_names(module)[0][frames:]
         if len(positional) == count:
             return positional
         leaves = pytree.tree_leaves(nested)
@@ -362,7 +369,11 @@ def _initial(name: str, value: Tensor) -> bytes | None:
 
 
 def _refusal(
-    module: nn.Module, frames: Frames, attempts: Sequence[tuple[Candidate, Unfit]], states: Any
+    module: nn.Module,
+    frames: Frames,
+    attempts: Sequence[tuple[Candidate, Unfit]],
+    states: Any,
+    carry_state: bool,
 ) -> EdgeLstmError:
     """One message for all that was tried: the attempt that got furthest."""
     if any(isinstance(unfit, Windowed) for _, unfit in attempts):
@@ -388,7 +399,21 @@ def _refusal(
         f"{name}.forward is not step-shaped",
         found=f"called as {form} ({candidate.source}) it {unfit}",
         expected="; or ".join(FORMS.values()),
-        hint="If only its states are unknown, give one stream's shapes: states={'h0': (64,), 'c0': (64,)}"
-        if states is None
-        else "Check the shapes in states= (without the stream axis) and of the frame",
+        hint=_hint(module, len(frames), states, carry_state),
     )
+
+
+def _hint(module: nn.Module, frames: int, states: Any, carry_state: bool) -> str:
+    if states is not None:
+        return "Check the shapes in states= (without the stream axis) and of the frame"
+    if takes_states(module, frames):
+        return "If only its states are unknown, give one stream's shapes: states={'h0': (64,), 'c0': (64,)}"
+    text = (
+        "It takes nothing but frames. window=10 (--window 10) exports windows of 10 frames, as it stands; for a step, "
+        "let forward take its state and give the next one"
+    )
+    if carry_state:
+        text = (
+            f"No state inside it was found that could be carried: that needs cells which are modules. {text}"
+        )
+    return text

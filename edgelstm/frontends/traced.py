@@ -14,7 +14,9 @@ import onnx
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.adapters import as_step
+from edgelstm.frontends.torchscript import export_script, holds_script
 from edgelstm.frontends.weights import import_torch
+from edgelstm.passes.expand_rnn import expand_rnn
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.graph import renamed
 from edgelstm.passes.join_inputs import join_inputs
@@ -41,7 +43,7 @@ def trace(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **opti
     it fixes the number of streams.
     """
     step = trace_raw(module, frame, **options)
-    return join_inputs(fuse_gates(_share_outputs(simplify(unstack(step)))))
+    return join_inputs(fuse_gates(_share_outputs(simplify(unstack(expand_rnn(step))))))
 
 
 def trace_raw(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **options: Any) -> StepModel:
@@ -70,12 +72,16 @@ def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
             hint="pip install 'edgelstm[torch]'",
         ) from error
     name = called(step.module)
-    plain = step.around(rewrite(step.module)).eval()
+    scripted = holds_script(step.module)
+    plain = step if scripted else step.around(rewrite(step.module)).eval()
     specs: list[TensorSpec | StateSpec] = [*step.signature.inputs, *step.signature.states]
     # Two streams: torch takes sizes 0 and 1 for special cases and would fix them.
     examples = tuple(torch.zeros(2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs)
     streams = torch.export.Dim("N")
     try:
+        if scripted:
+            with _quiet(), torch.no_grad():
+                return export_script(plain, examples, [s.name for s in specs])
         with _quiet(), torch.no_grad():
             program = torch.onnx.export(
                 plain,
@@ -136,13 +142,20 @@ def _quiet() -> Iterator[None]:
 
 
 def _named(model: onnx.ModelProto, signature: Signature) -> StepModel:
-    """The exporter's nodes and weights under the Signature's names; its inputs and outputs are in the same order."""
+    """The exporter's nodes and weights under the Signature's names; its inputs and outputs are in the same order.
+
+    One value may be several outputs; each but the first becomes a copy of it.
+    """
     graph = model.graph
     weights = {t.name for t in graph.initializer}
     inputs = [v.name for v in graph.input if v.name not in weights]
     outputs = [v.name for v in graph.output]
     wanted_inputs = [t.name for t in signature.inputs] + [s.input for s in signature.states]
     wanted_outputs = [t.name for t in signature.outputs] + [s.output for s in signature.states]
+    twice = [k for k, name in enumerate(outputs) if name in outputs[:k]]
+    copies = {k: f"{outputs[k]}_{k}_copy" for k in twice}
+    copying = [onnx.helper.make_node("Identity", [outputs[k]], [copy]) for k, copy in copies.items()]
+    outputs = [copies.get(k, name) for k, name in enumerate(outputs)]
     names: dict[str, str] = dict(zip(inputs, wanted_inputs, strict=True)) | dict(
         zip(outputs, wanted_outputs, strict=True)
     )
@@ -153,7 +166,9 @@ def _named(model: onnx.ModelProto, signature: Signature) -> StepModel:
             return names[name]
         return f"{name}_" if name in reserved else name
 
-    nodes = [renamed(node, name_of, [o and name_of(o) for o in node.output]) for node in graph.node]
+    nodes = [
+        renamed(node, name_of, [o and name_of(o) for o in node.output]) for node in [*graph.node, *copying]
+    ]
     tensors = []
     for tensor in graph.initializer:
         kept = onnx.TensorProto()

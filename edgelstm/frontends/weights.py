@@ -10,17 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, check_file
+from edgelstm.files import PathLike
+from edgelstm.frontends.checkpoint import listed, read_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-#: Where training frameworks put a state dict inside a checkpoint.
-NESTED = ("state_dict", "model_state_dict", "model", "net")
 #: Prefixes that wrappers (DataParallel, torch.compile, Lightning) put in front of every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
-#: Names listed in a message before the rest is only counted.
-LISTED = 5
 
 
 def resolve(spec: str, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
@@ -38,7 +35,7 @@ def resolve(spec: str, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
             names = [n for n in vars(source) if not n.startswith("_")]
             raise EdgeLstmError(
                 f"{place} has no {attribute!r}",
-                expected=f"one of {_listed(names)}",
+                expected=f"one of {listed(names)}",
                 hint="Check the spelling",
             )
         factory = getattr(factory, part)
@@ -63,15 +60,16 @@ def resolve(spec: str, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
 def load_weights(module: nn.Module, path: PathLike) -> nn.Module:
     """Load a .safetensors, .pt or .pth file into ``module`` and return it; every tensor must fit, by name and shape.
 
-    A state dict may lie under one of :data:`NESTED`, and its names may bear one of :data:`PREFIXES`. Nothing is
+    A state dict may lie under one of ``checkpoint.NESTED``, and its names may bear one of :data:`PREFIXES`. Nothing is
     unpickled but tensors (``weights_only``). Raises EdgeLstmError naming the tensors that are missing, left over
-    or of another shape.
+    or of another shape, and for a module that hides cells from its own state dict.
     """
-    weights = _read(Path(path))
+    weights = read_tensors(path)
     wanted = dict(module.state_dict())
     weights = _unprefixed(weights, wanted)
     problems = []
-    missing = [name for name in wanted if name not in weights]
+    # Counters of BatchNorm that older checkpoints lack and no forward in evaluation mode reads.
+    missing = [n for n in wanted if n not in weights and not n.endswith("num_batches_tracked")]
     left_over = [name for name in weights if name not in wanted]
     misshapen = [
         f"{name} {list(weights[name].shape)} for {list(wanted[name].shape)}"
@@ -80,7 +78,7 @@ def load_weights(module: nn.Module, path: PathLike) -> nn.Module:
     ]
     for label, names in (("missing", missing), ("left over", left_over), ("of another shape", misshapen)):
         if names:
-            problems.append(f"{len(names)} {label}: {_listed(names)}")
+            problems.append(f"{len(names)} {label}: {listed(names)}")
     if problems:
         raise EdgeLstmError(
             f"{path} does not fit {type(module).__name__}",
@@ -88,7 +86,14 @@ def load_weights(module: nn.Module, path: PathLike) -> nn.Module:
             expected=f"its {len(wanted)} tensors",
             hint="Was the factory called with the arguments the model was trained with? See --init",
         )
-    module.load_state_dict(weights)
+    if (place := _hidden(module)) is not None:
+        raise EdgeLstmError(
+            f"{path} can't hold all weights of {type(module).__name__}",
+            found=f"modules in a plain list or dictionary, {place}, which torch does not see",
+            expected="torch.nn.ModuleList or ModuleDict, whose weights are saved and loaded with the rest",
+            hint="What was not saved is lost: the model has to be trained again",
+        )
+    module.load_state_dict(weights, strict=False)
     return module
 
 
@@ -103,54 +108,37 @@ def import_torch() -> Any:
     return torch
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    check_file(path)
-    suffix = path.suffix.lower()
-    if suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(path))
-        except SafetensorError as error:
-            raise EdgeLstmError(
-                f"{path} is not a .safetensors file, or is truncated", found=str(error)
-            ) from error
-    if suffix not in (".pt", ".pth", ".ckpt"):
-        raise EdgeLstmError(
-            f"weights {path}", found=suffix or "no suffix", expected=".safetensors, .pt or .pth"
-        )
-    torch = import_torch()
-    try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and torch each have their own
-        text = str(error)
-        reason = next((line for line in text.splitlines() if "Unsupported" in line or "GLOBAL" in line), None)
-        raise EdgeLstmError(
-            f"{path} holds more than weights, or is damaged",
-            found=(reason or (text.splitlines() or [type(error).__name__])[0]).strip(),
-            expected="a file that torch.load(weights_only=True) takes",
-            hint="Where you trust it, save its weights alone: torch.save(model.state_dict(), 'weights.pt')",
-        ) from error
-    for key in NESTED:
-        if isinstance(data, Mapping) and isinstance(data.get(key), Mapping):
-            data = data[key]
-    if not isinstance(data, Mapping):
-        raise EdgeLstmError(f"{path}", found=type(data).__name__, expected="a state dict")
-    tensors = {str(name): value for name, value in data.items() if isinstance(value, torch.Tensor)}
-    if not tensors:
-        raise EdgeLstmError(f"{path} holds no tensors", found=f"keys {_listed([str(k) for k in data])}")
-    return tensors
-
-
 def _unprefixed(weights: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Take a wrapper's prefix off all names, where that makes them fit better."""
-    for prefix in PREFIXES:
+    first = next(iter(weights), "")
+    own = tuple(first[: k + 1] for k, letter in enumerate(first) if letter == ".")
+    for prefix in dict.fromkeys((*PREFIXES, *own)):
         if weights and all(name.startswith(prefix) for name in weights):
             bare = {name.removeprefix(prefix): value for name, value in weights.items()}
             if len(bare.keys() & wanted.keys()) > len(weights.keys() & wanted.keys()):
                 weights = bare
     return weights
+
+
+def _hidden(module: nn.Module) -> str | None:
+    """Where a module keeps modules with weights that are not registered with it."""
+    seen = set(module.modules())
+    for path, part in module.named_modules():
+        for name, value in vars(part).items():
+            if name.startswith("_"):
+                continue
+            inside = (
+                value.values()
+                if isinstance(value, dict)
+                else value
+                if isinstance(value, list | tuple)
+                else ()
+            )
+            for item in inside:
+                is_module = hasattr(item, "state_dict") and hasattr(item, "modules")
+                if is_module and item not in seen and item.state_dict():
+                    return f"{path}.{name}" if path else name
+    return None
 
 
 def _import_module(name: str) -> Any:
@@ -190,8 +178,3 @@ def _import_file(path: Path) -> Any:
         else:
             sys.modules[name] = known
     return module
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
-    return ", ".join(names[:LISTED]) + more

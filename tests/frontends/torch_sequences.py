@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_cells import FRAME, HIDDEN, INPUTS, joint_conv
+from torch_cells import HIDDEN, INPUTS, joint_conv
 
-VECTOR = (3,)
+FRAME, VECTOR = (2, 6, 5), (3,)
 
 
 class CopiedCell(nn.Module):
@@ -180,6 +180,3 @@ class Inline(nn.Module):
         for frame in x.unbind(1):
             h = torch.tanh(self.gates(torch.cat([frame, h], 1)))
         return h
-
-
-__all__ = ["FRAME", "VECTOR"]
