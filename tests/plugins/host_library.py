@@ -6,6 +6,7 @@ import ctypes
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_bool, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -200,6 +201,26 @@ def _arranged(body: Array, layout: int) -> Array:
     if layout == CHW32:
         return np.ascontiguousarray(body.reshape(streams, -1, 32, spatial).transpose(0, 1, 3, 2))
     return np.ascontiguousarray(body)
+
+
+def pointers(p: Params) -> Iterator[tuple[Any, str, int]]:
+    """Where each pointer is kept, and how many bytes lie behind it."""
+
+    def size(form: Any, channels: int) -> int:
+        padded = -(-channels // MULTIPLE[form.layout]) * MULTIPLE[form.layout]
+        return p.streams * padded * p.spatial * np.dtype(DTYPES[form.type]).itemsize
+
+    width = np.dtype(DTYPES[p.forms.c.type]).itemsize
+    gates = 3 if p.variant.coupled else 4
+    yield p, "z", size(p.forms.z, gates * p.channels)
+    for name in ("c", "c_out"):
+        yield p, name, size(p.forms.c, p.channels)
+    for name in ("h", "h_old"):
+        yield p, name, size(p.forms.h, p.channels)
+    for peephole in (p.p_i, p.p_f, p.p_o):
+        yield peephole, "data", p.channels * (p.spatial if peephole.map else 1) * width
+    for name in ("active", "non_finite"):
+        yield p, name, 4 * p.streams
 
 
 def watched(host: ctypes.CDLL, params: Params) -> Array:

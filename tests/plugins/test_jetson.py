@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 from adapter_library import PLUGINS, build_library, build_probe, headers_of, tools
-from host_library import DTYPES, MULTIPLE, Params, compile_host_loop, table
+from host_library import Params, compile_host_loop, pointers, table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_kernel_math import Case, cases, check
@@ -110,7 +110,7 @@ class Remote:
         params: Params = reference._obj
         there = Params.from_buffer_copy(params)
         memory, where = bytearray(), {}
-        for holder, name, size in _pointers(there):
+        for holder, name, size in pointers(there):
             address = getattr(holder, name)
             if address and address not in where:
                 memory += bytes(-len(memory) % 64 + address % 64)  # aligned there as it is here
@@ -130,26 +130,6 @@ class Remote:
         for address, (start, size) in where.items():
             ctypes.memmove(address, answer[start : start + size], size)
         return None
-
-
-def _pointers(p: Params) -> Iterator[tuple[Any, str, int]]:
-    """Where each pointer is kept, and how many bytes lie behind it."""
-
-    def size(form: Any, channels: int) -> int:
-        padded = -(-channels // MULTIPLE[form.layout]) * MULTIPLE[form.layout]
-        return p.streams * padded * p.spatial * np.dtype(DTYPES[form.type]).itemsize
-
-    width = np.dtype(DTYPES[p.forms.c.type]).itemsize
-    gates = 3 if p.variant.coupled else 4
-    yield p, "z", size(p.forms.z, gates * p.channels)
-    for name in ("c", "c_out"):
-        yield p, name, size(p.forms.c, p.channels)
-    for name in ("h", "h_old"):
-        yield p, name, size(p.forms.h, p.channels)
-    for peephole in (p.p_i, p.p_f, p.p_o):
-        yield peephole, "data", p.channels * (p.spatial if peephole.map else 1) * width
-    for name in ("active", "non_finite"):
-        yield p, name, 4 * p.streams
 
 
 @pytest.fixture(scope="module")
