@@ -60,7 +60,28 @@ def import_onnx(
     """
     where = str(path)
     model = read_onnx(path)
-    borders, held = open_borders(model, where, fix or {})
+    try:
+        return _imported(model, where, states, fix or {}, confirm)
+    except EdgeLstmError:
+        raise
+    except Exception as error:
+        # Valid by the checker's lights is not yet consistent, and inference and reference raise what they like.
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise EdgeLstmError(
+            f"{where}: no step graph could be made of it",
+            found=f"{type(error).__name__} {text}".strip(),
+            expected="a graph that ONNX's shape inference and ONNX Runtime can work with",
+        ) from error
+
+
+def _imported(
+    model: onnx.ModelProto,
+    where: str,
+    states: Mapping[str, str] | None,
+    fix: Fix,
+    confirm: Confirm | None,
+) -> Imported:
+    borders, held = open_borders(model, where, fix)
     step = resolve(borders, held, where)
     held_values = next(n for n in step.model.graph.node if n.op_type == HOLD).input
     values = dict(zip(borders.outputs, held_values, strict=False))

@@ -10,7 +10,7 @@ import onnx
 import onnx.checker
 import onnx.defs
 import onnx.inliner
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import MAX_FILE_BYTES, PathLike, read_bytes
@@ -20,6 +20,7 @@ from edgelstm.step import parse_onnx
 
 #: Versions of the standard operators that are taken: before 11 the loops, slices and pads of exporters look otherwise.
 OPSETS = range(11, 26)
+_STANDARD = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == "")
 #: Bits of an element, for types whose data is packed; all others are whole bytes.
 _BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
 
@@ -33,6 +34,7 @@ def read_onnx(path: PathLike) -> onnx.ModelProto:
     where = str(path)
     model = parse_onnx(read_bytes(path), where, external=True)
     _load_external(model, Path(path))
+    _check_tensors(model, where)
     _check_opset(model, where)
     try:
         onnx.checker.check_model(model)
@@ -162,6 +164,21 @@ def _number(path: Path, name: str, entries: dict[str, str], key: str, default: i
     return int(text)
 
 
+def _check_tensors(model: onnx.ModelProto, where: str) -> None:
+    """Every constant can be read: its type is known, and its bytes are those of its shape."""
+    for tensor in all_tensors(model):
+        try:
+            if tensor.data_type != TensorProto.STRING:
+                numpy_helper.to_array(tensor)
+        except Exception as error:  # of no stable class
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EdgeLstmError(
+                f"{where}: constant {tensor.name!r} can't be read",
+                found=f"type {tensor.data_type}, shape {list(tensor.dims)}: {text}",
+                expected="a known type and as many values as its shape has",
+            ) from error
+
+
 # -- operators --------------------------------------------------------------------------------------------------------
 
 
@@ -190,12 +207,12 @@ def _check_operators(model: onnx.ModelProto, where: str) -> None:
         for node in nodes
         if is_standard(node)
         and (node.domain, node.op_type) not in functions
-        and not onnx.defs.has(node.op_type)
+        and node.op_type not in _STANDARD
     }
     if custom:
         raise EdgeLstmError(
             f"{where}: operators that are not ONNX's own",
-            found=", ".join(sorted(custom)),
+            found=", ".join(sorted(map(str, custom))),
             expected="standard operators, or custom ones with their function bodies in the file",
             hint="A file that a runtime optimised for itself holds such operators: take the one it was made of",
         )

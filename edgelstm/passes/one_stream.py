@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,13 @@ import onnx
 import onnx.reference
 from onnx import helper
 
+from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Array, Graph, is_standard, node_inputs
 from edgelstm.passes.shapes import shapes_of
 from edgelstm.step import StepModel
+
+#: Elements of a value, at most: nothing larger is an initial state's part.
+MAX_SIZE = 1 << 26
 
 
 def value_of_one(step: StepModel, graph: Graph, name: str) -> Array | None:
@@ -20,21 +25,27 @@ def value_of_one(step: StepModel, graph: Graph, name: str) -> Array | None:
 
     graph: the step while it is edited; ``name`` and what it is made of must be as they were.
     """
+    return _value(shapes_of(step, 1), graph, name)
+
+
+def _value(shapes: Mapping[str, Shape], graph: Graph, name: str) -> Array | None:
     known = graph.constant(name)
     if known is not None:
         return known
-    node = graph.producer(name)
+    node, shape = graph.producer(name), shapes.get(name)
     if node is None or not is_standard(node) or node.op_type.startswith("Random"):
+        return None
+    if shape is None or math.prod(shape) > MAX_SIZE:
         return None
     inputs: dict[str, Array] = {}
     if node.op_type == "Shape":
-        shape = shapes_of(step, 1).get(node.input[0])
-        if shape is None:
+        given = shapes.get(node.input[0])
+        if given is None:
             return None
-        inputs[node.input[0]] = np.empty(shape, np.float32)
+        inputs[node.input[0]] = np.broadcast_to(np.float32(0), given)
     else:
         for used in node_inputs(node):
-            value = value_of_one(step, graph, used)
+            value = _value(shapes, graph, used)
             if value is None:
                 return None
             inputs[used] = value
