@@ -40,20 +40,24 @@ def measure(plugins: Path, device: str, quick: bool) -> Iterator[dict[str, Any]]
         yield from rows(done.stdout, done.returncode)
 
 
-def rows(printed: str, code: int) -> Iterator[dict[str, Any]]:
+def rows(printed: str, code: int) -> list[dict[str, Any]]:
     """What the program printed, as rows of the kernel table."""
     try:
         found = json.loads(printed)
-        times = found.get("times", [])
-        checks, wrong = found.get("checks", 0), found.get("checks_failed", 0)
-    except (ValueError, AttributeError):
-        yield failed(f"it ended with code {code}: {last_line(printed) or 'it said nothing'}")
-        return
-    if "error" in found or code not in (0, 1):
-        yield failed(str(found.get("error", f"it ended with code {code}")))
-        return
-    said = f"{checks} results against the host's, {wrong} of them wrong; largest error {found['worst_of_allowed']} of what may be"
-    yield {"name": f"{NAME}, checks", "status": "failed" if wrong else "passed", "note": said}
+        if "error" in found or code not in (0, 1):
+            return [failed(str(found.get("error", f"it ended with code {code}")))]
+        return [_checks(found), *_times(found.get("times", []))]
+    except (ValueError, AttributeError, TypeError, KeyError):
+        return [failed(f"it ended with code {code}: {last_line(printed) or 'it said nothing'}")]
+
+
+def _checks(found: dict[str, Any]) -> dict[str, Any]:
+    wrong = found["checks_failed"]
+    said = f"{found['checks']} results against the host's, {wrong} of them wrong; largest error {found['worst_of_allowed']} of what may be"
+    return {"name": f"{NAME}, checks", "status": "failed" if wrong else "passed", "note": said}
+
+
+def _times(times: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     most = max((t["streams"] for t in times), default=0)
     for t in times:
         dtype, _, layout = t["case"].partition(" ")

@@ -122,6 +122,13 @@ def printed(**changes: Any) -> str:
     return json.dumps(data | changes)
 
 
+def test_what_is_read_is_what_the_program_prints() -> None:
+    source = (GPU.parents[1] / "plugins" / "bench" / "fused_gates_bench.cu").read_text()
+    known = json.loads(printed())
+    for key in {*known, *known["times"][0]}:
+        assert f'\\"{key}\\":' in source, key
+
+
 def test_the_kernel_is_held_against_the_copies_of_its_own_run() -> None:
     import report
     import standalone
@@ -160,13 +167,14 @@ def test_the_kernel_is_held_against_the_copies_of_its_own_run() -> None:
         ('{"error": "no usable GPU: no driver"}', 2, "no usable GPU"),
         ("", -11, "ended with code -11"),
         ("[]", 0, "it ended with code 0"),
+        ('{"checks": 4}', 0, "it ended with code 0"),
         (printed(checks_failed=3), 1, "3 of them wrong"),
     ],
 )
 def test_a_kernel_program_that_fails_is_a_row_that_says_why(text: str, code: int, said: str) -> None:
     import standalone
 
-    rows = list(standalone.rows(text, code))
+    rows = standalone.rows(text, code)
     assert rows[0]["status"] == "failed"
     assert said in rows[0]["note"]
 
