@@ -20,7 +20,7 @@ from edgelstm.step import StepModel
 from standins import cuda_driver, tensorrt_module
 from standins.cuda_driver import StandInDriver, stand_in_driver
 from standins.plugin import stand_in_plugin
-from standins.tensorrt_module import stand_in_tensorrt, write_plan
+from standins.tensorrt_module import CONTEXTS, stand_in_tensorrt, write_plan
 
 pytestmark = pytest.mark.skipif(
     cuda_driver.missing() is not None, reason=cuda_driver.missing() or "the stand-in is there"
@@ -106,32 +106,35 @@ def test_graphs_are_few_however_many_streams_come_and_go(
                 np.testing.assert_allclose(got[name]["y"], expected[name]["y"], rtol=1e-5, atol=1e-6)
             # Scratch to gather in (8 buffers), graphs, and nothing else.
             assert driver.live() <= start + 3 + 8
+            assert len(CONTEXTS) <= 1 + 3
 
 
 @pytest.mark.parametrize("streams", [(4, 4, 4), (3, 4, 8), (1, 1, 1)])
-@pytest.mark.parametrize("places", [1, 2, 3])
+@pytest.mark.parametrize("places", [1, 2, 6])
+@pytest.mark.parametrize("width", [3, 32, 64])
 def test_engines_of_other_sizes_than_asked_for(
-    driver: StandInDriver, tmp_path: Path, streams: tuple[int, int, int], places: int
+    driver: StandInDriver, tmp_path: Path, width: int, streams: tuple[int, int, int], places: int
 ) -> None:
-    """One that takes at least four rows serves one stream; one that takes one row serves three, one by one."""
-    plan = engine(tmp_path, zoo.conv_lstm(), streams)
+    """One that takes at least four rows serves one stream; one that takes one row serves six, one by one.
+
+    Rows of 12, 128 and 256 bytes: runs begin at row 0 only, at every second row, anywhere.
+    """
+    if 1 < streams[2] < places:
+        places = streams[2]
+    plan = engine(tmp_path, zoo.lstm(width, (width,), head=width), streams)
     rng = np.random.default_rng(0)
     with (
         Runner.open(plan, streams=places) as runner,
         Runner.open(tmp_path / "model.onnx", streams=places) as cpu,
     ):
-        for k in range(6):
-            frames = {
-                str(j): rng.normal(size=(2, 5, 5)).astype(np.float32) for j in range(k % places, places)
-            }
-            for r in (runner, cpu):
-                for name in frames:
-                    r.stream(name)
+        for r in (runner, cpu):
+            for j in range(places):
+                r.stream(str(j))
+        for k in range(18):
+            frames = {str(j): x(rng, width) for j in range(k % places, places)}
             got, expected = runner.step(frames), cpu.step(frames)
             for name in frames:
-                np.testing.assert_allclose(
-                    got[name]["h_next"], expected[name]["h_next"], rtol=1e-5, atol=1e-6
-                )
+                np.testing.assert_allclose(got[name]["y"], expected[name]["y"], rtol=1e-5, atol=1e-6)
 
 
 def test_a_stream_moves_between_backends_and_precisions(driver: StandInDriver, tmp_path: Path) -> None:
@@ -384,6 +387,18 @@ def test_a_plugin_is_loaded_before_the_plan(
         program.close()
         assert sys.modules["tensorrt"].loaded == [str(library)]
     assert "is not the plugin library the engine was built with" in caplog.text
+
+
+def test_closing_frees_the_engine_whoever_keeps_the_state(driver: StandInDriver, tmp_path: Path) -> None:
+    program = TensorRtProgram(engine(tmp_path, zoo.lstm()))
+    state = program.new_state()
+    for _ in range(4):
+        program.step([{"x": np.zeros(3, np.float32)}], state, [0])
+    assert len(CONTEXTS) == 3, "one for each side, and the shared one"
+    program.close()
+    assert not CONTEXTS
+    with pytest.raises(EdgeLstmError, match="this program is closed"):
+        program.step([{"x": np.zeros(3, np.float32)}], state, [0])
 
 
 def test_opening_and_closing_many_times_leaves_nothing(driver: StandInDriver, tmp_path: Path) -> None:

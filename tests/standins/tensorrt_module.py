@@ -14,6 +14,7 @@ import math
 import re
 import sys
 import types
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -126,7 +127,6 @@ class Engine:
         self.outputs = {t.name: t for t in self.session.get_outputs()}
         self.tensors = self.inputs | self.outputs
         self.num_io_tensors = len(self.tensors)
-        self.contexts = 0
 
     def get_tensor_name(self, index: int) -> str:
         return list(self.tensors)[index]
@@ -147,8 +147,11 @@ class Engine:
     def create_execution_context(self, given: Any) -> Context:
         strategy = getattr(given, "strategy", given)
         assert strategy is ExecutionContextAllocationStrategy.USER_MANAGED
-        self.contexts += 1
         return Context(self, isinstance(given, types.SimpleNamespace))
+
+
+#: All that were made and not freed.
+CONTEXTS: weakref.WeakSet[Context] = weakref.WeakSet()
 
 
 class Context:
@@ -161,6 +164,7 @@ class Context:
         #: Goes up whenever the context changes: graphs captured before are then of no use.
         self.changes = 0
         self.deferred = True
+        CONTEXTS.add(self)
 
     def set_device_memory(self, memory: int, size: int) -> None:
         self.memory = (memory, size)
@@ -204,7 +208,14 @@ class Context:
         self.deferred = False
         if capturing:
             self.compute(views, self.changes)
-        self.driver.put(stream, partial(self.compute, views, self.changes if capturing else None))
+        changes, itself = self.changes if capturing else None, weakref.ref(self)
+
+        def work() -> None:
+            context = itself()
+            assert context is not None, "a graph is run whose context is gone"
+            context.compute(views, changes)
+
+        self.driver.put(stream, work)
         return True
 
     def view(self, name: str, rows: int) -> np.ndarray:
