@@ -153,7 +153,9 @@ def confirm_pairs(yes: bool) -> Callable[[Sequence[Any]], bool] | None:
 
     def confirm(pairs: Sequence[Any]) -> bool:
         for pair in pairs:
-            err.print(f"{pair.option}  ({', '.join(pair.reasons)})", markup=False, highlight=False, soft_wrap=True)
+            err.print(
+                f"{pair.option}  ({', '.join(pair.reasons)})", markup=False, highlight=False, soft_wrap=True
+            )
         return yes or typer.confirm("Are these the states?", err=True)
 
     return confirm

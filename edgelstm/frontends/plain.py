@@ -101,7 +101,7 @@ class _InPlaceOf(nn.Module):
         super().__init__()
         for name, parameter in source.named_parameters(recurse=False):
             self.register_parameter(name, parameter)
-        for name in (*type(source).__constants__, "num_chunks"):
+        for name in getattr(source, "__constants__", ()):
             if hasattr(source, name):
                 setattr(self, name, getattr(source, name))
 

@@ -101,7 +101,7 @@ class Sidecar:
                 expected="what `edgelstm build-engine` writes",
                 hint="Build the engine again",
             )
-        values = {f.name: data.get(f.name) for f in fields(cls)}
+        values: dict[str, Any] = {f.name: data.get(f.name) for f in fields(cls)}
         values |= {name: tuple(values[name]) for name in ("streams", "targets", "precision")}
         return cls(**{**values, "signature": Signature.loads(json.dumps(data["signature"]), where)})
 
