@@ -38,6 +38,7 @@ PACKAGES: tuple[tuple[str, str, str, str], ...] = (
     ("av", "av", "video", "video files and cameras"),
     ("PIL", "pillow", "images", "image folders"),
     ("h5py", "h5py", "radar", "HDF5 radar files"),
+    ("cuda.bindings", "cuda-bindings", "gpu", "run on a GPU"),
     ("openvino", "openvino", "bench", "bench against OpenVINO"),
     ("matplotlib", "matplotlib", "bench", "plots"),
 )
