@@ -15,10 +15,13 @@ pytest.importorskip("onnxruntime")
 import torch_cells as cells  # noqa: E402
 
 from edgelstm.frontends.adapters import as_step  # noqa: E402
+from edgelstm.frontends.forms import TorchStep  # noqa: E402
 from edgelstm.frontends.torch_program import TorchProgram  # noqa: E402
 from edgelstm.frontends.traced import trace  # noqa: E402
+from edgelstm.passes.graph import Graph  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
-from edgelstm.verify import compare  # noqa: E402
+from edgelstm.step import StepModel  # noqa: E402
+from edgelstm.verify import Comparison, compare  # noqa: E402
 
 nn = torch.nn
 C = cells.HIDDEN
@@ -63,20 +66,60 @@ CASES: dict[str, tuple[Callable[[], Any], list[str] | set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_cell_streams_as_in_torch(name: str) -> None:
-    make, operators = CASES[name]
+class Together(nn.Module):
+    """All cells on the same frames, one beside the other: one export instead of one a cell."""
+
+    def __init__(self, steps: dict[str, TorchStep]) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList(steps.values())
+        self.names = [f"cell{k}" for k in range(len(steps))]
+
+    @property
+    def states(self) -> dict[str, tuple[int, ...]]:
+        """Shapes by name."""
+        pairs = zip(self.names, self.cells, strict=True)
+        return {f"{name}_{s.name}": s.frame_shape for name, cell in pairs for s in cell.signature.states}
+
+    def forward(self, x: Any, *states: Any) -> Any:
+        given, outputs, following = list(states), {}, []
+        for name, cell in zip(self.names, self.cells, strict=True):
+            count = len(cell.signature.states)
+            ys, after = cell(x, *given[:count])
+            del given[:count]
+            outputs[name] = ys[0]
+            following += after
+        return outputs, tuple(following)
+
+
+@pytest.fixture(scope="module")
+def exported() -> tuple[StepModel, Comparison]:
+    """The graph of all cells, and how it compares with torch over 200 frames."""
     torch.manual_seed(0)
-    module = make()
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.normal_(std=0.4)
-    step = as_step(module, cells.FRAME)
+    steps = {}
+    for name, (make, _) in CASES.items():
+        module = make()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.normal_(std=0.4)
+        steps[name] = as_step(module, cells.FRAME)
+    together = Together(steps)
+    step = as_step(together, cells.FRAME, states=together.states)
     graph = trace(step)
-    found = graph.op_types()
-    assert found == operators if isinstance(operators, list) else operators <= set(found)
-    assert not {"Shape", "Gather", "Expand", "ConstantOfShape"} & set(found)
     rng = np.random.default_rng(1)
     frames = [{"x": rng.normal(size=cells.FRAME).astype(np.float32)} for _ in range(200)]
-    comparison = compare(TorchProgram(step), OrtProgram(graph.to_bytes(), threads=1), frames)
-    assert comparison.worst.worst < 1e-5, comparison.worst
+    return graph, compare(TorchProgram(step), OrtProgram(graph.to_bytes(), threads=1), frames)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_cell_streams_as_in_torch(name: str, exported: tuple[StepModel, Comparison]) -> None:
+    step, comparison = exported
+    graph, cell = Graph(step), f"cell{list(CASES).index(name)}"
+    states = [s.output for s in step.signature.states if s.name.startswith(f"{cell}_")]
+    behind = graph.alive([cell, *states])
+    found = [node.op_type for node in graph.nodes if id(node) in behind]
+    operators = CASES[name][1]
+    assert found == operators if isinstance(operators, list) else operators <= set(found)
+    assert not {"Shape", "Gather", "Expand", "ConstantOfShape"} & set(found)
+    own = [t for t in comparison.tensors if t.name == cell or t.name.startswith(f"{cell}_")]
+    assert len(own) == 1 + len(states)
+    assert max(t.worst for t in own) < 1e-5, own
