@@ -165,7 +165,8 @@ class Tensor:
             body = np.full((streams, padded, spatial), cls.FILL, np.uint8).astype(DTYPES[form[0]])
             if form[0] != INT8:
                 body[:] = np.nan  # padding that leaks shows
-            body[:, :channels] = values
+            with np.errstate(over="ignore"):
+                body[:, :channels] = values
             raw[start : start + size] = _arranged(body, form[1]).reshape(-1).view(np.uint8)
         return tensor
 

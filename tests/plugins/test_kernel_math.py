@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -158,6 +159,7 @@ def test_activations_are_within_their_bounds(approximating: ctypes.CDLL) -> None
     plain, exact, tanh = (_call(approximating.activate, x, np.float32, which) for which in range(3))
     assert _relative(exact, sigmoid).max() < SIGMOID
     assert _relative(tanh, np.tanh(wide)).max() < TANH
+    assert _relative(tanh, np.tanh(wide))[np.abs(wide) < 0.5].max() < 2
     # z in 16 bits: the exponent's rounding adds |x| units where the sigmoid is small, never to what matters beside 1.
     near = np.abs(wide) < 88
     assert (_relative(plain, sigmoid) - np.maximum(-wide, 0))[near].max() < SIGMOID
@@ -190,10 +192,12 @@ class Case:
     idle: tuple[bool, ...] | None = None
     count: bool = False
     in_place: bool = False
-    shift: int = 0
+    shift: int = 0  # bytes that every tensor, or the one called ``shifted``, starts past a multiple of 64
+    shifted: str = ""
     spoil: int = 0  # how many values of z are made NaN or infinite
     seed: int = 0
     h_scale: float = 1 / 127
+    c_size: float = 2.0  # standard deviation of c
 
     @cached_property
     def inputs(self) -> dict[str, Tensor]:
@@ -201,15 +205,16 @@ class Case:
         rng = np.random.default_rng(self.seed)
         z_form, c_form, h_form = self.forms
         n, c, s = self.streams, self.channels, self.spatial
+        by = self._shift
         z_shape = (n, len(self.variant.gates) * c, s)
         z = rng.normal(0, 3, z_shape)
         bad = rng.integers(0, z.size, self.spoil)
         z.ravel()[bad] = rng.choice([np.nan, np.inf, -np.inf], self.spoil)
         make: dict[str, Tensor] = {}
-        make["z"] = Tensor.of(z, z_form, z_shape, self.shift)
-        make["c"] = Tensor.of(rng.normal(0, 2, (n, c, s)), c_form, (n, c, s), self.shift)
+        make["z"] = Tensor.of(z, z_form, z_shape, by("z"))
+        make["c"] = Tensor.of(rng.normal(0, self.c_size, (n, c, s)), c_form, (n, c, s), by("c"))
         old = rng.integers(-128, 128, (n, c, s)) if h_form[0] == INT8 else rng.normal(size=(n, c, s))
-        make["h_old"] = Tensor.of(old, h_form, (n, c, s), self.shift)
+        make["h_old"] = Tensor.of(old, h_form, (n, c, s), by("h_old"))
         for name, is_map in zip(("p_i", "p_f", "p_o"), self.maps, strict=True):
             width = s if is_map else 1
             make[name] = Tensor.of(
@@ -217,13 +222,16 @@ class Case:
             )
         return make
 
+    def _shift(self, name: str) -> int:
+        return self.shift if self.shifted in ("", name) else 0
+
     def run(self, host: ctypes.CDLL, *, watch: bool = False) -> dict[str, Any]:
         """h, c_out (Tensors), non_finite, and with ``watch`` the accesses."""
         _, c_form, h_form = self.forms
         n, c, s = shape = (self.streams, self.channels, self.spatial)
-        h = Tensor.of(None, h_form, shape, self.shift)
-        c_in = Tensor.of(self.inputs["c"].values(), c_form, shape, self.shift)
-        c_out = c_in if self.in_place else Tensor.of(None, c_form, shape, self.shift)
+        h = Tensor.of(None, h_form, shape, self._shift("h"))
+        c_in = Tensor.of(self.inputs["c"].values(), c_form, shape, self._shift("c"))
+        c_out = c_in if self.in_place else Tensor.of(None, c_form, shape, self._shift("c_out"))
         active = None if self.idle is None else np.array([not i for i in self.idle], np.int32)
         non_finite = np.full(n, -1, np.int32)
         params = Params(
@@ -285,7 +293,8 @@ class Case:
             y = 1 / (1 + np.exp(-x))
             # A relative error of x, from 16 bits' exponents, is an error of the sigmoid of |x| times its slope.
             dx = np.minimum(dx + 2 * EPS * np.abs(x), 1e30)  # of an infinity too, where the slope is 0
-            return y, y * (1 - y) * dx + SIGMOID * EPS * y
+            # The reference itself, 0.5 tanh(x / 2) + 0.5 in float64, is off by that much where the sigmoid is small.
+            return y, y * (1 - y) * dx + SIGMOID * EPS * y + np.finfo(np.float64).eps
 
         def activate(kind: str, x: Array, dx: Array) -> tuple[Array, Array]:
             if kind == "relu":
@@ -365,6 +374,15 @@ def _assert_within(found: Array, exact: Array, bound: Array) -> None:
         )
 
 
+def _kernels() -> list[GateVariant]:
+    """One variant for each kernel of a walk: the two usual ones and the one with options."""
+    return [
+        GateVariant(),
+        GateVariant(peephole=True),
+        GateVariant(peephole=True, coupled=True, cell_clip=1.0),
+    ]
+
+
 def variants() -> st.SearchStrategy[GateVariant]:
     gates = st.sampled_from(
         [("sigmoid", 0.2, 0.5)] * 2 + [("hard_sigmoid", 0.2, 0.5), ("hard_sigmoid", 1 / 6, 0.5)]
@@ -399,6 +417,7 @@ def cases(draw: st.DrawFn, rows: list[tuple[Form, Form, Form]]) -> Case:
         spoil=draw(st.sampled_from([0, 0, 0, 5])),
         seed=draw(st.integers(0, 2**32 - 1)),
         h_scale=draw(st.sampled_from([1 / 127, 0.01, 0.004])),
+        c_size=draw(st.sampled_from([2.0, 2.0, 1e-3, 4e4])),
     )
 
 
@@ -408,16 +427,56 @@ def test_kernels_equal_the_reference(host: ctypes.CDLL, data: st.DataObject) -> 
     check(data.draw(cases(table(host))), host)
 
 
+@pytest.mark.parametrize("shape", [(12, 1), (12, 7), (36, 4), (33, 8)], ids=str)
+def test_tails_in_every_form(host: ctypes.CDLL, shape: tuple[int, int]) -> None:
+    """Sizes that are multiples of some run and not of another, with each kernel in turn."""
+    for k, forms in enumerate(table(host)):
+        variant = _kernels()[k % 3]
+        check(Case(variant, forms, 2, *shape, (True, False, True), idle=(False, k % 2 == 0), seed=k), host)
+
+
+ALL_VARIANTS = [
+    GateVariant(peephole, *gate, candidate, output, clip, coupled)  # type: ignore[arg-type]
+    for peephole, gate, candidate, output, clip, coupled in itertools.product(
+        [False, True],
+        [("sigmoid", 0.2, 0.5), ("hard_sigmoid", 1 / 6, 0.5)],
+        ["tanh", "relu"],
+        ["tanh", "relu"],
+        [None, 1.0],
+        [False, True],
+    )
+]
+
+
+@pytest.mark.parametrize("approximation", [0, 2])
+def test_every_variant_with_and_without_numbers_that_are_none(host: ctypes.CDLL, approximation: int) -> None:
+    """NaN and infinity in any gate end where the reference has them, are counted, and no clip or relu hides them."""
+    host.approximate(approximation)
+    try:
+        for k, variant in enumerate(ALL_VARIANTS):
+            for forms in (((FLOAT, LINEAR),) * 3, ((HALF, HWC8), (FLOAT, LINEAR), (HALF, HWC8))):
+                for spoil in (0, 200):
+                    check(
+                        Case(variant, forms, 2, 16, 40, (True, True, False), count=True, spoil=spoil, seed=k),
+                        host,
+                    )
+    finally:
+        host.approximate(0)
+
+
+def test_what_overflows_is_counted(host: ctypes.CDLL) -> None:
+    """A finite value that half or bf16 holds as infinity counts, in h and in c, stream by stream."""
+    half, bf16 = (HALF, LINEAR), (BF16, LINEAR)
+    for h_form in (half, bf16):
+        case = Case(
+            GateVariant(output="relu"), ((FLOAT, LINEAR), half, h_form), 3, 8, 64, count=True, c_size=6e4
+        )
+        found = check(case, host)
+        assert np.isinf(found["c_out"].values().astype(np.float32)).any()
+        assert (found["non_finite"] > 0).all()
+
+
 # ---- Accesses
-
-
-def _kernels() -> list[GateVariant]:
-    """One variant for each kernel of a walk: the two usual ones and the one with options."""
-    return [
-        GateVariant(),
-        GateVariant(peephole=True),
-        GateVariant(peephole=True, coupled=True, cell_clip=1.0),
-    ]
 
 
 @pytest.mark.parametrize("shape", [(16, 24), (40, 33), (13, 5), (64, 1)], ids=str)
@@ -432,7 +491,7 @@ def test_every_byte_has_one_writer(host: ctypes.CDLL, shape: tuple[int, int], in
             )
 
 
-def _check_accesses(case: Case, host: ctypes.CDLL) -> None:
+def _check_accesses(case: Case, host: ctypes.CDLL) -> dict[str, Any]:
     found = case.run(host, watch=True)
     accesses = found["accesses"]
     at, width, write = (accesses[name].astype(np.int64) for name in ("address", "bytes", "write"))
@@ -465,6 +524,7 @@ def _check_accesses(case: Case, host: ctypes.CDLL) -> None:
             once[list(case.idle)] = 0  # what stays is not written again
         np.testing.assert_array_equal(writes, once.ravel())
         assert all(((writer[spots] == threads) | (writer[spots] == -1)).all() for spots, threads in reads)
+    return found
 
 
 def _sectors(case: Case, host: ctypes.CDLL) -> dict[str, float]:
@@ -514,6 +574,15 @@ def test_accesses_are_wide_where_they_can_be(
 ) -> None:
     found = check(Case(GateVariant(), forms, 2, *shape, shift=shift), host)
     assert host.run_length(ctypes.byref(found["params"])) == run
+
+
+def test_one_misaligned_tensor_is_enough_to_go_element_by_element(host: ctypes.CDLL) -> None:
+    half = (HALF, LINEAR)
+    for name in ("z", "c", "h", "c_out", "h_old", "p_i", "p_f", "p_o"):
+        case = Case(
+            GateVariant(peephole=True), (half, half, half), 2, 8, 8, idle=(False, True), shift=4, shifted=name
+        )
+        assert host.run_length(ctypes.byref(_check_accesses(case, host)["params"])) == 1, name
 
 
 # ---- Bad input
