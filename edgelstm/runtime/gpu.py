@@ -10,7 +10,6 @@ and nothing is copied but outputs that are states too.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
@@ -19,6 +18,7 @@ import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
+from edgelstm.runtime.buffers import buffer_bytes, check_memory, granule, row_bytes, row_of, stride
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.device_array import DeviceArray, as_device_array, device_output
@@ -26,8 +26,6 @@ from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import CallSize, RowProgram, RowState, capacity
 from edgelstm.signature import Signature, StateSpec, TensorSpec
 
-#: Bytes: TensorRT asks for addresses on such a boundary, and kernels that load vectors rely on it.
-ALIGNMENT = 256
 #: Graphs kept, and steps after which an unused one makes room for another.
 MAX_GRAPHS = 32
 IDLE_STEPS = 1000
@@ -150,7 +148,7 @@ class DeviceMemory:
         self._on_host = outputs == "host"
         # Alone in a call, every row must lie on a boundary; else rows lie side by side, and runs begin at some of them.
         self._alone = size.most == 1
-        self.size = CallSize(size.least, size.most, self._granule(), size.overwrites)
+        self.size = CallSize(size.least, size.most, granule(signature, self._alone), size.overwrites)
         check_memory(cuda, {"states and buffers": buffer_bytes(signature, rows, self._alone)})
         self._inputs = {t.name: self._buffer(t) for t in signature.inputs}
         states = {s.output: s for s in signature.states}
@@ -248,20 +246,20 @@ class DeviceMemory:
     def move(self, source: Buffers, row: int, target: Buffers, to: int) -> None:
         for s in self._signature.states:
             stride = self._stride(s)
-            self._cuda.copy(target[s.name] + to * stride, source[s.name] + row * stride, _row_bytes(s))
+            self._cuda.copy(target[s.name] + to * stride, source[s.name] + row * stride, row_bytes(s))
 
     def read(self, buffers: Buffers, row: int) -> dict[str, Array]:
         values = {s.name: np.empty(s.frame_shape, np_dtype(s.dtype)) for s in self._signature.states}
         for s in self._signature.states:
             source = buffers[s.name] + row * self._stride(s)
-            self._cuda.copy(values[s.name].ctypes.data, source, _row_bytes(s))
+            self._cuda.copy(values[s.name].ctypes.data, source, row_bytes(s))
         self._cuda.wait()
         return values
 
     def write(self, buffers: Buffers, row: int, values: Mapping[str, Array]) -> None:
         for s in self._signature.states:
             value = np.ascontiguousarray(values[s.name], np_dtype(s.dtype))
-            self._cuda.copy(buffers[s.name] + row * self._stride(s), value.ctypes.data, _row_bytes(s))
+            self._cuda.copy(buffers[s.name] + row * self._stride(s), value.ctypes.data, row_bytes(s))
             self._cuda.wait()
 
     def close(self) -> None:
@@ -342,7 +340,7 @@ class DeviceMemory:
                 if not isinstance(frame[name], DeviceArray) and not buffer.shared:
                     t = self._signature.input(name)
                     offset = slot * self._stride(t)
-                    self._cuda.copy(buffer.address + offset, buffer.host + offset, _row_bytes(t))
+                    self._cuda.copy(buffer.address + offset, buffer.host + offset, row_bytes(t))
         self._pending.clear()
 
     def _copy(self, copies: Sequence[_Copy]) -> None:
@@ -351,17 +349,7 @@ class DeviceMemory:
 
     def _stride(self, spec: TensorSpec | StateSpec) -> int:
         """Bytes from row to row."""
-        return _stride(spec, self._alone)
-
-    def _granule(self) -> int:
-        """Rows from one aligned row to the next, for all tensors at once."""
-        specs: tuple[TensorSpec | StateSpec, ...] = (
-            *self._signature.inputs,
-            *self._signature.outputs,
-            *self._signature.states,
-        )
-        # All are powers of two, so the largest is a multiple of each.
-        return max(ALIGNMENT // math.gcd(ALIGNMENT, self._stride(spec)) for spec in specs)
+        return stride(spec, self._alone)
 
     def _buffer(self, spec: TensorSpec) -> _Buffer:
         """Rows that the engine reads or writes and the host sees."""
@@ -399,48 +387,7 @@ class _Buffer:
     shared: bool
 
 
-def row_of(data: Array, row: int, stride: int, spec: TensorSpec) -> Array:
-    """Row ``row`` of a buffer of bytes as the array it holds."""
-    view: Array = data[row * stride : row * stride + _row_bytes(spec)].view(np_dtype(spec.dtype))
-    return view.reshape(spec.frame_shape)
-
-
 def check_outputs(outputs: str) -> None:
     """Raise EdgeLstmError for a place that outputs can't be in."""
     if outputs not in get_args(OutputPlace):
         raise EdgeLstmError("outputs", found=outputs, expected=" or ".join(get_args(OutputPlace)))
-
-
-def buffer_bytes(signature: Signature, rows: int, alone: bool) -> int:
-    """Bytes on the GPU for both sides of the states, the frames and the outputs of ``rows`` rows."""
-    both = 2 * sum(_stride(s, alone) for s in signature.states)
-    return rows * (both + sum(_stride(t, alone) for t in (*signature.inputs, *signature.outputs)))
-
-
-def check_memory(cuda: Cuda, needs: Mapping[str, int]) -> None:
-    """Raise EdgeLstmError, saying how much is needed for what, when the GPU has less free memory. In its context."""
-    needed, free = sum(needs.values()), cuda.free_memory()
-    if needed > free:
-        parts = ", ".join(f"{size_text(size)} {what}" for what, size in needs.items())
-        raise EdgeLstmError(
-            f"the memory of {cuda.name} is too small",
-            found=f"{size_text(free)} free",
-            expected=f"{size_text(needed)}: {parts}",
-            hint="Use fewer streams, a smaller precision, or end other programs on this GPU",
-        )
-
-
-def size_text(size: int) -> str:
-    """Bytes for people."""
-    if size >= 2**30:
-        return f"{size / 2**30:.2f} GiB"
-    return f"{size / 2**20:.1f} MiB" if size >= 2**20 else f"{-(-size // 1024)} KiB"
-
-
-def _row_bytes(spec: TensorSpec | StateSpec) -> int:
-    return math.prod(spec.frame_shape) * np_dtype(spec.dtype).itemsize
-
-
-def _stride(spec: TensorSpec | StateSpec, alone: bool) -> int:
-    size = _row_bytes(spec)
-    return -(-size // ALIGNMENT) * ALIGNMENT if alone else size

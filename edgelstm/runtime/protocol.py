@@ -21,6 +21,9 @@ class Program(Protocol):
 
     Structural: a backend is any class of this shape. The Runner has already checked names, shapes, dtypes and
     values, so a Program need not. An error raised by ``step`` leaves every row's state as it was.
+
+    One on a GPU may also have ``device_frame(value)``: the array on that GPU for a frame, which ``step`` then takes in place of
+    NumPy's, or None if ``value`` is no such array.
     """
 
     signature: Signature
