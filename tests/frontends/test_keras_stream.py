@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from keras_zoo import (
     by_numpy,
     check_stream,
     fill,
+    hdf5_in_process,
     keras,
     layers,
     predict,
@@ -25,6 +27,14 @@ from edgelstm.frontends.keras import load_keras
 from tolerances import assert_close
 
 FEATURES, MAPS = (4,), (6, 5, 2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_reading() -> Iterator[None]:
+    with hdf5_in_process():
+        yield
+
+
 ACTIVATIONS = (
     "tanh",
     "relu",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,30 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras_zoo import check_window, fill, keras, layers, predict, refused, run_window, save, sequential
+from keras_zoo import (
+    check_window,
+    fill,
+    hdf5_in_process,
+    keras,
+    layers,
+    predict,
+    refused,
+    run_window,
+    save,
+    sequential,
+)
 
 import edgelstm
 from edgelstm.frontends.keras import load_keras
 from tolerances import assert_close
 
 FRAME = (3,)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_reading() -> Iterator[None]:
+    with hdf5_in_process():
+        yield
 
 
 def rnn(kind: str, **options: Any) -> Any:

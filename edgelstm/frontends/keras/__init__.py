@@ -66,6 +66,4 @@ def load_keras(
         built: Built = build(network, frame=frame, window=window, carry_state=carry_state)
     except RecursionError as error:
         raise EdgeLstmError(f"{path}: models inside models too deep", expected="fewer") from error
-    finally:
-        file.close()
     return LoadedKeras(built.step, KerasProgram(network, built), built.window, built.notes)

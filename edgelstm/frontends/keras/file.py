@@ -9,11 +9,12 @@ import json
 import zipfile
 import zlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import MAX_FILE_BYTES, PathLike, check_file, read_bytes
+from edgelstm.files import MAX_FILE_BYTES, PathLike, check_file
 from edgelstm.frontends.keras.hdf5 import MAX_RATIO, MAX_TEXT, SIGNATURE, Float32, Hdf5
 from edgelstm.frontends.keras.options import Source
 
@@ -33,16 +34,13 @@ class WeightStore(Protocol):
         """Whether the file holds that layer."""
 
 
+@dataclass(frozen=True)
 class KerasFile:
-    """An opened model: ``config`` (class_name and config), ``source``, ``weights``. Close it when the weights are read."""
+    """An opened model; ``config`` holds its class_name and config."""
 
-    def __init__(self, config: Mapping[str, Any], source: Source, weights: WeightStore, hdf5: Hdf5) -> None:
-        self.config, self.source, self.weights = config, source, weights
-        self._hdf5 = hdf5
-
-    def close(self) -> None:
-        """Free the file's memory."""
-        self._hdf5.close()
+    config: Mapping[str, Any]
+    source: Source
+    weights: WeightStore
 
 
 def open_keras(path: PathLike) -> KerasFile:
@@ -64,7 +62,7 @@ def open_keras(path: PathLike) -> KerasFile:
     if head.startswith(b"PK\x03\x04"):
         return _open_archive(path)
     if head == SIGNATURE:
-        return _open_legacy(read_bytes(path), where)
+        return _open_legacy(Path(path), where)
     pickled = head[:1] == b"\x80" or Path(path).suffix.lower() in (".pkl", ".pickle", ".joblib")
     raise EdgeLstmError(
         f"{where} is no Keras model"
@@ -101,7 +99,7 @@ class _ByLayer:
 
     def arrays(self, path: str) -> list[Float32]:
         group = f"model_weights/{path}"
-        names = self._hdf5.texts(group, "weight_names") or []
+        names = self._hdf5.texts(group, "weight_names")
         return [self._hdf5.array(f"{group}/{name}") for name in names]
 
     def has(self, path: str) -> bool:
@@ -138,7 +136,7 @@ def _open_archive(path: PathLike) -> KerasFile:
             f"{where}: the archive is damaged or truncated", found=str(error)[:200]
         ) from error
     hdf5 = Hdf5(data, f"{where}: {WEIGHTS}")
-    return KerasFile(config, Source(where, _major(metadata.get("keras_version"))), _ByPath(hdf5), hdf5)
+    return KerasFile(config, Source(where, _major(metadata.get("keras_version"))), _ByPath(hdf5))
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> bytes:
@@ -163,29 +161,23 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> byte
         return file.read(info.file_size)
 
 
-def _open_legacy(data: bytes, where: str) -> KerasFile:
-    hdf5 = Hdf5(data, where)
-    text = hdf5.text("/", "model_config")
+def _open_legacy(path: Path, where: str) -> KerasFile:
+    hdf5 = Hdf5(path, where)
+    text = hdf5.text("", "model_config")
     if text is None:
-        hdf5.close()
-        weights = hdf5_weights_hint(where)
+        alone = hdf5.has("layers") or hdf5.text("", "keras_version") or hdf5.texts("", "layer_names")
         raise EdgeLstmError(
             f"{where} holds no model: there is no configuration in it",
-            found="weights alone" if b"weight_names" in data or b"vars" in data else "no Keras attributes",
+            found="weights alone" if alone else "an HDF5 file of something else",
             expected="the attribute model_config, as model.save writes it",
-            hint=weights,
+            hint=f"Build the model in Keras, model.load_weights({where!r}), then model.save('model.keras')",
         )
-    version = hdf5.text("/", "keras_version") or hdf5.text("model_weights", "keras_version")
+    version = hdf5.text("", "keras_version") or hdf5.text("model_weights", "keras_version")
     source = Source(where, _major(version, legacy=True))
-    return KerasFile(_json(text.encode(), f"{where}: model_config"), source, _ByLayer(hdf5), hdf5)
+    return KerasFile(_json(text, f"{where}: model_config"), source, _ByLayer(hdf5))
 
 
-def hdf5_weights_hint(where: str) -> str:
-    """What to do about a file of weights alone."""
-    return f"Build the model in Keras, model.load_weights({where!r}), then model.save('model.keras')"
-
-
-def _json(data: bytes, where: str) -> dict[str, Any]:
+def _json(data: bytes | str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
