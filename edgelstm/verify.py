@@ -69,6 +69,7 @@ def compare(
     *,
     names: tuple[str, str] = ("a", "b"),
     observe: Callable[[Outputs, Outputs], None] | None = None,
+    together: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> Comparison:
     """Stream ``frames`` (single frames, one array per input, in a's dtypes) through row 0 of both, from the initial state.
@@ -76,6 +77,8 @@ def compare(
     ``a`` is the reference. A window of T frames may be compared with a step or with another window: each takes its
     frames as it wants them; frames that do not fill a block are left out. Outputs and states are paired by name and
     compared by what they are worth, whatever type stores them. ``observe`` gets the outputs of both at each frame.
+    together: after every step b's states are set to a's, so that errors are of single steps and none is fed back; both
+    must have the same states then.
     Raises EdgeLstmError when the two share no output and no state, differ in inputs, or there is no full block.
     """
     check_comparable(a.signature, b.signature, names)
@@ -107,6 +110,8 @@ def compare(
             tensor.add(done - 1, values_a[name], values_b[name])
         for name, known in ranges.items():
             known.add(done - 1, values_a[name])
+        if together:
+            b.write_state(state_b, 0, a.read_state(state_a, 0))
         if progress is not None:
             progress(block)
     if not done:

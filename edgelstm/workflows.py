@@ -21,6 +21,7 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends import is_factory
+from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.runtime.runner import BadFrame, Runner
 from edgelstm.signature import Signature, TensorSpec
@@ -115,7 +116,6 @@ def export(
     """
     from edgelstm.frontends import load
     from edgelstm.passes.unroll import unroll
-    from edgelstm.runtime.onnxruntime import OrtProgram
 
     if steps < 1:
         raise EdgeLstmError("steps", found=steps, expected="at least 1")
@@ -147,29 +147,62 @@ def export(
     step.check()
     if tolerance is None:
         tolerance = HALF_TOLERANCE if _is_half(step) else TOLERANCE
+    comparison, notes = _proved(loaded, step, frames, steps, tolerance, threads, progress)
+    if output is not None:
+        step.save(output)
+    return Exported(step, comparison, None if output is None else Path(output), (*loaded.notes, *notes))
+
+
+def _proved(
+    loaded: Loaded,
+    step: StepModel,
+    frames: str | Iterable[Array | Frame] | None,
+    steps: int,
+    tolerance: float,
+    threads: int | None,
+    progress: Progress | None,
+) -> tuple[Comparison, tuple[str, ...]]:
+    """``step`` beside its source over the same frames, and what is to be said of it. Raises EdgeLstmError if they differ.
+
+    Some models amplify rounding: two correct runs of one drift apart. So where the free run differs by more than
+    ``tolerance``, every step is compared by itself, from the source's own states; if those agree, it is the same function.
+    """
+    if frames is not None and not isinstance(frames, str):
+        frames = list(frames)  # they may be needed twice
     # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
     program = OrtProgram(step.to_bytes(), threads=threads, spin=False)
-    try:
-        comparison = compare(
+
+    def run(together: bool) -> Comparison:
+        return compare(
             loaded.reference,
             program,
             _frames(step.signature, frames, steps),
             names=(loaded.description, "export"),
-            progress=progress,
+            together=together,
+            progress=None if together else progress,
         )
+
+    try:
+        comparison = run(together=False)
+        worst = max(comparison.tensors, key=lambda t: t.held)
+        if worst.held <= tolerance:
+            return comparison, ()
+        single = worst
+        if {s.name for s in loaded.reference.signature.states} == {s.name for s in step.signature.states}:
+            single = max(run(together=True).tensors, key=lambda t: t.held)
     finally:
         program.close()
         loaded.reference.close()
-    worst = max(comparison.tensors, key=lambda t: t.held)
-    if not worst.held <= tolerance:
+    if not single.held <= tolerance:
         raise EdgeLstmError(
             f"the export of {loaded.description} does not match its source, so nothing was written",
-            found=f"relative error {worst.worst:.3g} of {worst.kind} {worst.name!r} at frame {worst.worst_frame}",
+            found=f"relative error {single.worst:.3g} of {single.kind} {single.name!r} at frame {single.worst_frame}",
             expected=f"at most {tolerance:g} over {comparison.frames} frames",
         )
-    if output is not None:
-        step.save(output)
-    return Exported(step, comparison, None if output is None else Path(output), loaded.notes)
+    return comparison, (
+        f"this model amplifies rounding: left alone, {worst.kind} {worst.name!r} is {worst.worst:.2g} from the source at frame "
+        f"{worst.worst_frame}; from equal states every step is within {single.held:.1g}",
+    )
 
 
 def verify(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -17,6 +19,7 @@ pytest.importorskip("onnxruntime")
 
 import torch_zoo as zoo  # noqa: E402
 
+import edgelstm  # noqa: E402
 from edgelstm.errors import EdgeLstmError  # noqa: E402
 from edgelstm.frontends import nn as ours  # noqa: E402
 from edgelstm.frontends.adapters import as_step  # noqa: E402
@@ -194,3 +197,44 @@ def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(EdgeLstmError, match=r"pip install 'edgelstm\[torch\]'"):
         as_step(None, (3,))  # type: ignore[arg-type]
+
+
+class Chaos(tnn.Module):
+    """A random network whose rounding errors double every few steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.w = tnn.Parameter(0.6 * torch.randn(32, 32, generator=generator))
+
+    def forward(self, x, h):
+        h = torch.tanh(h @ self.w + x)
+        return h, h
+
+
+def test_a_model_that_amplifies_rounding_is_held_to_its_single_steps() -> None:
+    made = edgelstm.export(Chaos(), frame=(32,), states={"h": (32,)})
+    assert made.comparison.worst.worst > 0.01
+    (note,) = made.notes
+    assert "amplifies rounding" in note
+    assert "every step is within" in note
+
+
+def test_single_steps_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same network with one weight off by a thousandth: refused, however chaotic it is."""
+    from edgelstm import frontends
+
+    load = frontends.load
+
+    def off(*arguments, **options):
+        loaded = load(*arguments, **options)
+        model = loaded.step.copy_model()
+        (weight,) = [t for t in model.graph.initializer if list(t.dims) == [32, 32]]
+        values = onnx.numpy_helper.to_array(weight).copy()
+        values[3, 4] *= 1.001
+        weight.CopyFrom(onnx.numpy_helper.from_array(values, weight.name))
+        return dataclasses.replace(loaded, step=StepModel(model, loaded.step.signature))
+
+    monkeypatch.setattr(frontends, "load", off)
+    with pytest.raises(EdgeLstmError, match="does not match its source"):
+        edgelstm.export(Chaos(), frame=(32,), states={"h": (32,)})
