@@ -232,3 +232,22 @@ def watched(host: ctypes.CDLL, params: Params) -> Array:
         return np.empty(0, ACCESS)
     buffer = ctypes.string_at(first, count * ctypes.sizeof(Access))
     return np.frombuffer(buffer, ACCESS)
+
+
+def markdown_table(host: ctypes.CDLL) -> list[str]:
+    """The supported forms as plugins/README.md shows them: a line for each set of layouts and types."""
+    names = {FLOAT: "fp32", HALF: "fp16", BF16: "bf16", INT8: "int8"}
+    layouts = {LINEAR: "linear", HWC8: "HWC8", CHW32: "CHW32"}
+    rows: dict[tuple[int, ...], list[set[int]]] = {}
+    for forms in table(host):
+        types = rows.setdefault(tuple(layout for _, layout in forms), [set(), set(), set()])
+        for seen, (kind, _) in zip(types, forms, strict=True):
+            seen.add(kind)
+    lines = ["| z | c | h |", "| --- | --- | --- |"]
+    for key, types in sorted(rows.items()):
+        cells = [
+            f"{layouts[layout]}: {', '.join(names[k] for k in names if k in seen)}"
+            for layout, seen in zip(key, types, strict=True)
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
