@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -64,8 +65,9 @@ def build_in_child(request: Request, where: str, progress: Progress | None = Non
             assert child.stdin is not None
             assert child.stdout is not None
             try:
-                child.stdin.write(json.dumps(asdict(request)).encode())
-                child.stdin.close()
+                with suppress(BrokenPipeError):  # it died already; how, is told below
+                    child.stdin.write(json.dumps(asdict(request)).encode())
+                    child.stdin.close()
                 for message in _messages(child.stdout):
                     if "bytes" in message:
                         child.wait()

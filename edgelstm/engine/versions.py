@@ -5,39 +5,27 @@ Enumerators are asked for by name, since their numbers moved between versions.
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 from typing import Any, get_args
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.sidecar import RuntimeName
+from edgelstm.runtime.tensorrt import load_module
 
 MODULES: dict[RuntimeName, str] = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-INSTALL = {
-    "tensorrt": "pip install 'edgelstm[tensorrt]' (on a Jetson it comes with JetPack: create the environment with --system-site-packages)",
-    "tensorrt-rtx": "pip install 'edgelstm[rtx]'",
-}
 
 
 def installed() -> list[RuntimeName]:
-    """The runtimes whose module is there; none of them is imported."""
-    return [name for name, module in MODULES.items() if importlib.util.find_spec(module) is not None]
+    """The runtimes whose module is there; none of them is imported. A folder of that name is no module."""
+    specs = {name: importlib.util.find_spec(module) for name, module in MODULES.items()}
+    return [name for name, spec in specs.items() if spec is not None and spec.origin is not None]
 
 
 def load(runtime: RuntimeName) -> Any:
     """The module of a runtime. Raises EdgeLstmError where it is missing or does not load."""
     if runtime not in get_args(RuntimeName):
         raise EdgeLstmError("runtime", found=runtime, expected=f"one of {', '.join(MODULES)}")
-    if runtime not in installed():
-        raise EdgeLstmError(f"{runtime} is not installed", hint=INSTALL[runtime])
-    try:
-        return importlib.import_module(MODULES[runtime])
-    except Exception as error:  # a library that is missing or of another version raises whatever it likes
-        raise EdgeLstmError(
-            f"{runtime} is installed but does not load",
-            found=(str(error).strip().splitlines() or [type(error).__name__])[0],
-            hint=f"Reinstall it: {INSTALL[runtime]}",
-        ) from error
+    return load_module(runtime)
 
 
 def network_flags(trt: Any) -> int:

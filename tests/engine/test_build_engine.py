@@ -216,7 +216,7 @@ def test_bad_options(model: Path, tmp_path: Path, options: dict[str, Any], says:
 @pytest.mark.skipif("tensorrt" in versions.installed(), reason="says what happens without TensorRT")
 def test_without_tensorrt(model: Path, tmp_path: Path) -> None:
     text = refused(model, tmp_path / "m.plan", runtime="tensorrt")
-    assert "tensorrt is not installed" in text
+    assert "TensorRT is not installed" in text
     assert "edgelstm[tensorrt]" in text
 
 
