@@ -60,8 +60,9 @@ def candidates(
     ):
         if callable(method := getattr(module, name, None)):
             yield from each(_method(method, arguments), f"states from its {name}()")
+    bare = _Bare(module, frames)
     for form in forms:
-        yield Candidate(form, _left_out(module, frames, form), LEFT_OUT)
+        yield Candidate(form, _left_out(bare, form), LEFT_OUT)
     for make, source in _by_attribute(module, frames):
         yield from each(make, source)
 
@@ -165,11 +166,31 @@ def _image_size(frames: Frames) -> tuple[tuple[int, ...], ...]:
     return (tuple(first.shape[-2:]),)
 
 
-def _left_out(module: nn.Module, frames: Frames, form: Form) -> MakeStates:
+class _Bare:
+    """What the module returns when it is called with frames alone; each such call is made once."""
+
+    def __init__(self, module: nn.Module, frames: Frames) -> None:
+        self.module, self.frames = module, frames
+        self.known: dict[tuple[int, int | None], Any] = {}
+
+    def __call__(self, streams: int, time: int | None) -> Any:
+        """The returned value, or Unfit raised, for so many streams with time on that axis."""
+        key = (streams, time)
+        if key not in self.known:
+            try:
+                self.known[key] = call(self.module, *sample(self.frames, streams, time=time))
+            except Unfit as unfit:
+                self.known[key] = unfit
+        if isinstance(self.known[key], Unfit):
+            raise self.known[key]
+        return self.known[key]
+
+
+def _left_out(bare: _Bare, form: Form) -> MakeStates:
     """What a call without states gives back, as zeros: where the module starts when nobody says otherwise."""
 
     def make(n: int) -> Any:
-        _, returned = form.parts(call(module, *sample(frames, n, time=form.time)))
+        _, returned = form.parts(bare(n, form.time))
         leaves = pytree.tree_leaves(returned)
         if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
             raise Unfit(f"returned {describe(returned)} as its next state", returned=True)
