@@ -210,7 +210,10 @@ BAD = {
         "can't write none/out.onnx: found no such folder",
     ),
     "unknown sink": (("run", "model.onnx", "--source", "frames.npy", "--out", "out.xyz"), "output out.xyz"),
-    "unknown kind": (("export", "model.h5", "-o", "out.onnx"), "can't export model.h5: found suffix .h5"),
+    "unknown kind": (
+        ("export", "model.tflite", "-o", "out.onnx"),
+        "can't export model.tflite: found suffix .tflite",
+    ),
     "policy": (
         ("run", "model.onnx", "--source", "frames.npy", "--on-bad-frame", "ignore"),
         "on_bad_frame: found ignore; expected error or skip or zero",

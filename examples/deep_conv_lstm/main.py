@@ -127,6 +127,7 @@ def stream(net: DeepConvLSTM, folder: Path, x: Array, y: Array | None, rounds: i
 
 def run(folder: Path, *, quick: bool = False) -> dict[str, Outcome]:
     """The trained network on a person no training saw, and one of the paper's size with random weights for the times."""
+    torch.set_num_threads(1)  # small networks: threads cost more than they bring
     torch.manual_seed(0)
     small = DeepConvLSTM(sensors=9, classes=len(ACTIVITIES), filters=16 if quick else 32, units=64)
     train(small, 40 if quick else 400, 9)

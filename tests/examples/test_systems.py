@@ -81,3 +81,11 @@ def test_anomaly_detection(tmp_path: Path) -> None:
     for outcome in main.run(tmp_path, quick=True).values():
         assert outcome.faults > 2
         assert outcome.area > 0.6
+
+
+def test_cnn_lstm(tmp_path: Path) -> None:
+    """Both networks learn the way the blob moves, and know more of it the longer they watch."""
+    main = main_of("cnn_lstm")
+    for outcome in main.run(tmp_path, quick=True).values():
+        assert outcome.right[-1] > 2 / main.DIRECTIONS
+        assert outcome.right[-1] >= outcome.right[0]
