@@ -221,7 +221,7 @@ class Case:
         for name, is_map in zip(("p_i", "p_f", "p_o"), self.maps, strict=True):
             width = s if is_map else 1
             make[name] = Tensor.of(
-                rng.normal(size=(1, c, width)), (c_form[0], LINEAR), (1, c, width), self.shift
+                rng.normal(size=(1, c, width)), (c_form[0], LINEAR), (1, c, width), by(name)
             )
         return make
 

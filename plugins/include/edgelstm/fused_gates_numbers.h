@@ -121,7 +121,7 @@ inline uint16_t floatToHalf(float x) {
     return static_cast<uint16_t>(sign | ((bits - (112U << 23)) >> 13));
 }
 
-inline uint16_t floatToBf16(float x) {
+EDGELSTM_HD uint16_t floatToBf16(float x) {
     uint32_t const bits = bitsOf(x);
     if ((bits & 0x7FFFFFFFU) > 0x7F800000U) {
         return 0x7FFFU;
@@ -233,7 +233,7 @@ EDGELSTM_UNROLL
         return floatToHalf(values[0]) | static_cast<uint32_t>(floatToHalf(values[1])) << 16;
 #endif
     } else {
-#if defined(__CUDA_ARCH__)
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
         __nv_bfloat162 const both = __floats2bfloat162_rn(values[0], values[1]);
         return __bfloat16_as_ushort(__low2bfloat16(both)) |
                static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(both))) << 16;
