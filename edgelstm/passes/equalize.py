@@ -9,7 +9,7 @@ decides, since it is the same tensor on both sides.)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,8 @@ _WIDER = (1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0)
 #: frame and add up. With a forget gate around 1/2 a constant error leaves three times the power, with a longer memory more.
 _CONSTANT = 4.0
 _ROUNDS = 2
+#: Factors that take an operator of their own when it runs have to be worth it: without them there is this much more noise.
+_WORTH_IT = 1.3
 #: A channel that hardly moves gets no smaller a scale than this part of the largest: its weights must not explode.
 FLOOR = 1e-3
 
@@ -48,13 +50,18 @@ def activation_scales(
     products: Sequence[Operand],
     largest: float,
     per_channel: bool,
+    steps: Mapping[str, float] | None = None,
+    multiplied: Collection[str] = (),
 ) -> dict[str, Array]:
     """The scale of each channel, [channels] by site, for codes of at most ``largest``.
 
-    ranges: largest |value| of each channel. Chosen so that the noise in the products' outputs is least: rounding an
+    ranges: largest |value| of each channel. steps: by site, how far apart numbers are that are told apart, as a part of
+    the scale; 1 where nothing is said. multiplied: sites whose channels are multiplied by factors when it runs, unless
+    all that meets in a product has one scale. Chosen so that the noise in the products' outputs is least: rounding an
     activation to steps s_c adds sum_c W_oc^2 s_c^2 / 12 to output o, rounding its row of weights d_o^2 / 12
     sum_c E[a_c^2] / s_c^2, where d_o = max_c |W_oc| s_c / largest.
     """
+    steps = dict.fromkeys(ranges, 1.0) | dict(steps or {})
     if not per_channel:
         return {name: np.full(len(r), r.max() / largest) for name, r in ranges.items()}
     ranges = {name: _pooled(r, mean_square[name]) for name, r in ranges.items()}
@@ -64,10 +71,20 @@ def activation_scales(
             reading = [p for p in products if name in p.sites]
 
             def noise(trial: Array, name: str = name, reading: Sequence[Operand] = reading) -> float:
-                return sum(_noise(p, scales | {name: trial}, mean_square, largest) for p in reading)
+                return sum(_noise(p, scales | {name: trial}, mean_square, largest, steps) for p in reading)
 
             trials = [_scales(ranges[name], s, w, largest) for s in _SHARES for w in _WIDER]
             scales[name] = min(trials, key=noise)
+    for product in products:
+        if set(product.sites) <= set(multiplied):
+            top = max(float(scales[name].max()) for name in product.sites)
+            plain = scales | {name: np.full(len(scales[name]), top) for name in product.sites}
+            reading = [p for p in products if not set(p.sites).isdisjoint(product.sites)]
+            less, more = (
+                sum(_noise(p, s, mean_square, largest, steps) for p in reading) for s in (scales, plain)
+            )
+            if more <= _WORTH_IT * less:
+                scales = plain
     return scales
 
 
@@ -94,13 +111,18 @@ def _scales(ranges: Array, share: float, wider: float, largest: float) -> Array:
 
 
 def _noise(
-    product: Operand, scales: Mapping[str, Array], mean_square: Mapping[str, Array], largest: float
+    product: Operand,
+    scales: Mapping[str, Array],
+    mean_square: Mapping[str, Array],
+    largest: float,
+    steps: Mapping[str, float],
 ) -> float:
     """Mean noise power of the product's outputs, relative to their own power."""
     s = np.concatenate([scales[name] for name in product.sites])
     power = np.concatenate([mean_square[name] for name in product.sites])
     squares = (product.weight**2).sum(2)
-    activation = squares @ s**2
+    rounding = np.concatenate([scales[name] * steps[name] for name in product.sites])
+    activation = squares @ rounding**2
     step = (np.abs(product.weight).max(2) * s).max(1) / largest
     taps = product.weight.shape[2]
     weight = step**2 * float((power / s**2).sum()) * taps

@@ -72,6 +72,17 @@ SMALL = 0.02
 #: this part to all multiplications: half the rounding error, and half the range for the weights that it meets.
 FINE = 0.25
 
+#: In a graph of one stream (ONNX Runtime), a product of a vector that is not all state, with at least so many
+#: multiplications, reads two codes one below the other: the second row holds what rounding left over, so that the
+#: activation has 12 bits and more. One vector waits for its weights, and both rows use them when they come; with more
+#: streams in a call the second row would double the arithmetic. The operators around it take about as long as this many
+#: multiplications in int8.
+TWO_ROWS = 2**16
+#: What the codes of the second row are worth, in those of the first: 127 of them reach half a step.
+REST = 1 / 254
+#: How much wider than its range a vector in two codes may be: that costs it nothing that shows.
+HEADROOM = 8
+
 #: Precisions of NVIDIA GPUs by architecture. Sources: NVIDIA TensorRT support matrix; CUDA compute capabilities.
 GPUS: dict[str, frozenset[str]] = {
     "xavier": frozenset({"int8", "fp16", "fp32"}),

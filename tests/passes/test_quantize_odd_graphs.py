@@ -15,7 +15,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.gates import is_fused_gates
 from edgelstm.passes.graph import Graph
 from edgelstm.passes.lower import lower
-from edgelstm.passes.quantize import quantize
+from edgelstm.passes.quantize import plan, quantize
 from edgelstm.step import StepModel
 from recordings import all_weights, calibrated, drift
 from stepping import from_text
@@ -89,6 +89,16 @@ def test_the_numbers_stay_near(graph: str, target: Any, precision: str) -> None:
     assert "DequantizeLinear" in quantised.op_types()
     limit = LIMIT_GROUPED if graph == "grouped" and precision == "int8" else LIMIT[precision]
     assert max(drift(step, quantised, 90).values()) < limit
+
+
+@pytest.mark.parametrize("graph", GRAPHS)
+def test_the_numbers_stay_near_in_graphs_of_one_stream(graph: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all that may be is read in two rows, however little work it is."""
+    monkeypatch.setattr(plan, "TWO_ROWS", 0)
+    step = from_text(f"odd {GRAPHS[graph].replace('[N,', '[1,')}", s="t")
+    quantised = quantize(step, calibrated(step), weights=all_weights(step))
+    quantised.check()
+    assert max(drift(step, quantised, 90).values()) < (LIMIT_GROUPED if graph == "grouped" else LIMIT["int8"])
 
 
 @pytest.mark.parametrize(("target", "precision"), TARGETS)
