@@ -63,6 +63,10 @@ class Form:
     nesting: Any = None
     timed: tuple[bool, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Form:
+        """Itself: nothing changes it, and copies of torch's nestings warn."""
+        return self
+
     def call(self, module: nn.Module, frames: Sequence[Tensor], states: Sequence[Tensor]) -> Result:
         """One step, frames without a time axis. Raises Unfit when the result does not have this form."""
         if self.time is not None:

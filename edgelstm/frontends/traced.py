@@ -20,6 +20,7 @@ from edgelstm.passes.expand_rnn import expand_rnn
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.graph import renamed
 from edgelstm.passes.join_inputs import join_inputs
+from edgelstm.passes.merge_views import merge_views
 from edgelstm.passes.simplify import simplify
 from edgelstm.passes.unstack import unstack
 from edgelstm.signature import Signature, StateSpec, TensorSpec
@@ -43,7 +44,7 @@ def trace(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **opti
     it fixes the number of streams.
     """
     step = trace_raw(module, frame, **options)
-    return join_inputs(fuse_gates(_share_outputs(simplify(unstack(expand_rnn(step))))))
+    return join_inputs(fuse_gates(_share_outputs(simplify(merge_views(simplify(unstack(expand_rnn(step))))))))
 
 
 def trace_raw(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **options: Any) -> StepModel:

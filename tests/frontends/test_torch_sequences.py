@@ -64,14 +64,16 @@ STEPS = {
     "the same, time first, the last layer's state alone given back": Case(
         lambda: nets.CopiedConvLSTM(batch_first=False, return_all_layers=False),
         nets.FRAME,
-        None,
+        CONV * 2,
         "h0 c0 h1 c1",
         time=0,
     ),
     "states by layer in a later argument": Case(
         nets.LaterArgument, nets.FRAME, CONV * 2, "h0 c0 h1 c1", time=0
     ),
-    "a detector over windows": Case(nets.Detector, nets.FRAME, None, "h0 c0 h1 c1", carry=True),
+    "a detector over windows": Case(
+        nets.Detector, nets.FRAME, ["Conv", "Relu", *CONV * 2, "Conv"], "h0 c0 h1 c1", carry=True
+    ),
     "a classifier of the last frame": Case(
         nets.Classifier, nets.VECTOR, [*LSTM * 2, "Gemm"], "h0 c0 h1 c1", carry=True
     ),
