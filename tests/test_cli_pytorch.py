@@ -1,0 +1,96 @@
+"""`export` and `verify` of torch modules on the command line: steps, carried steps, windows, checkpoints alone."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+from edgelstm import cli  # noqa: E402
+from edgelstm.cli import shared  # noqa: E402
+
+Run = Callable[..., tuple[int, str, str]]
+NETS = """
+import torch
+
+class Net(torch.nn.Module):
+    def __init__(self, hidden=4):
+        super().__init__()
+        self.lstm = torch.nn.LSTM(3, hidden, batch_first=True)
+        self.head = torch.nn.Linear(hidden, 2)
+
+    def forward(self, x):
+        return self.head(self.lstm(x)[0])
+"""
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Call the command as the console script does; gives exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["edgelstm", *map(str, arguments)])
+        monkeypatch.setattr(shared.err, "_width", 1000)
+        monkeypatch.setattr(shared.out, "_width", 1000)
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    monkeypatch.chdir(tmp_path)
+    return call
+
+
+def test_a_window_is_one_unless_its_state_is_to_be_carried(run: Run) -> None:
+    Path("nets.py").write_text(NETS)
+    lstm = torch.nn.LSTM(3, 6)
+    weights = {f"net.lstm.{name}": value for name, value in lstm.state_dict().items()}
+    weights |= {f"net.head.{name}": value for name, value in torch.nn.Linear(6, 2).state_dict().items()}
+    torch.save({"state_dict": weights, "epoch": 7}, "net.ckpt")
+    net = ("nets.py:Net", "--init", '{"hidden": 6}', "--weights", "net.ckpt")
+
+    code, _, error = run("export", *net, "--frame", "3", "-o", "net.onnx")
+    assert code == 2
+    assert "Net is a window: it starts anew at every call: found states inside (lstm)" in error
+    assert not Path("net.onnx").exists()
+
+    code, text, error = run("export", *net, "--frame", "3", "--window", "5", "-o", "window.onnx")
+    assert (code, error) == (0, "")
+    assert "exported as windows of 5 frames, nothing is carried between them" in text
+    code, text, error = run("export", *net, "--frame", "3", "--carry-state", "-o", "step.onnx", "--json")
+    assert (code, error) == (0, "")
+    report = json.loads(text)
+    assert report["notes"][0].startswith("states of lstm are carried from frame to frame, though Net itself")
+    assert [s["name"] for s in report["signature"]["states"]] == ["h0", "c0"]
+
+    for model in ("window.onnx", "step.onnx"):
+        code, _, error = run("verify", *net[:1], model, *net[1:], "--steps", "20", "--tolerance", "1e-5")
+        assert (code, error) == (0, ""), model
+    # The window starts anew every five frames, the step does not.
+    code, _, _ = run("verify", "window.onnx", "step.onnx", "--steps", "5", "--tolerance", "1e-5")
+    assert code == 0
+    code, _, _ = run("verify", "window.onnx", "step.onnx", "--steps", "10", "--tolerance", "1e-5")
+    assert code == 1
+
+
+def test_a_gate_order_is_asked_for(run: Run) -> None:
+    torch.save({"cells.0.weight": torch.randn(12, 5, 3, 3), "cells.0.bias": torch.randn(12)}, "conv.pth")
+    code, _, error = run("export", "conv.pth", "--frame", "2,6,5", "-o", "conv.onnx")
+    assert code == 2
+    assert "conv.pth does not tell the order of its gates" in error
+    assert "--gate-order ifog" in error
+    code, text, error = run(
+        "export", "conv.pth", "--frame", "2,6,5", "--gate-order", "fiog", "-o", "conv.onnx"
+    )
+    assert (code, error) == (0, "")
+    assert "gates f, i, o, g as told" in text
