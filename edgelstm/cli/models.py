@@ -41,7 +41,8 @@ def export(
     source: Annotated[
         str,
         typer.Argument(
-            help="model.safetensors (described), model.keras, model.h5, package.module:factory, or model.onnx."
+            help="package.module:factory, model.safetensors, model.pt (TorchScript or weights), model.keras, model.h5, "
+            "or model.onnx."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],

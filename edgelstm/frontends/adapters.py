@@ -2,12 +2,13 @@
 
 Three forms are known:
 
-    cell      cell(x, (h, c)) -> (h, c)                  also cell(x, h) -> h, as torch.nn.GRUCell
-    step      module(x, *states) -> (outputs, next states)
+    cell      cell(x, (h, c)) -> (h, c)                  also cell(x, h, c), and cell(x, h) -> h, as torch.nn.GRUCell
+    step      module(x, *states) -> (outputs, next states)   also module(x, states), and (y, h, c) given back
     sequence  module(x[B, T, ...], state) -> (y, state)  such as torch.nn.LSTM, run with T = 1
 
 Which one a module has is found by running it, with two different numbers of streams: the axis that follows the number is
-the stream axis. Nothing is read from source code, and nothing counts that the run does not bear out.
+the stream axis. Nothing is read from source code, and nothing counts that the run does not bear out. A sequence module
+that keeps its states to itself gets them put at its door: see ``frontends.inside``.
 """
 
 from __future__ import annotations
