@@ -57,7 +57,7 @@ class Network(Layer):
                 self._sequential(options, layers, make)
             else:
                 self._functional(options, layers, make)
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise EdgeLstmError(
                 f"{options.what}: the configuration is not as Keras writes it",
                 found=f"{type(error).__name__} {str(error)[:100]}",
@@ -75,9 +75,12 @@ class Network(Layer):
         return found
 
     def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
+        if len(inputs) != len(self.inputs):
+            raise EdgeLstmError(f"{self.what}: inputs", found=len(inputs), expected=len(self.inputs))
         known: dict[Ref, Value] = dict(zip(self._input_refs(), inputs, strict=True))
         for call in self.calls:
-            made = call.layer.emit(g, [known[ref] for ref in call.inputs], _under(place, call.place))
+            taken = [self._found(known, ref) for ref in call.inputs]
+            made = call.layer.emit(g, taken, _under(place, call.place))
             known |= {(*call.outputs, k): value for k, value in enumerate(made)}
         return [self._found(known, ref) for _, ref in self.outputs]
 
@@ -106,7 +109,7 @@ class Network(Layer):
 
     def _found(self, known: Mapping[Ref, Any], ref: Ref) -> Any:
         if ref not in known:
-            raise EdgeLstmError(f"{self.what}: an output that no layer makes", found=list(ref))
+            raise EdgeLstmError(f"{self.what}: a value that no layer makes", found=str(ref)[:80])
         return known[ref]
 
     def _input_refs(self) -> list[Ref]:
@@ -156,7 +159,10 @@ class Network(Layer):
             self.layers.append((given["class_name"], layer))
             for number, node in enumerate(given["inbound_nodes"]):
                 place = clean(name) if not number else f"{clean(name)}.call{number}"
-                waiting.append(Call(layer, place, tuple(_references(layer, node)), (name, number)))
+                refs = tuple(_references(layer, node))
+                if not refs:
+                    raise EdgeLstmError(f"{layer.what} is called with nothing", expected="a tensor")
+                waiting.append(Call(layer, place, refs, (name, number)))
         for name, _, _ in _output_refs(options.get("input_layers")):
             self.inputs.append(inputs[name])
         known = set(self._input_refs()) | {(i.name, 0, 0) for i in inputs.values()}
