@@ -16,7 +16,8 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def main_of(example: str) -> ModuleType:
     """``examples/<example>/main.py``, whose siblings bear the names of other examples' files."""
-    sys.modules.pop("model", None)
+    for sibling in ("model", "data"):
+        sys.modules.pop(sibling, None)
     spec = importlib.util.spec_from_file_location(f"{example}_main", EXAMPLES / example / "main.py")
     assert spec is not None
     assert spec.loader is not None
@@ -89,3 +90,21 @@ def test_cnn_lstm(tmp_path: Path) -> None:
     for outcome in main.run(tmp_path, quick=True).values():
         assert outcome.right[-1] > 2 / main.DIRECTIONS
         assert outcome.right[-1] >= outcome.right[0]
+
+
+def test_weather_modalities(tmp_path: Path) -> None:
+    """Every combination of the switches is tried, and the best beats persistence where it streams."""
+    main = main_of("weather_modalities")
+    result = main.run(tmp_path, quick=True)
+    assert len(result.outcomes) == 8
+    assert result.best.frame  # maps in units as different as these need it
+    rain, cloud, *_ = result.live.shares
+    assert (rain + cloud) / 2 < 0.97
+
+
+def test_track_descriptor(tmp_path: Path) -> None:
+    """Streams join and leave with their tracks; a descriptor of the track finds its walker, one crop seldom does."""
+    main = main_of("track_descriptor")
+    found = main.run(tmp_path, quick=True)
+    assert found["ConvLSTM over the track"] > found["one crop"] + 0.15
+    assert found["mean over the crops"] > found["one crop"]
