@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -9,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("torch")
-pytest.importorskip("tensorrt_rtx")
-pytest.importorskip("keras")
+MISSING = [m for m in ("torch", "tensorrt_rtx", "keras") if importlib.util.find_spec(m) is None]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}")
 
 ROOT = Path(__file__).parents[1]
 TABLE = (
