@@ -202,9 +202,10 @@ def _activations(node: onnx.NodeProto, directions: int) -> list[tuple[Activation
         values = [
             next(rest, default) for rest, default in zip(given, _PARAMETERS.get(name, ()), strict=False)
         ]
-        if None in values:
+        numbers = [_decimal(float(v)) for v in values if v is not None]
+        if len(numbers) != len(values):
             return None
-        found.append(Activation(name, *(_decimal(float(v)) for v in values)))
+        found.append(Activation(name, *numbers))
     each = len(found) // directions
     return [tuple(found[k * each : (k + 1) * each]) for k in range(directions)]
 
