@@ -178,10 +178,9 @@ class Network(Layer):
             waiting = [c for c in waiting if c not in ready]
         held = options.get("output_layers")
         named = isinstance(held, dict)
-        refs = _output_refs(held)
-        self.outputs = [
-            (str(key), ref) for key, ref in zip(held if named else [r[0] for r in refs], refs, strict=True)
-        ]
+        made = _output_refs(held)
+        keys = held if named else [ref[0] for ref in made]
+        self.outputs = [(str(key), ref) for key, ref in zip(keys, made, strict=True)]
         if not self.inputs or not self.outputs:
             raise EdgeLstmError(f"{options.what}: no inputs or no outputs", expected="at least one of each")
 
