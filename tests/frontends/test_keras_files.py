@@ -20,12 +20,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from keras_zoo import by_numpy, fill, hdf5_in_process, keras, layers, predict, refused, save, sequential
+from keras_zoo import (
+    Streamed,
+    by_numpy,
+    fill,
+    hdf5_in_process,
+    keras,
+    layers,
+    predict,
+    refused,
+    run_window,
+    save,
+    sequential,
+)
 
 import edgelstm
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.keras import hdf5, load_keras
 from edgelstm.frontends.keras.hdf5 import Hdf5
+from edgelstm.passes.quantize import quantize
+from recordings import all_weights, calibrated, drift
 from tolerances import assert_close
 
 FRAME = (3,)
@@ -450,3 +464,39 @@ def test_hard_sigmoid_means_what_the_file_s_keras_meant(tmp_path: Path) -> None:
     assert "FusedGates_lstm_hard_0p2_0p5" in loaded.step.op_types()
     exported = edgelstm.export(str(tmp_path / "model.h5"), steps=30)
     assert exported.comparison.worst.worst < 1e-5
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", ["features", "maps", "window"])
+def test_files_that_keras_2_wrote(name: str, suffix: str) -> None:
+    """By Keras 2.15 on TensorFlow 2.15.1, with what it predicted: they must load for ever."""
+    golden = Path(__file__).parents[1] / "golden" / "keras"
+    loaded = load_keras(golden / f"{name}{suffix}")
+    with np.load(golden / "keras2.npz") as told:
+        x, expected = told[f"{name}_x"], told[f"{name}_y"]
+    if name == "window":
+        assert_close(run_window(loaded, x)["y"], expected, "float32")
+        return
+    found = Streamed(loaded, x).elements()
+    assert found.shape[1] == {"features": 7, "maps": 6}[name]  # maps look one frame ahead
+    assert_close(found, expected[:, : found.shape[1]], "float32")
+
+
+def test_what_is_exported_passes_through_the_other_passes(tmp_path: Path) -> None:
+    """Rings of frames and the clock in INT8 graphs and in unrolled windows."""
+    stack = [
+        layers.Conv1D(8, 3, padding="same", activation="relu"),
+        layers.MaxPooling1D(2),
+        layers.LSTM(8, return_sequences=True),
+        layers.GRU(8, return_sequences=True),
+        layers.Dense(2),
+    ]
+    exported = edgelstm.export(str(save(sequential(*stack, frame=(4,), length=16), tmp_path)), steps=60)
+    step = exported.step
+    assert [s.name for s in step.signature.states if s.dtype == "int32"] == ["clock"]
+    window = edgelstm.export(str(tmp_path / "model.keras"), window=6, steps=60)
+    assert window.step.signature.window == 6
+    small = quantize(step, calibrated(step), weights=all_weights(step))
+    small.check()
+    assert "QuantizeLinear" in small.op_types()
+    assert drift(step, small, count=90)["y"] < 0.02
