@@ -74,7 +74,7 @@ FINE = 0.25
 
 #: In a graph of one stream (ONNX Runtime), a product of a vector that is not all state, with at least so many
 #: multiplications, reads two codes one below the other: the second row holds what rounding left over, so that the
-#: activation has 12 bits and more. One vector waits for its weights, and both rows use them when they come; with more
+#: activation has 13 bits over its range. One vector waits for its weights, and both rows use them when they come; with more
 #: streams in a call the second row would double the arithmetic. The operators around it take about as long as this many
 #: multiplications in int8.
 TWO_ROWS = 2**16
