@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".ts", ".torchscript", ".pkl", ".pickle", ".joblib", ".bin")
 #: Suffixes of files that Keras writes.
 KERAS = (".keras", ".h5", ".hdf5")
+CURRENNT = ".jsn"
 SOURCES = (
-    "a described .safetensors, a Keras model (.keras, .h5), an .onnx with its state pairs, a torch module, "
-    "or package.module:factory"
+    "a described .safetensors, a Keras model (.keras, .h5), a CURRENNT network (.jsn), "
+    "an .onnx with its state pairs, a torch module, or package.module:factory"
 )
 
 
@@ -68,6 +69,9 @@ def load(
         if suffix == ".onnx":
             return _load_onnx(source, states, fix, confirm)
         _refuse(source, fix=fix)
+        if suffix == CURRENNT:
+            _refuse(source, states=states)
+            return _load_currennt(source, window)
         if suffix == ".safetensors":
             _refuse(source, states=states)
             return _load_described(source)
@@ -108,6 +112,8 @@ def open_reference(
         return TorchProgram(opened)
     if Path(spec).suffix.lower() in KERAS:
         return _keras_reference(spec, like)
+    if Path(spec).suffix.lower() == CURRENNT:
+        return _load_currennt(spec, like.window if like else None).reference
     if Path(spec).suffix.lower() != ".safetensors":
         raise EdgeLstmError(f"can't open {spec}", expected=SOURCES)
     return _load_described(spec).reference
@@ -157,6 +163,21 @@ def _keras_reference(path: PathLike, like: Signature | None) -> Program:
     if step:
         return load_keras(path, frame=frame, carry_state=True).reference
     return load_keras(path, window=like.window).reference
+
+
+def _load_currennt(path: PathLike, window: int | None) -> Loaded:
+    """A step, which ``export`` unrolls where a window is asked for; a window where the network also runs backwards."""
+    from edgelstm.frontends.currennt import load_currennt, to_step
+    from edgelstm.frontends.currennt_program import CurrenntProgram
+
+    network = load_currennt(path)
+    whole = window if network.backwards is not None else None
+    step = to_step(network, whole)
+    notes = ()
+    if whole is not None:
+        why = f"layer {network.backwards!r} is a blstm, which also runs backwards from the last frame"
+        notes = (f"exported as a window of {whole} frames, not as a step: {why}",)
+    return Loaded(step, CurrenntProgram(network, step.signature), str(path), notes, whole is not None)
 
 
 def _load_onnx(
