@@ -10,8 +10,6 @@ from edgelstm.frontends.keras.build import Built, Shapes, build
 from edgelstm.frontends.keras.reference import KerasProgram
 from edgelstm.step import StepModel
 
-SUFFIXES = (".keras", ".h5", ".hdf5")
-
 
 @dataclass(frozen=True)
 class LoadedKeras:
