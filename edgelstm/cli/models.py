@@ -42,7 +42,7 @@ def export(
         str,
         typer.Argument(
             help="package.module:factory, model.safetensors, model.pt (TorchScript or weights), model.keras, model.h5, "
-            "or model.onnx."
+            "net.jsn (CURRENNT), or model.onnx."
         ),
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],

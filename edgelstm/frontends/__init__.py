@@ -173,7 +173,7 @@ def _load_currennt(path: PathLike, window: int | None) -> Loaded:
     network = load_currennt(path)
     whole = window if network.backwards is not None else None
     step = to_step(network, whole)
-    notes = ()
+    notes: tuple[str, ...] = ()
     if whole is not None:
         why = f"layer {network.backwards!r} is a blstm, which also runs backwards from the last frame"
         notes = (f"exported as a window of {whole} frames, not as a step: {why}",)

@@ -32,8 +32,12 @@ from edgelstm.step import OPSET, StepModel, make_step
 
 Float32 = npt.NDArray[np.float32]
 
-#: A number takes about ten bytes of text and, parsed, 32 of memory.
+#: CURRENNT writes about 28 bytes a number. Parsed, a number or text of few bytes takes up to 60, an empty list 64: so what
+#: parsing takes, 2 GiB at most, is settled by counting before.
 MAX_BYTES = 256 * 1024**2
+MAX_NUMBERS = 2**24
+MAX_LISTS = 10_000
+MAX_KEYS = 100_000
 MAX_SIZE = 2**20
 MAX_LAYERS = 1000
 MAX_NODES = 20_000
@@ -96,8 +100,16 @@ def load_currennt(path: PathLike) -> CurrenntNetwork:
     that is no number or does not fit the next; for weights that are missing, too few, too many, or no finite float32.
     """
     where = str(path)
+    raw = read_bytes(path, MAX_BYTES)
+    for what, count, most in (
+        ("numbers", raw.count(b","), MAX_NUMBERS),
+        ("lists and objects", raw.count(b"[") + raw.count(b"{"), MAX_LISTS),
+        ("keys", raw.count(b":"), MAX_KEYS),
+    ):
+        if count > most:
+            raise EdgeLstmError(f"{where} is too large", found=f"{count} {what}", expected=f"at most {most}")
     try:
-        data = json.loads(read_bytes(path, MAX_BYTES).decode("utf-8-sig"))
+        data = json.loads(raw.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise EdgeLstmError(
             f"{where} is not JSON", found=str(error)[:120], expected="a .jsn file CURRENNT wrote"

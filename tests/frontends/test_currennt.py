@@ -289,12 +289,28 @@ def test_refused(tmp_path: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", [b"", b"{", b"[" * 100_000, b"\xff\xfe{}", b"[1]", b"null", b'{"layers": 9' + b"9" * 9000 + b"}"]
+    "text", [b"", b"{", b"[" * 9_000, b"\xff\xfe{}", b"[1]", b"null", b'{"layers": 9' + b"9" * 9000 + b"}"]
 )
 def test_no_network(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "net.jsn"
     path.write_bytes(text)
     with pytest.raises(EdgeLstmError, match=r"is not JSON|is no CURRENNT network"):
+        load_currennt(path)
+
+
+def test_many_small_parts(tmp_path: Path) -> None:
+    """Counted before they are parsed: a few bytes of text each would else become 64 of memory."""
+    path = tmp_path / "net.jsn"
+    path.write_bytes(b'{"layers": [' + b"0," * (2**24 + 1) + b"0]}")
+    with pytest.raises(
+        EdgeLstmError, match=r"is too large: found 16777217 numbers; expected at most 16777216"
+    ):
+        load_currennt(path)
+    path.write_bytes(b"[" + b"[]," * 20_000 + b"0]")
+    with pytest.raises(EdgeLstmError, match=r"is too large: found 20001 lists and objects"):
+        load_currennt(path)
+    path.write_bytes(b"{" + b",".join(b'"%d":1' % k for k in range(100_001)) + b"}")
+    with pytest.raises(EdgeLstmError, match=r"is too large: found 100001 keys"):
         load_currennt(path)
 
 
