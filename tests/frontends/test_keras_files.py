@@ -349,7 +349,7 @@ def test_any_changed_bytes_give_an_error_or_a_model(folder: Path, seed: int, nam
     path = folder / f"changed{Path(name).suffix}"
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hdf5, "_SECONDS", 3.0)  # about one file in a hundred makes the library spin
+        patch.setattr(hdf5, "_SECONDS", 3.0)  # one file in about a hundred makes the library spin
         assert str(path) in _problem(path)
 
 
