@@ -24,6 +24,8 @@ from edgelstm.errors import EdgeLstmError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from edgelstm.runtime.sidecar import RuntimeName
+
 SCHEMA = 1
 #: Devices a model can stream on, and the backends that would do it.
 DEVICES = {"cpu": "ONNX Runtime", "cuda": "TensorRT, or ONNX Runtime's CUDA provider"}
@@ -216,15 +218,19 @@ def _nvidia() -> Iterator[Finding]:
         if cuda and not gpus
         else None,
     )
-    yield _package(
+    tensorrt = _package(
         "nvidia",
         "tensorrt",
         ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
         "pip install 'edgelstm[tensorrt]' (on a Jetson: it comes with JetPack)",
     )
-    yield _package(
+    rtx = _package(
         "nvidia", "tensorrt_rtx", ("tensorrt-rtx", "tensorrt-rtx-cu13"), "pip install 'edgelstm[rtx]'"
     )
+    yield from (tensorrt, *_capability("tensorrt", tensorrt.found))
+    yield from (rtx, *_capability("tensorrt-rtx", rtx.found))
+    for capability in dict.fromkeys(g.capability for g in gpus):
+        yield _gpu_capability(capability)
     yield _package(
         "nvidia",
         "cuda.bindings",
@@ -232,6 +238,42 @@ def _nvidia() -> Iterator[Finding]:
         "Only for TensorRT engines: pip install cuda-bindings of the CUDA version that the driver runs",
     )
     yield _plugin(cuda, gpus)
+
+
+def _capability(runtime: RuntimeName, version: str | None) -> Iterator[Finding]:
+    """What a TensorRT that is installed can do: its row of the table that `build-engine` refuses by."""
+    if version is None or not version[:1].isdigit():
+        return
+    from edgelstm.engine.capability import library
+
+    try:
+        row = library(runtime, version)
+    except EdgeLstmError as error:
+        yield Finding("nvidia", f"{runtime} can", None, str(error))
+        return
+    dla = f"DLA of {', '.join(sorted(row.dla))}" if row.dla else "no DLA"
+    plugins = (
+        f"plugins {row.plugins}{', in place' if row.aliasing else ''}"
+        if row.plugins != "none"
+        else "no plugins"
+    )
+    typing = "strongly typed" if row.strong else "not strongly typed: build-engine refuses it"
+    yield Finding(
+        "nvidia",
+        f"{runtime} can",
+        f"{typing}; {', '.join(sorted(row.precisions))}; {plugins}; {dla}; compute capability {row.oldest} to {row.newest}",
+    )
+
+
+def _gpu_capability(capability: str) -> Finding:
+    """What a GPU of a compute capability multiplies in."""
+    from edgelstm.engine.capability import architecture
+
+    try:
+        gpu = architecture(capability)
+    except EdgeLstmError as error:
+        return Finding("nvidia", "GPU can", None, str(error))
+    return Finding("nvidia", "GPU can", f"{gpu.label}: {', '.join(sorted(gpu.precisions))}")
 
 
 def _plugin(cuda: machine.Cuda | None, gpus: Sequence[machine.Gpu]) -> Finding:

@@ -164,3 +164,24 @@ def test_every_extra_it_names_is_one_of_the_project_s() -> None:
 def test_the_table_shows_every_finding() -> None:
     report = doctor()
     assert report.table().row_count == len(report.findings)
+
+
+def test_it_says_what_the_tensorrt_that_is_here_can_do() -> None:
+    """The row of the capability table, which build-engine refuses by."""
+    pytest.importorskip("tensorrt_rtx")
+    told = doctor()["tensorrt-rtx can"].found
+    assert told is not None
+    assert "strongly typed" in told
+    assert "no plugins" in told
+
+
+def test_capabilities_of_gpus_and_of_versions_that_are_too_old() -> None:
+    from edgelstm import doctor as module
+
+    assert module._gpu_capability("8.7").found == "Orin: bf16, fp16, fp32, int8"
+    assert "expected one of" in str(module._gpu_capability("3.5").hint)
+    (finding,) = module._capability("tensorrt", "7.1.3")
+    assert "too old" in str(finding.hint)
+    (finding,) = module._capability("tensorrt", "8.5.2")
+    assert "refuses it" in str(finding.found)
+    assert list(module._capability("tensorrt", None)) == []
