@@ -167,7 +167,8 @@ def _keras_reference(path: PathLike, like: Signature | None) -> Program:
 
 def _load_currennt(path: PathLike, window: int | None) -> Loaded:
     """A step, which ``export`` unrolls where a window is asked for; a window where the network also runs backwards."""
-    from edgelstm.frontends.currennt import load_currennt, to_step
+    from edgelstm.frontends.currennt import to_step
+    from edgelstm.frontends.currennt_file import load_currennt
     from edgelstm.frontends.currennt_program import CurrenntProgram
 
     network = load_currennt(path)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.frontends.currennt import CurrenntLayer, CurrenntNetwork
+from edgelstm.frontends.currennt_file import CurrenntLayer, CurrenntNetwork
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.signature import Signature
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import edgelstm
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.currennt import load_currennt, to_step
+from edgelstm.frontends.currennt import to_step
+from edgelstm.frontends.currennt_file import load_currennt
 from edgelstm.frontends.currennt_program import CurrenntProgram
 from edgelstm.runtime.onnxruntime import OrtProgram
 from tolerances import assert_close
@@ -196,6 +197,20 @@ def test_trained_without_post_output_layer(tmp_path: Path) -> None:
     data["layers"].pop()
     assert to_step(load_currennt(saved(data, tmp_path))).to_bytes() == whole.to_bytes()
     assert not whole.signature.states
+
+
+def test_names_alike(tmp_path: Path) -> None:
+    """Layers called like parts of others, or like the graph's own values, keep their own weights."""
+    text = json.dumps(written(2, [("blstm", 2), ("lstm", 2), ("feedforward_tanh", 2)]))
+    for k, name in enumerate(("a", "a.forward", "h0_next")):
+        text = text.replace(f"level_{k}", name)
+    network = load_currennt(saved(json.loads(text), tmp_path))
+    step = to_step(network, 4)
+    step.check()
+    program, reference = OrtProgram(step.to_bytes()), CurrenntProgram(network, step.signature)
+    frame = {"x": np.ones((4, 2), np.float32)}
+    (made,), (expected,) = (p.step([frame], p.new_state(), [0]) for p in (program, reference))
+    assert_close(made["y"], expected["y"], "float32")
 
 
 def put(*keys: Any, value: Any) -> Any:
