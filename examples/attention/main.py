@@ -111,14 +111,16 @@ def run(folder: Path, *, quick: bool = False) -> dict[str, Outcome]:
         token, h, c = (t[0].numpy() for t in zeros(decoder, 1))
         return {"token": token, "h": h, "c": c}
 
+    # Sequence to sequence: the decoder looks back at all that was read, at every word.
     reader, writer = Reader(DIGITS, units, 32), Writer(len(DIGIT_WORDS), units, 2 * units, 32)
     train(reader, writer, numbers, 300 if quick else 1500)
     edgelstm.export(reader.eval(), folder / "reader.onnx", frame=(DIGITS,), window=LENGTH)
     memory = {"memory": (LENGTH, 2 * units), "keys": (LENGTH, 32)}
     edgelstm.export(writer.eval(), folder / "writer.onnx", frame=memory, states=states(writer))
 
+    # A caption: the decoder sees what the encoder saw once, before the first word.
     eye, captioner = Eye(len(COLOURS), 48), Captioner(len(CAPTION_WORDS), units, 48)
-    train(eye, captioner, pictures, 300 if quick else 1500)
+    train(eye, captioner, pictures, 300 if quick else 1200)
     edgelstm.export(eye.eval(), folder / "eye.onnx", frame=(len(COLOURS), SIZE, SIZE), window=1)
     edgelstm.export(
         captioner.eval(), folder / "captioner.onnx", frame={"seen": (48,)}, states=states(captioner)

@@ -63,12 +63,17 @@ class Eye(nn.Module):
     def __init__(self, colours: int, features: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(colours, 16, 4, stride=2, padding=1),
+            nn.Conv2d(colours, 16, 5, stride=2, padding=2),
+            nn.BatchNorm2d(16),
             nn.ReLU(),
-            nn.Conv2d(16, 32, 4, stride=2, padding=1),
+            nn.Conv2d(16, 32, 5, stride=2, padding=2),
+            nn.BatchNorm2d(32),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(32 * 4 * 4, features),
+            nn.BatchNorm1d(
+                features
+            ),  # as large as embedded words; without it the decoder hardly learns to look
         )
 
     def forward(self, x: Tensor) -> Outputs:
@@ -86,6 +91,9 @@ class Captioner(nn.Module):
         self.units = units
         self.embed = nn.Embedding(words, features)
         self.cell = nn.LSTMCell(features, units)
+        nn.init.ones_(
+            self.cell.bias_ih.data[units : 2 * units]
+        )  # forgets little at first: the picture is seen but once
         self.head = nn.Linear(units, words)
 
     def forward(self, seen: Tensor, token: Tensor, h: Tensor, c: Tensor) -> tuple[Outputs, State]:

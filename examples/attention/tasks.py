@@ -14,7 +14,7 @@ DIGIT_WORDS = ("(end)", *map(str, range(DIGITS)))
 
 SIZE = 16
 COLOURS = ("red", "green", "blue")
-SHAPES = ("disc", "square", "cross")
+SHAPES = ("ring", "square", "cross")
 CAPTION_WORDS = ("(end)", *COLOURS, *SHAPES, "left", "above", "of")
 
 
@@ -31,7 +31,7 @@ def numbers(count: int, seed: int) -> tuple[Array, list[list[int]]]:
 
 
 def pictures(count: int, seed: int) -> tuple[Array, list[list[int]]]:
-    """Noisy pictures [count, 1, 3, SIZE, SIZE] of one or two shapes, and their captions: "red disc left of blue square"."""
+    """Noisy pictures [count, 1, 3, SIZE, SIZE] of one or two shapes, and their captions: "red ring left of blue square"."""
     random = np.random.default_rng(seed)
     x, captions = np.zeros((count, 1, 3, SIZE, SIZE), np.float32), []
     for n in range(count):
@@ -39,15 +39,15 @@ def pictures(count: int, seed: int) -> tuple[Array, list[list[int]]]:
         said = []
         for place in range(1 + two):
             colour, shape = int(random.integers(3)), int(random.integers(3))
-            along = random.uniform(3, 4.5) + 8 * place if two else random.uniform(4, 11)
-            across = random.uniform(4, 11)
+            along = random.uniform(3.5, 4.5) + 8 * place if two else random.uniform(4, 12)
+            across = random.uniform(4, 12)
             row, column = (across, along) if beside else (along, across)
             x[n, 0, colour] += _drawn(shape, row, column)
             said += [COLOURS[colour], SHAPES[shape]]
             if two and place == 0:
                 said += ["left", "of"] if beside else ["above"]
         captions.append([CAPTION_WORDS.index(word) for word in said])
-    x += 0.15 * random.normal(size=x.shape)
+    x += 0.1 * random.normal(size=x.shape)
     return x.astype(np.float32), captions
 
 
@@ -56,7 +56,7 @@ def _drawn(shape: int, row: float, column: float) -> Array:
     y, x = np.mgrid[:SIZE, :SIZE] + 0.5
     down, right = np.abs(y - row), np.abs(x - column)
     if shape == 0:
-        inside = down**2 + right**2 < 3.0**2
+        inside = np.abs(np.hypot(down, right) - 2.5) < 0.8
     elif shape == 1:
         inside = np.maximum(down, right) < 2.8
     else:
