@@ -120,7 +120,7 @@ def run(folder: Path, *, quick: bool = False) -> Result:
     torch.set_num_threads(1)  # small networks: threads cost more than they bring
     folder.mkdir(parents=True, exist_ok=True)
     frames = Weather(4 if quick else 16, seed=1).frames(6 * (24 if quick else 130) + AHEAD)
-    spread = torch.from_numpy(frames.std((0, 1, 3, 4)))
+    spread = torch.from_numpy((frames[AHEAD:] - frames[:-AHEAD]).std((0, 1, 3, 4)))
     held_back = Weather(4 if quick else 16, seed=2).frames(60)
     nets, outcomes = {}, {}
     for setting in SETTINGS:

@@ -45,7 +45,7 @@ class Forecaster(nn.Module):
 
     The encoder's cell works on a grid of half the side and carries its state; the forecaster's starts from that state and runs
     ``ahead`` times with no frame coming in. Each forecast is x plus a change, which the head gives in units of ``spread``
-    [maps], the standard deviation of each map.
+    [maps], the standard deviation of such changes of each map.
     """
 
     spread: Tensor
