@@ -1,6 +1,6 @@
 """Sequence to sequence with attention, and pictures described in words: an encoder runs once, its decoder streams word by word.
 
-    python examples/attention/main.py            # about two minutes; prints the table of the README
+    python examples/attention/main.py            # about a minute; prints the table of the README
     python examples/attention/main.py --quick    # seconds
 
 One sorts digits (Bahdanau et al. 2015), the other describes pictures of 16 x 16 pixels (Vinyals et al. 2015). The graphs go to
@@ -104,7 +104,7 @@ def run(folder: Path, *, quick: bool = False) -> dict[str, Outcome]:
     torch.set_num_threads(1)  # small networks: threads cost more than they bring
     torch.manual_seed(0)
     folder.mkdir(parents=True, exist_ok=True)
-    count = 40 if quick else 500
+    count = 60 if quick else 500
     units = 32 if quick else 64
 
     def states(decoder: Writer | Captioner) -> dict[str, Array]:
@@ -113,14 +113,14 @@ def run(folder: Path, *, quick: bool = False) -> dict[str, Outcome]:
 
     # Sequence to sequence: the decoder looks back at all that was read, at every word.
     reader, writer = Reader(DIGITS, units, 32), Writer(len(DIGIT_WORDS), units, 2 * units, 32)
-    train(reader, writer, numbers, 300 if quick else 1500)
+    train(reader, writer, numbers, 200 if quick else 1500)
     edgelstm.export(reader.eval(), folder / "reader.onnx", frame=(DIGITS,), window=LENGTH)
     memory = {"memory": (LENGTH, 2 * units), "keys": (LENGTH, 32)}
     edgelstm.export(writer.eval(), folder / "writer.onnx", frame=memory, states=states(writer))
 
     # A caption: the decoder sees what the encoder saw once, before the first word.
     eye, captioner = Eye(len(COLOURS), 48), Captioner(len(CAPTION_WORDS), units, 48)
-    train(eye, captioner, pictures, 300 if quick else 1200)
+    train(eye, captioner, pictures, 400 if quick else 1200)
     edgelstm.export(eye.eval(), folder / "eye.onnx", frame=(len(COLOURS), SIZE, SIZE), window=1)
     edgelstm.export(
         captioner.eval(), folder / "captioner.onnx", frame={"seen": (48,)}, states=states(captioner)

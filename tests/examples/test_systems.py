@@ -85,11 +85,13 @@ def test_anomaly_detection(tmp_path: Path) -> None:
 
 
 def test_cnn_lstm(tmp_path: Path) -> None:
-    """Both networks learn the way the blob moves, and know more of it the longer they watch."""
+    """Two hundred updates are enough for the LSTM behind convolutions; the ConvLSTM, which needs more, streams as well."""
     main = main_of("cnn_lstm")
-    for outcome in main.run(tmp_path, quick=True).values():
-        assert outcome.right[-1] > 2 / main.DIRECTIONS
-        assert outcome.right[-1] >= outcome.right[0]
+    plain, maps = main.run(tmp_path, quick=True).values()
+    assert plain.right[-1] > 4 / main.DIRECTIONS
+    assert plain.right[-1] > plain.right[0]
+    assert maps.multiplications > 10 * plain.multiplications
+    assert len(maps.right) == main.FRAMES
 
 
 def test_weather_modalities(tmp_path: Path) -> None:
@@ -108,3 +110,45 @@ def test_track_descriptor(tmp_path: Path) -> None:
     found = main.run(tmp_path, quick=True)
     assert found["ConvLSTM over the track"] > found["one crop"] + 0.15
     assert found["mean over the crops"] > found["one crop"]
+
+
+def test_attention(tmp_path: Path) -> None:
+    """Encoders run once, decoders say most of it word by word, greedily and with several hypotheses."""
+    sorted_digits, described = main_of("attention").run(tmp_path, quick=True).values()
+    assert min(sorted_digits.greedy, sorted_digits.beam) > 0.5
+    # One of 9 shapes, or 2 of them and how they lie: a guess is right once in 50.
+    assert min(described.greedy, described.beam) > 0.2
+
+
+def test_attention_search(tmp_path: Path) -> None:
+    """Greedy takes the likeliest word and misses the likeliest sentence, which two hypotheses find; with one, both agree."""
+    import numpy as np
+
+    import edgelstm
+
+    main = main_of("attention")
+
+    class Bigrams(torch.nn.Module):
+        """Words 1 to 4: a 1 is likeliest first but what follows is open; a 2 is always followed by the end."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            table = [[0, 0.6, 0.4, 0, 0], [0, 0, 0, 0.55, 0.45], *[[1.0, 0, 0, 0, 0]] * 3]
+            self.register_buffer("table", (torch.tensor(table) + 1e-9).log())
+
+        def forward(self, bias, token):  # type: ignore[no-untyped-def]
+            log_probs = self.table[token[:, 0]] + bias
+            token = log_probs.argmax(1, keepdim=True)
+            return {"log_probs": log_probs, "word": token}, (token,)
+
+    path, told = tmp_path / "bigrams.onnx", {"bias": np.zeros(5, np.float32)}
+    states = {"token": np.zeros(1, np.int64)}
+    edgelstm.export(Bigrams(), path, frame={"bias": (5,)}, states=states)
+    with edgelstm.Runner.open(path, streams=2, threads=1) as runner:
+        for _ in range(2):  # nothing is left over from the sentence before
+            assert main.greedy(runner, told, 9) == [1, 3]
+            assert main.beam(runner, told, 9, 1)[0] == [1, 3]
+            words, score = main.beam(runner, told, 9, 2)
+            assert words == [2]
+            assert score == pytest.approx(np.log(0.4), abs=1e-5)
+            assert main.beam(runner, told, 1, 2)[0] == [1]  # cut off: the likeliest beginning
