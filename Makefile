@@ -32,7 +32,7 @@ demo: $(DEMO)
 	$(BIN)/edgelstm demo
 
 test: lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(TEST)
 	$(BIN)/ruff check .

@@ -119,7 +119,7 @@ def run(folder: Path, *, quick: bool = False) -> dict[str, Outcome]:
         "Conv2D, then LSTM": ConvThenLstm(DIRECTIONS, units=14),
         "ConvLSTM2D": ConvLstm(DIRECTIONS),
     }.items():
-        train(net, 60 if quick else 800)
+        train(net, 200 if quick else 800)
         done[name] = stream(net, folder / f"{type(net).__name__}.onnx", 60 if quick else 500)
     return done
 
