@@ -219,7 +219,22 @@ def _systems() -> list[Kind]:
 
 
 def _currennt() -> list[Kind]:
-    return []
+    import test_currennt as zoo
+
+    def network(*layers: tuple[str, int]) -> Callable[[Path], str]:
+        return lambda folder: str(zoo.saved(zoo.written(4, layers), folder))
+
+    return [
+        Kind("CURRENNT", "lstm, softmax", network(("lstm", 8), ("softmax", 3))),
+        Kind(
+            "CURRENNT",
+            "blstm, feedforward_tanh",
+            network(("blstm", 8), ("feedforward_tanh", 3)),
+            {"window": 10},
+            10,
+            "its backward half begins at the last frame",
+        ),
+    ]
 
 
 def _published() -> list[Kind]:

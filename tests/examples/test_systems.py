@@ -152,3 +152,12 @@ def test_attention_search(tmp_path: Path) -> None:
             assert words == [2]
             assert score == pytest.approx(np.log(0.4), abs=1e-5)
             assert main.beam(runner, told, 1, 2)[0] == [1]  # cut off: the likeliest beginning
+
+
+def test_keras_next_frame(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keras trains and saves; the stream, made without it, gives what Keras predicts for whole clips, a frame later."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")
+    pytest.importorskip("keras", reason="Keras is in the dev extra")
+    outcome = main_of("keras_next_frame").run(tmp_path, quick=True)
+    assert outcome.apart < 1e-5
+    assert outcome.behind == 1
