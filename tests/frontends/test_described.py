@@ -28,7 +28,10 @@ NETWORK = EncoderForecaster(
 
 
 def relative_error(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-3))
+    """Of the largest value, which counts as at least a hundredth: a sum of terms of the size of 1 may come out as next to nothing,
+    and is rounded as they are."""
+    scale = max(float(np.abs(expected).max(initial=0)), 1e-2)
+    return float(np.abs(found.astype(np.float64) - expected).max(initial=0)) / scale
 
 
 class Session:
