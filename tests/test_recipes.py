@@ -20,7 +20,9 @@ RECIPES = sorted((ROOT / "calibration").glob("*.toml"))
 
 
 def test_every_example_has_a_recipe() -> None:
-    assert {r.stem for r in RECIPES} == {p.parent.name for p in (ROOT / "examples").glob("*/model.safetensors")}
+    assert {r.stem for r in RECIPES} == {
+        p.parent.name for p in (ROOT / "examples").glob("*/model.safetensors")
+    }
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
