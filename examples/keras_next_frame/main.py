@@ -56,13 +56,18 @@ def network(filters: int) -> Any:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Mean absolute error of the next frame, of the network and of repeating the last frame; how far the stream is from what
-    Keras predicts, and how many frames behind its input it runs."""
+    """Overlap (intersection over union) of the next frame's squares with those foretold, by the network and by repeating the last
+    frame; how far the stream is from what Keras predicts, and how many frames behind its input it runs."""
 
-    error: float
+    overlap: float
     persistence: float
     apart: float
     behind: int
+
+
+def overlap(a: Array, b: Array) -> float:
+    """Intersection over union of two sets of pixels."""
+    return float((a & b).sum() / (a | b).sum())
 
 
 def run(folder: Path, *, quick: bool = False) -> Outcome:
@@ -76,10 +81,12 @@ def run(folder: Path, *, quick: bool = False) -> Outcome:
     net.compile("adam", "binary_crossentropy")
     net.optimizer.learning_rate = 3e-3
     clips = movies(8 if quick else 240, seed=1)
-    net.fit(clips[:, :-1], clips[:, 1:], batch_size=4, epochs=1 if quick else 4, verbose=0)
+    net.fit(clips[:, :-1], clips[:, 1:], batch_size=4, epochs=1 if quick else 10, verbose=0)
     folder.mkdir(parents=True, exist_ok=True)
     net.save(folder / "next_frame.keras")
-    edgelstm.export(str(folder / "next_frame.keras"), folder / "next_frame.onnx", steps=30)
+    # Compared on a clip: what the network does with noise, or with more frames than it was trained on, amplifies rounding.
+    clip = list(movies(1, seed=3)[0, :-1])
+    edgelstm.export(str(folder / "next_frame.keras"), folder / "next_frame.onnx", frames=clip, steps=FRAMES)
     test = movies(1 if quick else 8, seed=2)
     foretold = net.predict(test[:, :-1], verbose=0)
     apart, behind = 0.0, 0
@@ -97,8 +104,8 @@ def run(folder: Path, *, quick: bool = False) -> Outcome:
             # Where the clip ends, Keras pads with zeros what the stream still waits for.
             apart = max(apart, float(np.abs(np.stack(seen) - whole[: len(seen)]).max()))
     return Outcome(
-        error=float(np.abs(foretold - test[:, 1:]).mean()),
-        persistence=float(np.abs(test[:, :-1] - test[:, 1:]).mean()),
+        overlap=overlap(foretold > 0.5, test[:, 1:] > 0.5),
+        persistence=overlap(test[:, :-1] > 0.5, test[:, 1:] > 0.5),
         apart=apart,
         behind=behind,
     )
@@ -112,10 +119,10 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("build/keras_next_frame"))
     options = parser.parse_args()
     o = run(options.folder, quick=options.quick)
-    print("| next frame | mean absolute error |")
+    print("| next frame | overlap with what came |")
     print("| --- | ---: |")
-    print(f"| the network | {o.error:.4f} |")
-    print(f"| the last frame again | {o.persistence:.4f} |")
+    print(f"| the network | {o.overlap:.3f} |")
+    print(f"| the last frame again | {o.persistence:.3f} |")
     print(f"\nStreamed: {o.apart:.1e} from what Keras predicts, {o.behind} frame behind its input.")
 
 
