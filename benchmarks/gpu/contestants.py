@@ -149,19 +149,20 @@ def _engine(job: Job, gates: Any) -> Path:
         raise Missing("TensorRT runs on GPUs only")
     from edgelstm.engine import versions
     from edgelstm.engine.build import BuildOptions, build_engine
+    from edgelstm.engine.capability import check, library
     from edgelstm.runtime.plugin_library import find_plugin_library
 
     there = versions.installed()
-    if "tensorrt" not in there and (gates == "plugin" or not there):
-        raise Missing(f"pip install {versions.INSTALL['tensorrt'].removeprefix('pip install ')}")
-    if gates == "plugin":
-        try:
-            find_plugin_library()
-        except EdgeLstmError as error:
-            raise Missing(str(error)) from error
-    runtime = there[0] if "tensorrt" not in there else "tensorrt"
+    runtime: Any = "tensorrt" if gates == "plugin" or "tensorrt" in there or not there else there[0]
     cuda = machine.cuda()
     targets = (cuda.gpus[0].capability,) if runtime == "tensorrt-rtx" and cuda and cuda.gpus else ()
+    try:
+        module = versions.load(runtime)
+        check(library(runtime, module.__version__), targets, precisions=())
+        if gates == "plugin":
+            find_plugin_library()
+    except EdgeLstmError as error:
+        raise Missing(str(error)) from error
     streams = job.streams
     options = BuildOptions(streams=(streams, streams, streams), targets=targets)
     plan = Path(job.folder) / f"{gates}-{streams}.plan"

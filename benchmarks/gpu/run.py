@@ -14,6 +14,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from datetime import date
 from importlib import metadata
@@ -31,6 +32,7 @@ import report  # noqa: E402
 import standalone  # noqa: E402
 
 from edgelstm import machine  # noqa: E402
+from edgelstm.bench import process  # noqa: E402
 from edgelstm.bench.job import Job  # noqa: E402
 from edgelstm.bench.process import Failed, Worker  # noqa: E402
 from edgelstm.bench.race import Race  # noqa: E402
@@ -68,8 +70,10 @@ def main() -> None:
     data = {"schema": SCHEMA, **found, "quick": arguments.quick, **kept(path, arguments.quick)}
     arguments.results.mkdir(parents=True, exist_ok=True)
     if "kernels" in arguments.parts:
-        data["kernels"] = list(kernels(device, arguments.quick))
-        save(path, data)
+        data["kernels"] = []
+        for row in kernels(device, arguments.quick):
+            data["kernels"].append(row)
+            save(path, data)
     if "steps" in arguments.parts:
         for race in steps(arguments):
             same = [key(race) != key(other) for other in data["steps"]]
@@ -92,6 +96,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--streams", help="comma-separated; default " + ", ".join(map(str, STREAMS)))
     parser.add_argument("--contestants", help="semicolon-separated; default all. See contestants.py")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (default 10)")
+    parser.add_argument("--minutes", type=float, help="begin nothing new after so many minutes")
     parser.add_argument("--results", type=Path, help="folder for the JSON file and the plot")
     a = parser.parse_args()
     quick, on_cpu = a.quick, a.device == "cpu"
@@ -104,6 +109,7 @@ def parse() -> argparse.Namespace:
     racers = [name for name in contestants.CONTESTANTS if name != contestants.TRUTH]
     a.contestants = chosen(parser, "--contestants", a.contestants, racers, ";")
     a.rounds = a.rounds or (2 if quick else 10)
+    a.end = time.monotonic() + 60 * (a.minutes or 24 * 60)
     a.results = a.results or (ROOT / "build" / "gpu" if on_cpu or quick else HERE.parent / "results")
     unknown = [p for p in a.parts if p not in PARTS]
     if unknown or a.rounds < 1 or min(a.streams) < 1:
@@ -185,7 +191,9 @@ def save(path: Path, data: dict[str, Any]) -> None:
 
 
 def kernels(device: str, quick: bool) -> Iterator[dict[str, Any]]:
-    """FusedGates: our kernel, PyTorch's, and the copy bandwidth, each in a process of its own."""
+    """FusedGates: our kernel, PyTorch's, and the copy bandwidth, each in a process of its own; ours first."""
+    print("kernels: the plugin's own", file=sys.stderr)
+    yield from standalone.measure(ROOT / "plugins", device, quick)
     for what in ("copy", "eager", "compile"):
         print(f"kernels: torch {what}", file=sys.stderr)
         command = [sys.executable, str(HERE / "kernels.py"), what, device, *(["--quick"] if quick else [])]
@@ -194,8 +202,6 @@ def kernels(device: str, quick: bool) -> Iterator[dict[str, Any]]:
         if done.returncode:
             note = (done.stderr.strip().splitlines() or [f"ended with code {done.returncode}"])[-1]
             yield {"name": f"torch {what}", "status": "failed", "note": note[:300]}
-    print("kernels: the plugin's own", file=sys.stderr)
-    yield from standalone.measure(ROOT / "plugins", device, quick)
 
 
 def steps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
@@ -206,6 +212,12 @@ def steps(arguments: argparse.Namespace) -> Iterator[dict[str, Any]]:
             for precision in arguments.precisions:
                 files = cases.write(case, precision, Path(folder, f"{name}-{precision}"))
                 for streams in arguments.streams:
+                    left = arguments.end - time.monotonic()
+                    if left <= 0:
+                        print("steps: the time is up", file=sys.stderr)
+                        return
+                    # One that hangs must not take the time of the others.
+                    process.TIMEOUT = min(process.TIMEOUT, max(60.0, left))
                     print(f"steps: {case.title}, {precision}, {streams} streams", file=sys.stderr)
                     job = Job(
                         contestants.TRUTH,

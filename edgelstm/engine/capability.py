@@ -23,8 +23,8 @@ class Library:
 
     strong: strongly typed networks, so that precision comes from the graph. precisions: types of convolutions and
     products. plugins: newest plugin interface. aliasing: a plugin's output may lie over its input. dla: architectures whose
-    DLA cores it drives. timing_cache: reusable between builds. without_gpu: builds where there is none. newest: the
-    newest compute capability it compiles for.
+    DLA cores it drives. timing_cache: reusable between builds. without_gpu: builds where there is none. oldest, newest:
+    the range of compute capabilities it compiles for; only: those alone, where it leaves out some between the two.
     """
 
     name: str
@@ -40,6 +40,16 @@ class Library:
     without_gpu: bool
     oldest: float
     newest: float
+    only: frozenset[str] = frozenset()
+
+    def compiles_for(self, capability: str) -> bool:
+        """Whether it compiles for a compute capability such as "8.7"."""
+        return capability in self.only if self.only else self.oldest <= float(capability) <= self.newest
+
+    @property
+    def compiled_text(self) -> str:
+        """The compute capabilities for people: "7.5 to 9.0", or a list."""
+        return ", ".join(sorted(self.only, key=float)) if self.only else f"{self.oldest} to {self.newest}"
 
 
 _OLD = frozenset({"fp32", "fp16", "int8"})
@@ -47,6 +57,8 @@ _ALL = frozenset({"fp32", "fp16", "bf16", "int8", "fp8"})
 _NONE: frozenset[str] = frozenset()
 _JETSONS = frozenset({"xavier", "orin"})
 _ORIN = frozenset({"orin"})
+#: What the builder of TensorRT for RTX has numbers for: neither Orin, Hopper, Thor nor Blackwell for data centres.
+_RTX = frozenset({"7.5", "8.0", "8.6", "8.9", "12.0", "12.1"})
 
 # fmt: off
 LIBRARIES: tuple[Library, ...] = (
@@ -60,7 +72,7 @@ LIBRARIES: tuple[Library, ...] = (
     Library("10.16",      "tensorrt",     (10, 16),    "",                    True,  _ALL, "V3",   True,  _NONE,    True,  False, 7.5, 12.1),
     Library("11.0",       "tensorrt",     (11, 0),     "",                    True,  _ALL, "V3",   True,  _NONE,    True,  False, 7.5, 12.1),
     Library("11.4.1",     "tensorrt",     (11, 4, 1),  "JetPack 7.2.2",       True,  _ALL, "V3",   True,  _ORIN,    True,  False, 7.5, 12.1),
-    Library("RTX 1.x",    "tensorrt-rtx", (1, 0),      "",                    True,  _ALL, "none", False, _NONE,    False, True,  7.5, 12.1),
+    Library("RTX 1.x",    "tensorrt-rtx", (1, 0),      "",                    True,  _ALL, "none", False, _NONE,    False, True,  7.5, 12.1, _RTX),
 )
 # fmt: on
 
@@ -147,11 +159,12 @@ def check(
     _check_precisions(label, precisions, row.precisions)
     for capability in targets:
         gpu = architecture(capability)
-        if not row.oldest <= float(capability) <= row.newest:
+        if not row.compiles_for(capability):
+            hint = "Update TensorRT" if float(capability) > row.newest else "Use an older TensorRT"
             raise EdgeLstmError(
-                f"{label} compiles for compute capabilities {row.oldest} to {row.newest}",
+                f"{label} compiles for compute capabilities {row.compiled_text}",
                 found=f"{capability} ({gpu.label})",
-                hint="Update TensorRT" if float(capability) > row.newest else "Use an older TensorRT",
+                hint="Use TensorRT itself, on that GPU" if row.only else hint,
             )
         _check_precisions(f"{gpu.label} (compute capability {capability})", precisions, gpu.precisions)
         if dla and gpu.key not in row.dla:
@@ -185,7 +198,7 @@ def table() -> list[dict[str, str]]:
             "plugins": r.plugins + (", in place" if r.aliasing else ""),
             "DLA": ", ".join(sorted(r.dla)) or "no",
             "timing cache": "yes" if r.timing_cache else "no",
-            "compute capabilities": f"{r.oldest} to {r.newest}",
+            "compute capabilities": r.compiled_text,
         }
         for r in LIBRARIES
     ]

@@ -102,8 +102,8 @@ def test_wrong_options_name_what_there_is() -> None:
     assert done.returncode == 2
 
 
-def printed(**changes: Any) -> str:
-    """What plugins/bench prints on a GPU."""
+def printed(*, failed: int = 0) -> list[str]:
+    """The lines that plugins/bench prints on a GPU."""
     time = {
         "streams": 1,
         "channels": 64,
@@ -113,20 +113,60 @@ def printed(**changes: Any) -> str:
         "gb_per_s": 1000.0,
     }
     time |= {"memcpy_gb_per_s": 1900.0, "copy_kernel_gb_per_s": 2000.0, "of_best_copy": 0.5}
-    times = [
+    lines = [
+        {"device": "GPU"},
+        {"checks": 480, "checks_failed": failed, "worst_of_allowed": 0.7},
         {"case": "fp16 linear, c fp32", **time},
         {"case": "fp16 linear, c fp32", **time, "streams": 110, "bytes": 190_000_000, "seconds": 1e-4},
         {"case": "fp16 hwc8, c fp32", **time, "streams": 110, "bytes": 170_000_000, "seconds": 1e-4},
     ]
-    data = {"device": "GPU", "checks": 480, "checks_failed": 0, "worst_of_allowed": 0.7, "times": times}
-    return json.dumps(data | changes)
+    return [json.dumps(line) + "\n" for line in lines]
 
 
 def test_what_is_read_is_what_the_program_prints() -> None:
     source = (GPU.parents[1] / "plugins" / "bench" / "fused_gates_bench.cu").read_text()
-    known = json.loads(printed())
-    for key in {*known, *known["times"][0]}:
-        assert f'\\"{key}\\":' in source, key
+    for line in printed():
+        for key in json.loads(line):
+            assert f'\\"{key}\\":' in source, key
+
+
+def test_a_program_that_is_cut_short_keeps_what_it_said() -> None:
+    import standalone
+
+    rows = list(standalone.rows([*printed()[:3], '{"case": "fp1', -9]))
+    assert [r.get("status", "timed") for r in rows] == ["passed", "timed", "failed"]
+    assert "ended with code -9" in rows[-1]["note"]
+
+
+def gpu_of(monkeypatch: pytest.MonkeyPatch, capability: str) -> None:
+    gpus = (machine.Gpu("a GPU", capability, 2**36),)
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda("13.0", gpus))
+
+
+@pytest.mark.parametrize("gates", ["native", "plugin"])
+@pytest.mark.parametrize("installed", [[], ["tensorrt-rtx"]])
+def test_on_a_gpu_without_tensorrt_its_contestants_are_missing_and_say_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, gates: str, installed: list[str]
+) -> None:
+    """The branch that a bare machine with an H100 takes; TensorRT for RTX, where it is there, does not compile for one."""
+    import contestants
+
+    from edgelstm.bench.job import Job, Missing
+    from edgelstm.engine import versions
+
+    gpu_of(monkeypatch, "9.0")
+    monkeypatch.setattr(versions, "installed", lambda: installed)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    if installed and gates == "native":
+        pytest.importorskip("tensorrt_rtx")
+    job = Job("", "model.onnx", "", "{}", str(tmp_path), device="cuda")
+    with pytest.raises(Missing) as caught:
+        contestants._engine(job, gates)
+    if installed and gates == "native":
+        assert "TensorRT for RTX compiles for compute capabilities 7.5" in str(caught.value)
+        assert "9.0 (Hopper)" in str(caught.value)
+    else:
+        assert "TensorRT is not installed. pip install 'edgelstm[tensorrt]'" in str(caught.value)
 
 
 def test_the_kernel_is_held_against_the_copies_of_its_own_run() -> None:
@@ -140,7 +180,7 @@ def test_the_kernel_is_held_against_the_copies_of_its_own_run() -> None:
         "bytes": 95_000_000,
         "microseconds": [100.0],
     }
-    rows = [*standalone.rows(printed(), 0), compiled]
+    rows = [*standalone.rows(printed()), compiled]
     figures = {f["name"]: f for f in report.figures({"kernels": rows, "steps": []})}
     linear = figures["FusedGates kernel fp16 linear, c fp32: share of the copy bandwidth"]
     assert (round(linear["measured"], 3), linear["aim"], linear["reached"]) == (0.95, 0.9, True)
@@ -168,13 +208,13 @@ def test_the_kernel_is_held_against_the_copies_of_its_own_run() -> None:
         ("", -11, "ended with code -11"),
         ("[]", 0, "it ended with code 0"),
         ('{"checks": 4}', 0, "it ended with code 0"),
-        (printed(checks_failed=3), 1, "3 of them wrong"),
+        ("".join(printed(failed=3)), 1, "3 of them wrong"),
     ],
 )
 def test_a_kernel_program_that_fails_is_a_row_that_says_why(text: str, code: int, said: str) -> None:
     import standalone
 
-    rows = standalone.rows(text, code)
+    rows = list(standalone.rows([*text.splitlines(keepends=True), code]))
     assert rows[0]["status"] == "failed"
     assert said in rows[0]["note"]
 

@@ -57,6 +57,22 @@ def test_refusals_say_why() -> None:
     assert "compute capability: found 3.5" in refusal("10.3.0", ("3.5",))
 
 
+@pytest.mark.parametrize("capability", [c for a in ARCHITECTURES for c in a.capabilities])
+def test_tensorrt_for_rtx_leaves_gpus_out_between_those_it_has(capability: str) -> None:
+    """Orin (8.7), Hopper, Thor and data-centre Blackwell lie between 7.5 and 12.1, and have no number in its builder."""
+    if capability in ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1"):
+        check(library("tensorrt-rtx", "1.7.1"), (capability,), precisions=("fp32",))
+    else:
+        said = refusal("1.7.1", (capability,), "tensorrt-rtx")
+        assert "compiles for compute capabilities 7.5, 8.0, 8.6, 8.9, 12.0, 12.1: found " + capability in said
+
+
+def test_the_row_of_tensorrt_for_rtx_is_what_its_builder_has() -> None:
+    rtx = pytest.importorskip("tensorrt_rtx")
+    names = {"SM" + c.replace(".", "") for c in library("tensorrt-rtx", rtx.__version__).only}
+    assert {name for name in rtx.ComputeCapability.__members__ if name.startswith("SM")} == names
+
+
 def test_what_is_there_passes() -> None:
     check(library("tensorrt", "10.3.0"), ("8.7",), precisions=("int8", "fp16"), plugin=True, dla=True)
     check(library("tensorrt", "10.13.0"), ("11.0",), precisions=("fp8",), plugin=True, timing_cache=True)

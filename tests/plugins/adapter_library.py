@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from edgelstm import machine
 from edgelstm.engine.plugin_build import find_nvcc, headers_version
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.plugin_library import FILE_NAME, cache_folder
@@ -23,7 +24,15 @@ PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 HEADERS_VARIABLE = "EDGELSTM_TENSORRT_HEADERS"
 #: One release of each that Jetsons have, or that changed what plugins see.
 VERSIONS = ("8.5", "10.3", "10.13", "11.1")
-ARCHITECTURE = "80"
+
+
+def _architecture() -> str:
+    """That of the GPU, so that its machine code is what is tested and not what the driver makes of older PTX."""
+    cuda = machine.cuda()
+    return cuda.gpus[0].capability.replace(".", "") if cuda and cuda.gpus else "80"
+
+
+ARCHITECTURE = _architecture()
 
 FLOAT, HALF, INT8, INT32, BF16 = 0, 1, 2, 3, 7
 LINEAR, CHW2, HWC8, CHW4, CHW16, CHW32, DHWC8, CDHW32, HWC, DLA, HWC16 = 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11
