@@ -78,6 +78,10 @@ uint64_t fused_gates_watched(FusedGatesParams const* params, watch::Access const
     return watch::accesses.size();
 }
 
+uint32_t size_of_plan() { return sizeof(Plan); }
+
+void plan_of(FusedGatesParams const* params, Plan* plan) { *plan = planOf(*params); }
+
 // Elements a thread computes for these parameters.
 int32_t run_length(FusedGatesParams const* params) { return planOf(*params).run; }
 

@@ -4,15 +4,9 @@
 // on the device, bit arithmetic on the host; both round to nearest even), wide accesses, and 2^x and 1/x.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
 #include "edgelstm/fused_gates_params.h"
 
 #if defined(__CUDACC__)
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #define EDGELSTM_HD __host__ __device__ __forceinline__
 #else
 #define EDGELSTM_HD inline
@@ -56,7 +50,9 @@ EDGELSTM_HD float floatOf(uint32_t bits) {
 }
 
 // The instructions flush subnormal results to zero, and so does the host.
+#if !defined(__CUDACC_RTC__)
 inline float flushed(float x) { return std::fabs(x) < 0x1p-126F ? std::copysign(0.0F, x) : x; }
+#endif
 
 // 2^x, at most 2 ulp from the correctly rounded result (PTX ISA, ex2.approx).
 EDGELSTM_HD float exp2Approx(float x) {
@@ -94,6 +90,7 @@ EDGELSTM_HD float clamped(float x, float limit) {
 #endif
 }
 
+#if !defined(__CUDACC_RTC__)
 inline float halfToFloat(uint16_t half) {
     uint32_t const sign = (half & 0x8000U) << 16;
     uint32_t const exponent = (half >> 10) & 31U;
@@ -120,6 +117,7 @@ inline uint16_t floatToHalf(float x) {
     bits += 0xFFFU + ((bits >> 13) & 1U);
     return static_cast<uint16_t>(sign | ((bits - (112U << 23)) >> 13));
 }
+#endif
 
 EDGELSTM_HD uint16_t floatToBf16(float x) {
     uint32_t const bits = bitsOf(x);
@@ -199,8 +197,9 @@ EDGELSTM_HD void unpack(uint32_t word, float* values) {
         values[1] = floatOf(word & 0xFFFF0000U);
     } else if constexpr (kType == DataType::kHalf) {
 #if defined(__CUDA_ARCH__)
-        values[0] = __half2float(__ushort_as_half(static_cast<unsigned short>(word & 0xFFFFU)));
-        values[1] = __half2float(__ushort_as_half(static_cast<unsigned short>(word >> 16)));
+        asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high; }"
+            : "=f"(values[0]), "=f"(values[1])
+            : "r"(word));
 #else
         values[0] = halfToFloat(static_cast<uint16_t>(word & 0xFFFFU));
         values[1] = halfToFloat(static_cast<uint16_t>(word >> 16));
@@ -227,16 +226,23 @@ EDGELSTM_UNROLL
         return word;
     } else if constexpr (kType == DataType::kHalf) {
 #if defined(__CUDA_ARCH__)
-        __half2 const both = __floats2half2_rn(values[0], values[1]);
-        return __half_as_ushort(__low2half(both)) | static_cast<uint32_t>(__half_as_ushort(__high2half(both))) << 16;
+        uint32_t word;
+#if __CUDA_ARCH__ >= 800
+        asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(values[1]), "f"(values[0]));
+#else
+        asm("{ .reg .b16 low, high; cvt.rn.f16.f32 low, %1; cvt.rn.f16.f32 high, %2; mov.b32 %0, {low, high}; }"
+            : "=r"(word)
+            : "f"(values[0]), "f"(values[1]));
+#endif
+        return word;
 #else
         return floatToHalf(values[0]) | static_cast<uint32_t>(floatToHalf(values[1])) << 16;
 #endif
     } else {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-        __nv_bfloat162 const both = __floats2bfloat162_rn(values[0], values[1]);
-        return __bfloat16_as_ushort(__low2bfloat16(both)) |
-               static_cast<uint32_t>(__bfloat16_as_ushort(__high2bfloat16(both))) << 16;
+        uint32_t word;
+        asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(values[1]), "f"(values[0]));
+        return word;
 #else
         return floatToBf16(values[0]) | static_cast<uint32_t>(floatToBf16(values[1])) << 16;
 #endif
@@ -244,8 +250,10 @@ EDGELSTM_UNROLL
 }
 
 // The smallest magnitude that a type stores as infinity, or infinity itself: |x| < limit is what stays finite.
+#if !defined(__CUDACC_RTC__)
 inline float overflowOf(DataType type) {
     return type == DataType::kHalf ? 65520.0F : type == DataType::kBf16 ? 0x1.FFp127F : INFINITY;
 }
+#endif
 
 }  // namespace edgelstm

@@ -4,7 +4,7 @@
 // (coupled: i, g, o, with f = 1 - i); arithmetic is in float32 whatever the tensors hold.
 #pragma once
 
-#include <cstdint>
+#include "edgelstm/standard.h"
 
 namespace edgelstm {
 
@@ -59,7 +59,7 @@ struct Peephole {
     bool map{false};
 };
 
-// All pointers are device memory. c_out may be c itself (in place); no other output may overlap anything.
+// All pointers are device memory. c_out may be c itself and h h_old (in place); no other output may overlap anything.
 // Pointers aligned to 16 bytes make wide accesses possible; others are right too, but slower.
 struct FusedGatesParams {
     FusedGatesVariant variant;

@@ -4,8 +4,6 @@
 // and the host loop use the same Plan.
 #pragma once
 
-#include <initializer_list>
-
 #include "edgelstm/fused_gates_math.h"
 
 namespace edgelstm {
@@ -187,6 +185,8 @@ EDGELSTM_HD Run locate(Plan const& plan, int32_t run, uint32_t block, uint32_t t
     }
 }
 
+#if !defined(__CUDACC_RTC__)
+
 inline bool aligned(void const* address) { return reinterpret_cast<uintptr_t>(address) % 16 == 0; }
 
 // Null, or what is wrong with the parameters.
@@ -282,5 +282,7 @@ inline Plan planOf(FusedGatesParams const& p) {
     plan.blocks = streams * channelTiles * placeTiles;
     return plan;
 }
+
+#endif
 
 }  // namespace edgelstm

@@ -211,6 +211,8 @@ EDGELSTM_UNROLL
     }
 }
 
+#if !defined(__CUDACC_RTC__)
+
 // ---- Which kernel
 
 template <DataType kZ, int kRun, Walk kWalk, class Variant>
@@ -289,5 +291,7 @@ inline char const* fusedGatesOnHost(FusedGatesParams const& params) {
     });
     return nullptr;
 }
+
+#endif
 
 }  // namespace edgelstm

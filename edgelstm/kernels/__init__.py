@@ -1,0 +1,30 @@
+"""The project's CUDA kernels for whoever has a GPU and no TensorRT: torch tensors, CuPy arrays, anything with DLPack.
+
+``fused_gates`` turns pre-activations into h and c. Code is compiled when it is first
+needed (NVRTC, else nvcc) and kept in the user's cache. Nothing here imports torch until torch tensors come in.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edgelstm.kernels.gates.call import fused_gates
+    from edgelstm.kernels.gates.torch_op import register_torch
+
+__all__ = ["fused_gates", "register_torch"]
+
+_HOMES = {
+    "fused_gates": "gates.call",
+    "register_torch": "gates.torch_op",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value

@@ -1,0 +1,1 @@
+"""FusedGates on tensors of torch, CuPy and others."""
