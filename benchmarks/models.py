@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from edgelstm.frontends import nn as edgelstm_nn
+from edgelstm.frontends.torch import nn as edgelstm_nn
 
 #: The sizes of the LSTM pair: as many inputs as a plant has sensors.
 LSTM_INPUTS = 16

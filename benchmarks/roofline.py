@@ -1,7 +1,7 @@
 """What to expect of a Jetson at best: ``python benchmarks/roofline.py MODEL...`` prints the bounds of step graphs.
 
 ``--write`` puts the table of the reference models, in three precisions, into docs/jetson.md. All of it is computed from the
-graphs and from data sheets (edgelstm/roofline.py); nothing is measured.
+graphs and from data sheets (edgelstm/bench/roofline.py); nothing is measured.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 
 from edgelstm.bench.result import format_time
+from edgelstm.bench.roofline import DEVICES, Bound, bound, work
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_text
-from edgelstm.frontends.architecture import ConvLstm, Lstm
-from edgelstm.frontends.described import Described, load_described, to_step
-from edgelstm.passes.precision import to_half
-from edgelstm.quantization import calibrate
-from edgelstm.roofline import DEVICES, Bound, bound, work
-from edgelstm.step import StepModel
+from edgelstm.frontends.described.architecture import ConvLstm, Lstm
+from edgelstm.frontends.described.graph import Described, load_described, to_step
+from edgelstm.graph.step import StepModel
+from edgelstm.quantize.precision import to_half
+from edgelstm.workflows.calibrate import calibrate
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "jetson.md"
@@ -52,7 +52,7 @@ def in_precision(step: StepModel, precision: str) -> StepModel:
     if precision == "fp32":
         return step
     if precision == "int8":
-        from edgelstm.passes.quantize import quantize
+        from edgelstm.quantize.qdq import quantize
 
         rng = np.random.default_rng(0)
         frames = [

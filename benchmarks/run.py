@@ -28,7 +28,7 @@ from edgelstm import machine
 from edgelstm.bench import ModelResult, bench
 from edgelstm.bench.result import format_time
 from edgelstm.files import write_text
-from edgelstm.frontends.described import load_described, to_step
+from edgelstm.frontends.described.graph import load_described, to_step
 from edgelstm.passes.unroll import unroll
 
 HERE = Path(__file__).resolve().parent

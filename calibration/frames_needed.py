@@ -23,12 +23,13 @@ sys.path.append(str(ROOT / "benchmarks" / "quantisation"))
 from cases import available, step_graph  # noqa: E402
 from data import frames as stream  # noqa: E402
 
-from edgelstm.quantization import calibrate, quantize  # noqa: E402
-from edgelstm.ranges import METHODS  # noqa: E402
+from edgelstm.graph.step import StepModel  # noqa: E402
+from edgelstm.quantize.ranges import METHODS  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
 from edgelstm.runtime.protocol import Frame  # noqa: E402
-from edgelstm.step import StepModel  # noqa: E402
-from edgelstm.verify import compare  # noqa: E402
+from edgelstm.verify.compare import compare  # noqa: E402
+from edgelstm.workflows.calibrate import calibrate  # noqa: E402
+from edgelstm.workflows.quantize import quantize  # noqa: E402
 
 MODELS = ("moving_digits", "nowcast_radar", "sensor_lstm")
 COUNTS = (4, 8, 16, 32, 64, 128, 256)
@@ -62,7 +63,7 @@ def _copies(frames: Iterator[Frame]) -> Iterator[Frame]:
 
 def measure(case: str, step: StepModel, frames: int, count: int = 1, **options: Any) -> float:
     """Drift after a calibration on ``count`` sequences of ``frames`` frames together."""
-    import edgelstm.quantization as q
+    import edgelstm.workflows.calibrate as q
 
     q.MIN_FRAMES = 1  # fewer than the command takes, to show why
     found = calibrate(step, sequences(case, frames, count), **options).calibration

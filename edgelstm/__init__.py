@@ -14,12 +14,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgelstm.engine.build import build_engine
     from edgelstm.errors import EdgeLstmError
-    from edgelstm.frontends import nn
-    from edgelstm.quantization import calibrate, quantize
+    from edgelstm.frontends.torch import nn
+    from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+    from edgelstm.graph.step import StepModel
     from edgelstm.runtime.runner import Runner, Stream
-    from edgelstm.signature import Signature, StateSpec, TensorSpec
-    from edgelstm.step import StepModel
-    from edgelstm.workflows import export, inspect, run, verify
+    from edgelstm.workflows.calibrate import calibrate
+    from edgelstm.workflows.export import export
+    from edgelstm.workflows.inspect import inspect
+    from edgelstm.workflows.quantize import quantize
+    from edgelstm.workflows.run import run
+    from edgelstm.workflows.verify import verify
 
 __version__ = "0.1.0"
 
@@ -46,19 +50,19 @@ __all__ = [
 _HOME = {
     "EdgeLstmError": "edgelstm.errors",
     "Runner": "edgelstm.runtime.runner",
-    "Signature": "edgelstm.signature",
-    "StateSpec": "edgelstm.signature",
-    "StepModel": "edgelstm.step",
+    "Signature": "edgelstm.graph.signature",
+    "StateSpec": "edgelstm.graph.signature",
+    "StepModel": "edgelstm.graph.step",
     "Stream": "edgelstm.runtime.runner",
-    "TensorSpec": "edgelstm.signature",
+    "TensorSpec": "edgelstm.graph.signature",
     "build_engine": "edgelstm.engine.build",
-    "calibrate": "edgelstm.quantization",
-    "export": "edgelstm.workflows",
-    "inspect": "edgelstm.workflows",
-    "nn": "edgelstm.frontends.nn",
-    "quantize": "edgelstm.quantization",
-    "run": "edgelstm.workflows",
-    "verify": "edgelstm.workflows",
+    "calibrate": "edgelstm.workflows.calibrate",
+    "export": "edgelstm.workflows.export",
+    "inspect": "edgelstm.workflows.inspect",
+    "nn": "edgelstm.frontends.torch.nn",
+    "quantize": "edgelstm.workflows.quantize",
+    "run": "edgelstm.workflows.run",
+    "verify": "edgelstm.workflows.verify",
 }
 
 
@@ -66,7 +70,7 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     if name == "nn":
-        from edgelstm.frontends.weights import import_torch
+        from edgelstm.frontends.torch.package import import_torch
 
         import_torch()  # says which extra is missing
     home = import_module(_HOME[name])
@@ -80,7 +84,7 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """Importing a submodule sets it on the package; ``edgelstm.verify`` has to stay the function of that name."""
+    """Importing a submodule sets it on the package; ``edgelstm.verify.compare`` has to stay the function of that name."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _HOME and isinstance(value, ModuleType)):

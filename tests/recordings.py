@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgelstm.calibrate import Recording, calibrate
-from edgelstm.calibration import Calibration
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.products import find_products
+from edgelstm.quantize.calibrate import Recording, calibrate
+from edgelstm.quantize.calibration import Calibration
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Frame
-from edgelstm.step import StepModel
-from edgelstm.verify import Comparison, compare
+from edgelstm.verify.compare import Comparison, compare
 
 
 def smooth_frames(step: StepModel, count: int, seed: int = 0) -> list[Frame]:

@@ -12,9 +12,9 @@ import onnxruntime as ort
 from onnx import helper
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.gates import DOMAIN, GateVariant
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, dtype_name, value_shape
+from edgelstm.graph.gates import DOMAIN, GateVariant
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, dtype_name, value_shape
 
 Values = dict[str, npt.NDArray[Any]]
 

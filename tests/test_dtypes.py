@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from edgelstm.dtypes import DTYPES, from_float32, np_dtype, to_float32
 from edgelstm.errors import EdgeLstmError
-from edgelstm.signature import Quantization, Signature, StateSpec, TensorSpec
+from edgelstm.graph.signature import Quantization, Signature, StateSpec, TensorSpec
 
 floats = hnp.arrays(np.float32, 64, elements=st.floats(-440, 440, width=32))
 KINDS = {"bfloat16": ml_dtypes.bfloat16, "float8e4m3fn": ml_dtypes.float8_e4m3fn, "float16": np.float16}

@@ -63,7 +63,7 @@ def test_the_camera_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     av = pytest.importorskip("av")
-    from edgelstm.frontends.described import load_described, to_step
+    from edgelstm.frontends.described.graph import load_described, to_step
 
     model, video = tmp_path / "digits.onnx", tmp_path / "camera.mp4"
     to_step(load_described(ROOT / "examples" / "moving_digits" / "model.safetensors")).save(model)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from onnx import NodeProto, helper, numpy_helper
 
-from edgelstm.gates import DOMAIN, GateVariant
-from edgelstm.signature import Dim, Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, make_step
+from edgelstm.graph.gates import DOMAIN, GateVariant
+from edgelstm.graph.signature import Dim, Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, make_step
 
 
 def lstm(

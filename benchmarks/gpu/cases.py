@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgelstm.frontends.architecture import ConvLstm, Lstm
-from edgelstm.frontends.described import Described, to_step
+from edgelstm.frontends.described.architecture import ConvLstm, Lstm
+from edgelstm.frontends.described.graph import Described, to_step
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
-from edgelstm.step import StepModel
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from edgelstm.frontends.nn import StepModule
+    from edgelstm.frontends.torch.nn import StepModule
 
 INPUTS = 16
 PRECISIONS = ("fp32", "fp16")
@@ -82,7 +82,7 @@ def write(case: Case, precision: str, folder: Path) -> Files:
     weights = case.weights()
     step: StepModel = to_step(Described(case.architecture, weights))
     if precision == "fp16":
-        from edgelstm.passes.precision import to_half
+        from edgelstm.quantize.precision import to_half
 
         step = to_half(step, "fp16", "tensorrt")
     files = Files(
@@ -104,7 +104,7 @@ def torch_module(architecture: ConvLstm | Lstm, weights: Mapping[str, Any]) -> S
     """The step module: one convolution or Linear over x and h, then the gates as PyTorch operators."""
     import torch
 
-    from edgelstm.frontends import nn as edgelstm_nn
+    from edgelstm.frontends.torch import nn as edgelstm_nn
 
     module: StepModule
     if isinstance(architecture, ConvLstm):

@@ -19,8 +19,8 @@ from edgelstm import machine
 from edgelstm.bench.contestants import Contestant, Opened, initial_states
 from edgelstm.bench.job import Job, Missing
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array, Frame
-from edgelstm.signature import Signature
 
 #: What a torch step gives: outputs in the order of the Signature.
 Advance = Callable[..., Any]

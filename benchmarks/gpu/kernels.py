@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from edgelstm.frontends.nn import lstm_update
+from edgelstm.frontends.torch.nn import lstm_update
 
 #: [streams, channels, positions]: 64 streams are past the L2 of every GPU there is, one stream is within it.
 SIZES = {"64 streams": (64, 64, 64 * 64), "1 stream": (1, 64, 64 * 64)}

@@ -36,7 +36,7 @@ def kinds() -> list[Kind]:
     rows = [*_torch(), *_torch_cells(), *_onnx(), *_described(), *_systems()]
     if importlib.util.find_spec("keras") is not None:
         rows += _keras()
-    if importlib.util.find_spec("edgelstm.frontends.currennt") is not None:
+    if importlib.util.find_spec("edgelstm.frontends.currennt.graph") is not None:
         rows += _currennt()
     return rows + (_published() if SHARED.is_dir() else [])
 

@@ -18,17 +18,17 @@ from rich.console import Console
 from rich.markup import escape
 
 import edgelstm
-from edgelstm.calibrate import Recording, calibrate
 from edgelstm.engine.process import Request, build_in_child
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import write_text
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
 from edgelstm.passes.plugin_nodes import is_plugin
 from edgelstm.passes.unroll import unroll
-from edgelstm.quantization import quantize
+from edgelstm.quantize.calibrate import Recording, calibrate
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.step import StepModel
-from edgelstm.verify import compare
+from edgelstm.verify.compare import compare
+from edgelstm.workflows.quantize import quantize
 
 COLUMNS = ("step", "window of 10", "plugin gates", "int8", "TensorRT for RTX")
 DOCS = ROOT / "docs" / "models.md"

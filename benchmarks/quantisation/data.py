@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from cases import EXAMPLES, RADAR, step_graph
 
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array, Frame
-from edgelstm.signature import Signature
 
 Part = Literal["calibration", "test"]
 #: Frames after which a stream of moving digits shows two other digits, its state carried on.

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame
-from edgelstm.step import StepModel
 
 #: Every input of the graph by name, [1, ...].
 Feed = Mapping[str, Array]

@@ -9,11 +9,12 @@ from cases import CASES
 from data import frames
 from race import Contestant
 
-from edgelstm.calibration import Calibration
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.products import find_products
-from edgelstm.passes.quantize import quantize as place
-from edgelstm.quantization import calibrate, quantize
-from edgelstm.step import StepModel
+from edgelstm.quantize.calibration import Calibration
+from edgelstm.quantize.qdq import quantize as place
+from edgelstm.workflows.calibrate import calibrate
+from edgelstm.workflows.quantize import quantize
 
 #: What is measured beside the whole: name, calibration, options of the pass.
 WITHOUT = {

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from edgelstm.graph.signature import Signature
+from edgelstm.graph.step import StepModel
 from edgelstm.runtime.protocol import Array, Frame
-from edgelstm.signature import Signature
-from edgelstm.step import StepModel
 
 
 class OpenVinoLoop:

@@ -20,11 +20,11 @@ import numpy as np
 from cases import CASES
 from data import frames
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.tap import PREFIX, tap
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.runtime.runner import Runner
-from edgelstm.step import StepModel
 
 #: Different test frames that are stepped through in turn while the clock runs.
 TIMED_FRAMES = 64

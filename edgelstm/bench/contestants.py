@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from edgelstm.bench.job import Job
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array, Frame
-from edgelstm.signature import Signature
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ def open_torch_compile(job: Job) -> Opened:
 
 
 def _open_torch(job: Job, *, compiled: bool) -> Opened:
-    from edgelstm.frontends.torch_loop import load_module, torch_loop
+    from edgelstm.frontends.torch.eager_loop import load_module, torch_loop
 
     module = load_module(job.module, job.weights) if job.module else load_module(job.source or "")
     signature = Signature.loads(job.signature)

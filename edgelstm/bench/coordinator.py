@@ -16,7 +16,7 @@ from edgelstm.bench.race import Race
 from edgelstm.bench.result import BenchResult
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.signature import Signature
+from edgelstm.graph.signature import Signature
 
 VERSIONS = ("edgelstm", "onnxruntime", "onnxruntime-gpu", "openvino", "torch", "numpy")
 
@@ -85,9 +85,9 @@ def bench(
 
 def _job(path: Path, folder: Path, plain: PathLike | None) -> Job:
     """The model as a step graph and as standard operators, in ``folder`` where it is not so already."""
-    from edgelstm.frontends.described import load_described, to_step
+    from edgelstm.frontends.described.graph import load_described, to_step
+    from edgelstm.graph.step import StepModel
     from edgelstm.passes.lower import lower
-    from edgelstm.step import StepModel
 
     folder.mkdir()
     source = None

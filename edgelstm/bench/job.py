@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Frame
-from edgelstm.signature import Signature
 
 #: Different frames a worker steps through in turn: enough that none is always in the nearest cache.
 FRAMES = 16

@@ -14,8 +14,8 @@ from edgelstm.bench.job import FRAMES, Job, contestants_of
 from edgelstm.bench.process import CHECKED, Failed, Worker
 from edgelstm.bench.result import Entry, ModelResult, measured
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array
-from edgelstm.signature import Signature
 
 Result = TypeVar("Result")
 #: Outputs by name, [frames, streams, ...].

@@ -58,8 +58,8 @@ def doctor(
     as_json: Json = False,
 ) -> None:
     """Say what this machine can do, and what to install for what is missing."""
-    from edgelstm.doctor import DEVICES
-    from edgelstm.doctor import doctor as examine
+    from edgelstm.workflows.doctor import DEVICES
+    from edgelstm.workflows.doctor import doctor as examine
 
     if device is not None and not check:
         raise EdgeLstmError("--device", found="no --check", hint="It says which device --check is about")

@@ -28,7 +28,7 @@ from edgelstm.cli.shared import (
     states_option,
 )
 from edgelstm.errors import EdgeLstmError
-from edgelstm.signature import Signature
+from edgelstm.graph.signature import Signature
 
 
 @app.command(
@@ -92,10 +92,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Turn a trained model into an ONNX step graph, proved equal to its source before it is written."""
-    from edgelstm import workflows
+    import edgelstm
 
     with progress_bar("comparing with the source", steps) as tick:
-        result = workflows.export(
+        result = edgelstm.export(
             source,
             output,
             weights=weights,
@@ -158,11 +158,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Stream frames through a model, the state carried from frame to frame."""
-    from edgelstm import workflows
+    import edgelstm
     from edgelstm.pipeline import View
 
     with progress_bar("streaming", limit) as tick:
-        report = workflows.run(
+        report = edgelstm.run(
             model,
             source,
             output,
@@ -210,15 +210,16 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare two runnables over the same frames: errors of every output and state, and where they lead."""
-    from edgelstm import verify_report, workflows
-    from edgelstm.verify_plot import check_plot
+    import edgelstm
+    from edgelstm.verify import report as verify_report
+    from edgelstm.verify.plot import check_plot
 
     if tolerance is not None and not tolerance >= 0:
         raise EdgeLstmError("--tolerance", found=tolerance, expected="a relative error of at least 0")
     if plot is not None:
         check_plot(plot)
     with progress_bar("comparing", steps) as tick:
-        result = workflows.verify(
+        result = edgelstm.verify(
             a,
             b,
             source,
@@ -252,9 +253,9 @@ def inspect(
     """Show what a model or an engine takes, gives and remembers; on a GPU also an engine's layers."""
     if model.suffix in (".plan", ".engine"):
         return _inspect_engine(model, as_json)
-    from edgelstm import workflows
+    import edgelstm
 
-    found = workflows.inspect(model)
+    found = edgelstm.inspect(model)
     if as_json:
         return print_json(found.to_json())
     _print_signature(found.path, found.signature)

@@ -45,10 +45,11 @@ def calibrate(
     as_json: Json = False,
 ) -> None:
     """Record the ranges of everything that may be quantised, over sequences with the state carried."""
-    from edgelstm import quantization
+    import edgelstm
+    from edgelstm.quantize.calibration import growing_states
 
     with progress_bar("calibrating", None) as tick:
-        result = quantization.calibrate(
+        result = edgelstm.calibrate(
             model,
             source or (),
             output,
@@ -77,7 +78,7 @@ def calibrate(
         )
         table.add_row(escape(t.name), t.role, str(t.channels), seen, chosen)
     out.print(table)
-    for name, grown in quantization.growing_states(c).items():
+    for name, grown in growing_states(c).items():
         out.print(_growing(name, grown), highlight=False, markup=False)
     if result.moved:
         table = Table(title="second round: what changed")
@@ -119,10 +120,10 @@ def quantize(
     as_json: Json = False,
 ) -> None:
     """Write a model in fewer bits: explicit Q/DQ per target, states stored as they are computed with."""
-    from edgelstm import quantization
+    import edgelstm
 
     with progress_bar("searching" if precision == "auto" else "quantising", None) as tick:
-        result = quantization.quantize(
+        result = edgelstm.quantize(
             model,
             calibration,
             output,

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.protocol import Array
-from edgelstm.verify import TensorError
+from edgelstm.verify.compare import TensorError
 
 #: Largest relative error that passes, of any recorded output or state.
 TOLERANCE = 1e-5

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.forecast import hits_and_events
 from edgelstm.runtime.protocol import Array
+from edgelstm.verify.forecast import hits_and_events
 
 
 @dataclass(frozen=True)

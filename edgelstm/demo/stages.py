@@ -16,14 +16,15 @@ from edgelstm.demo.pictures import sprite
 from edgelstm.demo.recorded import Recorded
 from edgelstm.demo.scores import Scores, csi, jsonable, mean_over_leads, score
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.step import StepModel
 from edgelstm.pipeline import Frame, Inputs, open_source
 from edgelstm.pipeline.units import known as known_values
 from edgelstm.pipeline.units import physical
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
-from edgelstm.step import StepModel
-from edgelstm.workflows import STEPS, export
+from edgelstm.workflows.export import export
+from edgelstm.workflows.frames import STEPS
 
 #: mm/h from which a pixel counts as rain, as in the literature on nowcasting (CSI at 1 mm/h).
 RAINY = 1.0

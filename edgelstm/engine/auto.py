@@ -13,7 +13,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path, write_text
-from edgelstm.runtime.device import open_program
+from edgelstm.runtime.open import open_program
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.sidecar import Gates, sidecar_path
 

@@ -17,10 +17,10 @@ from edgelstm.engine.precisions import check_made_for_tensorrt, product_precisio
 from edgelstm.engine.process import Progress, Request, build_in_child
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path, read_bytes, sha256, write_bytes, write_text
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
 from edgelstm.runtime.plugin_library import cache_folder, find_plugin_library
 from edgelstm.runtime.sidecar import Gates, RuntimeName, Sidecar, sidecar_path
-from edgelstm.step import StepModel
 
 GatesChoice = Literal["native", "plugin", "auto"]
 SUFFIXES = (".plan", ".engine")

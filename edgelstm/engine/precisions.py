@@ -5,9 +5,9 @@ from __future__ import annotations
 from onnx import TensorProto
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Graph, is_standard
 from edgelstm.passes.shapes import element_types
-from edgelstm.step import StepModel
 
 _PRODUCTS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _NAMES: dict[int | None, str] = {

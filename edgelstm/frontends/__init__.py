@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Program
-from edgelstm.signature import Signature
 
 if TYPE_CHECKING:
-    from edgelstm.frontends.onnx_import import Confirm
-    from edgelstm.step import StepModel
+    from edgelstm.frontends.onnx.importer import Confirm
+    from edgelstm.graph.step import StepModel
 
 #: Suffixes of files that torch writes.
 CHECKPOINTS = (".pt", ".pth", ".ckpt", ".ts", ".torchscript", ".pkl", ".pickle", ".joblib", ".bin")
@@ -55,7 +55,7 @@ def load(
     carry_state: bool = False,
     gate_order: str | None = None,
 ) -> Loaded:
-    """Open a trained model; see :func:`edgelstm.workflows.export` for the arguments."""
+    """Open a trained model; see :func:`edgelstm.workflows.export.export` for the arguments."""
     if isinstance(source, str | Path) and not is_factory(source):
         suffix = Path(source).suffix.lower()
         _refuse(source, weights=weights, kwargs=kwargs)
@@ -98,8 +98,8 @@ def open_reference(
             )
         frame = {t.name: t.frame_shape[1:] if like.window else t.frame_shape for t in like.inputs}
         states = {s.name: s.initial_value() for s in like.states}
-        from edgelstm.frontends.adapters import open_module
-        from edgelstm.frontends.torch_program import TorchProgram
+        from edgelstm.frontends.torch.program import TorchProgram
+        from edgelstm.frontends.torch.recognise import open_module
 
         # What the Signature says of it was settled at export: a model without states is a window.
         length = like.window or like.inputs[0].frame_shape[0]
@@ -128,7 +128,7 @@ def _is_described(path: PathLike) -> bool:
     """Whether a .safetensors file states its architecture, or can't be read, which the reader will say."""
     from safetensors import safe_open
 
-    from edgelstm.frontends.architecture import ARCHITECTURE_KEY
+    from edgelstm.frontends.described.architecture import ARCHITECTURE_KEY
 
     try:
         with safe_open(path, framework="numpy") as file:
@@ -138,8 +138,8 @@ def _is_described(path: PathLike) -> bool:
 
 
 def _load_described(path: PathLike) -> Loaded:
-    from edgelstm.frontends.described import load_described, to_step
-    from edgelstm.frontends.reference import NumpyProgram
+    from edgelstm.frontends.described.graph import load_described, to_step
+    from edgelstm.frontends.described.reference import NumpyProgram
 
     described = load_described(path)
     return Loaded(to_step(described), NumpyProgram(described), str(path))
@@ -167,9 +167,9 @@ def _keras_reference(path: PathLike, like: Signature | None) -> Program:
 
 def _load_currennt(path: PathLike, window: int | None) -> Loaded:
     """A step, which ``export`` unrolls where a window is asked for; a window where the network also runs backwards."""
-    from edgelstm.frontends.currennt import to_step
-    from edgelstm.frontends.currennt_file import load_currennt
-    from edgelstm.frontends.currennt_program import CurrenntProgram
+    from edgelstm.frontends.currennt.file import load_currennt
+    from edgelstm.frontends.currennt.graph import to_step
+    from edgelstm.frontends.currennt.program import CurrenntProgram
 
     network = load_currennt(path)
     whole = window if network.backwards is not None else None
@@ -185,13 +185,13 @@ def _load_onnx(
     path: PathLike, states: Any, fix: Mapping[str, int | float | bool] | None, confirm: Confirm | None
 ) -> Loaded:
     """A step graph of ours or somebody else's: cleaned up, its LSTMs in our form, and compared with the file as it was."""
-    from edgelstm.frontends.onnx_import import Imported, import_onnx
+    from edgelstm.frontends.onnx.importer import Imported, import_onnx
+    from edgelstm.graph.step import METADATA_KEY, StepModel, parse_onnx
     from edgelstm.passes.expand_rnn import expand_rnn
     from edgelstm.passes.fuse_gates import fuse_gates
     from edgelstm.passes.join_inputs import join_inputs
     from edgelstm.passes.simplify import simplify
     from edgelstm.runtime.onnxruntime import OrtProgram
-    from edgelstm.step import METADATA_KEY, StepModel, parse_onnx
 
     data = read_bytes(path)
     ours = any(p.key == METADATA_KEY for p in parse_onnx(data, str(path), external=True).metadata_props)
@@ -209,10 +209,10 @@ def _load_checkpoint(
     path: str | Path, frame: Any, states: Any, window: int | None, carry_state: bool, gate_order: str | None
 ) -> Loaded:
     """A file of torch: a TorchScript module, or nothing but weights."""
-    from edgelstm.frontends.bare import load_bare
-    from edgelstm.frontends.described import to_step
-    from edgelstm.frontends.reference import NumpyProgram
-    from edgelstm.frontends.torchscript import is_torchscript, load_torchscript
+    from edgelstm.frontends.described.graph import to_step
+    from edgelstm.frontends.described.reference import NumpyProgram
+    from edgelstm.frontends.torch.state_dict import load_bare
+    from edgelstm.frontends.torch.torchscript import is_torchscript, load_torchscript
 
     if is_torchscript(path):
         _refuse(path, gate_order=gate_order)
@@ -232,9 +232,9 @@ def _load_traced(
     carry_state: bool,
     name: str | None = None,
 ) -> Loaded:
-    from edgelstm.frontends.adapters import open_module
-    from edgelstm.frontends.torch_program import TorchProgram
-    from edgelstm.frontends.traced import trace
+    from edgelstm.frontends.torch.program import TorchProgram
+    from edgelstm.frontends.torch.recognise import open_module
+    from edgelstm.frontends.torch.trace import trace
 
     module = _module(source, weights, kwargs)
     if frame is None:
@@ -250,7 +250,7 @@ def _load_traced(
 
 
 def _module(source: Any, weights: PathLike | None, kwargs: Mapping[str, Any] | None) -> Any:
-    from edgelstm.frontends.weights import load_weights, resolve
+    from edgelstm.frontends.torch.factory import load_weights, resolve
 
     module = resolve(source, kwargs) if isinstance(source, str) else source
     if weights is not None:

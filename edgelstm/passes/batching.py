@@ -15,7 +15,7 @@ from typing import Any
 import numpy.typing as npt
 import onnx
 
-from edgelstm.gates import is_fused_gates
+from edgelstm.graph.gates import is_fused_gates
 from edgelstm.passes.graph import attribute, is_standard, subgraphs
 
 Shape = tuple[int, ...]

@@ -11,12 +11,12 @@ import onnx
 from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import StateSpec
+from edgelstm.graph.step import StepModel, dtype_name, value_shape
 from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.one_stream import value_of_one
 from edgelstm.passes.rnn_operator import Inputs, is_forward, is_rnn, name_at
 from edgelstm.passes.shapes import element_types, note_shapes
-from edgelstm.signature import StateSpec
-from edgelstm.step import StepModel, dtype_name, value_shape
 
 
 def carry_state(step: StepModel, where: str = "model", loops: Sequence[tuple[str, str]] = ()) -> StepModel:

@@ -3,7 +3,7 @@
     c' = f * c + i * g          i, f, o = gate(z_i), gate(z_f), gate(z_o)      g = tanh or relu (z_g)
     h  = o * tanh or relu (c')
 
-with operands in any order. Variations, as in :class:`edgelstm.gates.GateVariant`:
+with operands in any order. Variations, as in :class:`edgelstm.graph.gates.GateVariant`:
 
 1. gate = Sigmoid, HardSigmoid, or the latter spelt out: Clip(0.2 x + 0.5, 0, 1), Clip(x + 3, 0, 6) / 6, ...
 2. peepholes: p_i * c and p_f * c and p_o * c' among the terms of z_i, z_f, z_o, each p constant.
@@ -23,7 +23,7 @@ from itertools import permutations
 import numpy as np
 import onnx
 
-from edgelstm.gates import CellActivation, GateActivation, GateVariant
+from edgelstm.graph.gates import CellActivation, GateActivation, GateVariant
 from edgelstm.passes.graph import Graph, attribute
 
 

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import ROWS, Shape
 from edgelstm.passes.graph import Graph, attribute, constant_tensor, is_standard, renamed
 from edgelstm.passes.shapes import infer_shapes
 from edgelstm.passes.simplify import simplify
-from edgelstm.step import StepModel
 
 CONTROL_FLOW = ("If", "Loop", "Scan")
 #: Loops that run more often stay: their body would be written out as often.

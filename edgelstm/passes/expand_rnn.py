@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from edgelstm.gates import DOMAIN
+from edgelstm.graph.gates import DOMAIN
+from edgelstm.graph.step import StepModel, value_shape
 from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.one_stream import value_of_one
 from edgelstm.passes.rnn_operator import Activation, Direction, Inputs, RnnOperator, is_rnn, name_at, read_rnn
 from edgelstm.passes.shapes import note_shapes
-from edgelstm.step import StepModel, value_shape
 
 #: The order of FusedGates's z, and of z where f is 1 - i.
 _ORDER, _COUPLED = "ifgo", "igo"

@@ -8,13 +8,13 @@ import numpy as np
 import onnx
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import DOMAIN
+from edgelstm.graph.gates import DOMAIN
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.cell_pattern import Cell, find_cells
 from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.shapes import infer_shapes
 from edgelstm.passes.stack_channels import ChannelStack, cut_axis
-from edgelstm.step import StepModel
 
 
 def fuse_gates(step: StepModel) -> StepModel:

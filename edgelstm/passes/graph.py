@@ -16,8 +16,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, onnx_dtype
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, onnx_dtype
 
 Array = npt.NDArray[Any]
 

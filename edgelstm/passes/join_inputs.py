@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgelstm.gates import is_fused_gates
+from edgelstm.graph.gates import is_fused_gates
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Array, Graph, attribute
 from edgelstm.passes.shapes import infer_shapes
-from edgelstm.step import StepModel
 
 
 def join_inputs(step: StepModel) -> StepModel:

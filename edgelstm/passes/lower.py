@@ -8,9 +8,9 @@ import onnx
 import onnx.inliner
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import DOMAIN
+from edgelstm.graph.gates import DOMAIN
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.plugin_nodes import plugin_nodes
-from edgelstm.step import StepModel
 
 Target = Literal["onnxruntime", "openvino", "tensorrt", "tensorrt_rtx"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Graph, attribute, is_standard, renamed
 from edgelstm.passes.shapes import shapes_of
-from edgelstm.step import StepModel
 
 #: Stream counts that no real dimension is likely to be.
 _COUNTS = (7919, 6007)

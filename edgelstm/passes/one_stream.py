@@ -11,10 +11,10 @@ import onnx
 import onnx.reference
 from onnx import helper
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Array, Graph, is_standard, node_inputs
 from edgelstm.passes.shapes import shapes_of
-from edgelstm.step import StepModel
 
 #: Elements of a value, at most: nothing larger is an initial state's part.
 MAX_SIZE = 1 << 26

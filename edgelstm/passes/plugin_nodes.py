@@ -20,10 +20,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import DOMAIN, PREFIX, GateVariant, is_fused_gates
+from edgelstm.graph.gates import DOMAIN, PREFIX, GateVariant, is_fused_gates
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Graph, attribute
 from edgelstm.passes.shapes import element_types, shapes_of_one
-from edgelstm.step import StepModel
 
 PLUGIN = "FusedGates"
 PLUGIN_VERSION = "1"

@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 import onnx
 
-from edgelstm.gates import is_fused_gates
+from edgelstm.graph.gates import is_fused_gates
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Graph, attribute, is_standard
 from edgelstm.passes.shapes import shapes_of_one
-from edgelstm.step import StepModel
 
 Kind = Literal["Conv", "Gemm", "MatMul"]
 Role = Literal["frame", "state", "activation", "preactivation"]

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import onnx
 
+from edgelstm.graph.signature import Signature
 from edgelstm.passes.graph import node_inputs
-from edgelstm.signature import Signature
 
 
 def recurrences(nodes: Sequence[onnx.NodeProto], signature: Signature) -> tuple[list[list[int]], set[int]]:

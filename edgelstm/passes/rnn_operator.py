@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 
-from edgelstm.gates import CellActivation, GateActivation, GateVariant
+from edgelstm.graph.gates import CellActivation, GateActivation, GateVariant
 from edgelstm.passes.graph import Array, Graph, attribute, is_standard
 
 #: Rows of W, R and B, gate by gate, as the operators have them.

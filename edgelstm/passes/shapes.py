@@ -10,9 +10,9 @@ import onnx.inliner
 import onnx.shape_inference
 from onnx import helper
 
+from edgelstm.graph.signature import Dim
+from edgelstm.graph.step import StepModel, onnx_dtype, value_shape
 from edgelstm.passes.batching import ROWS, Shape
-from edgelstm.signature import Dim
-from edgelstm.step import StepModel, onnx_dtype, value_shape
 
 #: Two stream counts no real dimension is likely to follow; a dimension that takes both is the stream axis.
 _COUNTS = (7919, 6007)

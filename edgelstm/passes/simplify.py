@@ -11,11 +11,11 @@ import onnx.reference
 import onnx.shape_inference
 from onnx import helper, numpy_helper
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import ROWS, Shape
 from edgelstm.passes.graph import Array, Graph, attribute, constant_tensor, is_standard, renamed, subgraphs
 from edgelstm.passes.no_ops import Facts, same_as
 from edgelstm.passes.shapes import infer_shapes, shapes_of
-from edgelstm.step import StepModel
 
 #: A folded result may have this many elements, or as many as went in: a Transpose of weights folds, a number spread
 #: over a picture does not.

@@ -11,11 +11,11 @@ import numpy.typing as npt
 import onnx
 from onnx import helper
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Graph, attribute, is_standard
 from edgelstm.passes.recurrence import recurrences
 from edgelstm.passes.shapes import infer_shapes
-from edgelstm.step import StepModel
 
 Hoist = Literal["auto", "all", "none"]
 

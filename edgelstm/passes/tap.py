@@ -8,11 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.graph.step import StepModel, dtype_name
 from edgelstm.passes.batching import ROWS
 from edgelstm.passes.graph import Graph
 from edgelstm.passes.shapes import element_types, infer_shapes, shapes_of_one
-from edgelstm.signature import Signature, TensorSpec
-from edgelstm.step import StepModel, dtype_name
 
 #: What the output that shows a value is called.
 PREFIX = "tap/"

@@ -16,13 +16,13 @@ import onnx
 from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import TensorSpec
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import ROWS, Call, Operand, Shape, batches, is_reshape
 from edgelstm.passes.graph import Graph, node_inputs, renamed
 from edgelstm.passes.recurrence import recurrences
 from edgelstm.passes.shapes import infer_shapes, note_shapes
 from edgelstm.passes.split_joined import Hoist, split_joined
-from edgelstm.signature import TensorSpec
-from edgelstm.step import StepModel
 
 #: ONNX Runtime takes 10 s to open a window of this many copied nodes, and four times that for twice as many.
 MAX_COPIES = 10_000

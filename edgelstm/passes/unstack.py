@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import onnx
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Graph, attribute, is_standard, renamed
 from edgelstm.passes.shapes import infer_shapes
-from edgelstm.step import StepModel
 
 #: Tensors of equal shape laid along a new axis: the axis, and the tensors. One Unsqueeze is a stack of one.
 Stack = tuple[int, list[str]]

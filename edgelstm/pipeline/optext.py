@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.operations import OPERATIONS, Key
-from edgelstm.signature import Signature
 
 
 def parse_ops(text: str) -> list[dict[str, Any]]:

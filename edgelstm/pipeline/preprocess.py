@@ -30,9 +30,9 @@ import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
 from edgelstm.pipeline.sources.source import Frame
-from edgelstm.signature import Signature, TensorSpec
 
 log = logging.getLogger(__name__)
 

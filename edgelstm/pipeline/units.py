@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.forecast import ForecastScorer, forecast_output
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import Array, Transform
 from edgelstm.pipeline.preprocess import Preprocess, inverse
-from edgelstm.signature import Signature, TensorSpec
+from edgelstm.verify.forecast import ForecastScorer, forecast_output
 
 Op = Mapping[str, Any]
 

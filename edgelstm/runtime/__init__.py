@@ -1,6 +1,6 @@
 """Running step graphs: one Program per backend, the Runner on top. Needs NumPy and the backend's own package."""
 
-from edgelstm.runtime.device import open_program
+from edgelstm.runtime.open import open_program
 from edgelstm.runtime.protocol import Program
 from edgelstm.runtime.runner import Runner, Stream
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.protocol import Array
-from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 #: Bytes: TensorRT asks for addresses on such a boundary, and kernels that load vectors rely on it.
 ALIGNMENT = 256

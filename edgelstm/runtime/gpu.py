@@ -18,13 +18,13 @@ import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.buffers import buffer_bytes, check_memory, granule, row_bytes, row_of, stride
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.device_array import DeviceArray, as_device_array, device_output
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import CallSize, RowProgram, RowState, capacity
-from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 #: Graphs kept, and steps after which an unused one makes room for another.
 MAX_GRAPHS = 32

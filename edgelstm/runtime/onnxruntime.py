@@ -15,9 +15,9 @@ import numpy as np
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, check_file
+from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, call_size, capacity
-from edgelstm.signature import Dim, Signature
 
 CPU = "CPUExecutionProvider"
 METADATA_KEY = "edgelstm.signature"

@@ -8,6 +8,7 @@ from typing import Any
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.gpu import GpuProgram, check_outputs
@@ -22,7 +23,6 @@ from edgelstm.runtime.onnxruntime import (
     read_signature,
 )
 from edgelstm.runtime.rows import call_size
-from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 PROVIDER = "CUDAExecutionProvider"
 

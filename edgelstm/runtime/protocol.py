@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy.typing as npt
 
-from edgelstm.signature import Signature
+from edgelstm.graph.signature import Signature
 
 Array = npt.NDArray[Any]
 #: One stream's frame, one array per input name, without the stream axis.

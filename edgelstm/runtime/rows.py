@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array, Frame, Outputs
-from edgelstm.signature import Signature
 
 #: Rows that take part / rows computed, below which gathering is cheaper than computing idle rows too.
 DENSE = 0.75

@@ -13,9 +13,10 @@ import numpy as np
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.runtime.device import OutputPlace, open_program
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.runtime.device import OutputPlace
+from edgelstm.runtime.open import open_program
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
-from edgelstm.signature import Signature, TensorSpec
 
 if TYPE_CHECKING:
     from edgelstm.runtime.device_array import DeviceArray

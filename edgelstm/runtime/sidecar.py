@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, check_file, read_bytes
-from edgelstm.signature import Signature
+from edgelstm.graph.signature import Signature
 
 SCHEMA = 1
 SUFFIX = ".json"

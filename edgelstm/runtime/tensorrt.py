@@ -15,13 +15,13 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.buffers import buffer_bytes, check_memory
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.gpu import GpuProgram, check_outputs
 from edgelstm.runtime.rows import CallSize, call_size, capacity
 from edgelstm.runtime.sidecar import MAX_PLAN_BYTES, RuntimeName, Sidecar, load_sidecar
-from edgelstm.signature import Signature, StateSpec, TensorSpec
 
 #: Compute capability from which on a GPU multiplies in a precision; the others run on all that TensorRT 10 takes.
 SINCE = {"bf16": (8, 0), "fp8": (8, 9)}

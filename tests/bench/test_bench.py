@@ -21,7 +21,7 @@ ROUNDS, STEPS = 3, 20
 @pytest.fixture(scope="module")
 def described(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch = pytest.importorskip("torch")
-    from edgelstm.frontends import nn
+    from edgelstm.frontends.torch import nn
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("bench") / "lstm.safetensors"

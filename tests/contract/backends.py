@@ -13,9 +13,9 @@ from typing import Any
 
 from edgelstm import machine
 from edgelstm.files import sha256
+from edgelstm.graph.step import StepModel
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Program
-from edgelstm.step import StepModel
 from standins import cuda_driver
 
 #: A Program of a step graph with room for so many streams; closed when the backend's context ends.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import zoo
 from contract.backends import BACKENDS, Open, backend
-from edgelstm.step import StepModel
+from edgelstm.graph.step import StepModel
 
 
 @pytest.fixture(params=list(BACKENDS))

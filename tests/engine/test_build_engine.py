@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_cli import Run, run  # noqa: F401
 
 import zoo
 from edgelstm import machine
@@ -17,13 +18,12 @@ from edgelstm.engine.inspect import inspect_engine, read_layer
 from edgelstm.engine.precisions import product_precisions
 from edgelstm.engine.process import Request, build_in_child
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
-from edgelstm.quantization import quantize
 from edgelstm.runtime.sidecar import load_sidecar, sidecar_path
-from edgelstm.step import StepModel
+from edgelstm.workflows.quantize import quantize
 from recordings import calibrated
 from stepping import from_text
-from test_cli import Run, run  # noqa: F401
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("tensorrt_rtx") is None,

@@ -13,8 +13,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from edgelstm.frontends import nn  # noqa: E402
+from edgelstm.graph.signature import TensorSpec  # noqa: E402
 from edgelstm.pipeline.preprocess import Preprocess  # noqa: E402
-from edgelstm.signature import TensorSpec  # noqa: E402
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 NAMES = ("moving_digits", "sensor_lstm", "nowcast_radar")

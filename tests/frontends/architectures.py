@@ -10,7 +10,7 @@ import numpy as np
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from edgelstm.frontends.architecture import (
+from edgelstm.frontends.described.architecture import (
     ARCHITECTURE_KEY,
     PREPROCESSING_KEY,
     Architecture,
@@ -21,7 +21,7 @@ from edgelstm.frontends.architecture import (
     Lstm,
     to_json,
 )
-from edgelstm.frontends.described import Described
+from edgelstm.frontends.described.graph import Described
 
 hidden = st.lists(st.integers(1, 6), min_size=1, max_size=3).map(tuple)
 sides = st.tuples(st.integers(1, 7), st.integers(1, 7))

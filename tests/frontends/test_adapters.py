@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 import torch_zoo as zoo  # noqa: E402
 
 from edgelstm.errors import EdgeLstmError  # noqa: E402
-from edgelstm.frontends.adapters import as_step  # noqa: E402
+from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 
 nn = torch.nn
 FORMS = (

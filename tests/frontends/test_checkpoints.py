@@ -20,20 +20,21 @@ pytest.importorskip("onnxruntime")
 import torch_sequences as nets  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
 
-from edgelstm import workflows  # noqa: E402
+import edgelstm  # noqa: E402
 from edgelstm.errors import EdgeLstmError  # noqa: E402
-from edgelstm.frontends.adapters import as_step  # noqa: E402
-from edgelstm.frontends.checkpoint import read_tensors  # noqa: E402
-from edgelstm.frontends.torch_program import TorchProgram  # noqa: E402
-from edgelstm.frontends.weights import load_weights  # noqa: E402
+from edgelstm.frontends.torch.checkpoint import read_tensors  # noqa: E402
+from edgelstm.frontends.torch.factory import load_weights  # noqa: E402
+from edgelstm.frontends.torch.program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
-from edgelstm.verify import compare  # noqa: E402
+from edgelstm.verify.compare import compare  # noqa: E402
+from edgelstm.workflows.export import Exported  # noqa: E402
 
 nn = torch.nn
 State = tuple[torch.Tensor, torch.Tensor]
 
 
-def against(module: Any, frame: tuple[int, ...], exported: workflows.Exported, steps: int = 50) -> float:
+def against(module: Any, frame: tuple[int, ...], exported: Exported, steps: int = 50) -> float:
     """The worst relative error of an export against a module it was not made from, by name of output and state."""
     rng = np.random.default_rng(0)
     frames = [{"x": rng.normal(size=frame).astype(np.float32)} for _ in range(steps)]
@@ -55,7 +56,7 @@ def test_an_lstm_by_its_names(tmp_path: Path, suffix: str) -> None:
         torch.save({"epoch": 1, "state_dict": weights}, path)
     else:
         save_file(weights, path, {"format": "pt"})
-    exported = workflows.export(str(path), steps=20)
+    exported = edgelstm.export(str(path), steps=20)
     assert exported.step.op_types() == ["Concat", "Gemm", "FusedGates_lstm"] * 2
     assert against(module, (3,), exported) < 1e-5
 
@@ -66,7 +67,7 @@ def test_a_conv_lstm_in_the_order_that_is_told(tmp_path: Path, order: str) -> No
     module = nets.CopiedConvLSTM(return_all_layers=False)  # its gates: i, f, o, g
     path = tmp_path / "model.pth"
     torch.save(module.state_dict(), path)
-    exported = workflows.export(str(path), frame=nets.FRAME, gate_order=order, steps=5)
+    exported = edgelstm.export(str(path), frame=nets.FRAME, gate_order=order, steps=5)
     assert exported.step.op_types() == ["Concat", "Conv", "FusedGates_lstm"] * 2
     assert "x before h" in exported.notes[0]
     assert (against(module, nets.FRAME, exported, steps=20) < 1e-5) == (order == "ifog")
@@ -144,13 +145,13 @@ def test_weights_that_do_not_tell_enough(tmp_path: Path, name: str) -> None:
     path = tmp_path / "model.pth"
     torch.save(make(), path)
     with pytest.raises(EdgeLstmError, match=message):
-        workflows.export(str(path), tmp_path / "out.onnx", **options)
+        edgelstm.export(str(path), tmp_path / "out.onnx", **options)
     assert not (tmp_path / "out.onnx").exists()
 
 
 def test_a_gate_order_is_for_checkpoints_alone() -> None:
     with pytest.raises(EdgeLstmError, match=r"^a gate order given for a torch module: found ifog"):
-        workflows.export(nn.LSTMCell(3, 4), frame=(3,), gate_order="ifog")
+        edgelstm.export(nn.LSTMCell(3, 4), frame=(3,), gate_order="ifog")
 
 
 # -- TorchScript --------------------------------------------------------------------------------------------------
@@ -198,7 +199,7 @@ def test_a_torchscript_file(tmp_path: Path, make: Any, frame: Any, states: Any, 
     torch.manual_seed(0)
     path = tmp_path / "model.pt"
     torch.jit.script(make().eval()).save(path)
-    exported = workflows.export(str(path), frame=frame, states=states)
+    exported = edgelstm.export(str(path), frame=frame, states=states)
     found = exported.step.op_types()
     assert found.count("FusedGates_lstm") == cells
     assert not {"LSTM", "If"} & set(found)
@@ -214,7 +215,7 @@ def test_a_torchscript_file_that_is_damaged(tmp_path: Path) -> None:
         archive.writestr("model/constants.pkl", b"")
         archive.writestr("model/code/__torch__.py", "nonsense(")
     with pytest.raises(EdgeLstmError, match=r"torch can't open the TorchScript file .*model\.pt"):
-        workflows.export(str(tmp_path / "model.pt"), frame=(3,))
+        edgelstm.export(str(tmp_path / "model.pt"), frame=(3,))
 
 
 # -- what is refused ----------------------------------------------------------------------------------------------
@@ -272,7 +273,7 @@ def test_pickles_are_not_opened(tmp_path: Path, suffix: str, capsys: Any) -> Non
     path = tmp_path / f"model.{suffix}"
     path.write_bytes(pickle.dumps(Evil()))
     with pytest.raises(EdgeLstmError, match=rf"model\.{suffix} is a pickle, which can run any code"):
-        workflows.export(str(path))
+        edgelstm.export(str(path))
     assert capsys.readouterr().out == ""
 
 

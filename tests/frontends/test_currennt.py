@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 import edgelstm
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.currennt import to_step
-from edgelstm.frontends.currennt_file import load_currennt
-from edgelstm.frontends.currennt_program import CurrenntProgram
+from edgelstm.frontends.currennt.file import load_currennt
+from edgelstm.frontends.currennt.graph import to_step
+from edgelstm.frontends.currennt.program import CurrenntProgram
 from edgelstm.runtime.onnxruntime import OrtProgram
 from tolerances import assert_close
 

@@ -14,10 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.architecture import ConvHead, ConvLstm, EncoderForecaster, LinearHead, Lstm, to_json
-from edgelstm.frontends.described import load_described, to_step
-from edgelstm.frontends.reference import NumpyProgram
-from edgelstm.step import StepModel
+from edgelstm.frontends.described.architecture import (
+    ConvHead,
+    ConvLstm,
+    EncoderForecaster,
+    LinearHead,
+    Lstm,
+    to_json,
+)
+from edgelstm.frontends.described.graph import load_described, to_step
+from edgelstm.frontends.described.reference import NumpyProgram
+from edgelstm.graph.step import StepModel
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "described"
 LSTM = Lstm(3, (4, 5), head=LinearHead(6), residual=True)
@@ -74,7 +81,7 @@ def test_graph_computes_what_the_reference_computes(architecture, streams, seed)
 @given(architecture=architectures, seed=st.integers(0, 2**16))
 def test_graph_computes_what_torch_computes(architecture, seed, tmp_path_factory) -> None:
     torch = pytest.importorskip("torch")
-    from edgelstm.frontends import nn
+    from edgelstm.frontends.torch import nn
 
     path = write(
         tmp_path_factory.mktemp("w") / "w.safetensors", architecture, random_weights(architecture, seed)
@@ -323,8 +330,8 @@ def test_header_that_claims_enormous_maps(tmp_path: Path) -> None:
 def test_no_torch_is_needed(tmp_path: Path) -> None:
     path = write(tmp_path / "w.safetensors", NETWORK, random_weights(NETWORK))
     code = (
-        "import sys; from edgelstm.frontends.described import load_described, to_step;"
-        "from edgelstm.frontends.reference import NumpyProgram;"
+        "import sys; from edgelstm.frontends.described.graph import load_described, to_step;"
+        "from edgelstm.frontends.described.reference import NumpyProgram;"
         f"d = load_described({json.dumps(str(path))}); to_step(d).save({json.dumps(str(tmp_path / 'm.onnx'))});"
         "NumpyProgram(d); assert 'torch' not in sys.modules"
     )

@@ -38,7 +38,7 @@ import edgelstm
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.keras import hdf5, load_keras
 from edgelstm.frontends.keras.hdf5 import Hdf5
-from edgelstm.passes.quantize import quantize
+from edgelstm.quantize.qdq import quantize
 from recordings import all_weights, calibrated, drift
 from tolerances import assert_close
 

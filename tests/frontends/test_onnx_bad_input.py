@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, external_data_helper, helper
 
-from edgelstm import EdgeLstmError, workflows
-from edgelstm.frontends.onnx_import import import_onnx
+import edgelstm
+from edgelstm import EdgeLstmError
+from edgelstm.frontends.onnx.importer import import_onnx
 
 PAIRS = {"h_in": "h_out", "c_in": "c_out"}
 
@@ -25,7 +26,7 @@ def refused(tmp_path: Path, data: bytes, **options: Any) -> str:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     path.write_bytes(data)
     with pytest.raises(EdgeLstmError) as caught:
-        workflows.export(str(path), out, steps=3, threads=1, **options)
+        edgelstm.export(str(path), out, steps=3, threads=1, **options)
     assert not out.exists()
     return str(caught.value).replace(str(tmp_path), "DIR")
 
@@ -133,7 +134,7 @@ def outside(folder: Path, **changes: str) -> bytes:
 def test_weights_in_a_file_beside_the_model(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(outside(tmp_path))
-    result = workflows.export(str(path), tmp_path / "out.onnx", states=PAIRS, steps=5, threads=1)
+    result = edgelstm.export(str(path), tmp_path / "out.onnx", states=PAIRS, steps=5, threads=1)
     assert result.comparison.worst.worst <= 1e-5
 
 

@@ -9,8 +9,8 @@ import onnx.parser
 import pytest
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.onnx_file import declare
-from edgelstm.step import StepModel
+from edgelstm.frontends.onnx.file import declare
+from edgelstm.graph.step import StepModel
 
 
 def graph(inputs: str, outputs: str, body: str) -> bytes:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelstm import EdgeLstmError, workflows
+import edgelstm
+from edgelstm import EdgeLstmError
 from edgelstm.runtime.runner import Runner
 
 RATE = 16000
@@ -45,7 +46,7 @@ def test_a_denoiser_in_two_halves(shared_dir: Path, tmp_path: Path) -> None:
     sound = blocks(speech(STEPS * 128 / RATE + 1), 512, 128)[:STEPS]
     spectra = np.fft.rfft(sound)
     frames: list[Any] = [np.abs(spectra).astype(np.float32).reshape(STEPS, 1, 257)]
-    first = workflows.export(
+    first = edgelstm.export(
         model(shared_dir, "dtln/model_1.onnx"),
         tmp_path / "first.onnx",
         states={"input_3": "tf_op_layer_stack_2"},
@@ -61,7 +62,7 @@ def test_a_denoiser_in_two_halves(shared_dir: Path, tmp_path: Path) -> None:
         stream = runner.stream("a")
         masks = np.stack([stream.step(f)["activation_2"].copy() for f in frames[0]])
     masked = np.fft.irfft(spectra * masks[:, 0]).astype(np.float32).reshape(STEPS, 1, 512)
-    second = workflows.export(
+    second = edgelstm.export(
         model(shared_dir, "dtln/model_2.onnx"),
         states={"input_5": "tf_op_layer_stack_5"},
         frames=iter(masked),
@@ -78,8 +79,8 @@ def test_voice_activity_behind_nested_branches(shared_dir: Path, tmp_path: Path)
     path = model(shared_dir, "silero/silero_vad.onnx")
     frames = blocks(np.concatenate([np.zeros(64, np.float32), speech(10)]), 576, 512)
     with pytest.raises(EdgeLstmError, match="--fix sr=VALUE"):
-        workflows.export(path, states={"state": "stateN"})
-    result = workflows.export(
+        edgelstm.export(path, states={"state": "stateN"})
+    result = edgelstm.export(
         path,
         tmp_path / "vad.onnx",
         states={"state": "stateN"},

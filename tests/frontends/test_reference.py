@@ -6,9 +6,9 @@ from architectures import architectures, random_described
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelstm.frontends.architecture import ConvLstm, EncoderForecaster, LinearHead, Lstm
-from edgelstm.frontends.described import Described
-from edgelstm.frontends.reference import NumpyProgram, conv2d, pixel_shuffle
+from edgelstm.frontends.described.architecture import ConvLstm, EncoderForecaster, LinearHead, Lstm
+from edgelstm.frontends.described.graph import Described
+from edgelstm.frontends.described.reference import NumpyProgram, conv2d, pixel_shuffle
 
 NETWORK = EncoderForecaster(channels=1, size=(6, 4), patch=2, stem=3, hidden=(4,), kernel=3, horizon=2)
 

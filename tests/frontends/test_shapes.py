@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.shapes import read_frames
+from edgelstm.frontends.torch.examples import read_frames
 
 pytest.importorskip("torch")
 

@@ -9,19 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 
+import edgelstm
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
 import third_party  # noqa: E402
 
-from edgelstm import workflows  # noqa: E402
-from edgelstm.frontends.adapters import open_module  # noqa: E402
-from edgelstm.frontends.traced import trace  # noqa: E402
-from edgelstm.frontends.weights import load_weights  # noqa: E402
-from edgelstm.frontends.window import TorchWindow  # noqa: E402
+from edgelstm.frontends.torch.factory import load_weights  # noqa: E402
+from edgelstm.frontends.torch.recognise import open_module  # noqa: E402
+from edgelstm.frontends.torch.trace import trace  # noqa: E402
+from edgelstm.frontends.torch.windows import TorchWindow  # noqa: E402
+from edgelstm.graph.signature import Signature  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
-from edgelstm.signature import Signature  # noqa: E402
 
 SATELLITE_LAYERS = [(11, 20, 5, 5), (20, 20, 5, 5), (20, 4, 5, 5)]
 
@@ -72,7 +73,7 @@ def test_the_detector_finds_the_published_ball(detector: Any, picture: Any) -> N
 
 def test_the_detector_with_its_state_carried(detector: Any) -> None:
     """A step of it gives, two frames after the start, what its window of two gives; and goes on from there."""
-    exported = workflows.export(detector, frame=(3, 32, 32), carry_state=True, steps=10, tolerance=1e-4)
+    exported = edgelstm.export(detector, frame=(3, 32, 32), carry_state=True, steps=10, tolerance=1e-4)
     assert exported.step.op_types().count("FusedGates_lstm") == 3
     assert [s.frame_shape[0] for s in exported.step.signature.states] == [32, 32, 16, 16, 1, 1]
     frames = np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32)
@@ -86,7 +87,7 @@ def test_the_detector_with_its_state_carried(detector: Any) -> None:
 
 def test_the_satellite_forecaster_streams(shared_dir: Path) -> None:
     """From its Lightning checkpoint, which names a class that nothing has to import, by the factory's name."""
-    exported = workflows.export(
+    exported = edgelstm.export(
         f"{third_party.__file__}:Satellite",
         weights=shared_dir / "models/earthnet/model_epoch=019.ckpt",
         kwargs={"layers": SATELLITE_LAYERS},

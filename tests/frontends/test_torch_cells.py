@@ -14,14 +14,14 @@ pytest.importorskip("onnxruntime")
 
 import torch_cells as cells  # noqa: E402
 
-from edgelstm.frontends.adapters import as_step  # noqa: E402
-from edgelstm.frontends.forms import TorchStep  # noqa: E402
-from edgelstm.frontends.torch_program import TorchProgram  # noqa: E402
-from edgelstm.frontends.traced import trace  # noqa: E402
+from edgelstm.frontends.torch.program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
+from edgelstm.frontends.torch.torch_step import TorchStep  # noqa: E402
+from edgelstm.frontends.torch.trace import trace  # noqa: E402
+from edgelstm.graph.step import StepModel  # noqa: E402
 from edgelstm.passes.graph import Graph  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
-from edgelstm.step import StepModel  # noqa: E402
-from edgelstm.verify import Comparison, compare  # noqa: E402
+from edgelstm.verify.compare import Comparison, compare  # noqa: E402
 
 nn = torch.nn
 C = cells.HIDDEN

@@ -9,8 +9,8 @@ torch = pytest.importorskip("torch")
 
 import torch_zoo as zoo  # noqa: E402
 
-from edgelstm.frontends.adapters import as_step  # noqa: E402
-from edgelstm.frontends.torch_program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 
 CASES = {
     "stacked layers": lambda: as_step(zoo.Forecaster(), (3,)),

@@ -11,6 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import edgelstm
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
@@ -19,8 +21,8 @@ import torch_sequences as nets  # noqa: E402
 
 from edgelstm import workflows  # noqa: E402
 from edgelstm.errors import EdgeLstmError  # noqa: E402
-from edgelstm.frontends.adapters import as_step  # noqa: E402
-from edgelstm.frontends.torch_program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
 from edgelstm.runtime.runner import Runner  # noqa: E402
 
@@ -86,7 +88,7 @@ def test_a_network_becomes_a_step(name: str) -> None:
     """Streamed one by one, the export gives what the module gives for all frames in one call."""
     case = STEPS[name]
     module = seeded(case.make)
-    exported = workflows.export(module, frame=case.frame, carry_state=case.carry, steps=30)
+    exported = edgelstm.export(module, frame=case.frame, carry_state=case.carry, steps=30)
     assert [s.name for s in exported.step.signature.states] == case.states.split()
     if case.ops is not None:
         assert exported.step.op_types() == case.ops
@@ -144,7 +146,7 @@ WINDOWS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int | None]] = {
 def test_a_network_stays_a_window(name: str) -> None:
     make, frame, window = WINDOWS[name]
     module = seeded(make)
-    exported = workflows.export(module, frame=frame, window=4, steps=4)
+    exported = edgelstm.export(module, frame=frame, window=4, steps=4)
     signature = exported.step.signature
     assert signature.states == ()
     assert signature.window == window
@@ -163,7 +165,7 @@ def test_a_network_stays_a_window(name: str) -> None:
 
 
 def test_a_window_with_carried_state_is_unrolled() -> None:
-    exported = workflows.export(
+    exported = edgelstm.export(
         seeded(nets.Classifier), frame=nets.VECTOR, window=3, carry_state=True, steps=6
     )
     assert exported.step.signature.window == 3
@@ -200,4 +202,4 @@ def test_a_window_with_carried_state_is_unrolled() -> None:
 )
 def test_what_is_wanted_is_asked_for(make: Any, frame: Any, options: Any, message: str) -> None:
     with pytest.raises(EdgeLstmError, match=message):
-        workflows.export(make(), frame=frame, **options)
+        edgelstm.export(make(), frame=frame, **options)

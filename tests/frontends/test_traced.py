@@ -22,12 +22,12 @@ import torch_zoo as zoo  # noqa: E402
 import edgelstm  # noqa: E402
 from edgelstm.errors import EdgeLstmError  # noqa: E402
 from edgelstm.frontends import nn as ours  # noqa: E402
-from edgelstm.frontends.adapters import as_step  # noqa: E402
-from edgelstm.frontends.torch_program import TorchProgram  # noqa: E402
-from edgelstm.frontends.traced import trace, trace_raw  # noqa: E402
+from edgelstm.frontends.torch.program import TorchProgram  # noqa: E402
+from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
+from edgelstm.frontends.torch.trace import trace, trace_raw  # noqa: E402
+from edgelstm.graph.step import StepModel  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
-from edgelstm.step import StepModel  # noqa: E402
-from edgelstm.verify import compare  # noqa: E402
+from edgelstm.verify.compare import compare  # noqa: E402
 
 tnn = torch.nn
 CELL = ["Concat", "Gemm", "FusedGates_lstm"]

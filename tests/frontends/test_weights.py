@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import save_file  # noqa: E402
 
 from edgelstm.errors import EdgeLstmError  # noqa: E402
-from edgelstm.frontends.weights import load_weights, resolve  # noqa: E402
+from edgelstm.frontends.torch.factory import load_weights, resolve  # noqa: E402
 
 SOURCE = """
 import torch

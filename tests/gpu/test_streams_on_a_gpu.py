@@ -12,10 +12,10 @@ import pytest
 import zoo
 from contract.backends import BACKENDS, backend, built_engine, no_gpu
 from edgelstm.errors import EdgeLstmError
-from edgelstm.passes.precision import to_half
+from edgelstm.graph.step import StepModel
+from edgelstm.quantize.precision import to_half
 from edgelstm.runtime import Runner
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.step import StepModel
 from tolerances import assert_close
 
 pytestmark = pytest.mark.skipif(no_gpu() is not None, reason=no_gpu() or "a GPU is here")

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels import fused_gates
 from edgelstm.kernels.gates import launch
 from edgelstm.kernels.gates.call import parameters

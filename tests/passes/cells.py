@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from onnx import helper, numpy_helper
 
-from edgelstm.gates import GateVariant
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, make_step
+from edgelstm.graph.gates import GateVariant
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, make_step
 
 PLAIN = GateVariant()
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, make_step
 from edgelstm.passes.control_flow import CONTROL_FLOW, MAX_TRIPS, inline_control_flow
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, make_step
 from stepping import Stepper, from_text, some_frames
 
 

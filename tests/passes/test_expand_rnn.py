@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
-from edgelstm.frontends.onnx_file import declare
+from edgelstm.frontends.onnx.file import declare
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, make_step
 from edgelstm.passes.expand_rnn import expand_rnn
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.simplify import simplify
 from edgelstm.passes.unroll import unroll
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, make_step
-from edgelstm.verify import compare
+from edgelstm.verify.compare import compare
 from stepping import Stepper
 from tolerances import assert_close
 

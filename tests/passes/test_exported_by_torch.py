@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelstm.frontends.onnx_file import declare
+from edgelstm.frontends.onnx.file import declare
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.join_inputs import join_inputs
 from edgelstm.passes.simplify import simplify
-from edgelstm.step import StepModel
 from stepping import Stepper
 from tolerances import assert_close
 

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from edgelstm.frontends.onnx_file import declare
-from edgelstm.gates import GateVariant
+from edgelstm.frontends.onnx.file import declare
+from edgelstm.graph.gates import GateVariant
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.join_inputs import join_inputs
 from edgelstm.passes.simplify import simplify
-from edgelstm.step import StepModel
 from passes.cells import Written
 from stepping import Stepper, from_text
 from tolerances import assert_close

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.join_inputs import join_inputs
-from edgelstm.step import StepModel
 from passes.cells import Written
 from passes.test_fuse_gates import assert_same
 

@@ -7,9 +7,9 @@ import pytest
 
 import zoo
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import Target, lower
 from edgelstm.passes.unroll import unroll
-from edgelstm.step import StepModel
 from stepping import Stepper, some_frames
 from tolerances import assert_close
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.merge_views import merge_views
 from edgelstm.passes.simplify import simplify
-from edgelstm.step import StepModel
 from stepping import Stepper, from_text
 
 #: x [N, 2, 3] -> y, over a state that keeps each graph a step.

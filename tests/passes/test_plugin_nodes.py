@@ -13,13 +13,13 @@ from onnx.reference.op_run import OpRun
 
 import zoo
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import attribute
 from edgelstm.passes.lower import lower
 from edgelstm.passes.plugin_nodes import is_plugin
 from edgelstm.passes.unroll import unroll
-from edgelstm.quantization import quantize
-from edgelstm.step import StepModel
+from edgelstm.workflows.quantize import quantize
 from recordings import calibrated, drift
 from stepping import Stepper, from_text, some_frames
 

@@ -7,8 +7,8 @@ import math
 import pytest
 
 import zoo
-from edgelstm.frontends.architecture import EncoderForecaster
-from edgelstm.frontends.described import to_step
+from edgelstm.frontends.described.architecture import EncoderForecaster
+from edgelstm.frontends.described.graph import to_step
 from edgelstm.passes.products import find_products
 from edgelstm.passes.unroll import unroll
 from frontends.architectures import random_described

@@ -8,9 +8,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 import zoo
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.graph.step import StepModel, make_step
 from edgelstm.passes.simplify import MAX_GROWTH, simplify
-from edgelstm.signature import Signature, TensorSpec
-from edgelstm.step import StepModel, make_step
 from stepping import Stepper, from_text
 
 

@@ -9,10 +9,10 @@ from onnx import numpy_helper
 
 import zoo
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.tap import PREFIX, tap
 from edgelstm.passes.unroll import unroll
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.step import StepModel
 from stepping import Stepper, some_frames
 
 

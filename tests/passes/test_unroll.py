@@ -15,11 +15,11 @@ from onnx import helper, numpy_helper
 
 import zoo
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.architecture import loads
-from edgelstm.frontends.described import Described, to_step
+from edgelstm.frontends.described.architecture import loads
+from edgelstm.frontends.described.graph import Described, to_step
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, make_step, value_shape
 from edgelstm.passes.unroll import unroll
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import StepModel, make_step, value_shape
 from stepping import Stepper, from_text, some_frames
 from tolerances import assert_close
 

@@ -8,10 +8,10 @@ import pytest
 
 ort = pytest.importorskip("onnxruntime")
 
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec  # noqa: E402
+from edgelstm.graph.step import StepModel  # noqa: E402
 from edgelstm.passes.simplify import simplify  # noqa: E402
 from edgelstm.passes.unstack import unstack  # noqa: E402
-from edgelstm.signature import Signature, StateSpec, TensorSpec  # noqa: E402
-from edgelstm.step import StepModel  # noqa: E402
 
 SIGNATURE = Signature(
     inputs=(TensorSpec("x", "float32", ("N", 3)),),

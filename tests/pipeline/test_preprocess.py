@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Frame, Inputs, Preprocess, format_ops, inverse, parse_ops, parse_preprocess
-from edgelstm.signature import Signature, TensorSpec
 
 
 def spec(*shape: int, dtype: str = "float32") -> TensorSpec:

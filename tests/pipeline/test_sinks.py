@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Frame, View, open_sink, open_source
-from edgelstm.signature import Signature, TensorSpec
 
 
 def signature(**outputs: tuple[int, ...]) -> Signature:

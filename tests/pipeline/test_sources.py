@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline import Preprocess, open_source, parse_ops
 from edgelstm.pipeline.sources import source as source_module
-from edgelstm.signature import TensorSpec
 
 
 def refusal(path: object, *, read: bool = False) -> str:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Preprocess
 from edgelstm.pipeline.units import forecast_scorer, known, physical, usual_threshold
-from edgelstm.signature import Signature, TensorSpec
 
 RAIN = [
     {"op": "nodata", "value": 65535, "replace": 0},

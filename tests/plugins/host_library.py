@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 
 Array = npt.NDArray[Any]
 

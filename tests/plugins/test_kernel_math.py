@@ -36,7 +36,7 @@ from host_library import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 
 Array = npt.NDArray[Any]
 Form = tuple[int, int]

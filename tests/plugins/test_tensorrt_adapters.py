@@ -36,7 +36,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgelstm import machine
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 from edgelstm.runtime.plugin_library import read_plugin_library
 
 on_every_example = settings(

@@ -15,12 +15,12 @@ from rtx_builder import Built, build
 
 import zoo
 from edgelstm import export
-from edgelstm.calibrate import Recording, calibrate
-from edgelstm.calibration import Calibration
+from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
 from edgelstm.passes.unroll import unroll
-from edgelstm.quantization import quantize
-from edgelstm.step import StepModel
+from edgelstm.quantize.calibrate import Recording, calibrate
+from edgelstm.quantize.calibration import Calibration
+from edgelstm.workflows.quantize import quantize
 from recordings import drift, smooth_frames
 
 pytestmark = pytest.mark.skipif(

@@ -13,10 +13,10 @@ import pytest
 
 import zoo
 from edgelstm.errors import EdgeLstmError
-from edgelstm.passes.precision import to_half
+from edgelstm.graph.step import StepModel
+from edgelstm.quantize.precision import to_half
 from edgelstm.runtime import Runner, gpu, open_program
 from edgelstm.runtime.tensorrt import TensorRtProgram
-from edgelstm.step import StepModel
 from standins import cuda_driver, tensorrt_module
 from standins.cuda_driver import StandInDriver, stand_in_driver
 from standins.plugin import stand_in_plugin

@@ -25,8 +25,8 @@ import numpy as np
 import onnxruntime as ort
 
 from edgelstm.dtypes import np_dtype
+from edgelstm.graph.step import StepModel
 from edgelstm.runtime.sidecar import Sidecar, sidecar_path
-from edgelstm.step import StepModel
 from standins.cuda_driver import StandInDriver
 
 VERSION = "10.13.0.35"

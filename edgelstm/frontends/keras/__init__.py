@@ -8,7 +8,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends.keras.build import Built, Shapes, build
 from edgelstm.frontends.keras.reference import KerasProgram
-from edgelstm.step import StepModel
+from edgelstm.graph.step import StepModel
 
 
 @dataclass(frozen=True)

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.frame_shapes import read_shapes
 from edgelstm.frontends.keras.builder import STREAM_AXIS, Builder, NeedsWindow, Time, Value
 from edgelstm.frontends.keras.layers.layer import Layer
 from edgelstm.frontends.keras.layers.recurrent import Recurrent
 from edgelstm.frontends.keras.network import Input, Network, clean
-from edgelstm.frontends.shapes import read_frames
-from edgelstm.signature import TensorSpec
-from edgelstm.step import StepModel
+from edgelstm.graph.signature import TensorSpec
+from edgelstm.graph.step import StepModel
 
 Shapes = Mapping[str, Sequence[int]] | Sequence[int] | None
 
@@ -74,8 +74,7 @@ def _entries(network: Network, frame: Shapes) -> list[_Entry]:
     names = [clean(i.name) if many else "x" for i in network.inputs]
     given = {}
     if frame is not None:
-        read = read_frames(frame)
-        given = {name: tuple(value.shape) for name, value in read.items()}
+        given = read_shapes(frame)
         unknown = set(given) - set(names)
         if unknown:
             raise EdgeLstmError(

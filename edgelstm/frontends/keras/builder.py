@@ -18,10 +18,10 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import DOMAIN, GateVariant
+from edgelstm.graph.gates import DOMAIN, GateVariant
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import OPSET, StepModel, make_step
 from edgelstm.passes.graph import fresh, renamed
-from edgelstm.signature import Signature, StateSpec, TensorSpec
-from edgelstm.step import OPSET, StepModel, make_step
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels.arrays import View, contiguous_strides, is_torch, on_gpu, stream_handle, view
 from edgelstm.kernels.gates import launch as gates
 from edgelstm.kernels.launch import kernel

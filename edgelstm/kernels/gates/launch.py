@@ -10,7 +10,7 @@ from ctypes import Structure, c_bool, c_float, c_int32, c_int64, c_uint32, c_voi
 from typing import ClassVar
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 
 FLOAT, HALF, INT8, BF16 = 0, 1, 2, 7
 LINEAR, HWC8 = 0, 2

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 
 if TYPE_CHECKING:
     from torch import Tensor

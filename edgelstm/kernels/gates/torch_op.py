@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels.gates import naive
 
 if TYPE_CHECKING:

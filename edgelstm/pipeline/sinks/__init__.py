@@ -9,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.sinks import arrays, lines, pictures
 from edgelstm.pipeline.sinks.panels import View
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.signature import Signature
 
 __all__ = ["KINDS", "Sink", "View", "open_sink"]
 

@@ -15,8 +15,8 @@ from numpy.lib import format as npy
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.files import atomic_path
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.signature import Signature
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write

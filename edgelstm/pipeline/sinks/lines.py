@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.files import atomic_path
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.sinks.panels import as_float
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.signature import Signature
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write

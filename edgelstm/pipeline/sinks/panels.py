@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.sources.source import Array
-from edgelstm.signature import Signature, TensorSpec
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sinks.panels import Panels, View, image_outputs
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.signature import Signature
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write

@@ -1,4 +1,4 @@
-// The arithmetic of FusedGates, in float32, for the host and the device alike. Equations: edgelstm/gates.py.
+// The arithmetic of FusedGates, in float32, for the host and the device alike. Equations: edgelstm/graph/gates.py.
 //
 // The device has 16 lanes for 2^x and 1/x where it has 128 for multiplications, so these are what a step costs.
 // Activations are therefore kept as fractions, and a product of two takes one reciprocal: 5 powers and 3 reciprocals

@@ -1,6 +1,6 @@
 // What FusedGates computes and on which tensors: plain structs. No TensorRT, no CUDA.
 //
-// The equations are those of edgelstm/gates.py. z holds the pre-activations of the gates in the order i, f, g, o
+// The equations are those of edgelstm/graph/gates.py. z holds the pre-activations of the gates in the order i, f, g, o
 // (coupled: i, g, o, with f = 1 - i); arithmetic is in float32 whatever the tensors hold.
 #pragma once
 
@@ -39,7 +39,7 @@ struct FusedGatesForms {
     TensorForm h;  // K = channels
 };
 
-// The variant: GateVariant.plugin_fields() of edgelstm/gates.py.
+// The variant: GateVariant.plugin_fields() of edgelstm/graph/gates.py.
 struct FusedGatesVariant {
     bool peephole{false};       // i and f see the old c, o the new one
     bool hardSigmoid{false};    // clip(alpha * x + beta, 0, 1) in place of the sigmoid

@@ -17,7 +17,7 @@ from edgelstm.frontends.keras.arithmetic import same_padding
 from edgelstm.frontends.keras.builder import Array, Builder, Shape, Value, channels_first
 from edgelstm.frontends.keras.layers.layer import Layer
 from edgelstm.frontends.keras.options import Options
-from edgelstm.gates import GateVariant
+from edgelstm.graph.gates import GateVariant
 
 
 class Cell(Layer):

@@ -1,0 +1,219 @@
+"""Somebody else's ONNX file becomes a StepModel: borders, control flow, states named, proposed or kept inside."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.frontends.onnx.borders import HOLD, Borders, Fix, open_borders, resolve, to_front
+from edgelstm.frontends.onnx.file import declare
+from edgelstm.frontends.onnx.program import OnnxProgram
+from edgelstm.frontends.onnx.source import read_onnx
+from edgelstm.frontends.onnx.state_pairs import Pair, propose_pairs
+from edgelstm.graph.signature import StateSpec
+from edgelstm.graph.step import StepModel, value_shape
+from edgelstm.passes.carry_state import carry_state
+from edgelstm.passes.control_flow import BEFORE, DOMAIN
+from edgelstm.passes.graph import Graph
+from edgelstm.passes.rnn_operator import is_rnn
+from edgelstm.passes.shapes import element_types, note_shapes
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Program
+
+#: Asked with the proposed pairs; True takes them.
+Confirm = Callable[[Sequence[Pair]], bool]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A file's step graph, what it is compared with, and what the user has to know of it."""
+
+    step: StepModel
+    reference: Program
+    notes: tuple[str, ...] = ()
+
+
+def import_onnx(
+    path: PathLike,
+    states: Mapping[str, str] | None,
+    *,
+    fix: Fix | None = None,
+    confirm: Confirm | None = None,
+) -> Imported:
+    """The file's step graph, and the file itself as a Program to compare it with.
+
+    states: graph input -> the output that is fed back into it. Without it, pairs are proposed and ``confirm`` decides.
+        A state of several layers in one tensor stays one state.
+    fix: input -> its value for good, or dynamic dimension -> its size.
+
+    Streams come to axis 0, wherever the file has them. Recurrent operators that start anew in each call get their
+    state as a pair h0, c0, ... of the Signature.
+
+    Raises EdgeLstmError for all that ``read_onnx``, ``open_borders``, ``resolve`` and ``declare`` refuse, for pairs that
+    were proposed and not confirmed, and for a graph without any recurrence.
+    """
+    where = str(path)
+    model = read_onnx(path)
+    try:
+        return _imported(model, where, states, fix or {}, confirm)
+    except EdgeLstmError:
+        raise
+    except Exception as error:
+        # Valid by the checker's lights is not yet consistent, and inference and reference raise what they like.
+        text = (str(error).strip().splitlines() or [""])[0]
+        raise EdgeLstmError(
+            f"{where}: no step graph could be made of it",
+            found=f"{type(error).__name__} {text}".strip(),
+            expected="a graph that ONNX's shape inference and ONNX Runtime can work with",
+        ) from error
+
+
+def _imported(
+    model: onnx.ModelProto,
+    where: str,
+    states: Mapping[str, str] | None,
+    fix: Fix,
+    confirm: Confirm | None,
+) -> Imported:
+    borders, held = open_borders(model, where, fix)
+    step = resolve(borders, held, where)
+    held_values = next(n for n in step.model.graph.node if n.op_type == HOLD).input
+    values = dict(zip(borders.outputs, held_values, strict=False))
+    rest = held_values[len(borders.outputs) :]
+    loops = list(zip(rest[::2], rest[1::2], strict=True))
+    if states is not None:
+        pairs = dict(states)
+    else:
+        pairs = _confirmed(propose_pairs(borders, step, values), where, confirm)
+    carried = carry_state(step, where, loops)
+    inside = carried.signature.states
+    if not pairs and not inside:
+        raise EdgeLstmError(
+            f"{where}: no recurrence found",
+            found=_without_states(step, borders),
+            expected="a state that goes in and comes out, or a recurrent operator over one frame",
+            hint=f"If there is one, name it: edgelstm export {where} --state INPUT=OUTPUT",
+        )
+    shown = _shown(carried, borders, pairs, where)
+    declared = declare(
+        shown.model.SerializeToString(), where, {**pairs, **{s.input: s.output for s in inside}}
+    )
+    named = {s.input: s for s in inside}
+    signature = replace(
+        declared.signature,
+        states=tuple(_like(named.get(s.input), s) for s in declared.signature.states),
+    )
+    declared = replace(declared, signature=signature)
+    if not inside:
+        return Imported(declared, OnnxProgram(model, borders, signature, whole=False))
+    names = ", ".join(s.name for s in inside)
+    if any(i.freed for i in borders.inputs) and 1 in borders.freed.values():
+        kept = replace(signature, states=tuple(s for s in signature.states if s.input not in named))
+        note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
+        return Imported(declared, OnnxProgram(model, borders, kept, whole=True), (note,))
+    # Called frame by frame the file forgets: what carries its state on is the graph as it was declared.
+    note = (
+        f"the file takes one frame and starts anew in each call; here its state is carried: {names}. "
+        "Compared is the graph before the passes, with the state carried, since the file itself can't tell"
+    )
+    return Imported(declared, OrtProgram(declared.to_bytes(), threads=1, spin=False), (note,))
+
+
+def _confirmed(pairs: list[Pair], where: str, confirm: Confirm | None) -> dict[str, str]:
+    """The proposed pairs, if somebody says yes."""
+    if not pairs:
+        return {}
+    if confirm is not None and confirm(pairs):
+        return {pair.input: pair.output for pair in pairs}
+    raise EdgeLstmError(
+        f"{where}: no state pairs are named",
+        found="inputs and outputs that look like pairs: "
+        + "; ".join(f"{p.input} and {p.output} ({', '.join(p.reasons)})" for p in pairs),
+        expected="them confirmed",
+        hint=f"If they are right: {' '.join(pair.option for pair in pairs)}, or --yes",
+    )
+
+
+def _without_states(step: StepModel, borders: Borders) -> str:
+    names = f"inputs {', '.join(i.name for i in borders.inputs)}; outputs {', '.join(borders.outputs)}"
+    operators = [n for n in step.model.graph.node if is_rnn(n)]
+    if not operators:
+        return f"{names}; no recurrent operator"
+    return f"{names}; {operators[0].op_type} over a whole sequence in each call: a window"
+
+
+def _shown(step: StepModel, borders: Borders, pairs: Mapping[str, str], where: str) -> StepModel:
+    """The file's outputs in place of what held them, their streams in front."""
+    noted = note_shapes(step).model.graph
+    shapes = {v.name: value_shape(v) for v in (*noted.input, *noted.value_info)}
+    types = element_types(step)
+    graph = Graph(step)
+    hold = next(n for n in graph.nodes if n.op_type == HOLD)
+    sources = list(hold.input)
+    places = {i.name: i.axis for i in borders.inputs}
+    fed = {output: places[name] for name, output in pairs.items() if name in places}
+    shown = []
+    graph.remove([hold])
+    for node in [n for n in graph.nodes if n.op_type == BEFORE and n.domain == DOMAIN]:
+        graph.remove([node])
+        graph.node("Identity", node.input, node.output)
+    for output, source in zip(borders.outputs, sources, strict=False):
+        shape = shapes.get(source)
+        axis = fed.get(output)
+        if axis is None:
+            axis = _axis_of_streams(shape, borders, output, where)
+        if source != output and graph.producer(output) is not None:
+            graph.rename(output, graph.fresh(f"{output}_inner"))
+        if shape is not None and 0 < axis < len(shape):
+            inner = source
+            if source == output:
+                inner = graph.fresh(f"{output}_in_file")
+                graph.rename(output, inner)
+            graph.node("Transpose", [inner], [output], perm=to_front(len(shape), axis))
+            shape = [shape[axis], *shape[:axis], *shape[axis + 1 :]]
+        elif source != output:
+            graph.node("Identity", [source], [output])
+        shown.append(helper.make_tensor_value_info(output, types.get(source, onnx.TensorProto.FLOAT), shape))
+    carried = {s.output for s in step.signature.states}
+    shown += [v for v in graph.model.graph.output if v.name in carried]
+    copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in shown]
+    del graph.model.graph.output[:]
+    graph.model.graph.output.extend(copies)
+    graph.outputs = [v.name for v in copies]
+    done = graph.finish()
+    model = done.copy_model()
+    kept = [o for o in done.model.opset_import if o.domain != DOMAIN]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+    functions = [f for f in done.model.functions if f.domain != DOMAIN]
+    del model.functions[:]
+    model.functions.extend(functions)
+    return StepModel(model, step.signature)
+
+
+def _axis_of_streams(shape: list[Any] | None, borders: Borders, output: str, where: str) -> int:
+    """The axis of an output that has the streams."""
+    if shape is None:
+        return 0
+    stream = borders.stream_axis
+    if stream in shape:
+        return shape.index(stream)
+    if borders.streams is None:
+        raise EdgeLstmError(
+            f"{where}: output {output!r} has no axis for the streams",
+            found=str(shape),
+            expected=f"an axis of {stream}",
+            hint="Fix the number of streams to 1 (--fix, with the name of that dimension)",
+        )
+    return 0
+
+
+def _like(inside: StateSpec | None, state: StateSpec) -> StateSpec:
+    """A state with the initial value it had where the operator kept it."""
+    return state if inside is None else replace(state, initial=inside.initial)

@@ -1,0 +1,85 @@
+"""A torch step as a Program: what an export is compared with, and torch's place in ``verify``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.frontends.torch.package import import_torch
+from edgelstm.runtime.protocol import Array, Frame, Outputs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from edgelstm.frontends.torch.torch_step import TorchStep
+    from edgelstm.frontends.torch.windows import TorchWindow
+
+#: One tensor [streams, ...] per state, in the Signature's order.
+State = list["Tensor"]
+
+
+class TorchProgram:
+    """Runs the module itself (not what the export makes of it), eagerly or after ``torch.compile``.
+
+    ``threads`` is torch's setting for the whole process; None leaves it alone. Idle rows are not computed at all, so
+    nothing leaks into them. See :class:`edgelstm.runtime.protocol.Program`.
+    """
+
+    def __init__(
+        self,
+        step: TorchStep | TorchWindow,
+        *,
+        streams: int = 1,
+        threads: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        torch = import_torch()
+        if threads is not None:
+            torch.set_num_threads(threads)
+        self.signature = step.signature
+        self.streams = streams
+        self._torch = torch
+        self._call: Any = torch.compile(step, dynamic=False) if compile else step
+
+    def new_state(self) -> State:
+        """Every row at its initial value."""
+        return [
+            self._torch.from_numpy(np.repeat(s.initial_value()[None], self.streams, axis=0))
+            for s in self.signature.states
+        ]
+
+    def step(self, frames: Sequence[Frame], state: State, active: Sequence[int]) -> Sequence[Outputs]:
+        """Advance rows ``active``; the others keep their bits."""
+        torch = self._torch
+        if not active:
+            return []
+        rows = torch.tensor(list(active))
+        inputs = [
+            torch.from_numpy(np.stack([np.asarray(f[t.name]) for f in frames])) for t in self.signature.inputs
+        ]
+        # Not inference_mode: its tensors may not be written to outside of it, and rows are.
+        with torch.no_grad():
+            outputs, following = self._call(*inputs, *(s[rows] for s in state))
+            # A module may give back a view of what it was given; what we hand out must outlive the next step.
+            arrays = [y.numpy().copy() for y in outputs]
+            for whole, part in zip(state, following, strict=True):
+                whole[rows] = part
+        for array in arrays:
+            array.flags.writeable = False
+        names = [t.name for t in self.signature.outputs]
+        return [{name: y[k] for name, y in zip(names, arrays, strict=True)} for k in range(len(active))]
+
+    def read_state(self, state: State, row: int) -> dict[str, Array]:
+        """A copy of one row."""
+        return {s.name: t[row].numpy().copy() for s, t in zip(self.signature.states, state, strict=True)}
+
+    def write_state(self, state: State, row: int, values: Mapping[str, Array]) -> None:
+        """Set one row."""
+        for spec, tensor in zip(self.signature.states, state, strict=True):
+            tensor[row] = self._torch.from_numpy(np.ascontiguousarray(values[spec.name]))
+
+    def close(self) -> None:
+        """Let go of the module."""
+        self._call = None

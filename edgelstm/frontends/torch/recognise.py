@@ -1,0 +1,122 @@
+"""Any recurrent torch module, seen as one step: frames and states in, outputs and next states out.
+
+Three forms are known:
+
+    cell      cell(x, (h, c)) -> (h, c)                  also cell(x, h, c), and cell(x, h) -> h, as torch.nn.GRUCell
+    step      module(x, *states) -> (outputs, next states)   also module(x, states), and (y, h, c) given back
+    sequence  module(x[B, T, ...], state) -> (y, state)  such as torch.nn.LSTM, run with T = 1
+
+Which one a module has is found by running it, with two different numbers of streams: the axis that follows the number is
+the stream axis. Nothing is read from source code, and nothing counts that the run does not bear out. A sequence module
+that keeps its states to itself gets them put at its door: see ``frontends.inside``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.torch.examples import read_frames
+from edgelstm.frontends.torch.package import import_torch
+from edgelstm.frontends.torch.torchscript import copied_script
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from edgelstm.frontends.torch.torch_step import TorchStep
+    from edgelstm.frontends.torch.windows import TorchWindow
+
+
+def as_step(
+    module: nn.Module,
+    frame: Any,
+    *,
+    states: Any = None,
+    batch_first: bool | None = None,
+    outputs: Sequence[str] | None = None,
+    carry_state: bool = False,
+) -> TorchStep:
+    """A copy of ``module`` (evaluation mode, float32, CPU) as one step; ``module`` itself is left as it is.
+
+    Parameters
+    ----------
+    frame: one frame without the stream axis: its shape (float32), or an example array, whose dtype counts; or a
+        mapping of those by input name, in the order of forward's arguments. A lone frame is called ``x``.
+    states: one stream's states, without the stream axis: shapes (they start at zero) or arrays (the initial values),
+        nested as the module nests them, or a flat mapping by name. Needed where the module itself does not tell:
+        by ``initial_states(streams)``, by a state that may be left out, or by an attribute such as ``hidden_size``.
+    batch_first: whether a sequence module takes [B, T, ...] or [T, B, ...]; found by running it when None.
+    carry_state: for a module that starts from zeros at every call: carry the states of the cells inside it all the same.
+        Without it that is done only where the module gives those states back.
+    outputs: names of the outputs; else the module's ``output_names``, its dictionary's keys, or ``y`` (``y0, y1, ...``).
+
+    Returns a :class:`~edgelstm.frontends.torch.torch_step.TorchStep` with a Signature: stream axis ``N``, states ``h0, c0, h1, ...``
+    each with the streams on axis 0, also where the module stacks its layers as [layers, N, ...].
+
+    Raises EdgeLstmError for a module that is not step-shaped, saying what forward gave and what is expected; for a
+    bidirectional or otherwise windowed module; and when torch is missing.
+    """
+    from edgelstm.frontends.torch.trial import probe
+
+    return probe(_copied(module), read_frames(frame), states, batch_first, outputs, carry_state)
+
+
+def open_module(
+    module: nn.Module,
+    frame: Any,
+    *,
+    states: Any = None,
+    window: int | None = None,
+    carry_state: bool = False,
+) -> tuple[TorchStep | TorchWindow, tuple[str, ...], bool]:
+    """``module`` as a step if it is one; else, with ``window``, as windows of so many frames, just as it computes them.
+
+    Also what the user should know of that, and whether it is such a window. Arguments and errors as :func:`as_step`'s.
+    """
+    try:
+        step = as_step(module, frame, states=states, carry_state=carry_state)
+    except EdgeLstmError as error:
+        if window is None or carry_state or states is not None:
+            raise
+        from edgelstm.frontends.torch.windows import as_window
+
+        try:
+            whole = as_window(_copied(module), read_frames(frame), window)
+        except EdgeLstmError as other:
+            raise error from other
+        return whole, (_window_note(type(module).__name__, window, whole.signature.window is None),), True
+    from edgelstm.frontends.torch.inner_states import Inside
+
+    inner = step.module
+    if not isinstance(inner, Inside):
+        return step, (), False
+    note = f"states of {', '.join(inner.paths)} are carried from frame to frame"
+    if not inner.gives_states:
+        note += (
+            f", though {inner.called} itself starts anew at every call: past the length of its training windows "
+            "nothing is known of how well it does"
+        )
+    return step, (note,), False
+
+
+def _window_note(name: str, window: int, whole: bool) -> str:
+    text = f"{name} starts anew at every call: exported as windows of {window} frames, nothing is carried between them"
+    if whole:
+        text += "; not all of its outputs have a time axis, so a whole window counts as one frame"
+    return text
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy in evaluation mode, float32, on the CPU."""
+    torch = import_torch()
+    if not isinstance(module, torch.nn.Module):
+        raise EdgeLstmError("the model to export", found=type(module).__name__, expected="a torch.nn.Module")
+    try:
+        if isinstance(module, torch.jit.ScriptModule):
+            return copied_script(module)
+        copied: nn.Module = copy.deepcopy(module)
+    except Exception as error:  # whatever a user's module raises
+        raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
+    return copied.to(device="cpu").float().eval().requires_grad_(False)

@@ -1,0 +1,161 @@
+"""calibrate: whole sequences through a float step graph, every range that quantising needs recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.graph.step import StepModel
+from edgelstm.passes.placement import Target, check_target
+from edgelstm.pipeline import parse_preprocess
+from edgelstm.quantize.calibrate import MIN_FRAMES, Recording
+from edgelstm.quantize.calibrate import calibrate as observe
+from edgelstm.quantize.calibration import Calibration, changes, growing_states
+from edgelstm.quantize.qdq import quantize as place
+from edgelstm.quantize.recipe import Recipe, Span, load_recipe
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.workflows.sequences import SpanFrames, cut_span, given, label
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Calibrated:
+    """What :func:`calibrate` made. ``moved``: how ranges changed in the second round, those that moved most first."""
+
+    calibration: Calibration
+    path: Path | None
+    moved: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready: a summary, not the file."""
+        c = self.calibration
+        return {
+            "path": None if self.path is None else str(self.path),
+            "model": c.model,
+            "frames": c.frames,
+            "streams": c.streams,
+            "data": [dict(d) for d in c.data],
+            "method": dict(c.method),
+            "tensors": [
+                {
+                    "name": t.name,
+                    "role": t.role,
+                    "channels": t.channels,
+                    "minimum": float(t.minimum.min()),
+                    "maximum": float(t.maximum.max()),
+                    "low": t.tensor_low,
+                    "high": t.tensor_high,
+                }
+                for t in c.tensors.values()
+            ],
+            "growing_states": growing_states(c),
+            "moved": self.moved,
+        }
+
+
+def calibrate(
+    model: PathLike | StepModel,
+    sources: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
+    output: PathLike | None = None,
+    *,
+    recipe: PathLike | Recipe | None = None,
+    method: str | None = None,
+    percentile: float | None = None,
+    streams: int | None = None,
+    frames: int | None = None,
+    sequence: int | None = None,
+    preprocess: Sequence[str] | None = None,
+    rounds: int = 1,
+    target: Target = "onnxruntime",
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Stream whole sequences through a float step graph, the state carried, and record every range that quantising needs.
+
+    Parameters
+    ----------
+    sources: one or several sources as :func:`edgelstm.run` takes them, each a sequence; or sequences of arrays, one a
+        frame. They take the place of the recipe's.
+    recipe: a ``.toml`` file (``edgelstm.quantize.recipe``); ``method``, ``percentile``, ``streams`` and ``preprocess`` go before it.
+    frames: at most so many of each source. sequence: cut each source into sequences of so many frames, each from the
+        initial state; what is left over at the end is not used.
+    rounds: 2 calibrates again while the graph quantised for ``target`` drives the state; ``moved`` tells what changed.
+
+    Raises EdgeLstmError, and writes nothing, for sources that are none or too short, and for ranges of no use.
+    """
+    step = model if isinstance(model, StepModel) else StepModel.load(model)
+    if rounds not in (1, 2):
+        raise EdgeLstmError("rounds", found=rounds, expected="1 or 2")
+    check_target(target, "int8")
+    if output is not None and not Path(output).absolute().parent.is_dir():
+        raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
+    plan = _plan(recipe, method, percentile, streams, preprocess)
+    ops = None if plan.preprocess is None else parse_preprocess(list(plan.preprocess), step.signature)
+
+    def recordings() -> list[Recording]:
+        if not sources:
+            spans = plan.sequences
+        elif isinstance(sources, str):
+            spans = (Span(sources, 0, frames),)
+        elif all(isinstance(s, str) for s in sources):
+            spans = tuple(Span(str(s), 0, frames) for s in sources)
+        else:
+            return [given(step, k, s) for k, s in enumerate(sources)]  # type: ignore[arg-type]
+        if not spans:
+            raise EdgeLstmError(
+                "no sequences to calibrate on", expected="--source, or a recipe with [[sequence]]"
+            )
+        if sequence is not None:
+            spans = tuple(cut for span in spans for cut in cut_span(span, sequence))
+        return [Recording(label(s), SpanFrames(step, s, ops)) for s in spans]
+
+    def one_round(driver: StepModel | None) -> Calibration:
+        opened: Callable[[int], Program] | None = None
+        if driver is not None:
+            data = driver.to_bytes()
+            opened = lambda places: OrtProgram(data, streams=places, threads=threads)  # noqa: E731
+        return observe(
+            step,
+            recordings(),
+            method=plan.method,
+            percentile=plan.percentile,
+            tensors=plan.tensors,
+            streams=plan.streams,
+            least=MIN_FRAMES,
+            preprocessing=ops,
+            driver=opened,
+            driven_by=None if driver is None else driver.sha256(),
+            threads=threads,
+            progress=progress,
+        )
+
+    result = Calibrated(one_round(None), None if output is None else Path(output))
+    if rounds == 2:
+        first = result.calibration
+        # The graph that drives is run by ONNX Runtime whatever the target: its own codes are rounded as the target's are.
+        result.calibration = one_round(
+            place(step, replace(first, preprocessing=step.signature.preprocessing), target)
+        )
+        result.moved = changes(first, result.calibration)
+    if output is not None:
+        result.calibration.save(output)
+    return result
+
+
+def _plan(
+    recipe: PathLike | Recipe | None,
+    method: str | None,
+    percentile: float | None,
+    streams: int | None,
+    preprocess: Sequence[str] | None,
+) -> Recipe:
+    plan = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else load_recipe(recipe)
+    given: dict[str, Any] = {"method": method, "percentile": percentile, "streams": streams}
+    given["preprocess"] = None if preprocess is None else tuple(preprocess)
+    return replace(plan, **{k: v for k, v in given.items() if v is not None})

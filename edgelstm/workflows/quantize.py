@@ -1,0 +1,321 @@
+"""quantize: a step graph in fewer bits, its states stored as they are computed with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.graph.step import StepModel
+from edgelstm.passes.placement import Target, check_target
+from edgelstm.passes.products import find_products
+from edgelstm.passes.split_joined import INPUT, STATE
+from edgelstm.quantize.calibration import Calibration, growing_states
+from edgelstm.quantize.mix import check_budget, search
+from edgelstm.quantize.qdq import default_weights, is_quantized
+from edgelstm.quantize.qdq import quantize as place
+from edgelstm.quantize.recipe import Span
+from edgelstm.runtime.protocol import Array, Frame
+from edgelstm.workflows.calibrate import calibrate
+from edgelstm.workflows.sequences import SpanFrames, given
+
+Progress = Callable[[int], None]
+
+
+@dataclass
+class Quantized:
+    """What :func:`quantize` made, product by product, and how large it is."""
+
+    step: StepModel
+    path: Path | None
+    target: str
+    precision: str
+    float_bytes: int
+    products: list[dict[str, Any]]
+    notes: list[str] = field(default_factory=list)
+    search: Any = None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        size = len(self.step.to_bytes())
+        return {
+            "path": None if self.path is None else str(self.path),
+            "sha256": self.step.sha256(),
+            "target": self.target,
+            "precision": self.precision,
+            "bytes": size,
+            "float_bytes": self.float_bytes,
+            "ratio": size / self.float_bytes,
+            "products": self.products,
+            "states": [{"name": s.name, "dtype": s.dtype} for s in self.step.signature.states],
+            "notes": self.notes,
+            "search": None if self.search is None else self.search.to_json(),
+        }
+
+
+def quantize(
+    model: PathLike | StepModel,
+    calibration: PathLike | Calibration | None = None,
+    output: PathLike | None = None,
+    *,
+    target: Target = "onnxruntime",
+    precision: str = "int8",
+    gpu: str | None = None,
+    rest: str = "fp32",
+    cell_state: str = "fp32",
+    keep: Sequence[str] = (),
+    budget: float | None = None,
+    source: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
+    steps: int = 200,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Quantized:
+    """Write a step graph or window in fewer bits, its states stored as they are computed with.
+
+    Parameters
+    ----------
+    calibration: what :func:`calibrate` wrote for this model; int8 and fp8 need it, fp16 and bf16 use it to tell whether
+        a state grows.
+    precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; or "auto": the cheapest mix whose outputs err at most ``budget``
+        (relative, in the 2-norm) over the last quarter of ``steps`` frames of ``source`` (``edgelstm.quantize.mix``).
+    gpu: architecture that is meant ("orin", "ada", ...): refuses what it lacks.
+    rest: for int8 and fp8: the type of what is not quantised, "fp32", "fp16" or "bf16".
+    cell_state: type of the cell states c with fp16 and bf16: "fp32", or theirs.
+    keep: patterns of weight names whose products stay as they are.
+
+    Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
+    """
+    step = model if isinstance(model, StepModel) else StepModel.load(model)
+    if precision == "auto":
+        _check_auto(target, gpu, budget, source, {"rest": rest, "cell_state": cell_state, "keep": keep})
+    elif budget is not None or source:
+        raise EdgeLstmError(
+            "budget or source given", found=f"precision {precision}", expected="precision auto"
+        )
+    else:
+        _check_precision(target, precision, gpu, rest, cell_state)
+    if output is not None:
+        _check_output(output)
+    _check_float(step)
+    ranges = calibration if isinstance(calibration, Calibration | None) else Calibration.load(calibration)
+    notes: list[str] = []
+    if precision == "auto":
+        assert budget is not None
+        return _auto(step, ranges, output, target, budget, source, steps, threads, progress)
+    found = find_products(step)
+    kept = _kept({p.weight for p in found.products}, keep)
+    result = step
+    chosen: list[str] = []
+    if precision in ("int8", "fp8"):
+        if ranges is None:
+            raise EdgeLstmError(
+                f"precision {precision} needs a calibration",
+                hint="edgelstm calibrate MODEL --source S -o model.calib.json",
+            )
+        chosen = [w for w in default_weights(found) if w not in kept]
+        growing = growing_states(ranges)
+        chosen = _without_growing(step, chosen, growing, notes)
+        if not chosen:
+            raise EdgeLstmError("nothing is left to quantise", found="; ".join(notes) or f"keep {list(keep)}")
+        result = place(result, ranges, target, precision, weights=chosen)
+    half = precision if precision in ("fp16", "bf16") else rest
+    if half != "fp32":
+        from edgelstm.quantize.precision import to_half
+
+        if cell_state == "fp16" and ranges is not None:
+            _check_cell_states(step, growing_states(ranges))
+        result = to_half(result, half, target, cell_state=cell_state, keep=kept)  # type: ignore[arg-type]
+    result.check()
+    done = Quantized(
+        result,
+        None if output is None else Path(output),
+        target,
+        precision,
+        len(step.to_bytes()),
+        _table(found, set(chosen), precision, half),
+        notes,
+    )
+    if output is not None:
+        result.save(output)
+    return done
+
+
+def _auto(
+    step: StepModel,
+    ranges: Calibration | None,
+    output: PathLike | None,
+    target: Target,
+    budget: float,
+    source: str | Sequence[str] | Sequence[Iterable[Array | Frame]],
+    steps: int,
+    threads: int | None,
+    progress: Progress | None,
+) -> Quantized:
+    sequences = [source] if isinstance(source, str) else list(source)
+    spans = [Span(s, 0, None) if isinstance(s, str) else None for s in sequences]
+    first: Iterable[Frame] = (
+        SpanFrames(step, spans[0], None) if spans[0] is not None else given(step, 0, sequences[0]).frames  # type: ignore[arg-type]
+    )
+    frames = [{name: np.array(value) for name, value in frame.items()} for frame in islice(first, steps)]
+
+    def calibrated(form: StepModel) -> Calibration:
+        named = [s for s in sequences if isinstance(s, str)]
+        if named:
+            return calibrate(form, named, threads=threads, frames=steps).calibration
+        return calibrate(form, [frames], threads=threads).calibration
+
+    joined = calibrated(step) if ranges is None else ranges
+    mix = search(step, joined, calibrated, frames, budget, target, threads=threads, progress=progress)
+    mix.step.check()
+    levels = {u.name: u.level for u in mix.units}
+    table = _table(find_products(step), set(), "", "fp32")
+    for row in table:
+        halves = [
+            levels[n] for n in (row["weight"], row["weight"] + INPUT, row["weight"] + STATE) if n in levels
+        ]
+        row["precision"] = " + ".join(dict.fromkeys(halves))
+    done = Quantized(
+        mix.step,
+        None if output is None else Path(output),
+        target,
+        "auto",
+        len(step.to_bytes()),
+        table,
+        search=mix,
+    )
+    if output is not None:
+        mix.step.save(output)
+    return done
+
+
+def _kept(weights: set[str], patterns: Sequence[str]) -> set[str]:
+    """The weights that one of ``patterns`` matches."""
+    kept = set()
+    for pattern in patterns:
+        matched = {w for w in weights if fnmatchcase(w, pattern)}
+        if not matched:
+            shown = ", ".join(sorted(weights)[:8]) + (", ..." if len(weights) > 8 else "")
+            raise EdgeLstmError(
+                f"keep {pattern!r}", found="no weight of that name", expected=f"one of {shown}"
+            )
+        kept |= matched
+    return kept
+
+
+def _without_growing(
+    step: StepModel, chosen: list[str], growing: dict[str, dict[str, Any]], notes: list[str]
+) -> list[str]:
+    """``chosen`` without the products that read a state which grows: no 8-bit type holds it for long."""
+    if not growing:
+        return chosen
+    found = find_products(step)
+    left = []
+    for weight in chosen:
+        sites = {part.site for p in found.by_weight()[weight] for part in p.parts}
+        states = {s for site in sites for s in found.sites[site].states} & set(growing)
+        if states:
+            name = sorted(states)[0]
+            notes.append(
+                f"{weight} stays in float: it reads state {name!r}, which was still growing "
+                f"(largest value {growing[name]['largest']:.4g})"
+            )
+        else:
+            left.append(weight)
+    return left
+
+
+def _check_cell_states(step: StepModel, growing: dict[str, dict[str, Any]]) -> None:
+    for name, seen in growing.items():
+        overflow = seen["fp16_overflows_at"]
+        raise EdgeLstmError(
+            f"state {name!r} can't be kept in fp16: it grows for as long as the stream runs",
+            found=f"largest value {seen['largest']:.4g}"
+            + ("" if overflow is None else f", beyond fp16 after about {overflow} frames"),
+            expected="a state that settles",
+            hint="Leave --cell-state at fp32",
+        )
+
+
+def _table(found: Any, chosen: set[str], precision: str, half: str) -> list[dict[str, Any]]:
+    total = sum(p.macs for p in found.products) or 1
+    rows = []
+    for weight, products in found.by_weight().items():
+        rows.append(
+            {
+                "weight": weight,
+                "kind": products[0].kind,
+                "reads": [part.value for part in products[0].parts],
+                "times": len(products),
+                "work": sum(p.macs for p in products) / total,
+                "precision": precision if weight in chosen else half,
+            }
+        )
+    return rows
+
+
+def _check_precision(target: Target, precision: str, gpu: str | None, rest: str, cell_state: str) -> None:
+    if precision == "fp32":
+        raise EdgeLstmError(
+            "precision", found="fp32, what the model has", expected="int8, fp8, fp16, bf16 or auto"
+        )
+    check_target(target, precision, gpu)
+    if rest not in ("fp32", "fp16", "bf16"):
+        raise EdgeLstmError("rest", found=rest, expected="fp32, fp16 or bf16")
+    check_target(target, rest, gpu)
+    whole = precision in ("fp16", "bf16")
+    if whole and rest != "fp32":
+        raise EdgeLstmError(
+            "rest", found=f"{rest} with precision {precision}", expected="precision int8 or fp8"
+        )
+    if cell_state != "fp32" and not whole and rest == "fp32":
+        raise EdgeLstmError(
+            "type of the cell state",
+            found=f"{cell_state} with precision {precision}",
+            expected="fp32, or --rest in 16 bits",
+        )
+
+
+def _check_auto(
+    target: Target, gpu: str | None, budget: float | None, source: Any, others: Mapping[str, Any]
+) -> None:
+    if budget is None or not source:
+        raise EdgeLstmError(
+            "precision auto", found="no budget or no source", expected="both: --budget 0.01 --source FRAMES"
+        )
+    check_budget(budget)
+    check_target(target, "int8", gpu)
+    for name, value in others.items():
+        if value not in ("fp32", (), []):
+            raise EdgeLstmError(
+                f"{name} given", found="precision auto, which finds it", expected="another one"
+            )
+
+
+def _check_float(step: StepModel) -> None:
+    """Raise EdgeLstmError for a graph that is in fewer than 32 bits already."""
+    codes = sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})
+    types = {t.data_type for t in step.model.graph.initializer} & {TensorProto.FLOAT16, TensorProto.BFLOAT16}
+    if is_quantized(step) or types:
+        raise EdgeLstmError(
+            "the model is quantised already",
+            found=", ".join(codes) or f"weights in {TensorProto.DataType.Name(types.pop()).lower()}",
+            expected="the float step graph it was made from",
+        )
+
+
+def _check_output(output: PathLike) -> None:
+    path = Path(output)
+    if path.suffix.lower() != ".onnx":
+        raise EdgeLstmError(
+            f"output {output}", found=path.suffix or "no suffix", expected="a path ending with .onnx"
+        )
+    if not path.absolute().parent.is_dir():
+        raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")

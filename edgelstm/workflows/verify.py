@@ -1,0 +1,119 @@
+"""verify: the same frames through two runnables, and how far apart every output and state is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.frontends import is_factory
+from edgelstm.graph.signature import Signature
+from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.verify.compare import Comparison, check_comparable, compare
+from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
+
+if TYPE_CHECKING:
+    pass
+
+
+def verify(
+    a: str | Program,
+    b: str | Program,
+    source: str | Iterable[Array | Frame] | None = None,
+    *,
+    steps: int = STEPS,
+    weights: PathLike | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    preprocess: Preprocessing | None = None,
+    threshold: float | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Stream the same frames through two runnables and report how far apart every output and state is, and the drift.
+
+    ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
+    factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), or Programs. At least one of them must
+    state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
+    of the input, [K, *shape of a frame], both are scored against the frames that came: mean absolute error, and CSI of
+    ``threshold`` (default: :func:`edgelstm.pipeline.units.usual_threshold`).
+    """
+    from edgelstm.pipeline.units import forecast_scorer
+
+    if threshold is not None and not math.isfinite(threshold):
+        raise EdgeLstmError("threshold", found=threshold, expected="a finite number")
+    runnables = (a, b)
+    if (weights is not None or kwargs is not None) and not any(map(is_factory, runnables)):
+        raise EdgeLstmError(
+            f"weights or arguments given for {a} and {b}",
+            expected="a torch factory, package.module:factory, that they are for",
+        )
+    with ExitStack() as stack:
+        opened: list[Program | None] = [None, None]
+        # A torch factory does not say what a frame looks like: open it last, by the other one's Signature.
+        for place in sorted((0, 1), key=lambda i: is_factory(runnables[i])):
+            item = runnables[place]
+            if isinstance(item, str | Path):
+                other = opened[1 - place]
+                like = None if other is None else other.signature
+                program = _open(str(item), weights, kwargs, like, threads)
+                stack.callback(program.close)
+                opened[place] = program
+            else:
+                opened[place] = item
+        first, second = opened
+        assert first is not None
+        assert second is not None
+        names = tuple(str(r) if isinstance(r, str | Path) else type(r).__name__ for r in runnables)
+        # A torch factory or a described file says nothing of raw frames; the export beside it may.
+        told = next((p.signature for p in (first, second) if p.signature.preprocessing), first.signature)
+        check_comparable(first.signature, second.signature, (names[0], names[1]))
+        signature = replace(first.signature, preprocessing=told.preprocessing)
+        scorer = (
+            None
+            if source is None
+            else forecast_scorer(signature, second.signature, operations(signature, preprocess), threshold)
+        )
+        if threshold is not None and scorer is None:
+            raise EdgeLstmError(
+                "a threshold, and no forecast to score",
+                found="noise instead of a source" if source is None else "no such output",
+                expected="a source, one input, and an output [K, *shape of a frame]",
+            )
+        frames = ready_frames(
+            signature, source, steps, preprocess, None if scorer is None else scorer.arrived
+        )
+        result = compare(
+            first,
+            second,
+            frames,
+            names=(names[0], names[1]),
+            observe=None if scorer is None else scorer.observe,
+            progress=progress,
+        )
+        result.asked = steps if result.frames < steps else None
+        result.forecast = None if scorer is None else scorer.result()
+        return result
+
+
+def _open(
+    spec: str,
+    weights: PathLike | None,
+    kwargs: Mapping[str, Any] | None,
+    like: Signature | None,
+    threads: int | None,
+) -> Program:
+    """A Program for a runnable of ``verify``."""
+    from edgelstm.runtime.device import ENGINE_SUFFIXES
+    from edgelstm.runtime.open import open_program
+
+    suffix = "" if is_factory(spec) else Path(spec).suffix.lower()
+    if suffix == ".onnx" or suffix in ENGINE_SUFFIXES:
+        return open_program(spec, threads=threads if suffix == ".onnx" else None)
+    from edgelstm.frontends import open_reference
+
+    return open_reference(spec, weights=weights, kwargs=kwargs, like=like)
