@@ -12,7 +12,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from edgelstm.frontends import nn  # noqa: E402
+from edgelstm.frontends.torch import nn  # noqa: E402
 from edgelstm.graph.signature import TensorSpec  # noqa: E402
 from edgelstm.pipeline.preprocess import Preprocess  # noqa: E402
 

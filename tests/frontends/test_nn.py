@@ -15,7 +15,7 @@ from edgelstm.errors import EdgeLstmError
 torch = pytest.importorskip("torch")
 safetensors_torch = pytest.importorskip("safetensors.torch")
 
-from edgelstm.frontends import nn  # noqa: E402
+from edgelstm.frontends.torch import nn  # noqa: E402
 
 MODULES = {
     "lstm": lambda: nn.LSTM(3, [5, 4]),

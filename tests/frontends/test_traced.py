@@ -21,7 +21,7 @@ import torch_zoo as zoo  # noqa: E402
 
 import edgelstm  # noqa: E402
 from edgelstm.errors import EdgeLstmError  # noqa: E402
-from edgelstm.frontends import nn as ours  # noqa: E402
+from edgelstm.frontends.torch import nn as ours  # noqa: E402
 from edgelstm.frontends.torch.program import TorchProgram  # noqa: E402
 from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 from edgelstm.frontends.torch.trace import trace, trace_raw  # noqa: E402

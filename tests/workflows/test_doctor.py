@@ -140,7 +140,7 @@ def test_streaming_on_a_gpu_takes_a_tensorrt_that_loads(
         information = tmp_path / "tensorrt-10.3.0.dist-info"
         information.mkdir()
         (information / "METADATA").write_text("Metadata-Version: 2.1\nName: tensorrt\nVersion: 10.3.0\n")
-    show = f"from edgelstm import doctor, machine; machine.cuda = lambda: machine.Cuda('12.6', (machine.Gpu('Orin', '8.7', 8),)); {SHOW}"
+    show = f"from edgelstm import machine; machine.cuda = lambda: machine.Cuda('12.6', (machine.Gpu('Orin', '8.7', 8),)); {SHOW}"
     done = subprocess.run(
         [sys.executable, "-c", show],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
