@@ -15,7 +15,7 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint bench bench-quantisation bench-gpu plugin-check image-check clean
+.PHONY: help demo test lint bench bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench  the figures of benchmarks/README.md"
 	@echo "make bench-quantisation   INT8 beside other quantisers: benchmarks/quantisation/README.md"
 	@echo "make bench-gpu           kernels and steps on an NVIDIA GPU: benchmarks/gpu/README.md"
+	@echo "make gpu-contact         the same and all else that waits for a GPU, in 8 minutes: CONTACT='--minutes 8'"
 	@echo "make plugin-check        the plugin's tests, its kernels compiled for every architecture"
 	@echo "make image-check         lint Dockerfile.jetson and try its commands without Docker"
 	@echo "make clean  delete what these made, all but $(VENV)"
@@ -49,6 +50,11 @@ bench-quantisation: $(TEST)
 # With the Python at hand, whose PyTorch should be one with CUDA: make bench-gpu PYTHON=...
 bench-gpu:
 	$(PYTHON) benchmarks/gpu/run.py
+
+# On a bare machine with a GPU: nothing is installed and nothing fetched.
+CONTACT ?= --minutes 8
+gpu-contact:
+	$(PYTHON) benchmarks/gpu/contact.py $(CONTACT)
 
 # Without CUDA's compiler or a C++ compiler the tests that need one skip and say so.
 plugin-check: $(TEST)

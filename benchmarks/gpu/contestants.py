@@ -82,6 +82,8 @@ def open_onnxruntime(job: Job) -> Opened:
         if "CUDAExecutionProvider" not in ort.get_available_providers():
             raise Missing(f"onnxruntime {ort.__version__} without CUDA: pip install onnxruntime-gpu")
         provider = ("CUDAExecutionProvider", {"use_tf32": 0})
+        if hasattr(ort, "preload_dlls"):  # finds CUDA's libraries where pip put them
+            ort.preload_dlls()
     options = ort.SessionOptions()
     options.intra_op_num_threads = job.threads
     options.log_severity_level = 3

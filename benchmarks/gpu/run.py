@@ -54,6 +54,12 @@ def main() -> None:
     """Measure what can be measured here, write it, show it."""
     arguments = parse()
     device = arguments.device
+    if arguments.dry:
+        for name in arguments.cases:
+            print(
+                f"{arguments.table[name].title}: {arguments.precisions}, streams {arguments.streams}, {arguments.contestants}"
+            )
+        return
     cuda = machine.cuda()
     if device != "cpu" and not (cuda and cuda.gpus):
         driver = f"the driver (up to CUDA {cuda.version}) sees none" if cuda else "there is no NVIDIA driver"
@@ -79,6 +85,8 @@ def main() -> None:
             same = [key(race) != key(other) for other in data["steps"]]
             data["steps"] = [r for r, other in zip(data["steps"], same, strict=True) if other] + [race]
             save(path, data)
+            if arguments.lines:
+                print(json.dumps({"race": race}), flush=True)
     data["figures"] = report.figures(data)
     save(path, data)
     print(report.text(data))
@@ -96,6 +104,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--streams", help="comma-separated; default " + ", ".join(map(str, STREAMS)))
     parser.add_argument("--contestants", help="semicolon-separated; default all. See contestants.py")
     parser.add_argument("--rounds", type=int, help="turns of each contestant (default 10)")
+    parser.add_argument("--dry", action="store_true", help="say what would be raced, and no more")
+    parser.add_argument("--lines", action="store_true", help="print each race as a line of JSON, too")
     parser.add_argument("--minutes", type=float, help="begin nothing new after so many minutes")
     parser.add_argument("--results", type=Path, help="folder for the JSON file and the plot")
     a = parser.parse_args()
@@ -151,8 +161,15 @@ def describe(device: str) -> dict[str, Any]:
         "device": found,
         "host": {"processor": cpu.model, "processors": cpu.usable},
         "versions": versions,
-        "commit": said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]),
+        "commit": commit(),
     }
+
+
+def commit() -> str | None:
+    """Of the checkout; where its history did not come along, of what carry.py gathered."""
+    carried = ROOT / "build" / "contact" / "commit"
+    found = said(["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"])
+    return found or (carried.read_text().strip() if carried.is_file() else None)
 
 
 def smi(*fields: str) -> dict[str, str]:

@@ -1,4 +1,11 @@
-"""The plugin's own benchmark program (plugins/bench/): compiled on the spot, run, and what it prints read."""
+"""The plugin's own benchmark program (plugins/bench/): compiled on the spot, run, and what it prints read.
+
+    python standalone.py build FOLDER CARRIED [--rehearse]   # both builds, as FOLDER/bench and FOLDER/bench-4-blocks
+    python standalone.py run PROGRAM [ARGUMENTS]             # rows of the kernel table, a line of JSON each
+
+What lies in CARRIED for this GPU's architecture is taken from there. ``--rehearse``: without a GPU, programs that print what
+the real one would.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +13,17 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from edgelstm import machine
+sys.path[:0] = [str(Path(__file__).resolve().parents[2])]
 
+from edgelstm import machine  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
 NAME = "FusedGates kernel"
 PROGRAM = "bench/fused_gates_bench.cu"
 #: Further flags of nvcc for each build that is measured.
@@ -113,6 +124,41 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc", path=os.pathsep.join([os.environ.get("PATH", ""), *map(str, beside)]))
 
 
+def build(folder: Path, carried: Path, rehearse: bool) -> int:
+    """Both programs, side by side; how many could not be built."""
+    cuda, nvcc = machine.cuda(), find_nvcc()
+    running: list[tuple[str, subprocess.Popen[str]]] = []
+    wrong = 0
+    for name, flags in BUILDS.items():
+        program = folder / "-".join(["bench", *name.split()])
+        if rehearse:
+            program.write_text(
+                f"#!{sys.executable}\n" + Path(__file__).with_name("bench_rehearsal.py").read_text()
+            )
+            program.chmod(0o755)
+            continue
+        if not (cuda and cuda.gpus):
+            print(json.dumps(missing("there is no GPU")))
+            return 1
+        capability = cuda.gpus[0].capability
+        made = carried / f"{program.name}-sm_{capability.replace('.', '')}"
+        if made.is_file():
+            shutil.copy(made, program)
+            program.chmod(0o755)
+            print(json.dumps({"program": program.name, "carried": made.name}))
+        elif nvcc is None:
+            print(json.dumps(missing("nvcc is not on the PATH, nor in $CUDA_HOME or /usr/local/cuda")))
+            wrong += 1
+        else:
+            compiler = [*command(nvcc, ROOT / "plugins", program, capability), *flags]
+            running.append((program.name, subprocess.Popen(compiler, stderr=subprocess.PIPE, text=True)))
+    for program_name, process in running:
+        _, said = process.communicate()
+        wrong += process.returncode != 0
+        print(json.dumps({"program": program_name, "code": process.returncode, "said": said[-500:]}))
+    return wrong
+
+
 def missing(note: str) -> dict[str, Any]:
     return {"name": NAME, "status": "missing", "note": note}
 
@@ -123,3 +169,22 @@ def failed(note: str, name: str = NAME) -> dict[str, Any]:
 
 def last_line(text: str) -> str:
     return (text.strip().splitlines() or [""])[-1]
+
+
+def main() -> int:
+    """The command line."""
+    what, *rest = sys.argv[1:]
+    if what == "build":
+        return build(Path(rest[0]), Path(rest[1]), "--rehearse" in rest)
+    wrong = 0
+    label = next(
+        (name for name in BUILDS if name and Path(rest[0]).name == "-".join(["bench", *name.split()])), ""
+    )
+    for row in rows(printed(rest), label):
+        wrong += row.get("status") == "failed"
+        print(json.dumps(row), flush=True)
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

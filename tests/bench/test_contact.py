@@ -1,0 +1,202 @@
+"""The first contact with a GPU, rehearsed without one: every import, path, argument and report of benchmarks/gpu/contact.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from contract.backends import no_gpu
+
+GPU = Path(__file__).resolve().parents[2] / "benchmarks" / "gpu"
+
+pytestmark = pytest.mark.skipif(no_gpu() is None, reason="there is a GPU: make gpu-contact")
+
+
+@pytest.fixture(autouse=True)
+def modules(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The scripts import each other by name."""
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(GPU)
+    yield
+    for name in set(sys.modules) - before:
+        if str(GPU) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def contact(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(GPU / "contact.py"), *arguments],
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+TOOL = """#!{python}
+import subprocess, sys
+arguments = sys.argv[1:]
+flags = {flags}
+while arguments and arguments[0].startswith("--"):
+    count = flags[arguments.pop(0)]  # a flag that the tool does not have is an error
+    del arguments[:count]
+sys.exit(subprocess.call(arguments))
+"""
+#: Flags of the tools, each with its number of values, as their manuals have them.
+TOOLS = {
+    "compute-sanitizer": {"--tool": 1, "--error-exitcode": 1},
+    "ncu": {"--set": 1, "--launch-skip": 1, "--launch-count": 1},
+}
+
+
+def carried(folder: Path) -> Path:
+    """What carry.py gathers, as far as a rehearsal looks at it."""
+    (folder / "headers" / "10.3").mkdir(parents=True)
+    with tarfile.open(folder / "onnxruntime.tar.xz", "w:xz"):
+        pass
+    return folder
+
+
+def test_the_whole_contact_without_a_gpu(tmp_path: Path) -> None:
+    """All slices; the real ones on the processor or the stand-in, the others as far as their arguments."""
+    pytest.importorskip("torch")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, flags in TOOLS.items():
+        (tools / name).write_text(TOOL.format(python=sys.executable, flags=flags))
+        (tools / name).chmod(0o755)
+    path = os.pathsep.join([str(tools), os.environ["PATH"]])
+    options = [
+        "--out",
+        str(tmp_path / "out"),
+        "--carried",
+        str(carried(tmp_path / "carried")),
+        "--minutes",
+        "4",
+    ]
+    done = contact("--rehearse", *options, PATH=path)
+    (result,) = (tmp_path / "out").glob("gpu-cpu-*.json")
+    data = json.loads(result.read_text())
+    import slices
+
+    by_name = {s["name"]: s for s in data["slices"]}
+    assert list(by_name) == [s.name for s in slices.SLICES]
+    wrong = {n: s for n, s in by_name.items() if s["status"] not in ("passed", "missing")}
+    assert not wrong, json.dumps(wrong, indent=1)
+    assert done.returncode == 0, done.stderr
+    # What is unpacked only where it was carried.
+    allowed = {
+        "ONNX Runtime: contract",
+        "ONNX Runtime: steps",
+        *(n for n, s in by_name.items() if "cmake" in s.get("note", "")),
+    }
+    assert {n for n, s in by_name.items() if s["status"] == "missing"} <= allowed
+    assert data["rehearsal"]
+    assert data["commit"]
+    assert {"numpy", "torch"} <= set(data["versions"])
+    assert {e["contestant"] for e in by_name["steps: LSTM"]["rows"][0]["race"]["entries"]} >= {
+        "torch",
+        "cuDNN LSTM",
+    }
+    assert by_name["runner on the driver"]["tests"]["passed"] > 5
+    assert by_name["kernels: times, 4 blocks"]["rows"][0]["name"].endswith("4 blocks")
+
+    shown = subprocess.run(
+        [sys.executable, str(GPU / "contact_report.py"), str(result)],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "A rehearsal without a GPU" in shown
+    assert "share of a copy's bandwidth | 0.895 | at least 0.9 | missed |" in shown
+    for name in by_name:
+        assert f"| {name} |" in shown
+
+
+def test_without_a_gpu_nothing_is_measured(tmp_path: Path) -> None:
+    done = contact("--out", str(tmp_path))
+    assert (done.returncode, list(tmp_path.iterdir())) == (3, [])
+    assert "no GPU" in done.stderr
+
+
+def test_a_slice_that_hangs_is_ended_with_all_it_started_and_the_rest_goes_on(tmp_path: Path) -> None:
+    import contact as script
+    from slices import Slice
+
+    mark = tmp_path / "late"
+    child = f"import time, pathlib; time.sleep(3); pathlib.Path({str(mark)!r}).write_text('x')"
+    hangs = f"import subprocess, sys, time; print('{{\"early\": 1}}', flush=True); subprocess.Popen([sys.executable, '-c', {child!r}]); time.sleep(60)"
+    place = Slice("hangs", 1.0, "{python} -c|" + hangs)
+    values = {"python": sys.executable}
+    start = time.monotonic()
+    found = script.run(place, values, dict(os.environ), 60.0, False)
+    assert time.monotonic() - start < 3
+    assert (found["status"], found["rows"]) == ("timed out", [{"early": 1}])
+    time.sleep(3.5)
+    assert not mark.exists(), "what it had started went on"
+    assert script.run(place, values, dict(os.environ), 2.0, False)["status"] == "no time"
+    missing = Slice("missing", 1.0, "nothing", needs=("no-such-program",))
+    assert script.run(missing, values, dict(os.environ), 60.0, False)["note"] == "no-such-program is not here"
+    fails = script.run(
+        Slice("fails", 9.0, "{python} -c|raise SystemExit('why')"), values, dict(os.environ), 60.0, False
+    )
+    assert (fails["status"], fails["note"]) == ("failed", "why")
+
+
+def test_a_later_run_adds_to_the_day_and_an_unreadable_file_costs_nothing(tmp_path: Path) -> None:
+    import contact as script
+
+    path = tmp_path / "gpu.json"
+    assert script.earlier(path, False) == []
+    script.save(path, {"schema": 1, "rehearsal": False, "slices": [{"name": "a"}]})
+    assert script.earlier(path, False) == [{"name": "a"}]
+    assert script.earlier(path, True) == []
+    path.write_text("{")
+    assert script.earlier(path, False) == []
+
+
+def fat_binary(*entries: tuple[int, int, bytes]) -> bytes:
+    body = b""
+    for kind, arch, payload in entries:
+        head = (
+            kind.to_bytes(2, "little")
+            + b"\x01\x01"
+            + (64).to_bytes(4, "little")
+            + len(payload).to_bytes(8, "little")
+        )
+        body += head + bytes(12) + arch.to_bytes(4, "little") + bytes(32) + payload
+    return (0xBA55ED50).to_bytes(4, "little") + b"\x01\x00\x10\x00" + len(body).to_bytes(8, "little") + body
+
+
+def test_machine_code_for_other_gpus_is_zeroed_and_nothing_else_is_touched() -> None:
+    import carry
+
+    rng = np.random.default_rng(0)
+    noise = rng.bytes(1000)
+    whole = (
+        fat_binary((2, 80, b"a" * 400), (2, 90, b"b" * 300), (1, 90, b"p" * 100))
+        + noise
+        + fat_binary((2, 75, b"c" * 64))
+    )
+    false = (0xBA55ED50).to_bytes(4, "little") + noise  # the magic number by chance
+    data = bytearray(noise + whole + false)
+    assert carry.prune(data, 90) == 464
+    assert bytes(data) == noise + whole.replace(b"a" * 400, bytes(400)).replace(b"c" * 64, bytes(64)) + false
+
+
+def test_the_readme_keeps_what_stands_around_the_tables() -> None:
+    import contact_report
+
+    text = (GPU / "README.md").read_text()
+    again = contact_report.replaced(text, "### A GPU\n")
+    assert "### A GPU" in again
+    assert contact_report.replaced(again, "No GPU has run it yet.\n") == text
