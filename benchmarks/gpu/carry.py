@@ -111,7 +111,8 @@ def onnxruntime(a: argparse.Namespace) -> None:
             unused = ("transformers", "tools", "quantization", "datasets")
             if path.is_dir() and path.parent.name == "onnxruntime" and path.name in unused:
                 shutil.rmtree(path)
-            elif path.name.startswith("libonnxruntime_providers_tensorrt"):
+            # Python's module holds the runtime itself; the library is for C.
+            elif path.name.startswith(("libonnxruntime_providers_tensorrt", "libonnxruntime.so")):
                 path.unlink()
         for library in site.rglob("libonnxruntime_providers_cuda*"):
             data = bytearray(library.read_bytes())

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from contract.backends import no_gpu
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.gpu import GpuProgram
 from edgelstm.runtime.rows import call_size
-from edgelstm.signature import Signature, StateSpec, TensorSpec
 from standins import cuda_driver
 
 SOURCE = r"""
