@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 
-from edgelstm.frontends import load
+from edgelstm.frontends import Request, load
 from edgelstm.runtime.onnxruntime import OrtProgram
 
 #: File, what is fixed, and the shape of its state in the file where that is not the export's.
@@ -68,7 +68,7 @@ def main(folder: Path) -> None:
     """Print a table of ratios: above 1 the export is faster."""
     print(f"{'model':24} {'file, us':>9} {'graph':>7} {'runner':>7}")
     for name, fix, in_file in MODELS:
-        step = load(folder / name, fix=fix, confirm=lambda pairs: True).step
+        step = load(folder / name, Request(fix=fix, confirm=lambda pairs: True)).step
         frame, state = step.signature.inputs[0], step.signature.states[0]
         frames = np.random.default_rng(0).normal(size=(STEPS, *frame.frame_shape)).astype(np.float32)
         names = (frame.name, state.input, state.output)

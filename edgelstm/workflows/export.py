@@ -95,7 +95,7 @@ def export(
     Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, or when any output
     or state differs by more than ``tolerance``.
     """
-    from edgelstm.frontends import load
+    from edgelstm.frontends import Request, load
     from edgelstm.passes.unroll import unroll
 
     if steps < 1:
@@ -106,8 +106,7 @@ def export(
         )
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
-    loaded: Loaded = load(
-        source,
+    request = Request(
         weights=weights,
         frame=frame,
         states=states,
@@ -118,6 +117,7 @@ def export(
         carry_state=carry_state,
         gate_order=gate_order,
     )
+    loaded = load(source, request)
     step = loaded.step
     if preprocess:
         step = _with_preprocessing(step, preprocess)

@@ -114,6 +114,6 @@ def _open(
     suffix = "" if is_factory(spec) else Path(spec).suffix.lower()
     if suffix == ".onnx" or suffix in ENGINE_SUFFIXES:
         return open_program(spec, threads=threads if suffix == ".onnx" else None)
-    from edgelstm.frontends import open_reference
+    from edgelstm.frontends import Request, open_reference
 
-    return open_reference(spec, weights=weights, kwargs=kwargs, like=like)
+    return open_reference(spec, Request(weights=weights, kwargs=kwargs), like)

@@ -1,0 +1,63 @@
+"""The door for torch modules, and for factories that make them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.door import Loaded, Request
+from edgelstm.frontends.torch.factory import load_weights, resolve
+from edgelstm.frontends.torch.program import TorchProgram
+from edgelstm.frontends.torch.recognise import open_module
+from edgelstm.frontends.torch.trace import trace
+from edgelstm.graph.signature import Signature
+from edgelstm.runtime.protocol import Program
+
+
+def load(source: Any, request: Request, name: str | None = None) -> Loaded:
+    """A module as a step, or as a window where that is asked for and it starts anew at every call."""
+    module = _module(source, request)
+    if request.frame is None:
+        raise EdgeLstmError(
+            "the shape of a frame is not given",
+            expected="frame=(1, 64, 64), or --frame 1,64,64: one frame without the stream axis",
+        )
+    opened, notes, windowed = open_module(
+        module,
+        request.frame,
+        states=request.states,
+        window=request.window,
+        carry_state=request.carry_state,
+    )
+    name = name or (source if isinstance(source, str) else type(source).__name__)
+    return Loaded(trace(opened), TorchProgram(opened), name, notes, windowed)
+
+
+def reference(source: str, request: Request, like: Signature | None) -> Program:
+    """The module itself, its frames and states being those of ``like``."""
+    if like is None:
+        raise EdgeLstmError(
+            f"{source} does not say what its frames look like",
+            expected="an .onnx or described .safetensors beside it",
+        )
+    frame = {t.name: t.frame_shape[1:] if like.window else t.frame_shape for t in like.inputs}
+    states = {s.name: s.initial_value() for s in like.states}
+    # What the Signature says of it was settled at export: a model without states is a window.
+    length = like.window or like.inputs[0].frame_shape[0]
+    if not states and not like.window:
+        frame = {name: shape[1:] for name, shape in frame.items()}
+    opened, _, _ = open_module(
+        _module(source, request),
+        frame,
+        states=states or None,
+        window=None if states else length,
+        carry_state=bool(states),
+    )
+    return TorchProgram(opened)
+
+
+def _module(source: Any, request: Request) -> Any:
+    module = resolve(source, request.kwargs) if isinstance(source, str) else source
+    if request.weights is not None:
+        load_weights(module, request.weights)
+    return module
