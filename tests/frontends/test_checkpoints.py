@@ -150,7 +150,10 @@ def test_weights_that_do_not_tell_enough(tmp_path: Path, name: str) -> None:
 
 
 def test_a_gate_order_is_for_checkpoints_alone() -> None:
-    with pytest.raises(EdgeLstmError, match=r"^gate_order given for LSTMCell: expected no gate_order: it is for checkpoints alone"):
+    with pytest.raises(
+        EdgeLstmError,
+        match=r"^gate_order given for LSTMCell: expected no gate_order: it is for checkpoints alone",
+    ):
         edgelstm.export(nn.LSTMCell(3, 4), frame=(3,), gate_order="ifog")
 
 
