@@ -17,6 +17,7 @@ from edgelstm.cli.shared import (
     Weights,
     app,
     confirm_pairs,
+    err,
     fix_option,
     frame_shapes,
     json_option,
@@ -130,7 +131,9 @@ def run(
     model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
     source: Annotated[
         str,
-        typer.Option(help="Folder of KNMI radar files or of images, video file, .npy, or FILE.npz[:NAME]."),
+        typer.Option(
+            help="Folder of KNMI radar files or of images, video file, TIFF stack, .npy, or FILE.npz[:NAME]."
+        ),
     ],
     output: Annotated[
         str | None, typer.Option("--out", "-o", help="FILE.npz, FILE.jsonl, FILE.mp4, or FOLDER/ for PNGs.")
@@ -173,6 +176,7 @@ def run(
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             view=View(output=show, channel=channel, lead=lead, range=value_range),
             progress=tick,
+            say=lambda line: err.print(f"source: {line}", highlight=False, markup=False, soft_wrap=True),
         )
     if as_json:
         return print_json(report.to_json())

@@ -118,6 +118,8 @@ def _normalize(layout: Layout, mean: list[float], std: list[float]) -> tuple[Lay
 
 
 def _grey(layout: Layout) -> tuple[Layout, Transform]:
+    if layout.channel is None and len(layout.shape) == 2:
+        return layout, lambda x: x  # a grey camera in place of a colour one
     if layout.channel is None or layout.shape[layout.channel] != 3:
         raise EdgeLstmError("makes grey from RGB", found=list(layout.shape), expected="three channels")
     axis = layout.channel

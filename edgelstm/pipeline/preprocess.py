@@ -9,7 +9,7 @@ replace it. The operations, applied in order, arithmetic in float32:
 ``log1p`` scale=1                     ``scale * log(1 + x)``
 ``clip`` min, max                     values limited to min..max
 ``normalize`` mean, std               ``(x - mean) / std``, one value for each channel or one for all
-``grey``                              RGB to luma (ITU-R BT.601), the channel axis goes
+``grey``                              RGB to luma (ITU-R BT.601), the channel axis goes; grey stays as it is
 ``crop`` top, left, height, width     a part of the image
 ``average`` factor                    means of factor x factor pixels; what is left over at bottom and right is cut off
 ``resize`` height, width              bilinear, half-pixel centres, without smoothing
@@ -17,6 +17,9 @@ replace it. The operations, applied in order, arithmetic in float32:
 ====================================  ==========================================================================
 
 A channel axis of size one that the model wants and the frame lacks is added at the end.
+
+Frames hold the values of their file: 0 to 255 of 8 bits, 0 to 1023 of 10, 0 to 65535 of 16 (``docs/sources.md``). A
+``scale`` that a model declares for one depth is refused for frames of another, with the scale that is right.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
+from edgelstm.pipeline.optext import format_ops, parse_ops
 from edgelstm.pipeline.sources.source import Frame
 
 log = logging.getLogger(__name__)
@@ -99,7 +103,7 @@ class Preprocess:
                 f"frames for input {self.spec.name!r}",
                 found=f"{list(layout.shape)} ({' -> '.join(trail)})",
                 expected=f"{list(want)} as the model takes it",
-                hint=f"Say how to get there, e.g. --preprocess '{_suggestion(layout.shape, want)}'",
+                hint=_hint(layout.shape, want),
             )
         return transforms
 
@@ -150,8 +154,17 @@ class Inputs:
             spec.name: Preprocess(ops.get(spec.name, ()), _single_frame(spec, signature.window))
             for spec in signature.inputs
         }
+        #: What the model declares and nobody replaced: to be held against the depth of the frames.
+        self._declared = {
+            name: ops for name, ops in signature.preprocessing.items() if name not in (overrides or {})
+        }
+        self._checked: tuple[float, float] | None = None
 
     def __call__(self, frame: Frame) -> dict[str, Array]:
+        if frame.values is not None and frame.values != self._checked:
+            for name, ops in self._declared.items():
+                _check_scale(name, ops, frame.values)
+            self._checked = frame.values
         data = frame.data
         if not isinstance(data, Mapping):
             if len(self._preprocess) > 1:
@@ -233,17 +246,67 @@ def _without_channel(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [rest for one, rest in ((shape[:1], shape[1:]), (shape[-1:], shape[:-1])) if one == (1,)]
 
 
-def _suggestion(have: tuple[int, ...], want: tuple[int, ...]) -> str:
-    """Operations that a user most likely wants; a start, not an answer."""
-    if len(want) < 2:
-        return "scale=0.01"
-    ops = []
-    if len(have) == 3 and have[2] <= 4:
-        ops.append("channels_first" if len(want) == 3 and want[0] == have[2] else "grey")
-    height, width = want[-2:]
-    if (height, width) != (have[:2] if ops or len(have) == 2 else have[-2:]):
-        ops.insert(0, f"resize={height},{width}")
-    return ";".join(ops) or f"resize={height},{width}"
+def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
+    """What a user most likely wants, tried here before it is said."""
+    if len(want) >= 2:
+        size = f"resize={want[-2]},{want[-1]}"
+        last = f"resize={want[0]},{want[1]}"
+        for ops in (
+            "grey",
+            "channels_first",
+            size,
+            f"{size};channels_first",
+            f"{size};grey",
+            last,
+            f"{last};grey",
+        ):
+            if _leads(ops, have, want):
+                return f"Say how to get there, e.g. --preprocess '{ops}'"
+    if have == want[1:]:
+        return (
+            f"One step of the model takes {want[0]} of these frames together: store them so, "
+            f"[steps, {', '.join(map(str, want))}] in an .npy file"
+        )
+    return "No preprocessing makes the one of the other: the source is of another kind than what the model was trained on"
+
+
+def _leads(text: str, have: tuple[int, ...], want: tuple[int, ...]) -> bool:
+    """Whether operations of the command line make a frame that the model takes."""
+    ops = parse_ops(text)
+    layout = raw_layout(have, any(op["op"] == "channels_first" for op in ops))
+    try:
+        for op in ops:
+            operation = OPERATIONS[op["op"]]
+            layout, _ = operation.build(layout, *operation.values(op))
+    except EdgeLstmError:
+        return False
+    return layout.shape in (want, *_without_channel(want))
+
+
+#: White of the depths that models are trained on.
+_WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+
+
+def _check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> None:
+    """Raise EdgeLstmError when declared operations bring another depth than that of ``values`` to 1."""
+    white = values[1]
+    for place, op in enumerate(ops):
+        if op["op"] in ("normalize", "log1p", "clip"):
+            return
+        if op["op"] != "scale":
+            continue
+        factor, offset = op["factor"], op.get("offset", 0.0)
+        meant = [w for w in _WHITES if abs(factor * w + offset - 1) < 0.02]
+        if not meant or abs(factor * white + offset - 1) < 0.02:
+            return
+        right = [dict(other) for other in ops]
+        right[place]["factor"] = float(f"{factor * meant[0] / white:.9g}")
+        raise EdgeLstmError(
+            f"frames for input {name!r}",
+            found=f"values {values[0]:g} to {white:g}",
+            expected=f"0 to {meant[0]:g}, which the model's 'scale={factor:g}' brings to 1",
+            hint=f"Say --preprocess '{format_ops(right)}'",
+        )
 
 
 def _saturate(x: Array, dtype: np.dtype[Any]) -> Array:

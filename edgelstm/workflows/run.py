@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ class RunReport:
     frames: int = 0
     skipped: int = 0
     gaps: tuple[str, ...] = ()
+    said: tuple[str, ...] = ()
+    values: tuple[float, float] | None = None
     milliseconds: list[float] = field(default_factory=list, repr=False)
 
     def percentile(self, q: float) -> float:
@@ -42,6 +45,8 @@ class RunReport:
             "frames": self.frames,
             "skipped": self.skipped,
             "gaps": list(self.gaps),
+            "said": list(self.said),
+            "values": None if self.values is None else list(self.values),
             "p50_ms": self.percentile(50),
             "p99_ms": self.percentile(99),
             "max_ms": self.percentile(100),
@@ -60,13 +65,14 @@ def run(
     on_bad_frame: BadFrame = "error",
     view: View | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> RunReport:
     """Stream ``source`` through ``model`` frame by frame, the state carried, and write the outputs to ``out``.
 
     device: see :func:`edgelstm.runtime.open_program`; default: the CPU for a step graph, the first GPU for an engine.
     See :func:`edgelstm.pipeline.open_source` for sources and :func:`edgelstm.pipeline.open_sink` for outputs; frames
-    go through the preprocessing the Signature declares, unless ``preprocess`` replaces it. Nothing is left behind
-    when it fails.
+    go through the preprocessing the Signature declares, unless ``preprocess`` replaces it. ``say`` gets how the source is
+    read, line by line, before the first frame (``said`` of the report). Nothing is left behind when it fails.
     """
     from edgelstm.pipeline import Inputs, open_sink, open_source
 
@@ -74,8 +80,16 @@ def run(
         runner = stack.enter_context(Runner.open(model, device, threads=threads, on_bad_frame=on_bad_frame))
         frames = stack.enter_context(open_source(source, limit=limit))
         report = RunReport(
-            str(model), frames.description, None if out is None else str(out), gaps=frames.gaps
+            str(model),
+            frames.description,
+            None if out is None else str(out),
+            gaps=frames.gaps,
+            said=frames.said,
+            values=frames.values,
         )
+        if say is not None:
+            for line in frames.said:
+                say(line)
         inputs = Inputs(runner.signature, operations(runner.signature, preprocess))
         sink = None
         if out is not None:

@@ -184,7 +184,7 @@ def test_bad_operations(ops: list, message: str) -> None:
         ("average=11", "operation 1 (average): factor: found 11; expected 1 to 10"),
         ("resize=0,4", "operation 1 (resize): size: found [0, 4]; expected at least 1 x 1"),
         ("resize=1000000,1000000", "operation 1 (resize): size: found [1000000, 1000000]; expected at most"),
-        ("grey;grey", "operation 2 (grey): makes grey from RGB: found [10, 14]; expected three channels"),
+        ("channels_first;grey;channels_first", "operation 3 (channels_first): moves channels from last to first: found [10, 14]; expected [H, W, C]"),
         ("grey;channels_first", "operation 2 (channels_first): moves channels from last to first: found [10, 14]; expected [H, W, C]"),
         ("clip=1,1", "operation 1 (clip): min and max: found 1, 1; expected min below max"),
         ("normalize=1/2,1", "operation 1 (normalize): number of values in mean: found 2; expected one for each of the 3 channels, or one for all"),

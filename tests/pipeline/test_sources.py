@@ -23,8 +23,7 @@ from edgelstm.pipeline.sources import source as source_module
 def refusal(path: object, *, read: bool = False) -> str:
     """The message of opening (or of reading) the source at ``path``."""
     if read:
-        source = open_source(str(path))
-        with source, pytest.raises(EdgeLstmError) as caught:
+        with pytest.raises(EdgeLstmError) as caught, open_source(str(path)) as source:
             list(source)
     else:
         with pytest.raises(EdgeLstmError) as caught:

@@ -1,8 +1,9 @@
 """KNMI radar composites: a folder of HDF5 files, one for every five minutes.
 
 Each file holds ``image1/image_data``, unsigned integers [rows, columns]; the last twelve digits of its name are the
-time in UTC, as in ``RAD_NL25_RAP_5min_201008260000.h5``. For the five-minute accumulation a value times 0.01 is mm in
-five minutes and 65535 is no data: ``nodata=65535;scale=0.12`` makes mm/h of it.
+time in UTC, as in ``RAD_NL25_RAP_5min_201008260000.h5``. Accumulations come as counts of 0.01 mm, 65535 without data,
+whatever the file's own calibration: ``nodata=65535;scale=0.12`` makes mm/h of five minutes. Reflectivity and all else
+come in their own unit, NaN without data. A file with several images is refused unless ``FOLDER:image2`` chooses.
 """
 
 from __future__ import annotations
@@ -18,16 +19,20 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sources.knmi_values import calibration, choose_image, period
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".h5", ".hdf5")
-DATASET = "image1/image_data"
 
 
-def open_knmi(folder: Path, files: Sequence[Path]) -> Source:
-    """Frames uint16 [rows, columns] in the order of the times in the names. Missing times are logged, and in ``gaps``."""
+def open_knmi(folder: Path, files: Sequence[Path], image: str | None = None) -> Source:
+    """Frames [rows, columns] in the order of the times in the names. Missing times are logged, and in ``gaps``.
+
+    uint16 counts of 0.01 mm for accumulations and for files without a calibration; else float32. ``image``: which of
+    several images in a file, such as ``image2``.
+    """
     h5py = require("h5py", "radar", f"reading the HDF5 files in {folder}")
     timed = sorted((_time(path), path) for path in files)
     times = [time for time, _ in timed]
@@ -44,8 +49,8 @@ def open_knmi(folder: Path, files: Sequence[Path]) -> Source:
 
     def frames() -> Iterator[Frame]:
         for index, (time, path) in enumerate(timed):
-            data = _read(h5py, path, index)
-            yield Frame(index, (time - times[0]).total_seconds(), _utc(time), data)
+            data, note = _read(h5py, path, index, image)
+            yield Frame(index, (time - times[0]).total_seconds(), _utc(time), data, notes=(note,))
 
     return Source(
         f"KNMI radar files in {folder}",
@@ -53,6 +58,7 @@ def open_knmi(folder: Path, files: Sequence[Path]) -> Source:
         length=len(timed),
         fps=None if interval is None else 1 / interval.total_seconds(),
         gaps=gaps,
+        look=True,
     )
 
 
@@ -89,11 +95,12 @@ def _utc(time: datetime) -> str:
     return time.strftime("%Y-%m-%dT%H:%MZ")
 
 
-def _read(h5py: Any, path: Path, index: int) -> Array:
+def _read(h5py: Any, path: Path, index: int, image: str | None) -> tuple[Array, str]:
     where = f"{path} (frame {index})"
     try:
         with h5py.File(path, "r") as file:
-            dataset = file.get(DATASET)
+            name = choose_image(h5py, file, where, image)
+            dataset = file.get(f"{name}/image_data")
             if (
                 not isinstance(dataset, h5py.Dataset)
                 or len(dataset.shape) != 2
@@ -101,14 +108,18 @@ def _read(h5py: Any, path: Path, index: int) -> Array:
             ):
                 raise EdgeLstmError(
                     f"{where}: not a KNMI radar image",
-                    found=f"{DATASET} {dataset.dtype}{list(dataset.shape)}"
+                    found=f"{name}/image_data {dataset.dtype}{list(dataset.shape)}"
                     if isinstance(dataset, h5py.Dataset)
                     else f"groups {', '.join(map(repr, list(file)[:8])) or 'none'}",
-                    expected=f"{DATASET}, whole numbers [rows, columns]",
+                    expected=f"{name}/image_data, whole numbers [rows, columns]",
                 )
             check_frame_size(where, dataset.shape, dataset.dtype)
+            found = calibration(file[name], where)
             data: Array = dataset[:]
-            return data
+            if found is None:
+                return data, f"{name}: values as stored, the file has no calibration"
+            data, note = found.apply(data)
+            return data, f"{name}, {note}{period(file) if found.accumulation else ''}"
     except (
         OSError,
         RuntimeError,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.errors import EdgeLstmError
+
+log = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -28,19 +31,27 @@ class Frame:
     time: seconds since the first frame; None when the source does not know.
     name: what people call it: a time in UTC, the file's name, a time in the video.
     data: the array as stored, or, for an .npz with several arrays, a mapping from their names.
+    values: the values that stand for black and white in images and video, such as (0, 1023) of 10 bits; None where
+        the file does not say.
+    notes: what was done to read it, and what the file says of it, in words.
     """
 
     index: int
     time: float | None
     name: str
     data: Array | Mapping[str, Array]
+    values: tuple[float, float] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Source:
-    """Frames of one shape and dtype; a context manager. Iterating starts anew, from the first frame.
+    """Frames of one shape, dtype and range of values; a context manager. Iterating starts anew, from the first frame.
 
     description: kind and place, for people. length: number of frames, None when only reading tells.
-    fps: frames per second, None when unknown. gaps: the places where frames are missing, in words.
+    fps: frames per second, None when unknown. gaps: the places where frames are missing, in words. said: how the frames
+    are read, in words, for a person to see once at the start. values: see :class:`Frame`.
+
+    look: read the first frame at once, for what it tells; a later frame that tells something new is logged as a warning.
 
     Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another shape or dtype than
     the first, or the source ends early.
@@ -54,17 +65,26 @@ class Source:
         length: int | None = None,
         fps: float | None = None,
         gaps: tuple[str, ...] = (),
+        said: tuple[str, ...] = (),
+        look: bool = False,
         limit: int | None = None,
     ) -> None:
         self.description = description
         self.length = length
         self.fps = fps
         self.gaps = gaps
+        self.said = said
+        self.values: tuple[float, float] | None = None
         self._frames = frames
         self._limit: int | None = None
         self._current: Generator[Frame, None, None] | None = None
         if limit is not None:
             self.limit(limit)
+        if look:
+            for first in itertools.islice(self, 1):
+                self.said = (*said, *first.notes)
+                self.values = first.values
+            self.close()
 
     def limit(self, frames: int) -> Source:
         """Give the first ``frames`` only."""
@@ -81,15 +101,22 @@ class Source:
 
     def _checked(self) -> Generator[Frame, None, None]:
         first: Frame | None = None
+        told: set[str] = set()
         for frame in itertools.islice(self._frames(), self._limit):
             if first is None:
                 first = frame
-            elif _form(frame) != _form(first):
+                told.update(frame.notes)
+            elif (_form(frame), frame.values) != (_form(first), first.values):
+                ranges = frame.values != first.values
                 raise EdgeLstmError(
                     f"{self.description}: frame {frame.index} ({frame.name})",
-                    found=_form(frame),
-                    expected=f"{_form(first)} as in frame {first.index} ({first.name})",
+                    found=_form(frame) + (_range(frame) if ranges else ""),
+                    expected=f"{_form(first)}{_range(first) if ranges else ''} as in frame {first.index} ({first.name})",
                 )
+            for note in frame.notes:
+                if note not in told:
+                    told.add(note)
+                    log.warning("%s, frame %d (%s): %s", self.description, frame.index, frame.name, note)
             yield frame
         if first is None:
             raise EdgeLstmError(f"{self.description}: no frames")
@@ -125,3 +152,7 @@ def _form(frame: Frame) -> str:
     if isinstance(frame.data, Mapping):
         return ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in frame.data.items())
     return f"{frame.data.dtype}{list(frame.data.shape)}"
+
+
+def _range(frame: Frame) -> str:
+    return "" if frame.values is None else f" of values {frame.values[0]:g} to {frame.values[1]:g}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,78 +11,176 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sources import h264
+from edgelstm.pipeline.sources.pixels import read_picture
 from edgelstm.pipeline.sources.source import Frame, Source, check_frame_size
 
-SUFFIXES = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".ts", ".mjpeg")
+SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 
 
-def open_video(path: Path) -> Source:
-    """Frames uint8 [H, W, 3] RGB of the first video stream.
+def open_video(path: Path, number: str | None = None) -> Source:
+    """Frames of the only video stream, or of stream ``number`` (0, 1, ...) as ``FILE.mkv:1`` chooses it.
 
+    Grey [H, W] with its stored values or RGB [H, W, 3], upright; uint8 to 8 bits, uint16 above: see ``docs/sources.md``.
     A file that ends before the length in its header, or a frame that the decoder reports as damaged, is an
     EdgeLstmError. H.264 has no checksums: single wrong bits may show as wrong pixels only.
     """
     av = require("av", "video", f"reading {path}")
     try:
         with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise EdgeLstmError(f"{path}: no video in the file")
-            video = container.streams.video[0]
+            video, said = _choose(path, container, number)
+            if video.codec_context.name == "rawvideo" and str(video.codec_context.pix_fmt).startswith(
+                "rgb555"
+            ):
+                raise EdgeLstmError(
+                    f"{path}: uncompressed video of 16 bits a pixel whose format is not named",
+                    found="5-bit RGB, if the file is taken at its word; most often it is 16-bit grey",
+                    expected="a format that says so",
+                    hint="Write grey of 16 bits as FFV1 in .mkv, as a TIFF stack or as .npy",
+                )
             check_frame_size(str(path), (video.height, video.width, 3), np.dtype(np.uint8))
             fps = float(video.average_rate) if video.average_rate else None
             length = video.frames or None
+            place = video.index
+            said += _times(container, video)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise EdgeLstmError(f"{path}: not a video, or a damaged one", found=_reason(error)) from error
-    return Source(f"video {path}", lambda: _frames(av, path), length=length, fps=fps)
+    return Source(
+        f"video {path}", lambda: _frames(av, path, place), length=length, fps=fps, said=tuple(said), look=True
+    )
 
 
-def _frames(av: Any, path: Path) -> Iterator[Frame]:
+def _choose(path: Path, container: Any, number: str | None) -> tuple[Any, list[str]]:
+    """The stream and what is to be said of it."""
+    pictured = _attached(container)
+    streams = [stream for stream in container.streams.video if stream.index not in pictured]
+    if not streams:
+        raise EdgeLstmError(f"{path}: no video in the file")
+    names = [f"{s.codec_context.name} {s.width} x {s.height} {s.codec_context.pix_fmt}" for s in streams]
+    listed = "; ".join(f"{k}: {name}" for k, name in enumerate(names))
+    if number is None:
+        if len(streams) > 1:
+            raise EdgeLstmError(
+                f"{path} holds {len(streams)} videos",
+                found=listed,
+                expected="one",
+                hint=f"Choose with {path.name}:0",
+            )
+        return streams[0], []
+    if not number.isdecimal() or int(number) >= len(streams):
+        raise EdgeLstmError(
+            f"{path}: no video {number!r}", found=listed, expected=f"{path.name}:NUMBER with one of these"
+        )
+    return streams[int(number)], [f"video {number} of the file's {len(streams)}"] if len(streams) > 1 else []
+
+
+def _attached(container: Any) -> set[int]:
+    """Indices of the streams that are a cover picture, not a video."""
+    return {s.index for s in container.streams.video if "attached_pic" in str(s.disposition).lower()}
+
+
+def _times(container: Any, video: Any) -> list[str]:
+    said = []
+    average, usual = video.average_rate, video.base_rate
+    if average and usual and abs(float(usual / average) - 1) > 0.02:
+        said.append(
+            f"frames come at varying times, {float(average):.3g} a second on average: each is one step, its time is kept"
+        )
+    ratio = video.sample_aspect_ratio
+    if ratio and ratio != 1:
+        said.append(f"pixels are not square, {ratio.numerator}:{ratio.denominator}: read as stored")
+    return said
+
+
+def _frames(av: Any, path: Path, place: int) -> Iterator[Frame]:
     index = -1
     try:
         with av.open(str(path)) as container:
-            start = last = None
-            for index, picture in enumerate(container.decode(container.streams.video[0])):
-                if picture.is_corrupt:
-                    raise EdgeLstmError(f"{path}: frame {index} is damaged", expected="a whole video")
-                last = picture.time
-                start = last if start is None else start
-                time = None if last is None or start is None else last - start
-                name = str(index) if time is None else f"{time:.3f} s"
-                yield Frame(index, time, name, picture.to_ndarray(format="rgb24"))
+            video = container.streams[place]
+            start = last = luma = None
+            end = 0.0  # of the last packet, in seconds: the last frame may be shown for long
+            for packet in container.demux(video):
+                if luma is None:
+                    context = video.codec_context
+                    luma = context.name == "h264" and h264.is_grey(context.extradata or b"", bytes(packet))
+                if packet.pts is not None:
+                    end = max(end, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                for picture in packet.decode():
+                    index += 1
+                    if picture.is_corrupt:
+                        raise EdgeLstmError(f"{path}: frame {index} is damaged", expected="a whole video")
+                    last = picture.time
+                    start = last if start is None else start
+                    time = None if last is None or start is None else last - start
+                    name = str(index) if time is None else f"{time:.3f} s"
+                    data, values, notes = read_picture(av, picture, f"{path}: frame {index}", luma)
+                    yield Frame(index, time, name, data, values, notes)
             if start is not None and last is not None:
-                _check_end(path, container, index + 1, start, last)
+                _check_end(path, container, video, index + 1, start, last, end)
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise EdgeLstmError(f"{path}: can't read frame {index + 1}", found=_reason(error)) from error
 
 
-#: Containers that state how long they are; for others FFmpeg guesses from the bit rate. AVI times are not exact enough.
-_STATES_DURATION = ("mov", "matroska")
+def _check_end(
+    path: Path, container: Any, video: Any, count: int, start: float, last: float, packets: float
+) -> None:
+    """Raise EdgeLstmError when the file ends before its header says.
 
-
-def _check_end(path: Path, container: Any, count: int, start: float, last: float) -> None:
-    """Raise EdgeLstmError when the last frame comes too early for the length that the file states.
-
-    A length in seconds honours edit lists, which a count of frames does not.
+    The last frame may be shown for long, so its time alone proves nothing. MP4 keeps how long each frame is shown: the
+    last packet must reach the end. Matroska and AVI state their own size in bytes. A length in seconds honours edit
+    lists, which a count of frames does not.
     """
-    video = container.streams.video[0]
-    if container.format.name.partition(",")[0] not in _STATES_DURATION or not video.average_rate:
-        return
-    if video.duration is not None:
+    kind = container.format.name.partition(",")[0]
+    frame = 1 / float(video.average_rate) if video.average_rate else 0.0
+    end = None
+    if kind == "mov" and video.duration is not None:
         end = start + float(video.duration * video.time_base)
-    elif container.duration is not None and len(container.streams) == 1:
-        end = (
-            container.duration / 1e6
-        )  # Matroska: of the whole file, so only where no sound may outlast the picture
+        short = packets + 2.5 * frame < end
+    elif kind in ("matroska", "avi"):
+        # In Matroska the length is of the whole file, so it says something only where no sound may outlast the picture.
+        if kind == "matroska" and container.duration is not None and len(container.streams) == 1:
+            end = container.duration / 1e6
+        short = _cut(path)
     else:
         return
-    frame = 1 / float(video.average_rate)
-    if last + 2.5 * frame < end:
+    if short and (end is None or last + 2.5 * frame < end):
         raise EdgeLstmError(
             f"{path} ends early at frame {count}",
             found=f"{last + frame - start:.2f} s of video",
-            expected=f"{end - start:.2f} s by its header",
+            expected=f"{end - start:.2f} s by its header"
+            if end is not None
+            else "the bytes that its header states",
             hint="The file is truncated or damaged",
         )
+
+
+def _cut(path: Path) -> bool:
+    """Whether a Matroska or AVI file has fewer bytes than the element that holds everything states."""
+    with path.open("rb") as file:
+        head = file.read(4096)
+        size = file.seek(0, os.SEEK_END)
+    if head[:4] == b"RIFF":
+        return size < 8 + int.from_bytes(head[4:8], "little")
+    place = 0
+    for _ in range(8):  # EBML header, perhaps Void elements, Segment
+        identity = head[place : place + 4]
+        width = 1 if identity[:1] == b"\xec" else 4
+        length, place = _ebml_size(head, place + width)
+        if length is None:
+            return False  # written by a recorder that never came back to it
+        if identity == b"\x18\x53\x80\x67":
+            return size < place + length
+        place += length
+    return False
+
+
+def _ebml_size(data: bytes, place: int) -> tuple[int | None, int]:
+    """A variable-length integer of EBML (RFC 8794): (value, the place after it); None for the unknown size."""
+    if place >= len(data) or not data[place]:
+        return None, place
+    width = 9 - data[place].bit_length()
+    value = int.from_bytes(data[place : place + width], "big") & ((1 << 7 * width) - 1)
+    return (None if value == (1 << 7 * width) - 1 else value), place + width
 
 
 def _reason(error: Exception) -> str:

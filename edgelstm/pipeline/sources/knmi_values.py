@@ -1,0 +1,137 @@
+"""What a KNMI radar file says its values are: which image, its calibration, its "no data".
+
+Source: the KNMI HDF5 data format specification 3.5 (groups ``imageN`` and ``imageN/calibration``).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.sources.source import Array
+
+#: A count of an accumulation, in mm, and the count without data: those of the five-minute product.
+COUNT, NODATA = 0.01, 65535
+
+_FORMULA = re.compile(
+    r"GEO\s*=\s*(?P<a>[-+]?[\d.]+(?:[eE][-+]?\d+)?)\s*\*\s*PV\s*(?P<b>(?:[-+]\s*){1,2}[\d.]+(?:[eE][-+]?\d+)?)?\s*"
+)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """``GEO = factor * PV + offset`` of what ``quantity`` names; PV in ``nodata`` stand for nothing."""
+
+    quantity: str
+    factor: float
+    offset: float
+    nodata: tuple[int, ...]
+
+    @property
+    def accumulation(self) -> bool:
+        """Whether values are mm of precipitation, from 0 up."""
+        return "ACCUMULATED" in self.quantity.upper() and "MM" in self.quantity.upper() and not self.offset
+
+    def formula(self) -> str:
+        """As the file writes it."""
+        return f"GEO = {self.factor:g} * PV" + (
+            f" {'+' if self.offset > 0 else '-'} {abs(self.offset):g}" if self.offset else ""
+        )
+
+    def apply(self, stored: Array) -> tuple[Array, str]:
+        """(frame, what was done). Accumulations in counts of 0.01 mm, 65535 where there is nothing, whatever the file's
+        own count; every other quantity in its unit, float32, NaN where there is nothing."""
+        missing = np.isin(stored, self.nodata)
+        unit = f"{self.quantity or 'values'}: {self.formula()}, nothing at PV {', '.join(map(str, self.nodata)) or 'none'}"
+        if not self.accumulation:
+            geo = stored.astype(np.float64) * self.factor + self.offset
+            geo[missing] = np.nan
+            return geo.astype(np.float32), f"{unit}; read as the file says, NaN where there is nothing"
+        if (
+            self.factor == COUNT
+            and (self.nodata == (NODATA,) or not missing.any())
+            and stored.dtype == np.uint16
+        ):
+            return stored, f"{unit}; read as counts"
+        counts = stored.astype(np.float64) * (self.factor / COUNT)
+        whole = abs(self.factor / COUNT - round(self.factor / COUNT)) < 1e-6
+        known = counts[~missing]
+        if not whole or (known.size and known.max() >= NODATA):
+            counts[missing] = NODATA
+            # float32 holds whole numbers to 2^24: no count of the file is lost.
+            return counts.astype(
+                np.float32
+            ), f"{unit}; brought to counts of 0.01 mm, {NODATA} where there is nothing"
+        counts = np.rint(counts)
+        counts[missing] = NODATA
+        return counts.astype(
+            np.uint16
+        ), f"{unit}; brought to counts of 0.01 mm, {NODATA} where there is nothing"
+
+
+def choose_image(h5py: Any, file: Any, where: str, wanted: str | None) -> str:
+    """The image group to read: the only one, or ``wanted``. EdgeLstmError when there are several and none is named."""
+    names = sorted(
+        (n for n in file if re.fullmatch(r"image\d+", n) and isinstance(file.get(n), h5py.Group)),
+        key=lambda n: int(n[5:]),
+    )
+    if wanted is not None and wanted not in names:
+        raise EdgeLstmError(
+            f"{where}: no image {wanted!r}", found=", ".join(names) or "none", expected="one of the file's"
+        )
+    if wanted is None and len(names) > 1:
+        listed = ", ".join(
+            f"{n} {_text(file[n].attrs.get('image_geo_parameter'))}".strip() for n in names[:8]
+        )
+        raise EdgeLstmError(
+            f"{where}: several images", found=listed, expected="one", hint=f"Choose with FOLDER:{names[0]}"
+        )
+    return wanted or (names[0] if names else "image1")
+
+
+def calibration(group: Any, where: str) -> Calibration | None:
+    """Of an image group; None where the file has none, or says that its values are not calibrated."""
+    table = group.get("calibration")
+    quantity = _text(group.attrs.get("image_geo_parameter"))
+    formula = "" if table is None else _text(table.attrs.get("calibration_formulas"))
+    if table is None or _text(table.attrs.get("calibration_flag")) == "N" or not formula:
+        return None
+    match = _FORMULA.fullmatch(formula.strip())
+    if match is None:
+        raise EdgeLstmError(f"{where}: calibration", found=formula, expected="GEO = a * PV + b")
+    offset = re.sub(r"\s", "", match["b"] or "0").replace("+-", "-").replace("--", "").replace("++", "")
+    outside = _numbers(table.attrs.get("calibration_out_of_image"))
+    # A missing value of 0 says nothing: it is what a dry pixel has, too.
+    missing = [v for v in _numbers(table.attrs.get("calibration_missing_data")) if v]
+    return Calibration(quantity, float(match["a"]), float(offset), tuple(sorted({*outside, *missing})))
+
+
+def period(file: Any) -> str:
+    """``, in 5 minutes`` from the start and end that the file states; empty without them."""
+    overview = file.get("overview")
+    if overview is None:
+        return ""
+    try:
+        start, end = (
+            datetime.strptime(_text(overview.attrs.get(f"product_datetime_{edge}"))[:20], "%d-%b-%Y;%H:%M:%S")
+            for edge in ("start", "end")
+        )
+    except ValueError:
+        return ""
+    minutes = (end - start).total_seconds() / 60
+    return f", in {minutes:g} minutes" if minutes > 0 else ""
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        value = value.ravel()[0] if value.size else ""
+    return value.decode("latin-1") if isinstance(value, bytes) else "" if value is None else str(value)
+
+
+def _numbers(value: Any) -> list[int]:
+    return [] if value is None else [int(v) for v in np.asarray(value).ravel()]
