@@ -26,7 +26,7 @@ SUFFIXES = (
 )  # fmt: skip
 
 #: What Pillow may take a file for: formats that hold at most 8 bits, and PNG, whose deep ones go elsewhere.
-FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "WEBP", "GIF")
+FORMATS = ("PNG", "JPEG", "BMP", "DIB", "WEBP", "GIF")
 #: Pillow modes: the mode that frames are read in, and what is left out by it.
 MODES = {
     "1": ("L", "1 bit, black 0 and white 255"),
@@ -58,7 +58,7 @@ def open_images(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> 
 
     uint8 to 8 bits, uint16 above, TIFF also signed and floating point: see ``docs/sources.md``.
     """
-    image = require("PIL.Image", "images", f"reading the images in {folder}")
+    image = _pillow(f"reading the images in {folder}")
     ordered = sorted(files, key=_natural)
     said: tuple[str, ...] = ()
     if others:
@@ -74,7 +74,7 @@ def open_images(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> 
 
 def open_image(path: Path) -> Source:
     """One file: the pages of a TIFF, the pictures of an animation (GIF, WebP, APNG), else one frame."""
-    image = require("PIL.Image", "images", f"reading {path}")
+    image = _pillow(f"reading {path}")
     if _magic(path) in tiff.MAGIC:
         return tiff.open_tiff(path)
     header = None if netpbm.is_netpbm(_magic(path)) else _header(image, path, str(path))
@@ -89,6 +89,12 @@ def open_image(path: Path) -> Source:
         fps=_fps(image, path),
         look=True,
     )
+
+
+def _pillow(purpose: str) -> Any:
+    image = require("PIL.Image", "images", purpose)
+    image.init()  # else only the commonest formats are known
+    return image
 
 
 def _natural(path: Path) -> tuple[list[int | str], str]:
