@@ -17,13 +17,14 @@ from edgelstm.cli.shared import (
     Weights,
     app,
     confirm_pairs,
-    err,
     fix_option,
     frame_shapes,
     json_option,
     out,
     print_json,
     progress_bar,
+    say,
+    say_sources,
     shape_text,
     size_text,
     states_option,
@@ -95,6 +96,7 @@ def export(
     """Turn a trained model into an ONNX step graph, proved equal to its source before it is written."""
     import edgelstm
 
+    say_sources(frames)
     with progress_bar("comparing with the source", steps) as tick:
         result = edgelstm.export(
             source,
@@ -176,7 +178,7 @@ def run(
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             view=View(output=show, channel=channel, lead=lead, range=value_range),
             progress=tick,
-            say=lambda line: err.print(f"source: {line}", highlight=False, markup=False, soft_wrap=True),
+            say=say,
         )
     if as_json:
         return print_json(report.to_json())
@@ -222,6 +224,7 @@ def verify(
         raise EdgeLstmError("--tolerance", found=tolerance, expected="a relative error of at least 0")
     if plot is not None:
         check_plot(plot)
+    say_sources(source)
     with progress_bar("comparing", steps) as tick:
         result = edgelstm.verify(
             a,

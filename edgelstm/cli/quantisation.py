@@ -9,7 +9,17 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from edgelstm.cli.shared import Json, Preprocess, Threads, app, out, print_json, progress_bar, size_text
+from edgelstm.cli.shared import (
+    Json,
+    Preprocess,
+    Threads,
+    app,
+    out,
+    print_json,
+    progress_bar,
+    say_sources,
+    size_text,
+)
 
 
 @app.command(
@@ -48,6 +58,7 @@ def calibrate(
     import edgelstm
     from edgelstm.quantize.calibration import growing_states
 
+    say_sources(*(source or ()))
     with progress_bar("calibrating", None) as tick:
         result = edgelstm.calibrate(
             model,
@@ -122,6 +133,7 @@ def quantize(
     """Write a model in fewer bits: explicit Q/DQ per target, states stored as they are computed with."""
     import edgelstm
 
+    say_sources(*(source or ()))
     with progress_bar("searching" if precision == "auto" else "quantising", None) as tick:
         result = edgelstm.quantize(
             model,

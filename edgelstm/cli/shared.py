@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -71,6 +72,25 @@ def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]
         yield tick
     finally:
         bar.stop()
+
+
+def say(line: str) -> None:
+    """How a source is read, on standard error."""
+    err.print(f"source: {line}", highlight=False, markup=False, soft_wrap=True)
+
+
+def say_sources(*sources: str | None) -> None:
+    """How each source is read, for commands that open it more than once."""
+    from edgelstm.pipeline import open_source
+
+    for spec in filter(None, sources):
+        logging.disable(logging.WARNING)  # gaps are told when the frames are read
+        try:
+            with open_source(spec) as source:
+                for line in source.said:
+                    say(line)
+        finally:
+            logging.disable(logging.NOTSET)
 
 
 @contextmanager

@@ -39,6 +39,8 @@ PACKAGES: tuple[tuple[str, str, str, str], ...] = (
     ("onnxscript", "onnxscript", "torch", "export from PyTorch"),
     ("av", "av", "video", "video files and cameras"),
     ("PIL", "pillow", "images", "image folders"),
+    ("tifffile", "tifffile", "images", "TIFF"),
+    ("imagecodecs", "imagecodecs", "images", "16-bit PNG and compressed TIFF"),
     ("h5py", "h5py", "radar", "HDF5 radar files"),
     ("cuda.bindings", "cuda-bindings", "gpu", "run on a GPU"),
     ("openvino", "openvino", "bench", "bench against OpenVINO"),

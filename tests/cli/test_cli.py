@@ -75,6 +75,27 @@ def test_run_prints_a_table_and_stops_at_the_limit(run: Run, model: Path, frames
     assert len(Path("out.jsonl").read_text().splitlines()) == 7
 
 
+def test_how_a_source_is_read_is_said_once_before_it_streams(run: Run, tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    zoo.persistence(shape=(1, 4, 6)).save("model.onnx")
+    height, width = 4, 6
+    exif = image.Exif()
+    exif[274] = 6
+    for k in range(3):
+        image.new("L", (height, width), 40 * k).save(f"{k}.png", exif=exif)
+    lines = [
+        "left out: 1 files that are no images (.onnx)",
+        "PNG: grey, 8 bits",
+        "rotated by 90 degrees clockwise, as the file says",
+    ]
+    code, text, error = run("run", "model.onnx", "--source", tmp_path, "--json")
+    assert (code, error) == (0, "".join(f"source: {line}\n" for line in lines))
+    report = json.loads(text)
+    assert (report["frames"], report["said"], report["values"]) == (3, lines, [0, 255])
+    code, _, error = run("verify", "model.onnx", "model.onnx", "--source", tmp_path, "--json")
+    assert (code, error) == (0, "".join(f"source: {line}\n" for line in lines))
+
+
 def test_frames_that_are_not_finite(run: Run, model: Path) -> None:
     values = np.zeros((5, 3), np.float32)
     values[2, 1] = np.nan

@@ -198,8 +198,10 @@ def _animation(image: Any, path: Path) -> Iterator[Frame]:
         header = _header(image, path, str(path))
         notes = (*header.notes[:1], "an animation: each picture is a frame, as shown, transparency left out")
         with image.open(path, formats=FORMATS) as picture:
-            for index in range(header.images):
-                picture.seek(index)
+            # An APNG may begin with a picture for programs that know no animations; it is no part of this one.
+            first = 1 if picture.info.get("default_image") else 0
+            for index in range(header.images - first):
+                picture.seek(index + first)
                 data = np.asarray(picture.convert("RGB"), np.uint8)
                 yield Frame(index, time, f"{time:.3f} s", data, (0.0, 255.0), notes)
                 time += _seconds(picture)
