@@ -39,6 +39,13 @@ def row_of(data: Array, row: int, step: int, spec: TensorSpec) -> Array:
     return view.reshape(spec.frame_shape)
 
 
+def rows_of(data: Array, first: int, count: int, spec: TensorSpec) -> Array:
+    """Rows [first, first + count) of a buffer whose rows lie side by side, as one array."""
+    size = row_bytes(spec)
+    view: Array = data[first * size : (first + count) * size].view(np_dtype(spec.dtype))
+    return view.reshape(count, *spec.frame_shape)
+
+
 def buffer_bytes(signature: Signature, rows: int, alone: bool) -> int:
     """Bytes on the GPU for both sides of the states, the frames and the outputs of ``rows`` rows."""
     both = 2 * sum(stride(s, alone) for s in signature.states)

@@ -68,6 +68,11 @@ class Cuda:
         )
         self.capability = (major, minor)
         self.integrated = bool(integrated)
+        # Looked up once: a step makes few calls, and finding them cost as much as they do.
+        self._success = driver.CUresult.CUDA_SUCCESS
+        self._push, self._pop = driver.cuCtxPushCurrent, driver.cuCtxPopCurrent
+        self._launch, self._synchronize = driver.cuGraphLaunch, driver.cuStreamSynchronize
+        self._copy_async = driver.cuMemcpyAsync
         self._resources = ExitStack()
         #: How to free each allocation that was not freed yet, by address.
         self._allocated: dict[int, Callable[[], None]] = {}
@@ -86,13 +91,25 @@ class Cuda:
         self.stream = int(self._stream)
 
     def __enter__(self) -> Cuda:
-        if self._context is None:
-            raise EdgeLstmError("this program is closed", hint="Open it again")
-        _ok(self._driver.cuCtxPushCurrent(self._context))
+        self.enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        _ok(self._driver.cuCtxPopCurrent())
+        self.leave()
+
+    def enter(self) -> None:
+        """Make its context the calling thread's; every call needs its :meth:`leave`. ``with cuda:`` in two calls."""
+        if self._context is None:
+            raise EdgeLstmError("this program is closed", hint="Open it again")
+        result = self._push(self._context)
+        if result[0] is not self._success:
+            _ok(result)
+
+    def leave(self) -> None:
+        """Give the thread the context it had."""
+        result = self._pop()
+        if result[0] is not self._success:
+            _ok(result)
 
     @property
     def closed(self) -> bool:
@@ -144,11 +161,15 @@ class Cuda:
 
     def copy(self, target: int, source: int, size: int, stream: Any = None) -> None:
         """Begin to copy ``size`` bytes; host or device is told by the address."""
-        _ok(self._driver.cuMemcpyAsync(target, source, size, self._stream if stream is None else stream))
+        result = self._copy_async(target, source, size, self._stream if stream is None else stream)
+        if result[0] is not self._success:
+            _ok(result)
 
     def wait(self) -> None:
         """Return when everything on the stream is done."""
-        _ok(self._driver.cuStreamSynchronize(self._stream))
+        result = self._synchronize(self._stream)
+        if result[0] is not self._success:
+            _ok(result)
 
     def follow(self, stream: int) -> None:
         """Let what comes on our stream wait for what is on another, given by its handle."""
@@ -178,7 +199,9 @@ class Cuda:
 
     def launch(self, graph: Any) -> None:
         """Put a captured graph on the stream."""
-        _ok(self._driver.cuGraphLaunch(graph, self._stream))
+        result = self._launch(graph, self._stream)
+        if result[0] is not self._success:
+            _ok(result)
 
     def destroy(self, graph: Any) -> None:
         """Free a captured graph that is not running."""

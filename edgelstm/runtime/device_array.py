@@ -65,6 +65,12 @@ class DeviceArray:
     def __dlpack_device__(self) -> tuple[int, int]:
         return 2, self._cuda.index
 
+    def row(self, index: int) -> DeviceArray:
+        """One row of it: the array at ``index`` of its first axis."""
+        shape = self.shape[1:]
+        size = math.prod(shape) * self.dtype.itemsize
+        return DeviceArray(self._cuda, self.pointer + index * size, shape, self.dtype, self._keep)
+
     def copy(self) -> Array:
         """Its values in a NumPy array of their own."""
         self._check_open()

@@ -19,7 +19,7 @@ import numpy as np
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
-from edgelstm.runtime.buffers import buffer_bytes, check_memory, granule, row_bytes, row_of, stride
+from edgelstm.runtime.buffers import buffer_bytes, check_memory, granule, row_bytes, row_of, rows_of, stride
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.device_array import DeviceArray, as_device_array, device_output
@@ -75,6 +75,8 @@ class _Call:
     store: list[_Copy]
     saved: list[tuple[int, int]]
     outputs: list[Outputs]
+    first: int = 0
+    together: Outputs | None = None  # the outputs of all rows, [rows, ...] each, once somebody asked for them
     runs: int = 0
     dedicated: bool = False
     graphs: dict[bool, Any] = field(default_factory=dict)
@@ -113,6 +115,25 @@ class GpuProgram(RowProgram):
         """Advance rows ``active``; see the protocol. Frames may hold what :meth:`device_frame` gave."""
         with self._cuda:
             return super().step(frames, state, active)
+
+    def step_row(self, frame: Any, state: RowState, row: int) -> Outputs:
+        """See :meth:`RowProgram.step_row`."""
+        cuda = self._cuda
+        cuda.enter()
+        try:
+            return super().step_row(frame, state, row)
+        finally:
+            cuda.leave()
+
+    def step_rows(self, frames: Mapping[str, Any], state: RowState, first: int, count: int) -> Outputs | None:
+        """See :meth:`RowProgram.step_rows`."""
+        with self._cuda:
+            return super().step_rows(frames, state, first, count)
+
+    def warm_up(self, state: RowState) -> None:
+        """See :meth:`RowProgram.warm_up`: contexts are made and graphs captured."""
+        with self._cuda:
+            super().warm_up(state)
 
     def read_state(self, state: RowState, row: int) -> dict[str, Array]:
         """A copy of one row's state by name."""
@@ -159,8 +180,8 @@ class DeviceMemory:
             t.name: self._locked(t) for t in signature.outputs if t.name in states and self._on_host
         }
         self._slots = [
-            {name: row_of(buffer.array, row, self._stride(signature.input(name)), signature.input(name))
-             for name, buffer in self._inputs.items()}
+            tuple((name, row_of(buffer.array, row, self._stride(signature.input(name)), signature.input(name)))
+                  for name, buffer in self._inputs.items())
             for row in range(rows)
         ]  # fmt: skip
         self._pending: list[tuple[int, Frame]] = []
@@ -172,17 +193,66 @@ class DeviceMemory:
     def allocate(self) -> Buffers:
         return {s.name: self._cuda.allocate(self._rows * self._stride(s)) for s in self._signature.states}
 
+    @property
+    def warm_calls(self) -> int:
+        """Half of the graphs: the others are for runs of rows that nobody foresaw."""
+        return max(2, MAX_GRAPHS // 2)
+
     def put(self, slot: int, frame: Frame) -> None:
         self._pending.append((slot, frame))
-        for name, target in self._slots[slot].items():
+        for name, target in self._slots[slot]:
             value = frame[name]
             if isinstance(value, DeviceArray):
-                self._any_on_device = True
-                buffer = self._inputs[name]
-                offset = slot * self._stride(self._signature.input(name))
-                self._cuda.copy(buffer.address + offset, value.pointer, value.nbytes)
+                self._put_on_device(name, slot, value)
             else:
-                np.copyto(target, value)
+                target[...] = value
+
+    def put_one(self, slot: int, frame: Any) -> None:
+        name, target = self._slots[slot][0]
+        if isinstance(frame, DeviceArray):
+            self._put_on_device(name, slot, frame)
+        else:
+            self._any_on_device = False  # a step before may have failed on its way
+            target[...] = frame
+
+    def put_rows(self, first: int, frames: Mapping[str, Any]) -> None:
+        host: dict[str, Any] = {}
+        self._any_on_device = False
+        self._pending.clear()
+        for name, array in frames.items():
+            if isinstance(array, DeviceArray):
+                self._put_on_device(name, first, array)
+            else:
+                spec = self._signature.input(name)
+                rows_of(self._inputs[name].array, first, len(array), spec)[...] = array
+                host[name] = array
+        if self._any_on_device:
+            # Beside some that are there already, each other one is copied by itself.
+            for name, array in host.items():
+                buffer, spec = self._inputs[name], self._signature.input(name)
+                if not buffer.shared:
+                    size = row_bytes(spec)
+                    offset = first * size
+                    self._cuda.copy(buffer.address + offset, buffer.host + offset, len(array) * size)
+
+    def _put_on_device(self, name: str, slot: int, value: DeviceArray) -> None:
+        self._any_on_device = True
+        offset = slot * self._stride(self._signature.input(name))
+        self._cuda.copy(self._inputs[name].address + offset, value.pointer, value.nbytes)
+
+    def rows_of(self, call: _Call) -> Outputs:
+        if call.together is None:
+            call.together = {t.name: self._rows_view(t, call) for t in self._signature.outputs}
+        return call.together
+
+    def _rows_view(self, spec: TensorSpec, call: _Call) -> Any:
+        if not self._on_host:
+            shape = (call.rows, *spec.frame_shape)
+            return device_output(self._cuda, call.addresses[spec.name], shape, spec.dtype)
+        buffer = self._state_outputs.get(spec.name) or self._outputs[spec.name]
+        view = rows_of(buffer.array, call.first, call.rows, spec)
+        view.flags.writeable = False
+        return view
 
     def bind(self, first: int, count: int, before: Buffers, after: Buffers) -> _Call:
         signature = self._signature
@@ -217,7 +287,7 @@ class DeviceMemory:
             for j in range(count)
         ]
         enqueue = self._engine.bind(count, addresses)
-        return _Call(count, addresses, enqueue, load, store, saved, outputs)
+        return _Call(count, addresses, enqueue, load, store, saved, outputs, first)
 
     def run(self, call: _Call) -> list[Outputs]:
         load = not self._any_on_device
@@ -237,8 +307,18 @@ class DeviceMemory:
         self._copy(call.store)
         return call.outputs
 
+    def warm(self, call: _Call) -> None:
+        # With outputs on the GPU frames are likely to come from there, too, and then the graph leaves out their copy.
+        for on_device in (False,) if self._on_host else (False, True):
+            for _ in range(2):
+                self._any_on_device = on_device
+                self.run(call)
+                self.wait()
+        call.used -= IDLE_STEPS  # one that no stream ever needs makes room at once
+
     def wait(self) -> None:
-        self._pending.clear()
+        if self._pending:
+            self._pending.clear()
         self._any_on_device = False
         self._steps += 1
         self._cuda.wait()

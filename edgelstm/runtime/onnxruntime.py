@@ -47,6 +47,7 @@ class _Call:
 
     binding: Any
     outputs: list[Outputs]
+    rows: Outputs
 
 
 class OrtProgram(RowProgram):
@@ -80,6 +81,8 @@ class OrtProgram(RowProgram):
 class _Memory:
     """NumPy buffers and the calls bound to them. See :class:`edgelstm.runtime.rows.Memory`."""
 
+    warm_calls = 0
+
     def __init__(self, signature: Signature, rows: int, session: Any) -> None:
         self._signature = signature
         self._rows = rows
@@ -101,6 +104,16 @@ class _Memory:
         for name, target in self._slots[slot]:
             np.copyto(target, frame[name])
 
+    def put_one(self, slot: int, frame: Array) -> None:
+        self._slots[slot][0][1][...] = frame
+
+    def put_rows(self, first: int, frames: Mapping[str, Array]) -> None:
+        for name, array in frames.items():
+            self._inputs[name][first : first + len(array)] = array
+
+    def rows_of(self, call: _Call) -> Outputs:
+        return call.rows
+
     def bind(self, first: int, count: int, before: Buffers, after: Buffers) -> _Call:
         rows = slice(first, first + count)
         if self._session is None:
@@ -117,7 +130,8 @@ class _Memory:
             _bind(binding.bind_output, name, self._signature.output(name).dtype, array[rows])
             outputs[name] = array[rows]
         views = {t.name: _read_only(outputs[t.name]) for t in self._signature.outputs}
-        return _Call(binding, [{name: view[j, ...] for name, view in views.items()} for j in range(count)])
+        rows_alone = [{name: view[j, ...] for name, view in views.items()} for j in range(count)]
+        return _Call(binding, rows_alone, views)
 
     def run(self, call: _Call) -> list[Outputs]:
         if self._session is None:
@@ -127,6 +141,9 @@ class _Memory:
         except Exception as error:  # ONNX Runtime raises several unrelated classes
             raise EdgeLstmError("ONNX Runtime failed in a step", found=first_line(error)) from error
         return call.outputs
+
+    def warm(self, call: _Call) -> None:
+        """Nothing is prepared."""
 
     def wait(self) -> None:
         """A call is done when it returns."""

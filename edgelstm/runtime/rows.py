@@ -39,7 +39,13 @@ class CallSize:
 
 
 class Memory(Protocol):
-    """Buffers of one backend, and the engine calls bound to them. ``buffers`` are what :meth:`allocate` gave."""
+    """Buffers of one backend, and the engine calls bound to them. ``buffers`` are what :meth:`allocate` gave.
+
+    warm_calls: how many calls are worth to be run before the first step; 0 where nothing is prepared.
+    """
+
+    @property
+    def warm_calls(self) -> int: ...
 
     def allocate(self) -> Any:
         """Buffers for the states of all rows; what they hold has no meaning yet."""
@@ -47,11 +53,23 @@ class Memory(Protocol):
     def put(self, slot: int, frame: Frame) -> None:
         """Lay a frame into row ``slot`` of the inputs."""
 
+    def put_one(self, slot: int, frame: Array) -> None:
+        """:meth:`put` for a model with one input."""
+
+    def put_rows(self, first: int, frames: Mapping[str, Array]) -> None:
+        """Lay [rows, ...] frames into rows ``first`` and following of the inputs, which lie side by side."""
+
+    def rows_of(self, call: Any) -> Outputs:
+        """The outputs of all rows of a call, [rows, ...] each."""
+
     def bind(self, first: int, count: int, before: Any, after: Any) -> Any:
         """An engine call that reads rows [first, first + count) of ``before`` and of the inputs, and writes ``after``."""
 
     def run(self, call: Any) -> list[Outputs]:
         """Begin a call; outputs by row of the run, good once :meth:`wait` is back."""
+
+    def warm(self, call: Any) -> None:
+        """Run a call as often as it takes until nothing is left to prepare for it."""
 
     def wait(self) -> None:
         """Return when everything begun is done."""
@@ -107,7 +125,8 @@ class RowProgram:
     def step(self, frames: Sequence[Frame], state: RowState, active: Sequence[int]) -> list[Outputs]:
         """Advance rows ``active``; see the protocol."""
         memory = self._memory
-        state.written.clear()
+        if state.written:
+            state.written.clear()
         if self._size.most == 1 or len(active) == 1 == self._size.least == self._size.granule:
             for frame, row in zip(frames, active, strict=True):
                 memory.put(row, frame)
@@ -127,6 +146,69 @@ class RowProgram:
         for row in active:
             state.side[row] ^= 1
         return outputs
+
+    def step_row(self, frame: Array, state: RowState, row: int) -> Outputs:
+        """Advance one row of a model with one input: :meth:`step` without its lists and dictionaries."""
+        size, memory = self._size, self._memory
+        if size.most != 1 and (size.least != 1 or row % size.granule):
+            return self.step([{self.signature.inputs[0].name: frame}], state, [row])[0]
+        if state.written:
+            state.written.clear()
+        memory.put_one(row, frame)
+        side = state.side[row]
+        call = state.calls.get((row, 1, side))
+        outputs = (memory.run(call) if call is not None else self._run(state, row, 1))[0]
+        memory.wait()
+        state.side[row] = 1 - side
+        return outputs
+
+    def step_rows(
+        self, frames: Mapping[str, Array], state: RowState, first: int, count: int
+    ) -> Outputs | None:
+        """Advance rows [first, first + count) by [count, ...] frames in one call; their outputs, [count, ...] each.
+
+        None, and nothing is done, where the engine does not take that run of rows as it is.
+        """
+        size, memory = self._size, self._memory
+        if size.most == 1 or count < size.least or first % size.granule:
+            return None
+        if state.written:
+            state.written.clear()
+        memory.put_rows(first, frames)
+        sides = state.side[first : first + count]
+        side = sides[0]
+        if sides.count(side) < count:
+            self._align(state, range(first, first + count), side)
+        call = self._call(state, first, count)
+        memory.run(call)
+        memory.wait()
+        state.side[first : first + count] = [1 - side] * count
+        return memory.rows_of(call)
+
+    def warm_up(self, state: RowState) -> None:
+        """Do what the first steps would have to do before they can run, so that no live one is late.
+
+        For a state of :meth:`new_state` that no step has run on; it is at its initial value again after it. What runs here are
+        the usual calls: of all rows, and of the first few, as streams join.
+        """
+        rows = capacity(self.streams, self._size)
+        if self._size.most == 1:
+            runs = [(row, 1) for row in range(rows)]
+        else:
+            counts = dict.fromkeys((self.streams, *range(1, self.streams)))
+            runs = list(dict.fromkeys(self._span(range(n)) for n in counts))
+        values = {s.name: s.initial_value() for s in self.signature.states}
+        for row in range(rows):
+            # A call that reads the other side reads what no step has written yet: numbers that mean nothing to the engine, and
+            # that it may take for places.
+            self._memory.write(state.buffers[1], row, values)
+        for first, count in runs[: self._memory.warm_calls // 2]:
+            for side in (0, 1):
+                state.side[first] = side
+                self._memory.warm(self._call(state, first, count))
+        state.side[:] = [0] * len(state.side)
+        for row in range(rows):
+            self._memory.write(state.buffers[0], row, values)
 
     def read_state(self, state: RowState, row: int) -> dict[str, Array]:
         """A copy of one row's state by name."""
@@ -159,12 +241,15 @@ class RowProgram:
 
     def _run(self, state: RowState, first: int, count: int) -> list[Outputs]:
         """Run rows [first, first + count), whose current values lie on one side; the other side is written."""
+        return self._memory.run(self._call(state, first, count))
+
+    def _call(self, state: RowState, first: int, count: int) -> Any:
         side = state.side[first]
         call = state.calls.get((first, count, side))
         if call is None:
             call = self._memory.bind(first, count, state.buffers[side], state.buffers[1 - side])
             _remember(state.calls, (first, count, side), call)
-        return self._memory.run(call)
+        return call
 
     def _step_gathered(
         self, frames: Sequence[Frame], state: RowState, active: Sequence[int], count: int

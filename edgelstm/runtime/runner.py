@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import math
+import operator
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
+from edgelstm.runtime.frames import BadFrame, FrameCheck
 from edgelstm.runtime.open import open_program
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
 
 if TYPE_CHECKING:
-    from edgelstm.runtime.device_array import DeviceArray
+    pass
 
-BadFrame = Literal["error", "skip", "zero", "pass"]
-#: Elements of a frame up to which BLAS works in the calling thread.
-SMALL = 8192
+_ROW = operator.itemgetter(0)
 
 
 class Stream:
@@ -49,7 +48,7 @@ class Stream:
         runner's next step; ``copy=True`` gives arrays to keep. Empty when the frame was skipped.
         Raises EdgeLstmError for a wrong frame; the state is then what it was.
         """
-        return self._runner._advance(((self, frame),), copy)[0]
+        return self._runner._advance_one(self, frame, copy)
 
     def reset(self) -> None:
         """Go back to the initial state."""
@@ -102,18 +101,18 @@ class Runner:
     """
 
     def __init__(self, program: Program, *, on_bad_frame: BadFrame = "error") -> None:
-        if on_bad_frame not in get_args(BadFrame):
-            raise EdgeLstmError("on_bad_frame", found=on_bad_frame, expected=" or ".join(get_args(BadFrame)))
+        self._frames = FrameCheck(program.signature, on_bad_frame, getattr(program, "device_frame", None))
         self._program = program
         self._state: Any = program.new_state()
-        self._policy = on_bad_frame
-        self._finite = on_bad_frame != "pass"
-        #: Takes frames that are on the GPU, where the program can.
-        self._device_frame = getattr(program, "device_frame", None)
         self._streams: dict[str, Stream] = {}
         self._free = list(range(program.streams - 1, -1, -1))
         self._initial = {s.name: s.initial_value() for s in program.signature.states}
-        self._inputs = tuple(_Input(spec) for spec in program.signature.inputs)
+        #: How the program takes a frame without a dictionary, if the model has one input; and all frames in one array.
+        self._step_row = None if self._frames.only is None else getattr(program, "step_row", None)
+        self._step_rows = getattr(program, "step_rows", None)
+        warm_up = getattr(program, "warm_up", None)
+        if warm_up is not None:
+            warm_up(self._state)
         self._lock = threading.Lock()
         self._closed = False
 
@@ -172,6 +171,16 @@ class Runner:
                 self._streams[name] = Stream(self, name, row)
             return self._streams[name]
 
+    def step_all(self, frames: Any, *, copy: bool = False) -> Outputs:
+        """Advance every stream by one frame, all frames in one array: the cheapest way to step many streams.
+
+        ``frames``: [streams, ...] in the order of :attr:`streams`, a NumPy array or one on the GPU; for a model with several
+        inputs a tuple of them, in the order of the Signature. Outputs by name, [streams, ...] each: views as those of
+        :meth:`step`, as long as the streams left no gap when one left; else copies on the host.
+        Raises EdgeLstmError, and no stream moves, for a wrong array, and for NaN or infinity where those are errors or skipped.
+        """
+        return self._advance_all(frames, copy)
+
     def step(self, frames: Mapping[str, Array | Frame], *, copy: bool = False) -> dict[str, Outputs]:
         """Advance the named streams by one frame each, in one engine call; all others keep their state bit for bit.
 
@@ -180,7 +189,8 @@ class Runner:
         """
         if not frames:
             return {}
-        pairs = [(self._stream_named(name), frame) for name, frame in frames.items()]
+        streams = self._streams
+        pairs = [(streams.get(name) or self._stream_named(name), frame) for name, frame in frames.items()]
         return dict(zip(frames, self._advance(pairs, copy), strict=True))
 
     def close(self) -> None:
@@ -200,6 +210,56 @@ class Runner:
     ) -> None:
         self.close()
 
+    def _advance_one(self, stream: Stream, frame: Array | Frame, copy: bool) -> Outputs:
+        """:meth:`_advance` for one stream; an array of a model with one input goes straight to the program."""
+        only = self._frames.only
+        if self._step_row is None or only is None:
+            return self._advance(((stream, frame),), copy)[0]
+        with self._lock:
+            if self._streams.get(stream.name) is not stream:
+                self._check_member(stream)
+            if not self._frames.is_good(frame, only):
+                checked = self._frames.one(stream, frame)
+                if checked is None:
+                    stream.skipped += 1
+                    return {}
+                frame = checked[only.name]
+            outputs: Outputs = self._step_row(frame, self._state, stream._row)
+            stream.frames += 1
+            return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
+
+    def _advance_all(self, frames: Any, copy: bool) -> Outputs:
+        """All streams by one frame each, [streams, ...] arrays in the order in which they joined."""
+        with self._lock:
+            self._check_open()
+            streams = tuple(self._streams.values())
+            arrays = self._frames.rows(frames, streams)
+            rows = [s._row for s in streams]
+            first, count = rows[0], len(rows)
+            outputs: Outputs | None = None
+            if self._step_rows is not None and rows == list(range(first, first + count)):
+                outputs = self._step_rows(arrays, self._state, first, count)
+            if outputs is None:
+                outputs, copy = self._gathered(arrays, rows), False
+            for stream in streams:
+                stream.frames += 1
+            return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
+
+    def _gathered(self, arrays: Mapping[str, Any], rows: Sequence[int]) -> Outputs:
+        """For streams whose rows do not lie side by side in the order in which they joined: one by one in and out."""
+        order = sorted(range(len(rows)), key=rows.__getitem__)
+
+        def one(array: Any, k: int) -> Any:
+            return array[k] if isinstance(array, np.ndarray) else array.row(k)
+
+        split = [{name: one(array, k) for name, array in arrays.items()} for k in order]
+        found = self._program.step(split, self._state, [rows[k] for k in order])
+        place = {k: n for n, k in enumerate(order)}
+        return {
+            t.name: np.stack([np.asarray(found[place[k]][t.name].copy()) for k in range(len(rows))])
+            for t in self.signature.outputs
+        }
+
     def _advance(self, pairs: Sequence[tuple[Stream, Array | Frame]], copy: bool) -> list[Outputs]:
         """Check every frame before any stream moves, then advance them together.
 
@@ -208,15 +268,22 @@ class Runner:
         with self._lock:
             jobs = []
             skipped = []
+            streams, check = self._streams, self._frames
+            only = check.only
             for place, (stream, frame) in enumerate(pairs):
-                self._check_member(stream)
-                checked = self._checked(stream, frame)
+                if streams.get(stream.name) is not stream:
+                    self._check_member(stream)
+                checked: Frame | None
+                if only is not None and check.is_good(frame, only):
+                    checked = {only.name: frame}  # type: ignore[dict-item]
+                else:
+                    checked = self._frames.one(stream, frame)
                 if checked is None:
                     skipped.append(stream)
                 else:
                     jobs.append((stream._row, place, stream, checked))
             if len(jobs) > 1:
-                jobs.sort(key=_row)
+                jobs.sort(key=_ROW)
             results: list[Outputs] = [{} for _ in pairs]
             if jobs:
                 outputs = self._program.step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
@@ -226,56 +293,6 @@ class Runner:
             for stream in skipped:
                 stream.skipped += 1
             return results
-
-    def _checked(self, stream: Stream, frame: Array | Frame) -> Frame | None:
-        """The frame by input name; None when the policy skips it."""
-        if not isinstance(frame, Mapping):
-            if len(self._inputs) > 1:
-                raise EdgeLstmError(
-                    f"frame of stream {stream.name!r}",
-                    found="one array",
-                    expected=f"a mapping with the inputs {', '.join(i.name for i in self._inputs)}",
-                )
-            frame = {self._inputs[0].name: frame}
-        elif len(frame) != len(self._inputs) or any(i.name not in frame for i in self._inputs):
-            raise EdgeLstmError(
-                f"frame of stream {stream.name!r}",
-                found=f"inputs {', '.join(map(str, frame))}",
-                expected=", ".join(i.name for i in self._inputs),
-            )
-        for spec in self._inputs:
-            array = frame[spec.name]
-            if not isinstance(array, np.ndarray) and self._device_frame is not None:
-                on_device = self._device_frame(array)
-                if on_device is not None:
-                    frame = {**frame, spec.name: self._checked_on_device(stream, spec, on_device)}
-                    continue
-            if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
-                raise _wrong_frame(stream, spec, array)
-            if spec.floating and self._finite and not _all_finite(array):
-                if self._policy == "skip":
-                    return None
-                if self._policy == "error":
-                    raise EdgeLstmError(
-                        f"frame {stream.frames} of stream {stream.name!r}, input {spec.name!r}",
-                        found=f"{int(np.size(array) - np.isfinite(array).sum())} values that are NaN or infinite",
-                        expected="finite values",
-                        hint="The state is untouched; on_bad_frame='skip' or 'zero' goes on without stopping",
-                    )
-                frame = {**frame, spec.name: np.where(np.isfinite(array), array, 0)}
-        return frame
-
-    def _checked_on_device(self, stream: Stream, spec: _Input, array: DeviceArray) -> Any:
-        if array.shape != spec.shape or array.dtype != spec.dtype:
-            raise _wrong_frame(stream, spec, array, on_device=True)
-        if spec.floating and self._finite:
-            raise EdgeLstmError(
-                f"frame of stream {stream.name!r}, input {spec.name!r}, is on the GPU, where it is not looked at for NaN",
-                found=f"on_bad_frame={self._policy!r}",
-                expected="on_bad_frame='pass'",
-                hint="Open the runner with that, or pass NumPy arrays",
-            )
-        return array
 
     def _stream_named(self, name: str) -> Stream:
         try:
@@ -344,47 +361,3 @@ class Runner:
             if self._streams.get(stream.name) is stream:
                 del self._streams[stream.name]
                 self._free.append(stream._row)
-
-
-class _Input:
-    """What a frame is compared with, worked out once."""
-
-    __slots__ = ("dtype", "floating", "name", "shape")
-
-    def __init__(self, spec: TensorSpec) -> None:
-        self.name = spec.name
-        self.shape = spec.frame_shape
-        self.dtype = np_dtype(spec.dtype)
-        self.floating = self.dtype.kind == "f"
-
-
-def _row(job: Any) -> int:
-    row: int = job[0]
-    return row
-
-
-def _all_finite(array: Array) -> bool:
-    """Whether no value is NaN or infinite, without a temporary array."""
-    if array.size > SMALL:
-        # Both pass NaN on; between them they see either infinity.
-        return math.isfinite(array.max()) and math.isfinite(array.min())
-    # For a small frame the call is what costs, and this is the cheapest; for a large one BLAS would wake threads.
-    # The sum may overflow though every value is finite.
-    return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
-
-
-def _wrong_frame(stream: Stream, spec: _Input, array: Any, *, on_device: bool = False) -> EdgeLstmError:
-    is_array = isinstance(array, np.ndarray) or on_device
-    found = f"{array.dtype}{list(array.shape)}" if is_array else type(array).__name__
-    hint = None
-    if is_array:
-        if array.shape == spec.shape:
-            hint = f"Convert it: frame.astype(np.{spec.dtype})"
-        elif array.shape == (1, *spec.shape):
-            hint = "Leave the stream axis out: frame[0]"
-    return EdgeLstmError(
-        f"frame of stream {stream.name!r}, input {spec.name!r}",
-        found=found,
-        expected=f"a NumPy array {spec.dtype}{list(spec.shape)}",
-        hint=hint,
-    )

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.files import PathLike
-from edgelstm.runtime.runner import BadFrame, Runner
+from edgelstm.runtime.frames import BadFrame
+from edgelstm.runtime.runner import Runner
 from edgelstm.workflows.frames import Preprocessing, Progress, operations
 
 if TYPE_CHECKING:

@@ -116,6 +116,47 @@ def test_outputs_are_read_only_and_last_until_the_next_step(open_program: Open, 
             np.testing.assert_array_equal(array, copy[spec.name])
 
 
+def test_warming_up_is_no_step_of_any_row(open_program: Open, model: StepModel) -> None:
+    """A state that was warmed up is at its initial value, and gives what one that was not gives."""
+    rng = np.random.default_rng(5)
+    program = open_program(model, 3)
+    warm, cold = program.new_state(), program.new_state()
+    program.warm_up(warm)  # type: ignore[attr-defined]
+    for row in range(3):
+        for spec in model.signature.states:
+            np.testing.assert_array_equal(program.read_state(warm, row)[spec.name], spec.initial_value())
+    for active in ([0, 1, 2], [0], [0, 1], [2], [0, 2], [0, 1, 2], [0, 1, 2]):
+        frames = [frame(model, rng) for _ in active]
+        got = [{n: a.copy() for n, a in o.items()} for o in program.step(frames, warm, active)]
+        for a, b in zip(got, program.step(frames, cold, active), strict=True):
+            for name in a:
+                np.testing.assert_array_equal(a[name], b[name])
+
+
+def test_rows_together_equal_rows_by_name(open_program: Open, model: StepModel) -> None:
+    """``step_rows``, where the engine takes the run; sides that differ from row to row included."""
+    rng = np.random.default_rng(6)
+    program = open_program(model, 4)
+    together, by_name = program.new_state(), program.new_state()
+    for first, count in ((0, 4), (0, 3), (1, 2), (0, 4), (2, 2), (3, 1), (0, 4)):
+        frames = [frame(model, rng) for _ in range(count)]
+        arrays = {n: np.stack([f[n] for f in frames]) for n in frames[0]}
+        rows = program.step_rows(arrays, together, first, count)  # type: ignore[attr-defined]
+        active = list(range(first, first + count))
+        if rows is None:  # one row a call, or runs that begin elsewhere
+            program.step(frames, together, active)
+            program.step(frames, by_name, active)
+            continue
+        got = {n: a.copy() for n, a in rows.items()}
+        for k, expected in enumerate(program.step(frames, by_name, active)):
+            for name in expected:
+                np.testing.assert_allclose(got[name][k], expected[name], rtol=1e-5, atol=1e-6)
+        for row in range(4):
+            a, b = program.read_state(together, row), program.read_state(by_name, row)
+            for name in a:
+                np.testing.assert_allclose(a[name], b[name], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("name", list(BACKENDS))
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())

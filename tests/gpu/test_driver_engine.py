@@ -6,6 +6,7 @@ What other runtimes got wrong in steps captured as CUDA graphs, each once: the g
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -14,8 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from contract.backends import no_gpu
+from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime import Runner
 from edgelstm.runtime.cuda import Cuda
 from standins.kernel_engine import kernel_machine, open_kernel, reference
@@ -59,6 +64,71 @@ def test_any_schedule_equals_numpy(driver: Any, outputs: str, caplog: pytest.Log
     assert "no CUDA graphs" not in caplog.text
 
 
+@pytest.mark.parametrize("outputs", ["host", "device"])
+def test_one_array_of_all_frames_equals_frames_by_name(driver: Any, outputs: str) -> None:
+    """Any streams that joined and left in between: in the order in which they joined, whatever rows they have."""
+    rng = np.random.default_rng(1)
+    with (
+        Runner(open_kernel(driver, 6, outputs=outputs)) as runner,
+        Runner(open_kernel(driver, 6)) as other,
+    ):
+        for k in range(120):
+            if k % 10 == 0:
+                for r in (runner, other):
+                    if k % 30 and len(r.streams) > 1:
+                        r.stream(r.streams[1 + k // 10 % (len(r.streams) - 1)]).close()  # never the first
+                    for n in range(k // 10 % 3):
+                        if len(r.streams) < 6:
+                            r.stream(f"{k}-{n}")
+                    r.stream("always") if k == 0 else None
+            frames = rng.normal(size=(len(runner.streams), WIDTH)).astype(np.float32)
+            if k % 7 == 3:  # sides that differ from row to row
+                only = {other.streams[0]: frames[0]}
+                runner.step(only), other.step(only)
+            got = np.asarray(runner.step_all(frames)["y"].copy())
+            wanted = other.step(dict(zip(other.streams, frames, strict=True)))
+            np.testing.assert_array_equal(got, np.stack([wanted[n]["y"] for n in other.streams]))
+        assert runner.stream("always").frames == other.stream("always").frames
+
+
+def test_what_steps_need_is_made_before_the_first(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No capture, no allocation inside a live step, as streams join one after the other; and it left no trace in any state."""
+    with Runner(open_kernel(driver, 4, width=64)) as runner:
+        monkeypatch.setattr(Cuda, "capture", None)
+        monkeypatch.setattr(Cuda, "allocate", None)
+        names: list[str] = []
+        truth: dict[str, np.ndarray] = {}
+        rng = np.random.default_rng(2)
+        for name in "abcd":
+            names.append(runner.stream(name).name)
+            assert not runner.stream(name).snapshot()["s"].any(), "warming up was a step of this stream"
+            truth[name] = np.zeros(64, np.float32)
+            for _ in range(5):
+                frames = {n: draw(rng, 64) for n in names}
+                got = runner.step(frames)
+                for n in names:
+                    truth[n], y = reference(truth[n], frames[n])
+                    np.testing.assert_array_equal(got[n]["y"], y)
+
+
+def test_padded_and_idle_rows_never_write_a_live_streams_slot(driver: Any) -> None:
+    """Every subset of six streams, twice, on both sides: whoever had no frame keeps every bit."""
+    rng = np.random.default_rng(3)
+    with Runner(
+        open_kernel(driver, 6, width=32)
+    ) as runner:  # 128 bytes a row: runs begin at every second one
+        names = [runner.stream(str(k)).name for k in range(6)]
+        for mask in [*range(1, 64), *range(63, 0, -1)]:
+            active = [n for k, n in enumerate(names) if mask >> k & 1]
+            before = {n: runner.stream(n).snapshot()["s"] for n in names}
+            frames = {n: draw(rng, 32) for n in active}
+            runner.step(frames)
+            for n in names:
+                after = runner.stream(n).snapshot()["s"]
+                wanted = reference(before[n], frames[n])[0] if n in active else before[n]
+                assert after.tobytes() == wanted.tobytes(), (mask, n)
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
 def test_odd_and_even_steps_then_reset_and_restore(driver: Any, steps: int) -> None:
     """The graph of one side must never run on the other's turn: reset and restore land on whichever is current."""
@@ -84,13 +154,10 @@ def test_odd_and_even_steps_then_reset_and_restore(driver: Any, steps: int) -> N
 
 
 def test_two_runners_on_one_gpu_from_two_threads(driver: Any) -> None:
-    if driver is not None:
-        # The stand-in's streams are no threads' business; two runners that take turns are.
-        pairs = [(0, 1)] * 100
     with Runner(open_kernel(driver, 2)) as one, Runner(open_kernel(driver, 2)) as two:
         errors: list[BaseException] = []
 
-        def drive(runner: Runner, seed: int, turns: Any) -> None:
+        def drive(runner: Runner, seed: int, turns: Any) -> Iterator[None]:
             rng, state = np.random.default_rng(seed), np.zeros(WIDTH, np.float32)
             try:
                 stream = runner.stream(str(seed))
@@ -112,7 +179,8 @@ def test_two_runners_on_one_gpu_from_two_threads(driver: Any) -> None:
             for thread in threads:
                 thread.join()
         else:
-            for _ in zip(*(drive(r, k, pairs) for k, r in enumerate((one, two))), strict=True):
+            # Threads are nothing the stand-in knows; two runners that take turns are.
+            for _ in zip(*(drive(r, k, range(100)) for k, r in enumerate((one, two))), strict=True):
                 pass
         assert not errors, errors
 
@@ -163,3 +231,103 @@ def test_time_of_a_step(driver: Any, capsys: pytest.CaptureFixture[str]) -> None
             print(
                 f'\n{{"name": "step, empty kernel, host frames", "streams": {streams}, "microseconds": [{took:.2f}]}}'
             )
+
+
+class Streams(RuleBasedStateMachine):
+    """Join, leave, step some, step all, reset, snapshot, restore, a bad frame: in every order, against NumPy."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack = contextlib.ExitStack()
+        driver = self.stack.enter_context(kernel_machine())
+        self.runner = self.stack.enter_context(Runner(open_kernel(driver, 4, width=32)))
+        self.truth: dict[str, np.ndarray] = {}
+        self.kept = np.zeros(32, np.float32)
+        self.seed = 0
+
+    def frame(self) -> np.ndarray:
+        self.seed += 1
+        return draw(np.random.default_rng(self.seed), 32)
+
+    def check(self, name: str, x: np.ndarray, y: np.ndarray) -> None:
+        self.truth[name], wanted = reference(self.truth[name], x)
+        np.testing.assert_array_equal(y, wanted)
+
+    @precondition(lambda self: len(self.truth) < 4)
+    @rule(name=st.sampled_from("abcdefg"))
+    def join(self, name: str) -> None:
+        self.runner.stream(name)
+        self.truth.setdefault(name, np.zeros(32, np.float32))
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def leave(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.truth)))
+        self.runner.stream(name).close()
+        del self.truth[name]
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data(), times=st.integers(1, 3))
+    def step_some(self, data: st.DataObject, times: int) -> None:
+        names = data.draw(st.lists(st.sampled_from(sorted(self.truth)), min_size=1, unique=True))
+        for _ in range(times):
+            frames = {n: self.frame() for n in names}
+            got = self.runner.step(frames)
+            for n in names:
+                self.check(n, frames[n], got[n]["y"])
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def step_one(self, data: st.DataObject) -> None:
+        name, x = data.draw(st.sampled_from(sorted(self.truth))), self.frame()
+        self.check(name, x, self.runner.stream(name).step(x)["y"])
+
+    @precondition(lambda self: self.truth)
+    @rule()
+    def step_all(self) -> None:
+        frames = np.stack([self.frame() for _ in self.truth])
+        got = self.runner.step_all(frames)["y"]
+        for k, name in enumerate(self.runner.streams):
+            self.check(name, frames[k], got[k])
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def reset(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.truth)))
+        self.runner.stream(name).reset()
+        self.truth[name] = np.zeros(32, np.float32)
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def snapshot(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.truth)))
+        self.kept = self.runner.stream(name).snapshot()["s"]
+        assert self.kept.tobytes() == self.truth[name].tobytes()
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data())
+    def restore(self, data: st.DataObject) -> None:
+        name = data.draw(st.sampled_from(sorted(self.truth)))
+        self.runner.stream(name).restore({"s": self.kept})
+        self.truth[name] = self.kept
+
+    @precondition(lambda self: self.truth)
+    @rule(data=st.data(), all_streams=st.booleans())
+    def a_bad_frame(self, data: st.DataObject, all_streams: bool) -> None:
+        frames = {n: self.frame() for n in self.runner.streams}
+        frames[data.draw(st.sampled_from(sorted(frames)))][3] = np.nan
+        together = np.stack(list(frames.values()))
+        with pytest.raises(EdgeLstmError, match="NaN"):
+            _ = self.runner.step_all(together) if all_streams else self.runner.step(frames)
+
+    @invariant()
+    def every_state_is_what_it_should_be(self) -> None:
+        for name, wanted in self.truth.items():
+            assert self.runner.stream(name).snapshot()["s"].tobytes() == wanted.tobytes(), name
+
+    def teardown(self) -> None:
+        self.stack.close()
+
+
+TestStreams = Streams.TestCase
+TestStreams.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)

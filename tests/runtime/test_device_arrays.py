@@ -153,6 +153,37 @@ def test_some_streams_on_the_gpu_and_some_not(driver: StandInDriver, plan: Path)
                 )
 
 
+def test_one_array_of_all_frames_on_the_gpu(driver: StandInDriver, plan: Path) -> None:
+    """One import and one copy, however many streams; also when a gap was left, and in turns with arrays of the host."""
+    with (
+        Other() as other,
+        Runner.open(plan, streams=4, on_bad_frame="pass", outputs="device") as runner,
+        Runner.open(plan.with_suffix(".onnx"), streams=4) as cpu,
+    ):
+        for k in range(16):
+            for r in (runner, cpu):
+                for name in "abcd" if k < 10 else "bcd":
+                    r.stream(name)
+                if k == 10:
+                    r.stream("a").close()
+                if k == 12:
+                    r.stream("e")  # where a was: not in the order of rows
+            batch = np.stack(frames(len(cpu.streams)))
+            expected = cpu.step(dict(zip(cpu.streams, batch, strict=True)))
+            got = runner.step_all(batch if k % 4 == 3 else other.array(batch))["h_next"]
+            np.testing.assert_allclose(
+                got.copy(), np.stack([expected[n]["h_next"] for n in cpu.streams]), rtol=1e-5, atol=1e-6
+            )
+        with pytest.raises(
+            EdgeLstmError, match=r"frames of all streams.*found float32\[1, 2, 5, 5\]; expected"
+        ):
+            runner.step_all(other.array(batch[:1]))
+    with Other() as other, Runner.open(plan) as runner:
+        runner.stream("a")
+        with pytest.raises(EdgeLstmError, match="not looked at for NaN"):
+            runner.step_all(other.array(batch[:1]))
+
+
 def test_states_written_do_not_touch_an_output(driver: StandInDriver, plan: Path) -> None:
     with Runner.open(plan, outputs="device") as runner:
         stream = runner.stream("a")

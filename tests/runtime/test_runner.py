@@ -136,18 +136,18 @@ def test_frames_that_overflow_when_summed_are_finite(path: Path) -> None:
 @pytest.mark.parametrize("size", [3, 100_000])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_any_value_that_is_not_finite_is_seen(size: int, dtype: str) -> None:
-    from edgelstm.runtime.runner import _all_finite
+    from edgelstm.runtime.frames import all_finite
 
     largest = np.finfo(dtype).max
-    assert _all_finite(np.full(size, largest, dtype))
-    assert _all_finite(np.full((size, 1), -largest, dtype).T)
+    assert all_finite(np.full(size, largest, dtype))
+    assert all_finite(np.full((size, 1), -largest, dtype).T)
     for value in (np.nan, np.inf, -np.inf):
         for place in (0, size // 2, size - 1):
             frame = np.zeros(size, dtype)
             frame[place] = value
-            assert not _all_finite(frame)
+            assert not all_finite(frame)
             frame[place - 1] = -value
-            assert not _all_finite(frame)
+            assert not all_finite(frame)
 
 
 def test_policy_skip_and_zero(path: Path) -> None:
@@ -307,3 +307,40 @@ class Streams(RuleBasedStateMachine):
 
 Streams.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
 TestStreams = Streams.TestCase
+
+
+def test_one_array_of_all_frames(path: Path) -> None:
+    """What it refuses, what it does with NaN; that it equals frames by name is in tests/gpu and the contract."""
+    bad = np.array([[0.5, 1, 2], [np.nan, 0, np.inf]], np.float32)
+    with Runner.open(path, streams=2) as runner:
+        with pytest.raises(EdgeLstmError, match="one array of all streams' frames: found no stream"):
+            runner.step_all(bad)
+        a, b = runner.stream("a"), runner.stream("b")
+        for wrong, message in (
+            (bad[0], r"found float32\[3\]; expected a NumPy array float32\[2, 3\]"),
+            (bad[:1], r"found float32\[1, 3\]"),
+            (bad.astype(np.float64), r"found float64\[2, 3\].*Convert it"),
+            ((bad, bad), "found 2 arrays"),
+            (bad.tolist(), "found 2 arrays"),
+            (bad, "NaN or infinity in those of b"),
+        ):
+            with pytest.raises(EdgeLstmError, match=message):
+                runner.step_all(wrong)
+        assert (a.frames, b.frames) == (0, 0)
+        y = runner.step_all(np.ones((2, 3), np.float32))["y"]
+        assert (y.shape, y.flags.writeable) == ((2, *runner.signature.outputs[0].frame_shape), False)
+        kept = runner.step_all(np.ones((2, 3), np.float32), copy=True)["y"]
+        assert kept.flags.writeable
+        assert (a.frames, b.frames) == (2, 2)
+    with Runner.open(path, streams=2, on_bad_frame="skip") as runner:
+        runner.stream("a"), runner.stream("b")
+        with pytest.raises(EdgeLstmError, match="frames come by name"):
+            runner.step_all(bad)
+    with Runner.open(path, streams=2, on_bad_frame="zero") as runner, Runner.open(path) as other:
+        runner.stream("a"), runner.stream("b")
+        expected = other.stream("b").step(np.array([0, 0, 0], np.float32))["y"]
+        np.testing.assert_allclose(runner.step_all(bad)["y"][1], expected, rtol=1e-6)
+    with Runner.open(path, streams=2) as runner:
+        runner.close()
+        with pytest.raises(EdgeLstmError, match="this runner is closed"):
+            runner.step_all(bad)
