@@ -196,15 +196,16 @@ def video_cases() -> list[Case]:
 # Images
 
 
-def png(values: Any, colour: int, extra: bytes = b"") -> bytes:
-    """A PNG of 16 bits, written by hand; ``colour``: 0 grey, 2 RGB, 4 grey and alpha, 6 RGBA."""
+def png(values: Any, colour: int, extra: bytes = b"", bits: int = 16) -> bytes:
+    """A PNG of 16 bits (or grey of 4), written by hand; ``colour``: 0 grey, 2 RGB, 4 grey and alpha, 6 RGBA."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     height, width = values.shape[:2]
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", width, height, 16, colour, 0, 0, 0)
+    stored = values[:, ::2] * np.uint8(16) + values[:, 1::2] if bits == 4 else values.astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in stored)
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n"
         + chunk(b"IHDR", header)
@@ -259,6 +260,14 @@ def image_cases() -> list[Case]:
         "grey, 1 bit",
         lambda d: pillow(d, "a.png", image.fromarray(a * np.uint8(255)).convert("1")),
         a * np.uint8(255),
+    )
+    nibbles = grey(4)
+    add(
+        "PNG",
+        "grey, 4 bits",
+        lambda d: folder_of(d, "a.png", png(nibbles, 0, bits=4)),
+        nibbles * np.uint8(17),
+        "stretched to 8 bits, as PNG asks",
     )
     b = grey(8)
     add("PNG", "grey, 8 bits", lambda d: pillow(d, "a.png", image.fromarray(b)), b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import logging
 import struct
@@ -231,6 +232,21 @@ def test_one_of_two_videos_is_chosen_or_none(tmp_path: Path) -> None:
     assert "no video '2'" in refusal(f"{path}:2")
 
 
+def test_a_cover_is_no_video(tmp_path: Path) -> None:
+    cover = io.BytesIO()
+    image.new("RGB", (32, 32)).save(cover, "JPEG")
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "gray"
+        container.add_attachment("cover.jpg", "image/jpeg", cover.getvalue())
+        picture = av.VideoFrame.from_ndarray(np.full((48, 64), 50, np.uint8), format="gray")
+        for packet in [*stream.encode(picture), *stream.encode(None)]:
+            container.mux(packet)
+    with av.open(str(tmp_path / "a.mkv")) as container:
+        assert len(container.streams.video) == 2
+    assert [f.max() for f in frames(tmp_path / "a.mkv")] == [50]
+
+
 @pytest.mark.parametrize("name", ["a.gif", "a.webp", "a.png"])
 def test_an_animation_is_a_source_and_no_image(tmp_path: Path, name: str) -> None:
     pictures = [image.fromarray(np.full((8, 12, 3), 40 * k, np.uint8)) for k in range(4)]
@@ -243,6 +259,11 @@ def test_an_animation_is_a_source_and_no_image(tmp_path: Path, name: str) -> Non
         assert (source.length, source.fps) == (4, 10)
     assert [int(f.data[0, 0, 0]) for f in read] == [0, 40, 80, 120]
     assert [round(1000 * f.time) for f in read] == [0, 100, 300, 350]
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / "cut").mkdir()
+    for share in (0.3, 0.6, 0.8):
+        (tmp_path / "cut" / name).write_bytes(whole[: int(len(whole) * share)])
+        assert name in refusal(tmp_path / "cut" / name)
     assert f"holds 4 pictures: found an animation in a folder of images; expected one picture a file. An animation is a source of its own: --source {tmp_path / name}" in refusal(tmp_path)  # fmt: skip
 
 

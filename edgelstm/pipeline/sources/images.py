@@ -80,6 +80,10 @@ def open_image(path: Path) -> Source:
     header = None if netpbm.is_netpbm(_magic(path)) else _header(image, path, str(path))
     if header is None or header.images == 1:
         return Source(f"image {path}", lambda: iter([_one(image, path, 0)]), length=1, look=True)
+    if path.read_bytes().rstrip(b"\0")[-1:] != b";" and _magic(path) == b"GIF8":
+        raise EdgeLstmError(
+            f"{path} ends early", found="no end mark", expected="a whole GIF", hint="The file is truncated"
+        )
     if header.deep is not None:
         raise EdgeLstmError(f"{path}: an animation of 16 bits", expected="8 bits", hint="Write a TIFF stack")
     return Source(
@@ -130,7 +134,8 @@ def _one(image: Any, path: Path, index: int) -> Frame:
 def _header(image: Any, path: Path, where: str) -> Header:
     try:
         with image.open(path, formats=FORMATS) as picture:
-            deep = _png_colour_of_16_bits(path) if picture.format == "PNG" else None
+            depth, colour = _png_depth(path) if picture.format == "PNG" else (8, 0)
+            deep = colour if depth == 16 else None
             if picture.mode not in MODES and deep is None:
                 raise EdgeLstmError(
                     f"{where}: colours",
@@ -149,6 +154,8 @@ def _header(image: Any, path: Path, where: str) -> Header:
                 f"{picture.format}: {'RGB' if mode == 'RGB' else 'grey'}, {16 if deep is not None else 8} bits"
             ]
             notes += [note] if note else []
+            if mode == "L" and 1 < depth < 8:
+                notes.append(f"{depth} bits stretched to 8, as PNG asks")
             if "transparency" in picture.info and "alpha" not in note:
                 notes.append("transparency left out")
             if picture.format == "MPO" and images > 1:
@@ -185,11 +192,11 @@ def _read(image: Any, path: Path, where: str) -> tuple[Array, tuple[float, float
     return turn(data), (0.0, top), (*header.notes, *turn.notes())
 
 
-def _png_colour_of_16_bits(path: Path) -> int | None:
-    """The colour type of a PNG of 16 bits a sample; None for fewer. Source: PNG specification, IHDR."""
+def _png_depth(path: Path) -> tuple[int, int]:
+    """(bits a sample, colour type). Source: PNG specification, IHDR."""
     with path.open("rb") as file:
         head = file.read(26)
-    return head[25] if head[24] == 16 else None
+    return head[24], head[25]
 
 
 def _animation(image: Any, path: Path) -> Iterator[Frame]:

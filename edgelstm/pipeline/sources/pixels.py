@@ -95,14 +95,11 @@ def _luma(picture: Any, bits: int) -> Array:
 
 def _colour(av: Any, picture: Any, bits: int, where: str) -> tuple[Array, list[str]]:
     form = picture.format
-    # Exactly rounded, chroma interpolated: the scaler's quick ways lose the low bits that deep formats are there for.
-    exact = av.video.reformatter.Interpolation
-    deep = {"interpolation": exact.BILINEAR | exact.ACCURATE_RND | exact.FULL_CHR_H_INT} if bits > 8 else {}
     if form.is_rgb or form.has_palette:
         if bits == 32 and form.name not in ("gbrpf32le", "gbrapf32le"):
             raise _unknown(picture, where)
         target = {8: "rgb24", 16: "rgb48le", 32: "gbrpf32le"}.get(max(bits, 8), f"gbrp{bits}le")
-        return picture.to_ndarray(format=target, **deep), []
+        return picture.to_ndarray(format=target), []
     matrix = picture.colorspace
     if matrix not in _MATRICES and matrix != _UNSPECIFIED:
         raise EdgeLstmError(
@@ -124,7 +121,8 @@ def _colour(av: Any, picture: Any, bits: int, where: str) -> tuple[Array, list[s
         note = "colours by BT.601, limited range, for the file does not say"
     if bits <= 8:
         return picture.to_ndarray(format="rgb24"), [note]
-    array = picture.to_ndarray(format=f"gbrp{bits}le" if bits < 16 else "rgb48le", **deep)
+    # To planes: on its quick way to packed RGB the scaler loses the low bits and interpolates colour coarsely.
+    array = picture.to_ndarray(format=f"gbrp{bits}le")
     top = 2**bits - 1
     white = top if full else _white(av, bits)
     if white != top:
@@ -140,8 +138,7 @@ def _white(av: Any, bits: int) -> int:
         plane.update(np.full(plane.buffer_size // 2, level << bits - 8, np.uint16).tobytes())
     frame.color_range = _LIMITED
     frame.colorspace = 1
-    white = frame.to_ndarray(format=f"gbrp{bits}le" if bits < 16 else "rgb48le")
-    return int(white.max())
+    return int(frame.to_ndarray(format=f"gbrp{bits}le").max())
 
 
 def _turn(av: Any, picture: Any, where: str) -> Turn:

@@ -141,8 +141,9 @@ class _Stack:
             if len(pages) == self._each:
                 page = pages[place]
                 ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-                if max(ends) > self._file.filehandle.size:
-                    raise EOFError(f"{self._file.filehandle.size} bytes, expected {max(ends)}")
+                size = page.parent.filehandle.size  # OME stacks may lie in several files
+                if max(ends) > size:
+                    raise EOFError(f"{size} bytes, expected {max(ends)}")
                 data = page.asarray()
             elif len(pages) == 1 and key.is_contiguous and series.dataoffset is not None:
                 # ImageJ writes one page and all pictures behind one another.

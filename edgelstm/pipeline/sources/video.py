@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +28,7 @@ def open_video(path: Path, number: str | None = None) -> Source:
     av = require("av", "video", f"reading {path}")
     try:
         with av.open(str(path)) as container:
-            video, said = _choose(path, container, number)
+            video, said = _choose(av, path, container, number)
             if video.codec_context.name == "rawvideo" and str(video.codec_context.pix_fmt).startswith(
                 "rgb555"
             ):
@@ -51,10 +50,10 @@ def open_video(path: Path, number: str | None = None) -> Source:
     )
 
 
-def _choose(path: Path, container: Any, number: str | None) -> tuple[Any, list[str]]:
+def _choose(av: Any, path: Path, container: Any, number: str | None) -> tuple[Any, list[str]]:
     """The stream and what is to be said of it."""
-    pictured = _attached(container)
-    streams = [stream for stream in container.streams.video if stream.index not in pictured]
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
         raise EdgeLstmError(f"{path}: no video in the file")
     names = [f"{s.codec_context.name} {s.width} x {s.height} {s.codec_context.pix_fmt}" for s in streams]
@@ -75,21 +74,23 @@ def _choose(path: Path, container: Any, number: str | None) -> tuple[Any, list[s
     return streams[int(number)], [f"video {number} of the file's {len(streams)}"] if len(streams) > 1 else []
 
 
-def _attached(container: Any) -> set[int]:
-    """Indices of the streams that are a cover picture, not a video."""
-    return {s.index for s in container.streams.video if "attached_pic" in str(s.disposition).lower()}
-
-
-#: Packets whose times are looked at before the first frame; reading all of a long file would take long.
-_LOOKED_AT = 1000
+#: Packets and bytes whose times are looked at before the first frame; reading all of a long file would take long.
+_LOOKED_AT, _BYTES_LOOKED_AT = 1000, 32 * 1024**2
 
 
 def _times(container: Any, video: Any) -> list[str]:
     said = []
-    packets = itertools.islice(container.demux(video), _LOOKED_AT)
-    stamps = sorted(float(p.pts * p.time_base) for p in packets if p.pts is not None)
-    if len(stamps) == _LOOKED_AT:
-        stamps = stamps[:-32]  # among the last, some are shown later than packets that were not looked at
+    stamps: list[float] = []
+    size = 0
+    for packet in container.demux(video):
+        if packet.pts is not None:
+            stamps.append(float(packet.pts * packet.time_base))
+        size += packet.size
+        if len(stamps) == _LOOKED_AT or size > _BYTES_LOOKED_AT:
+            # Of the last ones, some are shown later than packets that are not looked at.
+            stamps = sorted(stamps)[: -min(32, len(stamps) // 2 + 1)]
+            break
+    stamps.sort()
     steps = np.diff(stamps)
     if len(steps) and steps.max() > 1.2 * steps.min() + 0.003:  # Matroska rounds to milliseconds
         average = len(steps) / (stamps[-1] - stamps[0])
