@@ -1,6 +1,7 @@
 """The project's CUDA kernels for whoever has a GPU and no TensorRT: torch tensors, CuPy arrays, anything with DLPack.
 
-``fused_gates`` turns pre-activations into h and c. Code is compiled when it is first
+``fused_gates`` turns pre-activations into h and c; ``SmallCell`` runs a whole LSTM or GRU cell over one frame or a window in one
+launch. Code is compiled when it is first
 needed (NVRTC, else nvcc) and kept in the user's cache. Nothing here imports torch until torch tensors come in.
 """
 
@@ -11,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgelstm.kernels.gates.call import fused_gates
     from edgelstm.kernels.gates.torch_op import register_torch
+    from edgelstm.kernels.small_cell.cell import SmallCell
 
-__all__ = ["fused_gates", "register_torch"]
+__all__ = ["SmallCell", "fused_gates", "register_torch"]
 
 _HOMES = {
     "fused_gates": "gates.call",
+    "SmallCell": "small_cell.cell",
     "register_torch": "gates.torch_op",
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +55,30 @@ def device(index: int) -> Device:
     )
     # Kept for as long as the process lives: what is loaded into it stays loaded.
     return Device(index, (major, minor), processors, shared, _ok(driver.cuDevicePrimaryCtxRetain(handle)))
+
+
+class Memory:
+    """Copies of arrays on a GPU, until :meth:`close`. addresses: one for each array, a multiple of 256."""
+
+    def __init__(self, device: Device, arrays: Sequence[Any]) -> None:
+        self._driver, self._device = load_driver(), device
+        self.addresses: tuple[int, ...] = ()
+        try:
+            with device:
+                for array in arrays:
+                    pointer = _ok(self._driver.cuMemAlloc(max(array.nbytes, 1)))
+                    self.addresses += (int(pointer),)
+                    _ok(self._driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Free it, when all that was queued is done."""
+        addresses, self.addresses = self.addresses, ()
+        with self._device:
+            for address in addresses:
+                _ok(self._driver.cuMemFree(address))
 
 
 class Kernel:

@@ -9,7 +9,7 @@ namespace edgelstm {
 
 static_assert(sizeof(Plan) == EDGELSTM_PLAN_BYTES, "the caller's plan is another one");
 
-extern "C" __global__ void __launch_bounds__(kThreads) edgelstm_fused_gates(__grid_constant__ Plan const plan) {
+extern "C" __global__ void __launch_bounds__(kThreads) edgelstm_fused_gates(EDGELSTM_GRID_CONSTANT Plan const plan) {
     constexpr DataType kZ = static_cast<DataType>(EDGELSTM_Z);
     constexpr Walk kWalk = static_cast<Walk>(EDGELSTM_WALK);
 #if EDGELSTM_VARIANT == 0

@@ -22,3 +22,10 @@ static_assert(sizeof(int64_t) == 8 && sizeof(void*) == 8, "a 64-bit Linux");
 #include <initializer_list>
 
 #endif
+
+// A kernel's parameter that stays where the launch put it, in constant memory; CUDA before 11.7 cannot be told so.
+#if defined(__CUDACC_VER_MAJOR__) && __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1107
+#define EDGELSTM_GRID_CONSTANT __grid_constant__
+#else
+#define EDGELSTM_GRID_CONSTANT
+#endif

@@ -1,0 +1,1 @@
+"""A whole LSTM or GRU cell in one launch."""
