@@ -291,7 +291,7 @@ def _check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> N
     """Raise EdgeLstmError when declared operations bring another depth than that of ``values`` to 1."""
     white = values[1]
     for place, op in enumerate(ops):
-        if op["op"] in ("normalize", "log1p", "clip"):
+        if op["op"] in ("normalize", "log1p"):
             return
         if op["op"] != "scale":
             continue
@@ -301,6 +301,9 @@ def _check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> N
             return
         right = [dict(other) for other in ops]
         right[place]["factor"] = float(f"{factor * meant[0] / white:.9g}")
+        for before in right[:place]:
+            if before["op"] == "clip":
+                before |= {key: before[key] * white / meant[0] for key in ("min", "max")}
         raise EdgeLstmError(
             f"frames for input {name!r}",
             found=f"values {values[0]:g} to {white:g}",

@@ -207,6 +207,15 @@ def test_a_file_without_its_end_is_damage(tmp_path: Path, suffix: str, share: fl
     assert str(path) in refusal(path)
 
 
+def test_luma_that_the_range_has_no_place_for_is_told(tmp_path: Path) -> None:
+    luma = np.add.outer(np.arange(48), np.arange(64) * 15).astype(np.uint16)
+    flat = np.full((24, 32), 512, np.uint16)
+    for full, told in ((None, True), (False, True), (True, False)):
+        encode(tmp_path / "a.mkv", "ffv1", "yuv420p10le", [luma, flat, flat], matrix=1, full=full)
+        said = open_source(str(tmp_path / "a.mkv")).said
+        assert any("outside limited range (0 to 992) and is cut" in line for line in said) == told
+
+
 # How many pictures
 
 
@@ -225,7 +234,7 @@ def write_two(path: Path) -> Path:
 def test_one_of_two_videos_is_chosen_or_none(tmp_path: Path) -> None:
     path = write_two(tmp_path / "two.mkv")
     assert (
-        f"{path} holds 2 videos: found 0: ffv1 64 x 48 gray; 1: ffv1 64 x 48 gray; expected one. Choose with two.mkv:0"
+        f"{path} holds 2 videos: found 0: ffv1 64 x 48 gray; 1: ffv1 64 x 48 gray; expected one. Choose with --source {path}:0"
         in refusal(path)
     )
     assert [f.max() for k in (0, 1) for f in frames(f"{path}:{k}")] == [50, 51]
@@ -375,7 +384,7 @@ def test_rain_and_reflectivity_are_not_mixed(tmp_path: Path) -> None:
 def test_several_radar_images_are_named(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     radar(tmp_path, np.zeros((2, 2), np.uint16), images=2)
-    assert "several images: found image1 ACCUMULATED_PRECIPITATION_[MM], image2 ACCUMULATED_PRECIPITATION_[MM]; expected one. Choose with FOLDER:image1" in refusal(tmp_path)  # fmt: skip
+    assert f"several images: found image1 ACCUMULATED_PRECIPITATION_[MM], image2 ACCUMULATED_PRECIPITATION_[MM]; expected one. Choose with --source {tmp_path}:image1" in refusal(tmp_path)  # fmt: skip
     assert "no image 'image3': found image1, image2" in refusal(f"{tmp_path}:image3")
     assert [f.max() for f in frames(f"{tmp_path}:image2")] == [1]
 
@@ -410,6 +419,11 @@ def test_the_scale_of_another_depth_is_refused_with_the_right_one(tmp_path: Path
         Inputs(centred)(frame)
     right = str(caught.value.hint).split("'")[1]
     np.testing.assert_allclose(Inputs(centred, {"x": parse_ops(right)})(frame)["x"], 1, rtol=1e-6)
+    clipped = model((4, 4), "clip=0,255;scale=0.00392156863")
+    with pytest.raises(EdgeLstmError) as caught:
+        Inputs(clipped)(frame)
+    right = str(caught.value.hint).split("'")[1]
+    np.testing.assert_allclose(Inputs(clipped, {"x": parse_ops(right)})(frame)["x"], 1, rtol=1e-6)
     Inputs(eight)(Frame(0, None, "a", np.full((4, 4), 255, np.uint8), (0.0, 255.0)))
     Inputs(eight)(Frame(0, None, "a", np.full((4, 4), 9.0)))
 

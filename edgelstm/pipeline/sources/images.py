@@ -80,7 +80,7 @@ def open_image(path: Path) -> Source:
     header = None if netpbm.is_netpbm(_magic(path)) else _header(image, path, str(path))
     if header is None or header.images == 1:
         return Source(f"image {path}", lambda: iter([_one(image, path, 0)]), length=1, look=True)
-    if path.read_bytes().rstrip(b"\0")[-1:] != b";" and _magic(path) == b"GIF8":
+    if _magic(path) == b"GIF8" and path.read_bytes().rstrip(b"\0")[-1:] != b";":
         raise EdgeLstmError(
             f"{path} ends early", found="no end mark", expected="a whole GIF", hint="The file is truncated"
         )

@@ -99,7 +99,7 @@ def _read(h5py: Any, path: Path, index: int, image: str | None) -> tuple[Array, 
     where = f"{path} (frame {index})"
     try:
         with h5py.File(path, "r") as file:
-            name = choose_image(h5py, file, where, image)
+            name = choose_image(h5py, file, where, image, path.parent)
             dataset = file.get(f"{name}/image_data")
             if (
                 not isinstance(dataset, h5py.Dataset)

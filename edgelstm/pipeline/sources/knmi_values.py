@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class Calibration:
         ), f"{unit}; brought to counts of 0.01 mm, {NODATA} where there is nothing"
 
 
-def choose_image(h5py: Any, file: Any, where: str, wanted: str | None) -> str:
+def choose_image(h5py: Any, file: Any, where: str, wanted: str | None, folder: Path) -> str:
     """The image group to read: the only one, or ``wanted``. EdgeLstmError when there are several and none is named."""
     names = sorted(
         (n for n in file if re.fullmatch(r"image\d+", n) and isinstance(file.get(n), h5py.Group)),
@@ -89,7 +90,10 @@ def choose_image(h5py: Any, file: Any, where: str, wanted: str | None) -> str:
             f"{n} {_text(file[n].attrs.get('image_geo_parameter'))}".strip() for n in names[:8]
         )
         raise EdgeLstmError(
-            f"{where}: several images", found=listed, expected="one", hint=f"Choose with FOLDER:{names[0]}"
+            f"{where}: several images",
+            found=listed,
+            expected="one",
+            hint=f"Choose with --source {folder}:{names[0]}",
         )
     return wanted or (names[0] if names else "image1")
 

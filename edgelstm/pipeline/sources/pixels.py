@@ -27,12 +27,12 @@ _TRANSFER = {16: "PQ (SMPTE 2084)", 18: "HLG (ARIB STD-B67)"}
 
 
 def read_picture(
-    av: Any, picture: Any, where: str, luma: bool = False
+    av: Any, picture: Any, where: str, *, luma: bool = False, look: bool = False
 ) -> tuple[Array, tuple[float, float] | None, tuple[str, ...]]:
     """(array, values of black and white, what was done) of a picture: grey [H, W], else RGB [H, W, 3], upright.
 
     uint8 to 8 bits, uint16 above (10 bits: 0 to 1023), float32 as stored. Grey keeps its stored values. ``luma``: the
-    file is grey, though it was decoded to YUV. Raises EdgeLstmError, naming the format, for what can't be read without a loss or a guess.
+    file is grey, though it was decoded to YUV. ``look``: see whether the stated range can be true. Raises EdgeLstmError, naming the format, for what can't be read without a loss or a guess.
     """
     form = picture.format
     name = form.name
@@ -56,6 +56,8 @@ def read_picture(
     else:
         array, colours = _colour(av, picture, bits, where)
         notes = [f"{name}: RGB, {_depth(max(bits, 8))}", *colours]
+        if look and name.startswith("yuv") and picture.color_range != _FULL:
+            notes += _outside(picture, bits)
     if len(parts) != len(form.components):
         notes.append("alpha channel left out")
     if picture.color_trc in _TRANSFER:
@@ -91,6 +93,20 @@ def _luma(picture: Any, bits: int) -> Array:
     stored = np.frombuffer(plane, np.uint8 if bits <= 8 else "<u2")
     rows = stored.reshape(-1, plane.line_size // stored.itemsize)
     return np.ascontiguousarray(rows[: picture.height, : picture.width], stored.dtype.newbyteorder("="))
+
+
+def _outside(picture: Any, bits: int) -> list[str]:
+    """A word on luma that limited range has no place for: sharpening makes a little of it, a wrong tag much."""
+    if picture.format.name.startswith("yuvj"):
+        return []
+    luma = _luma(picture, bits)
+    share = np.mean((luma < 16 << bits - 8) | (luma > 235 << bits - 8))
+    if share < 0.02:
+        return []
+    return [
+        f"{share:.0%} of the first frame lies outside limited range ({luma.min()} to {luma.max()}) and is cut: "
+        "if full range is meant, the file must say so"
+    ]
 
 
 def _colour(av: Any, picture: Any, bits: int, where: str) -> tuple[Array, list[str]]:

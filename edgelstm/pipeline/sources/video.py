@@ -64,7 +64,7 @@ def _choose(av: Any, path: Path, container: Any, number: str | None) -> tuple[An
                 f"{path} holds {len(streams)} videos",
                 found=listed,
                 expected="one",
-                hint=f"Choose with {path.name}:0",
+                hint=f"Choose with --source {path}:0",
             )
         return streams[0], []
     if not number.isdecimal() or int(number) >= len(streams):
@@ -124,7 +124,9 @@ def _frames(av: Any, path: Path, place: int) -> Iterator[Frame]:
                     start = last if start is None else start
                     time = None if last is None or start is None else last - start
                     name = str(index) if time is None else f"{time:.3f} s"
-                    data, values, notes = read_picture(av, picture, f"{path}: frame {index}", luma)
+                    data, values, notes = read_picture(
+                        av, picture, f"{path}: frame {index}", luma=bool(luma), look=not index
+                    )
                     yield Frame(index, time, name, data, values, notes)
             if start is not None and last is not None:
                 _check_end(path, container, video, index + 1, start, last, end)
