@@ -33,7 +33,7 @@ demo: $(DEMO)
 	$(BIN)/edgelstm demo
 
 test: lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps
 
 lint: $(TEST)
 	$(BIN)/ruff check .

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+
+from command_line import Run
 
 # Before anything imports NumPy or torch: their thread pools would fight with ONNX Runtime's for two cores.
 for pool in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
@@ -40,3 +43,26 @@ def radar_dir() -> Path:
 def dashcam_video() -> Path:
     """221 frames of 960 x 540 at 25 frames a second."""
     return _shared("data/dashcam") / "solidWhiteRight.mp4"
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
+    """Call the command as the console script does; gives exit code, standard output and standard error."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        from edgelstm import cli
+        from edgelstm.cli import shared
+
+        monkeypatch.setattr(sys, "argv", ["edgelstm", *map(str, arguments)])
+        monkeypatch.setattr(shared.err, "_width", 1000)
+        monkeypatch.setattr(shared.out, "_width", 200)
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    monkeypatch.chdir(tmp_path)
+    return call

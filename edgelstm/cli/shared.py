@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -86,7 +86,8 @@ def say_sources(*sources: str | None) -> None:
     for spec in filter(None, sources):
         logging.disable(logging.WARNING)  # gaps are told when the frames are read
         try:
-            with open_source(spec) as source:
+            # What can't be opened is told by the workflow, after what comes first there.
+            with suppress(EdgeLstmError), open_source(spec) as source:
                 for line in source.said:
                     say(line)
         finally:

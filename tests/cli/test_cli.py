@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,31 +12,8 @@ import onnx
 import pytest
 
 import zoo
-from edgelstm import cli
-from edgelstm.cli import shared
+from command_line import Run
 from edgelstm.graph.step import METADATA_KEY
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Call the command as the console script does; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgelstm", *map(str, arguments)])
-        monkeypatch.setattr(shared.err, "_width", 1000)
-        monkeypatch.setattr(shared.out, "_width", 200)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    monkeypatch.chdir(tmp_path)
-    return call
 
 
 @pytest.fixture

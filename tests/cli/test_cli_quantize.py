@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_cli import Run, frames, model, run  # noqa: F401
+from test_cli import frames, model  # noqa: F401
 
 import zoo
+from command_line import Run
 from edgelstm.quantize.recipe import load_recipe
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_cli import Run, run  # noqa: F401
 
 import zoo
+from command_line import Run
 from edgelstm import machine
 from edgelstm.engine import process, versions
 from edgelstm.engine.build import BuildOptions, build_engine, parse_size, parse_streams
@@ -240,7 +240,7 @@ def test_what_is_typed() -> None:
             parse_size(bad)
 
 
-def test_the_command_line(model: Path, tmp_path: Path, run: Run) -> None:  # noqa: F811
+def test_the_command_line(model: Path, tmp_path: Path, run: Run) -> None:
     plan = tmp_path / "m.plan"
     code, text, _ = run(
         "build-engine", model, "-o", plan, "--runtime", "tensorrt-rtx", "--streams", "2", "--json"

@@ -156,8 +156,9 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def real_headers() -> Path:
     """Some release's headers, where the tests of the adapters look for them."""
-    home = Path(os.path.expanduser("~/.cache")) / "edgelstm" / "tensorrt-headers"  # noqa: PTH111
-    base = Path(os.environ.get("EDGELSTM_TENSORRT_HEADERS") or home)
+    beside = PLUGINS.parent.parent / "shared" / "tensorrt-headers"
+    usual = beside if beside.is_dir() else Path.home() / ".cache" / "edgelstm" / "tensorrt-headers"
+    base = Path(os.environ.get("EDGELSTM_TENSORRT_HEADERS") or usual)
     found = [folder for folder in sorted(base.glob("*")) if headers_version(folder)]
     if not found:
         pytest.skip(f"no TensorRT headers below {base}")

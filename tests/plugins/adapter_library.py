@@ -40,8 +40,10 @@ FIELD_INT32, FIELD_FLOAT32 = 5, 1
 
 
 def headers_folders() -> dict[str, Path]:
-    """Folders with headers by version, "10.3": those below $EDGELSTM_TENSORRT_HEADERS, else below the user's cache."""
-    base = Path(os.environ.get(HEADERS_VARIABLE) or cache_folder() / "tensorrt-headers")
+    """Folders with headers by version, "10.3": those below $EDGELSTM_TENSORRT_HEADERS, else beside the checkout or in the cache."""
+    beside = PLUGINS.parent.parent / "shared" / "tensorrt-headers"
+    usual = beside if beside.is_dir() else cache_folder() / "tensorrt-headers"
+    base = Path(os.environ.get(HEADERS_VARIABLE) or usual)
     found = {}
     for folder in sorted(base.glob("*")):
         version = headers_version(folder)
