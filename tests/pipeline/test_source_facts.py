@@ -216,6 +216,64 @@ def test_luma_that_the_range_has_no_place_for_is_told(tmp_path: Path) -> None:
         assert any("outside limited range (0 to 992) and is cut" in line for line in said) == told
 
 
+def said_of(path: Path, codec: str, form: str, planes: list[Any], **more: Any) -> tuple[str, ...]:
+    encode(path, codec, form, planes, **more)
+    return open_source(str(path)).said
+
+
+def deep(planes: list[Any]) -> list[Any]:
+    return [plane.astype(np.uint16) * 4 for plane in planes]
+
+
+@h264
+def test_what_is_not_done_is_said(tmp_path: Path) -> None:
+    path, planes = tmp_path / "a.mp4", corners()
+    said = said_of(
+        path, "libx264", "yuv420p", planes, options={"flags": "+ildct+ilme", "x264-params": "tff=1"}
+    )
+    assert "interlaced: both fields in one frame, as stored" in said
+
+    def wide(stream: Any) -> None:
+        stream.codec_context.sample_aspect_ratio = Fraction(16, 11)
+
+    assert "pixels are not square, 16:11: read as stored" in said_of(
+        path, "libx264", "yuv420p", planes, prepare=wide
+    )
+
+    def bright(stream: Any) -> None:
+        stream.codec_context.color_trc = 16
+
+    said = said_of(path, "libx264", "yuv420p10le", deep(planes), prepare=bright)
+    assert "HDR values as coded by PQ (SMPTE 2084), no tone mapping" in said
+    alpha = [*planes, np.zeros((48, 64), np.uint8)]
+    assert "alpha channel left out" in said_of(tmp_path / "a.mkv", "ffv1", "yuva420p", alpha)
+
+
+def test_colours_that_only_the_container_states_count(tmp_path: Path) -> None:
+    """MPEG-4's stream says nothing of its matrix; Matroska does."""
+    path = tmp_path / "a.mkv"
+    said = said_of(path, "mpeg4", "yuv420p", corners(), matrix=9, full=False)
+    assert said[1] == "colours by BT.2020, limited range, as the file says"
+    said = said_of(path, "mpeg4", "yuv420p", corners())
+    assert said[1] == "colours by BT.601, limited range, for the file does not say"
+
+
+@h264
+@pytest.mark.parametrize(
+    ("form", "profile"),
+    [("yuv420p", "baseline"), ("yuv420p", ""), ("yuv422p", ""), ("yuv444p", ""), ("gray", "")],
+)
+def test_only_grey_h264_is_grey(tmp_path: Path, form: str, profile: str) -> None:
+    halves = {"yuv420p": (24, 32), "yuv422p": (48, 32), "yuv444p": (48, 64)}
+    planes = corners()[:1] + [np.full(halves.get(form, (1, 1)), 128, np.uint8)] * 2 * (form != "gray")
+    for suffix in ("mp4", "mkv", "avi"):
+        options = {"profile": profile} if profile else {}
+        path = tmp_path / f"a.{suffix}"
+        encode(path, "libx264", form, planes, options)
+        [first, _] = frames(path)
+        assert first.shape == ((48, 64) if form == "gray" else (48, 64, 3))
+
+
 # How many pictures
 
 

@@ -85,5 +85,7 @@ def _open_folder(folder: Path, key: str | None) -> Source:
     if radar:
         return knmi.open_knmi(folder, radar, key)
     if pictures:
-        return images.open_images(folder, pictures, [p for p in files if p not in pictures])
+        return images.open_images(
+            folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES]
+        )
     raise EdgeLstmError(f"source {folder}", found=f"a folder with {len(files)} other files", expected=KINDS)
