@@ -15,12 +15,13 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint bench bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
+.PHONY: help demo test lint docs bench bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
 	@echo "make test   lint and the test suite"
 	@echo "make lint   ruff, mypy, import contracts"
+	@echo "make docs   the documentation site: build/docs/index.html"
 	@echo "make bench  the figures of benchmarks/README.md"
 	@echo "make bench-quantisation   INT8 beside other quantisers: benchmarks/quantisation/README.md"
 	@echo "make bench-gpu           kernels and steps on an NVIDIA GPU: benchmarks/gpu/README.md"
@@ -40,6 +41,10 @@ lint: $(TEST)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(TEST)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(TEST)
 	$(BIN)/python benchmarks/run.py

@@ -24,6 +24,7 @@ ALLOWED = (
     r"no Chromium on this machine",
     r"this kernel does not list children",
     r"TensorRT itself stores|V2 plugins are not asked",
+    r"Python 3.11 or later",
     r"torch.compile does not work here",
     r"real inputs are not here",  # only where ../shared is not: the fixture looks first
     r"no headers of TensorRT|headers of TensorRT .* are not here|no TensorRT headers",
