@@ -21,6 +21,18 @@ from edgelstm.passes.graph import attribute, is_standard, subgraphs
 Shape = tuple[int, ...]
 #: Stands for the stream axis, whose size is not known.
 ROWS = -1
+#: Operators that work element by element, their inputs broadcast against each other.
+ELEMENTWISE = """
+    Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Cast Ceil Celu Cos Cosh Div Elu Equal Erf Exp Floor
+    Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max
+    Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus
+    Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
+    """
+#: Operators that reduce the axes they are given.
+REDUCTIONS = """
+    ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
+    ReduceSumSquare
+    """
 
 
 @dataclass(frozen=True)
@@ -246,12 +258,7 @@ def _table(rules: Mapping[Callable[[Call], bool], str]) -> dict[str, Callable[[C
 
 RULES = _table(
     {
-        _broadcast: """
-            Abs Acos Acosh Add And Asin Asinh Atan Atanh BitShift Cast Ceil Celu Cos Cosh Div Elu Equal Erf Exp Floor
-            Gelu Greater GreaterOrEqual HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Less LessOrEqual Log Max
-            Mean Min Mish Mod Mul Neg Not Or PRelu Pow Reciprocal Relu Round Selu Sigmoid Sign Sin Sinh Softplus
-            Softsign Sqrt Sub Sum Swish Tan Tanh ThresholdedRelu Where Xor
-            """,
+        _broadcast: ELEMENTWISE,
         _parameters: """
             AveragePool BatchNormalization CastLike Clip Conv ConvInteger ConvTranspose DepthToSpace
             GlobalAveragePool GlobalLpPool GlobalMaxPool GroupNormalization InstanceNormalization LRN LpPool MaxPool
@@ -260,10 +267,7 @@ RULES = _table(
         _along(-1): "Hardmax LayerNormalization LogSoftmax LpNormalization RMSNormalization Softmax TopK",
         _along(0): "ArgMax ArgMin Split",
         _along(None, every_input=True): "Concat",
-        _reduce: """
-            ReduceL1 ReduceL2 ReduceLogSum ReduceLogSumExp ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum
-            ReduceSumSquare
-            """,
+        _reduce: REDUCTIONS,
         _slice: "Slice",
         _cumsum: "CumSum",
         _pad: "Pad",

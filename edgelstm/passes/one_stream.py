@@ -1,9 +1,10 @@
-"""The value for one stream of what depends on nothing but the number of streams."""
+"""One stream alone: the value for it of what depends on nothing but the number of streams, and the graph that takes no more."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -51,10 +52,10 @@ def _value(shapes: Mapping[str, Shape], graph: Graph, name: str) -> Array | None
             inputs[used] = value
         if not inputs:
             return None
-    return _evaluated(node, inputs, name, graph.model)
+    return evaluated(node, inputs, name, graph.model)
 
 
-def _evaluated(
+def evaluated(
     node: onnx.NodeProto, inputs: Mapping[str, Array], output: str, model: onnx.ModelProto
 ) -> Array | None:
     ins = [
@@ -68,3 +69,17 @@ def _evaluated(
         return np.asarray(results[0])
     except Exception:  # of no stable class, and not an error: the value is not known
         return None
+
+
+def for_one_stream(step: StepModel) -> StepModel:
+    """Guarantees: the same graph, which takes one stream in a call; a runner with several calls it once for each."""
+    s = step.signature
+    signature = replace(
+        s,
+        inputs=tuple(replace(t, shape=(1, *t.shape[1:])) for t in s.inputs),
+        outputs=tuple(replace(t, shape=(1, *t.shape[1:])) for t in s.outputs),
+        states=tuple(replace(x, shape=(1, *x.shape[1:])) for x in s.states),
+    )
+    graph = Graph(step)
+    graph.declare(signature)
+    return graph.finish()

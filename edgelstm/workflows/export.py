@@ -12,6 +12,7 @@ from edgelstm.files import PathLike
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.verify.compare import Comparison, compare
+from edgelstm.verify.streams import CALLS, separate
 from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
 
 if TYPE_CHECKING:
@@ -126,12 +127,18 @@ def export(
     if (length := step.signature.window) is not None:
         steps = -(-steps // length) * length
     step.check()
+    if frames is not None and not isinstance(frames, str):
+        frames = list(frames)  # they are needed more than once
+    some = ready_frames(step.signature, frames, CALLS * (step.signature.window or 1))
+    step, apart = separate(step, some, loaded.description)
     if tolerance is None:
         tolerance = HALF_TOLERANCE if _is_half(step) else TOLERANCE
     comparison, notes = _proved(loaded, step, frames, steps, tolerance, threads, progress)
     if output is not None:
         step.save(output)
-    return Exported(step, comparison, None if output is None else Path(output), (*loaded.notes, *notes))
+    return Exported(
+        step, comparison, None if output is None else Path(output), (*loaded.notes, *apart, *notes)
+    )
 
 
 def _proved(
@@ -148,8 +155,6 @@ def _proved(
     Some models amplify rounding: two correct runs of one drift apart. So where the free run differs by more than
     ``tolerance``, every step is compared by itself, from the source's own states; if those agree, it is the same function.
     """
-    if frames is not None and not isinstance(frames, str):
-        frames = list(frames)  # they may be needed twice
     # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
     program = OrtProgram(step.to_bytes(), threads=threads, spin=False)
 

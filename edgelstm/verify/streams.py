@@ -1,0 +1,207 @@
+"""Streams never see each other: every finished graph is looked through for operators that mix rows, and run to see.
+
+Two tests of what runs, beside the one of the graph (``passes.stream_axis``):
+
+    others differ   a stream beside two that carry other data, 100 times larger or NaN, gives the same bits, whatever they
+                    are: one call of one size computes a row in one way, so any difference is a leak
+    alone           beside others and alone a stream gives the same within ``ALONE``: kernels sum in another order for
+                    another number of rows, but what is divided by that number shows
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from time import perf_counter
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
+from edgelstm.graph.step import StepModel
+from edgelstm.passes.one_stream import for_one_stream
+from edgelstm.passes.stream_axis import find_mixing
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.protocol import Array, Frame, Program
+
+#: Calls of each run, and seconds for one call above which a single one has to do.
+CALLS = 4
+SLOW = 0.5
+#: Relative difference between alone and beside others that counts as another order of summing: the square root of the
+#: dtype's rounding, which a few steps of a model that amplifies rounding stay under. Codes may round to their neighbour.
+ALONE = {"float16": 3e-2, "bfloat16": 0.1, "coded": 0.1}
+ALONE_FLOAT32 = 3.5e-4
+
+
+@dataclass(frozen=True)
+class Leak:
+    """What a stream gave otherwise because of its neighbours."""
+
+    tensor: str
+    call: int
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.tensor} of call {self.call} {self.what}"
+
+
+def separate(
+    step: StepModel, frames: Iterable[Frame], where: str = "model"
+) -> tuple[StepModel, tuple[str, ...]]:
+    """Guarantees: in the graph that comes back no stream sees another; it is ``step`` itself, or takes one stream in a call.
+
+    where: what messages call it. frames: single frames that the model can take; a few are enough, and they may be fewer than are needed.
+
+    Also what is to be said of it. Raises EdgeLstmError, naming the operator, where rows mix in a graph that fixes their
+    number, and where a graph for one stream that is called once for each still lets them mix.
+    """
+    axis = step.signature.stream_axis
+    mixing = find_mixing(step)
+    if mixing is None:
+        leak = find_leak(step, frames)
+        if leak is None:
+            return step, ()
+        why = str(leak)
+    else:
+        why = f"{mixing} mixes the rows of the streams, as {mixing.tensor!r} shows"
+    if isinstance(axis, int):
+        raise EdgeLstmError(
+            f"the streams of {where} see each other",
+            found=why,
+            expected=f"{axis} rows that have nothing to do with each other, one a stream",
+            hint="Export the model with a batch of 1",
+        )
+    alone = for_one_stream(step)
+    leak = find_leak(alone, frames)
+    if leak is not None:
+        raise EdgeLstmError(
+            f"the streams of {where} see each other", found=str(leak), expected="no difference"
+        )
+    return alone, (f"written for one stream (several take one call each): {why}",)
+
+
+def check_separate(step: StepModel, frames: Iterable[Frame], where: str = "model") -> None:
+    """Raise EdgeLstmError where :func:`separate` would change the graph: it was made of one that keeps streams apart."""
+    mixing = find_mixing(step)
+    leak = mixing or find_leak(step, frames)
+    if leak is not None:
+        raise EdgeLstmError(
+            f"the streams of {where} see each other",
+            found=str(leak),
+            expected="rows that have nothing to do with each other",
+        )
+
+
+def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
+    """Run ``step`` with several streams, one of them idle in turn, and each alone; None where neighbours change nothing."""
+    signature = step.signature
+    axis = signature.stream_axis
+    rows = max(axis, 3) if axis == 1 or not isinstance(axis, int) else axis
+    calls = _calls(signature, frames, CALLS)
+    if not calls:
+        return None
+    program = OrtProgram(step.to_bytes(), streams=rows, threads=1, spin=False)
+    try:
+        start = perf_counter()
+        alone = _run(program, {0: calls[:1]}, rows)
+        if perf_counter() - start > SLOW:
+            calls = calls[:1]
+        alone = _run(program, {0: calls}, rows)
+        loud = [_scaled(c, 100.0) for c in reversed(calls)]
+        quiet = [_scaled(c, -0.01 if k % 2 else 0.01) for k, c in enumerate(calls)]
+        lost = [_scaled(c, np.nan) for c in calls]
+        for place in dict.fromkeys((0, rows - 1)):
+            others = [row for row in range(rows) if row != place]
+            # Half of them lose a call in turn, so that idle rows lie between those that take part.
+            first = {place: calls} | {row: (loud, lost)[k % 2] for k, row in enumerate(others)}
+            second = {place: calls} | {row: (quiet, loud)[k % 2] for k, row in enumerate(others)}
+            beside, other = _run(program, first, rows, place), _run(program, second, rows, place)
+            leak = _different(beside[place], other[place], 0.0, "changes with what other streams are fed")
+            leak = leak or _different(
+                alone[0], beside[place], _bound(step), "is not what the stream gives alone"
+            )
+            if leak is not None:
+                return leak
+    finally:
+        program.close()
+    return None
+
+
+Results = list[dict[str, Array]]
+
+
+def _run(
+    program: Program, frames: Mapping[int, Sequence[Frame]], rows: int, place: int | None = None
+) -> dict[int, Results]:
+    """Outputs and states by row and call. With ``place`` all other rows but one skip every other call."""
+    signature = program.signature
+    fixed = isinstance(signature.stream_axis, int) and signature.stream_axis > 1
+    state = program.new_state()
+    results: dict[int, Results] = {row: [] for row in frames}
+    worth = {s.name: s for s in signature.states}
+    for k in range(len(next(iter(frames.values())))):
+        active = sorted(r for r in frames if place is None or r == place or fixed or (k + r) % 3)
+        before = {r: program.read_state(state, r) for r in range(rows) if r not in active}
+        outputs = program.step([frames[r][k] for r in active], state, active)
+        for row, given in zip(active, outputs, strict=True):
+            kept = {f"output {n!r}": np.array(v) for n, v in given.items()}
+            after = program.read_state(state, row)
+            results[row].append(kept | {f"state {n!r}": worth[n].values(v) for n, v in after.items()})
+        for row, values in before.items():
+            now = program.read_state(state, row)
+            if any(now[n].tobytes() != v.tobytes() for n, v in values.items()):
+                raise EdgeLstmError("a stream that was idle changed", found=f"row {row} in call {k}")
+    return results
+
+
+def _different(a: Results, b: Results, bound: float, what: str) -> Leak | None:
+    largest: dict[str, float] = {}
+    for k, (one, other) in enumerate(zip(a, b, strict=True)):
+        for name, value in one.items():
+            if value.tobytes() == other[name].tobytes():
+                continue
+            x, y = value.astype(np.float64), other[name].astype(np.float64)
+            if bound:
+                finite = np.isfinite(x)
+                size = float(np.abs(x[finite]).max(initial=0.0))
+                largest[name] = size = max(size, largest.get(name, 0.0))
+                apart = float(np.abs(x - y)[finite & np.isfinite(y)].max(initial=0.0))
+                if bool((finite == np.isfinite(y)).all()) and apart <= bound * size:
+                    continue
+                what = f"{what} (relative difference {apart / size if size else np.inf:.2g})"
+            return Leak(name, k, what)
+    return None
+
+
+def _bound(step: StepModel) -> float:
+    s = step.signature
+    types = {t.dtype for t in (*s.inputs, *s.outputs)} | {x.dtype for x in s.states}
+    types |= {"coded"} if any("QuantizeLinear" in op for op in step.op_types()) else set()
+    names = {1: "float32", 10: "float16", 16: "bfloat16"}
+    types |= {names[t.data_type] for t in step.model.graph.initializer if t.data_type in names}
+    return max((ALONE.get(t, ALONE_FLOAT32) for t in types), default=ALONE_FLOAT32)
+
+
+def _calls(signature: Signature, frames: Iterable[Frame], count: int) -> list[Frame]:
+    """What goes into ``count`` calls: frames, or windows of them; frames come round again where they are too few."""
+    length = signature.window or 1
+    taken = [{n: np.array(v) for n, v in f.items()} for f in islice(frames, count * length)]
+    if not taken:
+        return []
+    every = [taken[k % len(taken)] for k in range(count * length)]
+    if signature.window is None:
+        return list(every)
+    return [
+        {n: np.stack([f[n] for f in every[k : k + length]]) for n in every[0]}
+        for k in range(0, len(every), length)
+    ]
+
+
+def _scaled(frame: Frame, factor: float) -> Frame:
+    """Floating-point frames times ``factor``; whole numbers, which may be ids, stay what the model can take."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {
+            n: (v * factor).astype(v.dtype) if v.dtype.kind == "f" else np.roll(v, 1)
+            for n, v in frame.items()
+        }
