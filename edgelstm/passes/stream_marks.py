@@ -79,7 +79,8 @@ class Visit:
     def shape(self, index: int) -> Shape:
         """Shape of an input that is there and whose shape is known."""
         item = self.inputs[index]
-        assert item is not None and item.shape is not None
+        assert item is not None
+        assert item.shape is not None
         return item.shape
 
 
@@ -248,10 +249,10 @@ def _product(second: int) -> Rule:
         rows = over(a.reshape(1, -1) if a.ndim == 1 else a, [-1])
         columns = over(b.reshape(-1, 1) if b.ndim == 1 else b, [-2])
         rank = max(rows.ndim, columns.ndim)
-        made = _raised(rows, rank) | _raised(columns, rank)
+        made: Array = _raised(rows, rank) | _raised(columns, rank)
         if b.ndim == 1:
-            made = made.take(0, -1)
-        return made.take(0, -1 if b.ndim == 1 else -2) if a.ndim == 1 else made
+            made = np.asarray(made.take(0, -1))
+        return np.asarray(made.take(0, -1 if b.ndim == 1 else -2)) if a.ndim == 1 else made
 
     return rule
 

@@ -27,6 +27,8 @@ from edgelstm.runtime.protocol import Array, Frame, Program
 
 #: Calls of each run, and seconds for one call above which a single one has to do.
 CALLS = 4
+#: Streams of a graph that takes any number of them, or one in a call.
+ROWS = 3
 SLOW = 0.5
 #: Relative difference between alone and beside others that counts as another order of summing: the square root of the
 #: dtype's rounding, which a few steps of a model that amplifies rounding stay under. Codes may round to their neighbour.
@@ -47,48 +49,51 @@ class Leak:
 
 
 def separate(
-    step: StepModel, frames: Iterable[Frame], where: str = "model"
+    step: StepModel, frames: Iterable[Frame], source: Program, where: str = "model"
 ) -> tuple[StepModel, tuple[str, ...]]:
     """Guarantees: in the graph that comes back no stream sees another; it is ``step`` itself, or takes one stream in a call.
 
-    where: what messages call it. frames: single frames that the model can take; a few are enough, and they may be fewer than are needed.
+    frames: single frames that the model can take; a few are enough, and they may be fewer than are needed. source: what
+    ``step`` was made of, which messages call ``where``.
 
     Also what is to be said of it. Raises EdgeLstmError, naming the operator, where rows mix in a graph that fixes their
-    number, and where a graph for one stream that is called once for each still lets them mix.
+    number, where the source can't do with one row, and where even a graph for one stream lets them mix.
     """
+    frames = list(islice(frames, CALLS * (step.signature.window or 1)))
     axis = step.signature.stream_axis
     mixing = find_mixing(step)
-    if mixing is None:
-        leak = find_leak(step, frames)
-        if leak is None:
-            return step, ()
-        why = str(leak)
-    else:
-        why = f"{mixing} mixes the rows of the streams, as {mixing.tensor!r} shows"
+    leak = None if mixing is not None else find_leak(step, frames)
+    if mixing is None and leak is None:
+        return step, ()
+    why = str(leak) if mixing is None else f"{mixing} mixes their rows, as {mixing.tensor!r} shows"
+
+    def refused(hint: str) -> EdgeLstmError:
+        expected = "rows that have nothing to do with each other, one a stream"
+        return EdgeLstmError(
+            f"the streams of {where} see each other", found=why, expected=expected, hint=hint
+        )
+
     if isinstance(axis, int):
-        raise EdgeLstmError(
-            f"the streams of {where} see each other",
-            found=why,
-            expected=f"{axis} rows that have nothing to do with each other, one a stream",
-            hint="Export the model with a batch of 1",
-        )
+        raise refused(f"It takes {axis} rows in every call; export the model with a batch of one")
+    try:
+        for call in _calls(source.signature, frames, 1):
+            source.step([call], source.new_state(), [0])
+    except Exception as error:  # whatever a user's module raises
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise refused(f"The model can't take one row alone either: {said}") from error
     alone = for_one_stream(step)
-    leak = find_leak(alone, frames)
-    if leak is not None:
-        raise EdgeLstmError(
-            f"the streams of {where} see each other", found=str(leak), expected="no difference"
-        )
+    if find_leak(alone, frames) is not None:
+        raise refused("Export a model that treats the rows of its batch alike")
     return alone, (f"written for one stream (several take one call each): {why}",)
 
 
 def check_separate(step: StepModel, frames: Iterable[Frame], where: str = "model") -> None:
     """Raise EdgeLstmError where :func:`separate` would change the graph: it was made of one that keeps streams apart."""
-    mixing = find_mixing(step)
-    leak = mixing or find_leak(step, frames)
-    if leak is not None:
+    found = find_mixing(step) or find_leak(step, frames)
+    if found is not None:
         raise EdgeLstmError(
             f"the streams of {where} see each other",
-            found=str(leak),
+            found=str(found),
             expected="rows that have nothing to do with each other",
         )
 
@@ -97,7 +102,7 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
     """Run ``step`` with several streams, one of them idle in turn, and each alone; None where neighbours change nothing."""
     signature = step.signature
     axis = signature.stream_axis
-    rows = max(axis, 3) if axis == 1 or not isinstance(axis, int) else axis
+    rows = axis if isinstance(axis, int) and axis > 1 else ROWS
     calls = _calls(signature, frames, CALLS)
     if not calls:
         return None
@@ -113,16 +118,17 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
         lost = [_scaled(c, np.nan) for c in calls]
         for place in dict.fromkeys((0, rows - 1)):
             others = [row for row in range(rows) if row != place]
-            # Half of them lose a call in turn, so that idle rows lie between those that take part.
-            first = {place: calls} | {row: (loud, lost)[k % 2] for k, row in enumerate(others)}
-            second = {place: calls} | {row: (quiet, loud)[k % 2] for k, row in enumerate(others)}
-            beside, other = _run(program, first, rows, place), _run(program, second, rows, place)
-            leak = _different(beside[place], other[place], 0.0, "changes with what other streams are fed")
-            leak = leak or _different(
-                alone[0], beside[place], _bound(step), "is not what the stream gives alone"
-            )
-            if leak is not None:
-                return leak
+            runs = [
+                _run(program, {place: calls} | {r: data[k % 2] for k, r in enumerate(others)}, rows, place)[
+                    place
+                ]
+                for data in ((loud, lost), (quiet, loud), (lost, quiet))
+            ]
+            for other in runs[1:]:
+                leak = _different(runs[0], other, 0.0, "changes with what other streams are fed")
+                leak = leak or _different(alone[0], other, _bound(step), "is not what the stream gives alone")
+                if leak is not None:
+                    return leak
     finally:
         program.close()
     return None
@@ -134,14 +140,13 @@ Results = list[dict[str, Array]]
 def _run(
     program: Program, frames: Mapping[int, Sequence[Frame]], rows: int, place: int | None = None
 ) -> dict[int, Results]:
-    """Outputs and states by row and call. With ``place`` all other rows but one skip every other call."""
+    """Outputs and states by row and call. With ``place`` every other row is idle in one call of three."""
     signature = program.signature
-    fixed = isinstance(signature.stream_axis, int) and signature.stream_axis > 1
     state = program.new_state()
     results: dict[int, Results] = {row: [] for row in frames}
     worth = {s.name: s for s in signature.states}
     for k in range(len(next(iter(frames.values())))):
-        active = sorted(r for r in frames if place is None or r == place or fixed or (k + r) % 3)
+        active = sorted(r for r in frames if place is None or r == place or (k + r) % 3)
         before = {r: program.read_state(state, r) for r in range(rows) if r not in active}
         outputs = program.step([frames[r][k] for r in active], state, active)
         for row, given in zip(active, outputs, strict=True):

@@ -130,7 +130,7 @@ def export(
     if frames is not None and not isinstance(frames, str):
         frames = list(frames)  # they are needed more than once
     some = ready_frames(step.signature, frames, CALLS * (step.signature.window or 1))
-    step, apart = separate(step, some, loaded.description)
+    step, apart = separate(step, some, loaded.reference, loaded.description)
     if tolerance is None:
         tolerance = HALF_TOLERANCE if _is_half(step) else TOLERANCE
     comparison, notes = _proved(loaded, step, frames, steps, tolerance, threads, progress)

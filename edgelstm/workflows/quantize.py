@@ -24,7 +24,9 @@ from edgelstm.quantize.qdq import default_weights, is_quantized
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Span
 from edgelstm.runtime.protocol import Array, Frame
+from edgelstm.verify.streams import CALLS, check_separate
 from edgelstm.workflows.calibrate import calibrate
+from edgelstm.workflows.frames import ready_frames
 from edgelstm.workflows.sequences import SpanFrames, given
 
 Progress = Callable[[int], None]
@@ -134,6 +136,8 @@ def quantize(
             _check_cell_states(step, growing_states(ranges))
         result = to_half(result, half, target, cell_state=cell_state, keep=kept)  # type: ignore[arg-type]
     result.check()
+    some = ready_frames(result.signature, None, CALLS * (result.signature.window or 1))
+    check_separate(result, some if target == "onnxruntime" else (), "the quantised model")
     done = Quantized(
         result,
         None if output is None else Path(output),

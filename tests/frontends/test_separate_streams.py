@@ -1,0 +1,130 @@
+"""Streams never see each other, whatever door a model came through: one stream a call, or refused with the operator."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_zoo
+import pytest
+
+import edgelstm
+from edgelstm import EdgeLstmError
+from edgelstm.verify.streams import check_separate
+from stepping import from_text
+
+torch = pytest.importorskip("torch")
+nn: Any = torch.nn
+
+
+class Cell(nn.Module):  # type: ignore[misc]
+    """A GRU cell behind something that may mix the rows of a frame [N, 4]."""
+
+    def __init__(self, before: Any) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.cell = before, nn.GRUCell(4, 8)
+
+    def forward(self, x: Any, h: Any) -> Any:
+        h = self.cell(self.before(x), h)
+        return h * 2, h
+
+
+class Largest(nn.Module):  # type: ignore[misc]
+    def forward(self, x: Any) -> Any:
+        return x / x.abs().max().clamp(min=1e-3)
+
+
+class Share(nn.Module):  # type: ignore[misc]
+    def forward(self, x: Any) -> Any:
+        return torch.softmax(x, 0)
+
+
+class Centred(nn.Module):  # type: ignore[misc]
+    def forward(self, x: Any) -> Any:
+        return x - x.mean(1, keepdim=True)
+
+
+def beside(path: Path, streams: int) -> np.ndarray:
+    """What stream a gives, alone or beside others with other data, some of them NaN, and one that idles."""
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype("f4")
+    with edgelstm.Runner.open(path, streams=streams, threads=1, on_bad_frame="pass") as runner:
+        for name in "abc"[:streams]:
+            runner.stream(name)
+        data = {"b": 100 * x[:, ::-1].copy(), "c": np.full_like(x, np.nan)}
+        rows = []
+        for t, frame in enumerate(x):
+            frames = {"a": frame} | {n: data[n][t] for n in "bc"[: streams - 1] if n == "b" or t % 2}
+            rows.append(runner.step(frames)["a"]["y"].copy())
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize("scripted", [False, True], ids=["module", "TorchScript"])
+@pytest.mark.parametrize(("kind", "operator"), [(Largest, "ReduceMax"), (Share, "Softmax")])
+def test_torch_modules_that_mix_the_batch_are_written_for_one_stream(
+    tmp_path: Path, kind: Any, operator: str, scripted: bool
+) -> None:
+    module = Cell(kind()).eval()
+    if scripted:
+        module = torch.jit.trace(module, (torch.randn(2, 4), torch.randn(2, 8)))
+    done = edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), states={"h": (8,)}, steps=10, threads=1)
+    assert done.step.signature.stream_axis == 1
+    (note,) = [n for n in done.notes if "one stream" in n]
+    assert operator in note
+    alone = beside(tmp_path / "m.onnx", 1)
+    for streams in (2, 3):
+        np.testing.assert_array_equal(beside(tmp_path / "m.onnx", streams), alone)
+
+
+def test_a_module_that_does_not_mix_takes_any_number(tmp_path: Path) -> None:
+    done = edgelstm.export(
+        Cell(Centred()).eval(), tmp_path / "m.onnx", frame=(4,), states=[(8,)], steps=10, threads=1
+    )
+    assert done.step.signature.stream_axis == "N"
+    assert not done.notes
+
+
+def test_batch_statistics_are_refused_where_one_row_has_none(tmp_path: Path) -> None:
+    module = Cell(nn.BatchNorm1d(4, track_running_stats=False)).eval()
+    with pytest.raises(EdgeLstmError, match="see each other") as caught:
+        edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), states=[(8,)], steps=10)
+    assert "ReduceMean" in str(caught.value)
+    assert "more than 1 value per channel" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+MIXED = """largest = ReduceMax <keepdims = 1> (x) scaled = Div (x, largest)
+    h_out = Add (scaled, h_in) y = Tanh (h_out)"""
+
+
+@pytest.mark.parametrize("batch", ["batch", 1])
+def test_onnx_files(tmp_path: Path, batch: object) -> None:
+    shape = f"float[{batch}, 4]"
+    (tmp_path / "f.onnx").write_bytes(
+        onnx_zoo.text(f"{shape} x, {shape} h_in", f"{shape} y, {shape} h_out", MIXED)
+    )
+    done = edgelstm.export(
+        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"h_in": "h_out"}, steps=10, threads=1
+    )
+    assert done.step.signature.stream_axis == 1
+    assert any("ReduceMax" in n for n in done.notes) == (batch == "batch")
+    np.testing.assert_array_equal(beside(tmp_path / "m.onnx", 2), beside(tmp_path / "m.onnx", 1))
+
+
+def test_a_fixed_batch_whose_rows_mix_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "f.onnx").write_bytes(
+        onnx_zoo.text("float[2, 4] x, float[2, 4] h_in", "float[2, 4] y, float[2, 4] h_out", MIXED)
+    )
+    with pytest.raises(EdgeLstmError, match=r"see each other.*ReduceMax"):
+        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"h_in": "h_out"}, steps=10)
+
+
+def test_a_pass_that_would_mix_is_caught() -> None:
+    step = from_text(
+        """g (float[N, 2] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] s_next)
+        { codes, scale, zero = DynamicQuantizeLinear (x)  y = DequantizeLinear (codes, scale, zero)  s_next = Add (y, s) }""",
+        s="s_next",
+    )
+    with pytest.raises(EdgeLstmError, match="DynamicQuantizeLinear"):
+        check_separate(step, ())
