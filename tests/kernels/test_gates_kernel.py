@@ -229,7 +229,7 @@ def test_without_a_gpu_it_says_so() -> None:
 
 def test_importing_it_imports_no_torch() -> None:
     code = (
-        "import sys, numpy as np; from edgelstm.kernels import SmallCell, fused_gates, register_torch;"
+        "import sys, numpy as np; from edgelstm.kernels import ConvLstmKernel, ConvLstmStep, SmallCell, fused_gates, register_torch;"
         "fused_gates(np.zeros((1, 4)), np.zeros((1, 1))); print({'torch', 'onnx', 'triton', 'cupy'} & set(sys.modules))"
     )
     root = Path(__file__).resolve().parents[2]
