@@ -47,32 +47,24 @@ class Calibration:
     def apply(self, stored: Array) -> tuple[Array, str]:
         """(frame, what was done). Accumulations in counts of 0.01 mm, 65535 where there is nothing, whatever the file's
         own count; every other quantity in its unit, float32, NaN where there is nothing."""
+        nothing = ", ".join(map(str, self.nodata)) or "none"
+        unit = f"{self.quantity or 'values'}: {self.formula()}, nothing at PV {nothing}"
+        usual = self.factor == COUNT and self.nodata == (NODATA,) and stored.dtype == np.uint16
+        if self.accumulation and usual:
+            return stored, f"{unit}; read as counts"
         missing = np.isin(stored, self.nodata)
-        unit = f"{self.quantity or 'values'}: {self.formula()}, nothing at PV {', '.join(map(str, self.nodata)) or 'none'}"
         if not self.accumulation:
             geo = stored.astype(np.float64) * self.factor + self.offset
             geo[missing] = np.nan
             return geo.astype(np.float32), f"{unit}; read as the file says, NaN where there is nothing"
-        if (
-            self.factor == COUNT
-            and (self.nodata == (NODATA,) or not missing.any())
-            and stored.dtype == np.uint16
-        ):
-            return stored, f"{unit}; read as counts"
         counts = stored.astype(np.float64) * (self.factor / COUNT)
-        whole = abs(self.factor / COUNT - round(self.factor / COUNT)) < 1e-6
         known = counts[~missing]
-        if not whole or (known.size and known.max() >= NODATA):
-            counts[missing] = NODATA
-            # float32 holds whole numbers to 2^24: no count of the file is lost.
-            return counts.astype(
-                np.float32
-            ), f"{unit}; brought to counts of 0.01 mm, {NODATA} where there is nothing"
-        counts = np.rint(counts)
+        whole = abs(self.factor / COUNT - round(self.factor / COUNT)) < 1e-6
+        fits = not known.size or known.max() < NODATA
         counts[missing] = NODATA
-        return counts.astype(
-            np.uint16
-        ), f"{unit}; brought to counts of 0.01 mm, {NODATA} where there is nothing"
+        # float32 holds whole numbers to 2^24: no count of the file is lost.
+        frame = np.rint(counts).astype(np.uint16) if whole and fits else counts.astype(np.float32)
+        return frame, f"{unit}; brought to counts of {COUNT} mm, {NODATA} where there is nothing"
 
 
 def choose_image(h5py: Any, file: Any, where: str, wanted: str | None, folder: Path) -> str:
