@@ -113,7 +113,7 @@ def _built(step: StepModel) -> str:
         path = Path(folder, "model.onnx")
         path.write_bytes(lower(step, "tensorrt_rtx").to_bytes())
         build_in_child(
-            Request("tensorrt-rtx", str(path), f"{folder}/plan", "edgelstm-table", (1, 1, 4)), "the model"
+            Request("tensorrt-rtx", str(path), f"{folder}/plan", "edgelstm-table", ((1, 1, 4),)), "the model"
         )
     return "builds"
 

@@ -27,6 +27,12 @@ def build_engine(
         str, typer.Option(help="plugin, native, or auto: build both, time both, keep the faster.")
     ] = "auto",
     streams: Annotated[str, typer.Option(help="Streams of a call: N, or MIN:OPT:MAX.")] = "1",
+    tune: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="A further number of streams to tune for, beside OPT; repeatable, costs build time only."
+        ),
+    ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(help="tensorrt-rtx: compute capability to compile for, such as 8.9; repeatable."),
@@ -62,6 +68,7 @@ def build_engine(
 
     options = engine.BuildOptions(
         streams=engine.parse_streams(streams),
+        also=tuple(tune or ()),
         workspace=None if workspace is None else engine.parse_size(workspace),
         optimization_level=optimization_level,
         tf32=tf32,

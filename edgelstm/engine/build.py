@@ -19,8 +19,17 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path, read_bytes, sha256, write_bytes, write_text
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
+from edgelstm.passes.plugin_nodes import overwrites_cells
 from edgelstm.runtime.plugin_library import cache_folder, find_plugin_library
-from edgelstm.runtime.sidecar import Gates, RuntimeName, Sidecar, sidecar_path
+from edgelstm.runtime.sidecar import (
+    PLAN,
+    Gates,
+    RuntimeName,
+    Sidecar,
+    engine_name_in,
+    file_sha256,
+    sidecar_path,
+)
 
 GatesChoice = Literal["native", "plugin", "auto"]
 SUFFIXES = (".plan", ".engine")
@@ -31,12 +40,14 @@ _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "
 class BuildOptions:
     """What can be asked of the builder; the command line has one option for each.
 
-    streams: (fewest, usual, most) rows of a call. workspace: bytes that kernels may use for themselves. targets: compute
+    streams: (fewest, usual, most) rows of a call. also: further numbers of rows to tune for: each gets a profile of its own, which
+    costs time to build and none to run. workspace: bytes that kernels may use for themselves. targets: compute
     capabilities, TensorRT for RTX only. tf32: let float32 products round their inputs to 10 bits of mantissa, as
     TensorRT does by default.
     """
 
     streams: tuple[int, int, int] = (1, 1, 1)
+    also: tuple[int, ...] = ()
     workspace: int | None = None
     optimization_level: int | None = None
     tf32: bool = False
@@ -45,6 +56,18 @@ class BuildOptions:
     dla_core: int | None = None
     gpu_fallback: bool = False
     targets: tuple[str, ...] = ()
+
+    def profiles(self) -> list[tuple[int, int, int]]:
+        """(fewest, usual, most) rows of each profile. They do not overlap: each serves the rows up to what it is tuned for, the
+        last all that remain."""
+        fewest, usual, most = self.streams
+        tuned = sorted({usual, *self.also})
+        if not fewest <= tuned[0] <= tuned[-1] <= most:
+            raise EdgeLstmError(
+                "streams to tune for", found=", ".join(map(str, tuned)), expected=f"{fewest} to {most}"
+            )
+        starts = [fewest, *(n + 1 for n in tuned[:-1])]
+        return list(zip(starts, tuned, [*tuned[:-1], most], strict=True))
 
 
 @dataclass(frozen=True)
@@ -193,7 +216,7 @@ class Job:
             gates,
             in_place=in_place,
         )
-        sidecar = self._sidecar(gates, hashes)
+        sidecar = self._sidecar(gates, hashes, in_place and overwrites_cells(lowered))
         cache = self._cache_file()
         with (
             tempfile.TemporaryDirectory(prefix="edgelstm-") as folder,
@@ -206,7 +229,7 @@ class Job:
                 model=str(graph),
                 plan=str(plan),
                 name=sidecar.engine_name,
-                streams=self.options.streams,
+                profiles=tuple(self.options.profiles()),
                 tf32=self.options.tf32,
                 workspace=self.options.workspace,
                 optimization_level=self.options.optimization_level,
@@ -228,6 +251,8 @@ class Job:
                     expected=f"{size} bytes",
                 )
             sidecar = replace(sidecar, plan_bytes=size)
+            if engine_name_in(plan) is None:
+                sidecar = replace(sidecar, hashes={**sidecar.hashes, PLAN: file_sha256(plan)})
             if cache is not None and kept.is_file():
                 cache.parent.mkdir(parents=True, exist_ok=True)
                 write_bytes(cache, kept.read_bytes())
@@ -240,8 +265,9 @@ class Job:
         capability = self.gpu.capability if self.gpu else None
         return find_plugin_library(tensorrt=self.version, capability=capability)
 
-    def _sidecar(self, gates: Gates, hashes: dict[str, str]) -> Sidecar:
+    def _sidecar(self, gates: Gates, hashes: dict[str, str], in_place: bool) -> Sidecar:
         options = self.options
+        profiles = options.profiles()
         shown = {
             "workspace": options.workspace,
             "optimization_level": options.optimization_level,
@@ -262,7 +288,10 @@ class Job:
             gates=gates,
             precision=product_precisions(self.step),
             options={
-                name: value for name, value in shown.items() if value is not None and value is not False
+                **{name: value for name, value in shown.items() if value is not None and value is not False},
+                # Whether the plugin writes over any tensor: the runner asks before it lets idle streams lie in a call.
+                **({"in_place": in_place} if gates == "plugin" else {}),
+                **({"profiles": [list(p) for p in profiles]} if len(profiles) > 1 else {}),
             },
             hashes=hashes,
         )
@@ -303,6 +332,7 @@ def _for_axis(step: StepModel, options: BuildOptions) -> BuildOptions:
         raise EdgeLstmError("streams", found=options.streams, expected="1 <= fewest <= usual <= most")
     axis = step.signature.stream_axis
     if not isinstance(axis, int):
+        options.profiles()
         return options
     if options.streams not in ((1, 1, 1), (axis, axis, axis), (1, axis, axis)):
         raise EdgeLstmError(
@@ -311,7 +341,7 @@ def _for_axis(step: StepModel, options: BuildOptions) -> BuildOptions:
             expected=str(axis),
             hint="Export it with a stream axis that has a name",
         )
-    return replace(options, streams=(axis, axis, axis))
+    return replace(options, streams=(axis, axis, axis), also=())
 
 
 def _gpus() -> Sequence[machine.Gpu]:

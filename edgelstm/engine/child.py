@@ -104,15 +104,14 @@ def build(request: dict[str, Any]) -> None:
             tell(log=["WARNING", "the timing cache is of another TensorRT or GPU: it is begun anew"])
             cache = config.create_timing_cache(b"")
             config.set_timing_cache(cache, False)
-    profile = builder.create_optimization_profile()
     inputs = [network.get_input(k) for k in range(network.num_inputs)]
-    for tensor in inputs:
-        shape = tuple(tensor.shape)
-        profile.set_shape(
-            tensor.name, *(tuple(rows if d == -1 else d for d in shape) for rows in request["streams"])
-        )
     if any(-1 in tuple(tensor.shape) for tensor in inputs):
-        config.add_optimization_profile(profile)
+        for streams in request["profiles"]:
+            profile = builder.create_optimization_profile()
+            for tensor in inputs:
+                sizes = (tuple(rows if d == -1 else d for d in tuple(tensor.shape)) for rows in streams)
+                profile.set_shape(tensor.name, *sizes)
+            config.add_optimization_profile(profile)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         return

@@ -37,7 +37,7 @@ class Request:
     model: str
     plan: str
     name: str
-    streams: tuple[int, int, int]
+    profiles: tuple[tuple[int, int, int], ...]
     tf32: bool = False
     workspace: int | None = None
     optimization_level: int | None = None

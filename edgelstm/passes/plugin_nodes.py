@@ -42,6 +42,11 @@ def is_plugin(node: onnx.NodeProto) -> bool:
     return node.domain == DOMAIN and node.op_type == PLUGIN
 
 
+def overwrites_cells(step: StepModel) -> bool:
+    """Whether any plugin node of a lowered graph writes its c_out over its c."""
+    return any(attribute(node, "in_place", 0) for node in step.model.graph.node if is_plugin(node))
+
+
 def plugin_nodes(step: StepModel, *, in_place: bool = False) -> StepModel:
     """Guarantees: the same Signature, and every FusedGates is a plugin node without a body: good for TensorRT only.
 

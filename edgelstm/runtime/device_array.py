@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,16 @@ class DeviceArray:
         size = math.prod(shape) * self.dtype.itemsize
         return DeviceArray(self._cuda, self.pointer + index * size, shape, self.dtype, self._keep)
 
+    def used_on(self, stream: int) -> None:
+        """Let the next step wait for what reads this array on another stream, given by its handle.
+
+        Needed where a reader works on a stream that does not wait for the default one, and has not made the next frame on it too:
+        ``y.used_on(torch.cuda.current_stream().cuda_stream)`` after the last kernel that reads ``y``.
+        """
+        self._check_open()
+        with self._cuda as cuda:
+            cuda.follow(stream)
+
     def copy(self) -> Array:
         """Its values in a NumPy array of their own."""
         self._check_open()
@@ -106,7 +117,11 @@ def as_device_array(cuda: Cuda, value: Any) -> DeviceArray | None:
             return None
     elif not hasattr(value, "__cuda_array_interface__"):
         return None
+    bits = str(getattr(value, "dtype", "")) == "torch.bfloat16"
     try:
+        if bits:
+            # NumPy has no such type, nor have the interfaces below; a Signature's bfloat16 is its bits, too.
+            value = value.view(sys.modules["torch"].int16)
         with cuda:
             view = _cuda_core().utils.StridedMemoryView.from_any_interface(value, stream_ptr=cuda.stream)
     except EdgeLstmError:
@@ -116,7 +131,7 @@ def as_device_array(cuda: Cuda, value: Any) -> DeviceArray | None:
             "a frame on the GPU can't be read",
             found=f"{type(value).__name__}: {error}",
             expected="__cuda_array_interface__ or DLPack, of a type that NumPy has",
-            hint="See bfloat16 as its bits: tensor.view(torch.uint16)",
+            hint="See bfloat16 of other libraries than PyTorch as its bits, uint16",
         ) from error
     if view.device_id != cuda.index:
         raise EdgeLstmError(
@@ -130,7 +145,8 @@ def as_device_array(cuda: Cuda, value: Any) -> DeviceArray | None:
             expected=f"{_contiguous(shape)}",
             hint="Make it so first: tensor.contiguous()",
         )
-    return DeviceArray(cuda, int(view.ptr), shape, np.dtype(view.dtype), view)
+    dtype = np_dtype("bfloat16") if bits else np.dtype(view.dtype)
+    return DeviceArray(cuda, int(view.ptr), shape, dtype, view)
 
 
 def device_output(cuda: Cuda, pointer: int, shape: tuple[int, ...], dtype: str) -> DeviceArray:

@@ -10,6 +10,8 @@ and nothing is copied but outputs that are states too.
 from __future__ import annotations
 
 import logging
+import warnings
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, get_args
@@ -105,6 +107,15 @@ class GpuProgram(RowProgram):
         with cuda:
             memory = DeviceMemory(signature, capacity(streams, size), size, cuda, engine, outputs)
         super().__init__(signature, streams, memory.size, memory)
+        # One that nobody closes gives its memory back when nobody can use it any more. Outputs on the GPU may still be in
+        # somebody's hands then (an array that shares their memory says nothing of it): those stay, with a warning.
+        self._finalizer = weakref.finalize(self, _abandoned, memory, outputs == "host")
+        self._finalizer.atexit = False
+
+    def close(self) -> None:
+        """Free the engine and its buffers; calling it again does nothing."""
+        self._finalizer.detach()
+        super().close()
 
     def new_state(self) -> RowState:
         """All rows at their initial value."""
@@ -455,6 +466,13 @@ class DeviceMemory:
         view = row_of(buffer.array, row, self._stride(spec), spec)
         view.flags.writeable = False
         return view
+
+
+def _abandoned(memory: DeviceMemory, free: bool) -> None:
+    what = "it is closed now" if free else "its memory on the GPU stays taken, since its outputs lie there"
+    warnings.warn(f"a program on a GPU was never closed; {what}", ResourceWarning, stacklevel=2)
+    if free:
+        memory.close()
 
 
 @dataclass(frozen=True)

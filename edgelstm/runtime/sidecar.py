@@ -27,6 +27,8 @@ SUFFIX = ".json"
 MAX_SIDECAR_BYTES = 64 * 1024**2
 MAX_PLAN_BYTES = 16 * 1024**3
 NAME_PREFIX = "edgelstm-"
+#: Among the hashes: of the plan itself, where its name can't be read in it.
+PLAN = "plan"
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 Gates = Literal["native", "plugin"]
@@ -44,7 +46,7 @@ class Sidecar:
     precision: the types the graph's products read, such as ("int8", "float16").
     options: what else was asked of the builder, JSON values by name.
     hashes: SHA-256 of what it was made from: ``onnx`` (the step graph's file), and where there was one ``calibration``
-    and ``plugin`` (the plugin library).
+    and ``plugin`` (the plugin library); of the ``plan`` itself, if its engine's name does not stand in it as text.
     plan_bytes: size of the plan; 0 while it is not built yet.
     """
 
@@ -65,6 +67,7 @@ class Sidecar:
         """The name to give the network before it is built: it ties the plan to this sidecar."""
         content = self.to_json()
         del content["plan_bytes"]
+        content["hashes"] = {name: value for name, value in self.hashes.items() if name != PLAN}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         return NAME_PREFIX + digest[:32]
 
@@ -137,7 +140,10 @@ def load_sidecar(plan: PathLike) -> Sidecar:
             expected=f"{sidecar.plan_bytes} bytes",
             hint="One of the files was cut short or replaced: copy both again, or build the engine again",
         )
-    found = _engine_name(source)
+    found = engine_name_in(source)
+    if found is None and PLAN in sidecar.hashes:
+        # Seen as text in plans of TensorRT for RTX; another version may keep it otherwise, and said so when it built this one.
+        found = sidecar.engine_name if file_sha256(source) == sidecar.hashes[PLAN] else "of other bytes"
     if found != sidecar.engine_name:
         raise EdgeLstmError(
             f"{plan} is not the plan that {path.name} tells of",
@@ -148,7 +154,16 @@ def load_sidecar(plan: PathLike) -> Sidecar:
     return sidecar
 
 
-def _engine_name(plan: Path) -> str | None:
+def file_sha256(path: Path) -> str:
+    """Of a file that may be larger than memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def engine_name_in(plan: Path) -> str | None:
     """The name TensorRT wrote into the plan, if it is one of ours."""
     if plan.stat().st_size == 0:
         return None
@@ -170,6 +185,10 @@ def _streams(value: Any) -> bool:
     )
 
 
+def _profiles(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) > 0 and all(_streams(p) for p in value))
+
+
 _CHECKS: dict[str, Any] = {
     "signature": lambda v: isinstance(v, dict),
     "runtime": lambda v: v in ("tensorrt", "tensorrt-rtx"),
@@ -179,7 +198,7 @@ _CHECKS: dict[str, Any] = {
     "gpu": lambda v: v is None or isinstance(v, str),
     "gates": lambda v: v in ("native", "plugin"),
     "precision": _texts,
-    "options": lambda v: isinstance(v, dict),
+    "options": lambda v: isinstance(v, dict) and _profiles(v.get("profiles")),
     "hashes": lambda v: isinstance(v, dict) and all(isinstance(x, str) for x in v.values()),
     "plan_bytes": lambda v: type(v) is int and v > 0,
 }

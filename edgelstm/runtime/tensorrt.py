@@ -89,6 +89,7 @@ class _Engine:
         self, trt: Any, cuda: Cuda, plan: Path, sidecar: Sidecar, size: CallSize, streams: int
     ) -> None:
         self._trt = trt
+        self._cuda = cuda
         self._rtx = sidecar.runtime == "tensorrt-rtx"
         self._signature = sidecar.signature
         self._dynamic = not isinstance(sidecar.signature.stream_axis, int)
@@ -109,7 +110,16 @@ class _Engine:
                 found=self._log.last or "no reason given",
                 hint="Build it on this machine: edgelstm build-engine",
             )
+        name = str(getattr(self._engine, "name", "") or "")
+        if name and name != sidecar.engine_name:
+            raise EdgeLstmError(
+                f"{plan} is not the plan that its sidecar tells of",
+                found=f"engine {name}",
+                expected=f"engine {sidecar.engine_name}",
+                hint="Copy both files again, or build the engine again",
+            )
         _check_tensors(trt, self._engine, sidecar.signature, str(plan))
+        self._profiles = _profiles(sidecar)
         # All contexts share one block: they run one after the other.
         scratch = int(self._engine.device_memory_size_v2)
         check_memory(cuda, {"activations": scratch, "states and buffers": buffers})
@@ -154,11 +164,24 @@ class _Engine:
             context = self._engine.create_execution_context(strategy)
         if context is None:
             raise self._failed("can't prepare the engine to run")
+        # Engines keep the names of their layers for `inspect`; telling them to profilers costs time in every step.
+        if hasattr(self._trt, "ProfilingVerbosity"):
+            context.nvtx_verbosity = self._trt.ProfilingVerbosity.NONE
         context.set_device_memory(*self._scratch)
         return context
 
     def _set(self, context: Any, rows: int, addresses: Mapping[str, int]) -> None:
         signature = self._signature
+        if len(self._profiles) > 1:
+            # The first that takes so many rows: each was tuned for a number of its own.
+            fitting = [k for k, (fewest, _, most) in enumerate(self._profiles) if fewest <= rows <= most]
+            if not fitting:
+                raise self._failed(f"has no profile for {rows} streams")
+            index = fitting[0]
+            if context.active_optimization_profile != index:
+                if not context.set_optimization_profile_async(index, self._cuda.stream):
+                    raise self._failed(f"refuses profile {index}")
+                self._cuda.wait()
         if self._dynamic:
             specs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in signature.inputs]
             specs += [(s.input, s) for s in signature.states]
@@ -260,8 +283,9 @@ def check_gpu(sidecar: Sidecar, cuda: Cuda, where: str) -> None:
 def _call_size(sidecar: Sidecar, streams: int, where: str) -> CallSize:
     """Runs of rows the plan takes. Raises EdgeLstmError for more streams than it was built for."""
     size = call_size(sidecar.signature, streams, where)
-    # With aliasing, c_out lies over c, and what TensorRT then does to an engine's input is its own affair.
-    overwrites = sidecar.gates == "plugin"
+    # With aliasing, c_out lies over c, and what TensorRT then does to an engine's input is its own affair. Engines that say
+    # nothing of it are of a time before they did.
+    overwrites = sidecar.gates == "plugin" and bool(sidecar.options.get("in_place", True))
     if size.most is not None:
         return CallSize(size.least, size.most, overwrites=overwrites)
     fewest, _, most = sidecar.streams
@@ -273,6 +297,12 @@ def _call_size(sidecar: Sidecar, streams: int, where: str) -> CallSize:
             hint=f"Build it for more: edgelstm build-engine --streams {streams}",
         )
     return CallSize(fewest, most, overwrites=overwrites)
+
+
+def _profiles(sidecar: Sidecar) -> list[tuple[int, int, int]]:
+    """(fewest, usual, most) rows of each profile the plan was built with."""
+    told = sidecar.options.get("profiles")
+    return [(int(a), int(b), int(c)) for a, b, c in told] if told else [sidecar.streams]
 
 
 def _check_tensors(trt: Any, engine: Any, signature: Signature, where: str) -> None:

@@ -85,6 +85,21 @@ def test_what_can_be_asked_for(model: Path, tmp_path: Path) -> None:
     assert built.sidecar.hashes["calibration"] == built.sidecar.hashes["onnx"]
 
 
+def test_several_profiles(model: Path, tmp_path: Path) -> None:
+    """The real builder takes them; each serves the streams up to what it is tuned for."""
+    options = BuildOptions((1, 4, 8), also=(1, 8, 4), optimization_level=0)
+    built = build_engine(model, tmp_path / "m.plan", options, runtime="tensorrt-rtx", gates="native")
+    assert built.sidecar.options["profiles"] == [[1, 1, 1], [2, 4, 4], [5, 8, 8]]
+    assert load_sidecar(built.plan) == built.sidecar
+    one = build_engine(
+        model, tmp_path / "1.plan", BuildOptions((1, 4, 8)), runtime="tensorrt-rtx", gates="native"
+    )
+    assert "profiles" not in one.sidecar.options
+    assert "streams to tune for: found 4, 9; expected 1 to 8" in refused(
+        model, tmp_path / "x.plan", options=BuildOptions((1, 4, 8), also=(9,))
+    )
+
+
 @NO_GPU
 def test_auto_without_a_gpu_is_native_and_says_so(model: Path, tmp_path: Path) -> None:
     built = build_engine(model, tmp_path / "m.plan")
@@ -162,7 +177,7 @@ def test_a_failing_build_leaves_what_was_there(tmp_path: Path, model: Path) -> N
 def test_a_builder_that_dies_is_one_clear_error(shared_dir: Path, tmp_path: Path) -> None:
     """DTLN's first model as it stands: its LSTM operators make the builder abort or fail inside."""
     path = shared_dir / "models" / "dtln" / "model_1.onnx"
-    request = Request("tensorrt-rtx", str(path), str(tmp_path / "p"), "edgelstm-x", (1, 1, 1))
+    request = Request("tensorrt-rtx", str(path), str(tmp_path / "p"), "edgelstm-x", ((1, 1, 1),))
     with pytest.raises(EdgeLstmError) as caught:
         build_in_child(request, "model_1.onnx")
     assert "model_1.onnx" in str(caught.value)

@@ -67,7 +67,7 @@ def build(model: bytes, *capability: str) -> Built:
             str(path),
             str(path.with_suffix(".plan")),
             "edgelstm-test",
-            (1, 1, 4),
+            ((1, 1, 4),),
             compile_for=capability,
         )
         try:

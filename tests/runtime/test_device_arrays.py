@@ -193,6 +193,54 @@ def test_states_written_do_not_touch_an_output(driver: StandInDriver, plan: Path
         np.testing.assert_array_equal(y.copy(), before)
 
 
+def test_the_next_step_waits_for_whoever_reads_on_another_stream(driver: StandInDriver, plan: Path) -> None:
+    """A reader whose stream waits for nothing of ours: without ``used_on`` the step after next writes under its hands."""
+    with Other() as other, Runner.open(plan, on_bad_frame="pass", outputs="device") as runner:
+        stream, given = runner.stream("a"), frames(6)
+        late = np.empty((3, 5, 5), np.float32)
+        for k, frame in enumerate(given):
+            y = stream.step(frame)["h_next"]
+            if k == 1:
+                expected = y.copy()
+                late = np.empty(y.shape, np.float32)
+                with other.cuda as cuda:
+                    target = cuda.allocate(y.nbytes)
+                    cuda.copy(target, y.pointer, y.nbytes)  # on the other stream; nobody waits for it yet
+                y.used_on(other.cuda.stream)
+        with other.cuda as cuda:
+            cuda.copy(late.ctypes.data, target, late.nbytes)
+            cuda.wait()
+        np.testing.assert_array_equal(late, expected)
+
+
+def test_bfloat16_of_torch_is_seen_as_its_bits(driver: StandInDriver) -> None:
+    torch = pytest.importorskip("torch")
+    from edgelstm.runtime.device_array import as_device_array
+
+    values = torch.tensor([1.0, -2.5, 3e38]).to(torch.bfloat16)
+    with Other() as other, Other() as ours:
+
+        class OnTheGpu:
+            """What a torch tensor on the GPU does: no interface for bfloat16, a view of other types of as many bits."""
+
+            dtype = torch.bfloat16
+
+            def view(self, dtype: Any) -> Any:
+                assert dtype == torch.int16
+                return other.array(values.view(torch.int16).numpy())
+
+            def __dlpack__(self, **_: Any) -> Any:
+                raise BufferError("bfloat16 has no DLPack type in NumPy")
+
+            def __dlpack_device__(self) -> tuple[int, int]:
+                return 2, 0
+
+        got = as_device_array(ours.cuda, OnTheGpu())
+        assert got is not None
+        assert got.dtype == np.uint16
+        np.testing.assert_array_equal(got.copy(), values.view(torch.int16).numpy().view(np.uint16))
+
+
 def refused(other: Other) -> dict[str, tuple[Any, str]]:
     good = frames(1)[0]
     return {

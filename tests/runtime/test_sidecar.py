@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import zoo
 from edgelstm.errors import EdgeLstmError
-from edgelstm.runtime.sidecar import SCHEMA, Sidecar, load_sidecar, sidecar_path
+from edgelstm.runtime.sidecar import SCHEMA, Sidecar, file_sha256, load_sidecar, sidecar_path
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SIDECAR = Sidecar(
@@ -85,6 +85,29 @@ def test_files_that_do_not_belong_together(tmp_path: Path) -> None:
     assert "has no sidecar" in wrong(plan)
     plan.write_bytes(b"")
     assert "has no sidecar" in wrong(plan)
+
+
+def test_a_plan_that_does_not_hold_its_name_as_text_is_told_by_its_bytes(tmp_path: Path) -> None:
+    """A TensorRT that keeps the name otherwise (packed, say) must not have every plan refused."""
+    plan = tmp_path / "model.plan"
+    plan.write_bytes(b"\0ftrt" + bytes(195))
+    told = replace(SIDECAR, plan_bytes=200, hashes={**SIDECAR.hashes, "plan": file_sha256(plan)})
+    assert told.engine_name == SIDECAR.engine_name, "the name is given before there is a plan"
+    sidecar_path(plan).write_text(told.dumps())
+    assert load_sidecar(plan) == told
+    plan.write_bytes(b"\0ftrt" + bytes(194) + b"x")
+    with pytest.raises(EdgeLstmError, match="found engine of other bytes"):
+        load_sidecar(plan)
+    sidecar_path(plan).write_text(replace(told, hashes=SIDECAR.hashes).dumps())
+    with pytest.raises(EdgeLstmError, match="found engine without our name"):
+        load_sidecar(plan)
+
+
+@pytest.mark.parametrize("profiles", [[], [[1, 2]], [[2, 1, 3]], 4, [[1, 1, "4"]]])
+def test_profiles_that_are_none_are_refused(profiles: object) -> None:
+    text = SIDECAR.to_json() | {"options": {"profiles": profiles}, "plan_bytes": 3}
+    with pytest.raises(EdgeLstmError, match="key 'options'"):
+        Sidecar.loads(json.dumps(text))
 
 
 def test_an_empty_plan(tmp_path: Path) -> None:

@@ -137,6 +137,73 @@ def test_engines_of_other_sizes_than_asked_for(
                 np.testing.assert_allclose(got[name]["y"], expected[name]["y"], rtol=1e-5, atol=1e-6)
 
 
+def test_each_number_of_streams_has_the_profile_tuned_for_it(driver: StandInDriver, tmp_path: Path) -> None:
+    options = {"profiles": [[1, 1, 1], [2, 4, 4], [5, 8, 8]]}
+    plan = engine(tmp_path, zoo.lstm(64, (64,), head=64), (1, 4, 8), options=options)
+    rng = np.random.default_rng(0)
+    with Runner.open(plan, streams=8) as runner, Runner.open(tmp_path / "model.onnx", streams=8) as cpu:
+        for k in range(60):
+            for r in (runner, cpu):
+                for j in range(k % 8 + 1):
+                    r.stream(str(j))
+            frames = {str(j): x(rng, 64) for j in range(k % 8 + 1)}
+            got, expected = runner.step(frames), cpu.step(frames)
+            for name in frames:
+                np.testing.assert_allclose(got[name]["y"], expected[name]["y"], rtol=1e-5, atol=1e-6)
+        assert {c.active_optimization_profile for c in CONTEXTS} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("in_place", [True, False, None])
+def test_idle_streams_lie_in_a_call_where_the_plugin_writes_over_nothing(
+    driver: StandInDriver, tmp_path: Path, in_place: bool | None
+) -> None:
+    options = {} if in_place is None else {"in_place": in_place}
+    plan = engine(tmp_path, zoo.lstm(), gates="plugin", options=options)
+    with stand_in_plugin(tmp_path):
+        program = TensorRtProgram(plan)
+    assert program._size.overwrites == (in_place is not False)
+    program.close()
+
+
+def test_an_engine_of_another_name_is_refused(
+    driver: StandInDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the plan's bytes do not tell, the opened engine does."""
+    plan = engine(tmp_path, zoo.lstm())
+    real = tensorrt_module.Engine.__init__
+
+    def renamed(self: Any, *arguments: Any) -> None:
+        real(self, *arguments)
+        self.name = "edgelstm-0"
+
+    monkeypatch.setattr(tensorrt_module.Engine, "__init__", renamed)
+    with pytest.raises(
+        EdgeLstmError, match="is not the plan that its sidecar tells of: found engine edgelstm-0"
+    ):
+        open_program(plan)
+
+
+def test_a_program_that_nobody_closes_gives_its_memory_back(driver: StandInDriver, tmp_path: Path) -> None:
+    import gc
+
+    plan = engine(tmp_path, zoo.lstm())
+    start = driver.live()
+    y = Runner.open(plan).stream("a").step(np.zeros(3, np.float32))["y"]
+    with pytest.warns(ResourceWarning, match="was never closed; it is closed now"):
+        gc.collect()
+    assert driver.live() == start
+    assert not CONTEXTS
+    assert np.isfinite(y).all(), "an output outlives its program"
+    runner = Runner.open(plan, outputs="device")
+    y = runner.stream("a").step(np.zeros(3, np.float32))["y"]
+    memory = runner._program._memory  # type: ignore[attr-defined]
+    del runner
+    with pytest.warns(ResourceWarning, match="stays taken, since its outputs lie there"):
+        gc.collect()
+    assert np.isfinite(y.copy()).all(), "what may be shared with others is not taken away"
+    memory.close()
+
+
 def test_a_stream_moves_between_backends_and_precisions(driver: StandInDriver, tmp_path: Path) -> None:
     """A snapshot of the float32 graph on the CPU goes on in a float16 engine, and back."""
     step = zoo.lstm()

@@ -50,6 +50,7 @@ class ILogger:
 ExecutionContextAllocationStrategy = enum.Enum(
     "ExecutionContextAllocationStrategy", "STATIC ON_PROFILE_CHANGE USER_MANAGED"
 )
+ProfilingVerbosity = enum.Enum("ProfilingVerbosity", "LAYER_NAMES_ONLY NONE DETAILED")
 CudaGraphStrategy = enum.Enum("CudaGraphStrategy", "DISABLED WHOLE_GRAPH_CAPTURE")
 DataType = enum.Enum("DataType", sorted({name for name, _ in _TYPES.values()}))
 
@@ -61,7 +62,9 @@ def write_plan(
     told = Sidecar(
         step.signature, **{"runtime": "tensorrt", "version": VERSION, "streams": streams, **sidecar}
     )
-    options = f"overwrites={int(overwrites)} rows={streams[0]}:{streams[2]}"
+    profiles = sidecar.get("options", {}).get("profiles", [streams])
+    ranges = ",".join(f"{p[0]}:{p[2]}" for p in profiles)
+    options = f"overwrites={int(overwrites)} rows={ranges}"
     plan = HEAD + f"{told.engine_name} {options}\n".encode() + step.to_bytes()
     path.write_bytes(plan)
     sidecar_path(path).write_text(replace(told, plan_bytes=len(plan)).dumps())
@@ -85,6 +88,7 @@ def stand_in_tensorrt(
         DataType=DataType,
         ExecutionContextAllocationStrategy=ExecutionContextAllocationStrategy,
         CudaGraphStrategy=CudaGraphStrategy,
+        ProfilingVerbosity=ProfilingVerbosity,
         Runtime=partial(Runtime, driver),
         get_plugin_registry=lambda: types.SimpleNamespace(load_library=load_library, all_creators=()),
         loaded=loaded,
@@ -117,9 +121,10 @@ class Engine:
     def __init__(self, runtime: Runtime, plan: bytes) -> None:
         self.runtime = runtime
         _, line, model = plan.split(b"\n", 2)
-        found = re.search(rb"overwrites=(\d) rows=(\d+):(\d+)", line)
+        found = re.search(rb"(\S+) overwrites=(\d) rows=(\S+)", line)
         assert found
-        self.overwrites, self.fewest, self.most = (int(n) for n in found.groups())
+        self.name, self.overwrites = found[1].decode(), int(found[2])
+        self.profiles = [tuple(map(int, p.split(b":"))) for p in found[3].split(b",")]
         options = ort.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
@@ -161,6 +166,8 @@ class Context:
         self.shapes = {name: engine.get_tensor_shape(name) for name in engine.inputs}
         self.addresses: dict[str, int] = {}
         self.memory = (0, 0)
+        self.active_optimization_profile = 0
+        self.nvtx_verbosity = ProfilingVerbosity.DETAILED
         #: Goes up whenever the context changes: graphs captured before are then of no use.
         self.changes = 0
         self.deferred = True
@@ -173,13 +180,22 @@ class Context:
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         wanted = self.engine.get_tensor_shape(name)
         fits = len(shape) == len(wanted) and all(w in (-1, d) for w, d in zip(wanted, shape, strict=True))
-        if not fits or not self.engine.fewest <= shape[0] <= self.engine.most:
+        fewest, most = self.engine.profiles[self.active_optimization_profile]
+        if not fits or not fewest <= shape[0] <= most:
             self.log(ILogger.Severity.ERROR, f"{name}{list(shape)} is not within the profile")
             return False
         self.deferred = self.deferred or self.shapes[name] != shape
         self.shapes[name] = shape
         self.changes += 1
         return True
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        assert not self.driver.is_capturing(stream)
+        self.active_optimization_profile = index
+        self.shapes = {name: self.engine.get_tensor_shape(name) for name in self.engine.inputs}
+        self.changes += 1
+        self.deferred = True
+        return index < len(self.engine.profiles)
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         if name not in self.engine.tensors or address % 256:
@@ -192,6 +208,7 @@ class Context:
     def execute_async_v3(self, stream: int) -> bool:
         assert not self.captures_itself or not self.driver.is_capturing(stream)
         assert stream > 2, "the default stream"
+        assert self.nvtx_verbosity is ProfilingVerbosity.NONE, "what profilers are told costs time"
         assert self.driver.owns(*self.memory)
         assert self.memory[0] % 256 == 0
         assert self.memory[1] >= SCRATCH
