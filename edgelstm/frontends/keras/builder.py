@@ -59,6 +59,7 @@ class Value:
     mask: name of a bool tensor, [N, 1] for a frame, [N, T] otherwise: False where a step is to be passed over.
     sequence: a whole tensor's axis 1 is the time of the window.
     ready: frames that must have come before the value means anything.
+    dtype: float32, int32, int64, uint8 or bool.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Value:
     mask: str | None = None
     sequence: bool = False
     ready: int = 0
+    dtype: str = "float32"
 
     def __post_init__(self) -> None:
         if math.prod(self.shape) > MAX_ELEMENTS:
@@ -87,6 +89,8 @@ class Value:
     def axis(self, axis: int, what: str) -> int:
         """Axis ``axis`` of Keras's tensor as an axis of Keras's order here; NeedsWindow for the time of a stream."""
         found = axis + self.rank if axis < 0 else axis
+        if found == 0:
+            raise mixes_rows(what, f"axis {axis}: the batch")
         if not 0 < found < self.rank:
             raise EdgeLstmError(f"{what}: axis", found=axis, expected=f"an axis of a tensor of {self.rank}")
         if self.time is None:
@@ -98,6 +102,16 @@ class Value:
     def physical(self, axis: int) -> int:
         """Where the tensor holds axis ``axis`` of Keras's order."""
         return self.perm.index(axis)
+
+
+def mixes_rows(what: str, found: object) -> EdgeLstmError:
+    """The refusal of a layer whose result for one row of the batch depends on the others: rows are streams here."""
+    return EdgeLstmError(
+        f"{what} works along the batch, whose rows are streams: each would see the others",
+        found=found,
+        expected="layers that compute every row alone",
+        hint="Do it to the model's outputs, outside the model",
+    )
 
 
 def channels_first(shape: Sequence[int], lead: int = 0) -> tuple[int, ...]:
@@ -128,6 +142,9 @@ class Builder:
         self._laid: dict[tuple[str, tuple[int, ...]], str] = {}
         self._gates: dict[tuple[Any, ...], str] = {}
         self._longest, self._period = 0, 1
+        #: Whether axis 0 is the streams just now; inside TimeDistributed it may be streams and time.
+        self.rows_are_streams = True
+        self._shapes: dict[str, Shape] = {}
 
     # -- nodes ----------------------------------------------------------------------------------------------------
 
@@ -186,6 +203,23 @@ class Builder:
     def reshape(self, name: str, shape: Sequence[int], base: str) -> str:
         """[N, ...] in another shape; ``shape`` without the streams."""
         return self.op("Reshape", [name, self.integers([-1, *shape], "shape")], base)
+
+    def cast(self, value: Value, dtype: str) -> Value:
+        """The value as another type; numbers that lose their fraction are cut, as Keras cuts them."""
+        if value.dtype == dtype:
+            return value
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+        return replace(value, name=self.op("Cast", [value.name], f"{value.name}/{dtype}", to=kind), dtype=dtype)
+
+    def noted(self, name: str, shape: Shape) -> str:
+        """Say that ``name`` is float32 [N, *shape], where ONNX's rules don't tell.
+
+        ONNX Runtime looks among all tensors of sizes it does not know for one to reuse: a window of 512 steps took
+        26 s to open, and takes 1 s with their sizes.
+        """
+        if self.rows_are_streams:
+            self._shapes[name] = shape
+        return name
 
     def layout(self, value: Value, perm: Sequence[int]) -> str:
         """The value's tensor with its axes as ``perm`` says; a Transpose where it is not so already."""
@@ -290,13 +324,13 @@ class Builder:
             made = self.plain(value)
             delay, every = (value.time.delay, value.time.every) if value.time else (value.ready, 1)
             if due := self.due(delay, every):
-                zero = self.number(0.0)
+                zero = self.constant(np.array(0, value.dtype), f"zero_{value.dtype}")
                 gate = self.gate(Time(delay, every), None, len(value.shape) + 1) or due
                 made = self.op("Where", [gate, made, zero], f"{output}/shown")
                 ready = f"{output}_ready"
                 specs.append(TensorSpec(ready, "bool", (STREAM_AXIS,)))
                 names[ready] = self.op("Reshape", [due, self.integers([-1], "shape")], f"{output}/ready")
-            specs.append(TensorSpec(output, "float32", (STREAM_AXIS, *value.shape)))
+            specs.append(TensorSpec(output, value.dtype, (STREAM_AXIS, *value.shape)))
             names[output] = made
         self._tick()
         return self._assemble(inputs, specs, names, window, name)
@@ -309,6 +343,7 @@ class Builder:
         window: int | None,
         name: str,
     ) -> StepModel:
+        self._prune([*names.values(), *(state.next or "" for state in self._states.values())])
         made = {o for node in self.nodes for o in node.output}
         final: dict[str, str] = {}
         extra: list[onnx.NodeProto] = []
@@ -330,7 +365,24 @@ class Builder:
         nodes += extra
         used = {i for node in nodes for i in node.input}
         weights = [t for key, t in self.weights.items() if key in used]
-        return make_step(nodes, signature, weights, self.functions.values(), name=name)
+        bodies = [f for f in self.functions.values() if any(n.op_type == f.name for n in nodes)]
+        step = make_step(nodes, signature, weights, bodies, name=name)
+        step.model.graph.value_info.extend(
+            helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [STREAM_AXIS, *shape])
+            for name, shape in self._shapes.items()
+            if name in made and name not in final
+        )
+        return step
+
+    def _prune(self, wanted: Iterable[str]) -> None:
+        """Drop nodes whose results nobody takes."""
+        needed = set(wanted)
+        kept = []
+        for node in reversed(self.nodes):
+            if needed.intersection(node.output):
+                kept.append(node)
+                needed.update(node.input)
+        self.nodes = kept[::-1]
 
     def _name(
         self, final: dict[str, str], extra: list[onnx.NodeProto], made: set[str], value: str, target: str

@@ -49,8 +49,12 @@ class Cell(Layer):
         """Emit one step on frames of Keras's ``shape``."""
         raise NotImplementedError
 
+    def project(self, x: Array) -> Array:
+        """What ``advance`` takes, of the frames [N, T, ...] of a whole sequence: all that does not need the states."""
+        return x
+
     def advance(self, x: Array, states: Sequence[Array]) -> list[Array]:
-        """One step by NumPy, all in Keras's layout."""
+        """One step by NumPy, all in Keras's layout. x: one frame of what ``project`` gave."""
         raise NotImplementedError
 
 
@@ -83,6 +87,9 @@ class DenseCell(Cell):
         return self.product(
             g, g.op("Concat", [x, h], f"{place}/joined", axis=1), weight, self.one_bias(), place
         )
+
+    def project(self, x: Array) -> Array:
+        return x @ self.weights["kernel"] + self.weights.get("bias", 0.0)
 
     def one_bias(self) -> Array | None:
         """The bias of all gates."""
@@ -135,13 +142,13 @@ class LSTMCell(DenseCell):
 
     def advance(self, x: Array, states: Sequence[Array]) -> list[Array]:
         h, c = states
-        z = x @ self.weights["kernel"] + h @ self.weights["recurrent_kernel"] + self.weights.get("bias", 0.0)
-        return lstm_equations(z, c, self.activation, self.gate)
+        return lstm_equations(x + h @ self.weights["recurrent_kernel"], c, self.activation, self.gate)
 
 
 def lstm_equations(z: Array, c: Array, activation: Activation, gate: Activation) -> list[Array]:
     """h and c from the sums [..., 4 units] in the order i, f, c, o."""
-    i, f, candidate, o = np.split(z, 4, axis=-1)
+    n = z.shape[-1] // 4
+    i, f, candidate, o = (z[..., k * n : (k + 1) * n] for k in range(4))
     c = gate.compute(f) * c + gate.compute(i) * activation.compute(candidate)
     return [gate.compute(o) * activation.compute(c), c]
 
@@ -196,18 +203,23 @@ class GRUCell(DenseCell):
         apart = g.op("Sub", [h, candidate], f"{place}/apart")
         return [g.op("Add", [candidate, g.op("Mul", [z, apart], f"{place}/kept")], f"{place}/h")]
 
+    def project(self, x: Array) -> Array:
+        b_x, _ = self.biases()
+        return x @ self.weights["kernel"] + (0.0 if b_x is None else b_x)
+
     def advance(self, x: Array, states: Sequence[Array]) -> list[Array]:
         (h,) = states
-        b_x, b_h = (0.0 if b is None else b for b in self.biases())
-        u_z, u_r, u_h = np.split(self.weights["recurrent_kernel"], 3, axis=1)
-        bias = np.broadcast_to(b_h, (3 * self.units,))
-        z_x, r_x, h_x = np.split(x @ self.weights["kernel"] + b_x, 3, axis=-1)
-        z = self.gate.compute(z_x + h @ u_z + bias[: self.units])
-        r = self.gate.compute(r_x + h @ u_r + bias[self.units : 2 * self.units])
+        n = self.units
+        recurrent = self.weights["recurrent_kernel"]
+        _, b_h = self.biases()
+        bias = np.zeros(3 * n) if b_h is None else b_h
+        gates = self.gate.compute(x[..., : 2 * n] + h @ recurrent[:, : 2 * n] + bias[: 2 * n])
+        z, r = gates[..., :n], gates[..., n:]
         if self.reset_after:
-            candidate = self.activation.compute(h_x + r * (h @ u_h + bias[2 * self.units :]))
+            old = r * (h @ recurrent[:, 2 * n :] + bias[2 * n :])
         else:
-            candidate = self.activation.compute(h_x + (r * h) @ u_h)
+            old = (r * h) @ recurrent[:, 2 * n :]
+        candidate = self.activation.compute(x[..., 2 * n :] + old)
         return [z * h + (1 - z) * candidate]
 
 
@@ -218,8 +230,7 @@ class SimpleCell(DenseCell):
         return [self.activation.emit(g, self.joined(g, x, states[0], shape[0], place), f"{place}/h")]
 
     def advance(self, x: Array, states: Sequence[Array]) -> list[Array]:
-        z = x @ self.weights["kernel"] + states[0] @ self.weights["recurrent_kernel"]
-        return [self.activation.compute(z + self.weights.get("bias", 0.0))]
+        return [self.activation.compute(x + states[0] @ self.weights["recurrent_kernel"])]
 
 
 class ConvCell(Cell):

@@ -150,7 +150,11 @@ class Recurrent(Layer):
         else:
             bases = [f"{place}/x{t}" for t in range(steps)]
             parts = g.ops("Split", [x], bases, axis=1, num_outputs=steps)
-        return [g.reshape(part, physical, f"{place}/frame{t}") for t, part in enumerate(parts)]
+        axis = g.integers([1])
+        return [
+            g.noted(g.op("Squeeze", [part, axis], f"{place}/frame{t}"), tuple(physical))
+            for t, part in enumerate(parts)
+        ]
 
     def _masks(self, g: Builder, mask: str, steps: int, place: str) -> list[str | None]:
         bases = [f"{place}/mask{t}" for t in range(steps)]
@@ -160,7 +164,7 @@ class Recurrent(Layer):
         """Zeros [N, *shape] for as many streams as ``like`` has."""
         streams = g.op("Shape", [like], f"{place}/streams", start=0, end=1)
         size = g.op("Concat", [streams, g.integers(shape)], f"{place}/state_shape", axis=0)
-        return g.op("Expand", [g.number(0.0), size], f"{place}/zeros")
+        return g.noted(g.op("Expand", [g.number(0.0), size], f"{place}/zeros"), shape)
 
     # -- the reference --------------------------------------------------------------------------------------------
 
@@ -179,9 +183,10 @@ class Recurrent(Layer):
             states = [memory[n].transpose(back) if remembers and n in memory else zeros for n in names]
         outputs: list[Array] = []
         times = range(data.shape[1])
+        projected = self.cell.project(data)
         y = states[0]
         for t in reversed(times) if self.backwards else times:
-            after = self.cell.advance(data[:, t], states)
+            after = self.cell.advance(projected[:, t], states)
             y = after[0]
             if x.mask is not None:
                 on = x.mask[:, t].reshape(-1, *[1] * (y.ndim - 1))
@@ -204,4 +209,5 @@ class Recurrent(Layer):
 def stacked(g: Builder, frames: Sequence[str], physical: Shape, place: str) -> str:
     """T tensors [N, ...] as one [N, T, ...]: side by side on axis 1 is end to end in memory."""
     name = frames[0] if len(frames) == 1 else g.op("Concat", frames, f"{place}/side_by_side", axis=1)
-    return g.reshape(name, [len(frames), *physical], f"{place}/sequence")
+    shape = (len(frames), *physical)
+    return g.noted(g.reshape(name, shape, f"{place}/sequence"), shape)

@@ -53,11 +53,18 @@ class TimeDistributed(Layer):
         physical = [frame[axis - 1] for axis in folded[1:]]
         name = g.reshape(g.layout(x, perm), physical, f"{place}/folded")
         made = []
-        for y in self.layer.emit(g, [Value(name, frame, None, folded)], f"{place}/{self.layer.name}"):
+        outer, g.rows_are_streams = g.rows_are_streams, False
+        inner = self.layer.emit(g, [Value(name, frame, None, folded)], f"{place}/{self.layer.name}")
+        g.rows_are_streams = outer
+        for y in inner:
             sizes = [y.shape[axis - 1] for axis in y.perm[1:]]
             whole = g.reshape(y.name, [steps, *sizes], f"{place}/unfolded")
             perm_y = (0, 1, *(axis + 1 for axis in y.perm[1:]))
-            made.append(Value(whole, (steps, *y.shape), None, perm_y, x.mask, x.sequence, x.ready))
+            if y.dtype == "float32":
+                g.noted(whole, (steps, *sizes))
+            made.append(
+                Value(whole, (steps, *y.shape), None, perm_y, x.mask, x.sequence, x.ready, y.dtype)
+            )
         return made
 
     def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
