@@ -41,6 +41,13 @@ def sequential(*stack: Any, frame: Sequence[int], length: int | None = None, see
     return fill(keras.Sequential([keras.Input((length, *frame)), *stack]), seed)
 
 
+def draw(rng: np.random.Generator, shape: Sequence[int], ids: int | None) -> np.ndarray:
+    """Frames: noise, or whole numbers below ``ids``."""
+    if ids is None:
+        return rng.normal(size=shape).astype(np.float32)
+    return rng.integers(0, ids, size=shape).astype(np.int32)
+
+
 def predict(model: Any, *x: np.ndarray) -> list[np.ndarray]:
     """Keras's outputs for whole sequences [N, T, ...]."""
     import torch
@@ -123,13 +130,14 @@ def check_stream(
     streams: int = 2,
     seed: int = 0,
     suffix: str = ".keras",
+    ids: int | None = None,
     **options: Any,
 ) -> LoadedKeras:
     """Keras predicts whole sequences, the step graph streams them: the same numbers, from graph and reference."""
     path = save(model, folder, suffix)
     loaded = load_keras(path, **options)
     assert loaded.window is None, loaded.notes
-    x = np.random.default_rng(seed).normal(size=(streams, length, *frame)).astype(np.float32)
+    x = draw(np.random.default_rng(seed), (streams, length, *frame), ids)
     (expected,) = predict(model, x)
     streamed = Streamed(loaded, x)
     spec = loaded.step.signature.output("y")
@@ -159,12 +167,13 @@ def check_window(
     streams: int = 2,
     seed: int = 0,
     suffix: str = ".keras",
+    ids: int | None = None,
     **options: Any,
 ) -> LoadedKeras:
     """The same for a model that takes whole sequences only."""
     loaded = load_keras(save(model, folder, suffix), **options)
     assert loaded.window == length, loaded.notes
-    x = np.random.default_rng(seed).normal(size=(streams, length, *frame)).astype(np.float32)
+    x = draw(np.random.default_rng(seed), (streams, length, *frame), ids)
     (expected,) = predict(model, x)
     assert_close(run_window(loaded, x)["y"], expected, "float32", k=80, atol=1e-5)
     program = loaded.reference

@@ -11,7 +11,7 @@ import itertools
 import math
 from collections.abc import Iterator, Sequence
 from functools import reduce
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -53,9 +53,8 @@ def conv(
         for part in _blocks(places, len(weight), len(x)):
             view = seen[part]
             product = view.reshape(-1, len(weight)) @ weight
-            y[(*part, ..., slice(k * share, (k + 1) * share))] = product.reshape(
-                *view.shape[: len(sizes) + 1], share
-            )
+            columns: Any = (*part, ..., slice(k * share, (k + 1) * share))
+            y[columns] = product.reshape(*view.shape[: len(sizes) + 1], share)
     return y
 
 

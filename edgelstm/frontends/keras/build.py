@@ -10,7 +10,8 @@ from edgelstm.frontends.frame_shapes import read_shapes
 from edgelstm.frontends.keras.builder import STREAM_AXIS, Builder, NeedsWindow, Time, Value
 from edgelstm.frontends.keras.layers.layer import Layer
 from edgelstm.frontends.keras.layers.recurrent import Recurrent
-from edgelstm.frontends.keras.network import Input, Network, clean
+from edgelstm.frontends.keras.names import clean
+from edgelstm.frontends.keras.network import Input, Network
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.graph.step import StepModel
 
@@ -40,6 +41,7 @@ class _Entry:
     frame: tuple[int | None, ...]
     temporal: bool
     length: int | None
+    dtype: str
 
 
 def build(
@@ -82,20 +84,28 @@ def _entries(network: Network, frame: Shapes) -> list[_Entry]:
             )
     entries = []
     for k, (name, source) in enumerate(zip(names, network.inputs, strict=True)):
-        _check_dtype(network, source)
-        temporal = len(source.shape) >= 2 and network.reaches_time(k)
+        dtype = _dtype(network, source)
+        if network.takes_numbers(k) and dtype == "float32":
+            dtype = "int32"  # what Keras casts it to
+        temporal = len(source.shape) >= 1 and network.reaches_time(k)
         shape = source.shape[1:] if temporal else source.shape
         length = source.shape[0] if temporal else None
         shape = _filled(network, name, shape, given.get(name))
-        entries.append(_Entry(name, shape, temporal, length))
+        entries.append(_Entry(name, shape, temporal, length, dtype))
     return entries
 
 
-def _check_dtype(network: Network, source: Input) -> None:
-    if source.dtype not in ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"):
-        raise EdgeLstmError(
-            f"{network.what}: input {source.name!r}", found=source.dtype, expected="float32 frames"
-        )
+def _dtype(network: Network, source: Input) -> str:
+    """An input's type in the graph."""
+    if source.dtype in ("float32", "float16", "bfloat16", "mixed_float16", "mixed_bfloat16"):
+        return "float32"
+    if source.dtype in ("int32", "int64", "uint8"):
+        return source.dtype
+    if source.dtype in ("int8", "int16", "uint16"):
+        return "int32"
+    raise EdgeLstmError(
+        f"{network.what}: input {source.name!r}", found=source.dtype, expected="float32 or whole numbers"
+    )
 
 
 def _filled(
@@ -124,7 +134,14 @@ def _keep_windows(network: Network, entries: Sequence[_Entry], length: int | Non
     """Raise NeedsWindow for a model of fixed length that gives its last output only and starts every window from zero."""
     if length is None:
         return
-    for layer in _direct(network):
+    direct = _direct(network)
+    recurrent = [layer for layer in direct if isinstance(layer, Recurrent) and not layer.stateful]
+    for layer in direct:
+        if layer.takes_last and recurrent:
+            raise NeedsWindow(
+                f"{recurrent[0].what} starts every window of {length} frames from zero, and {layer.what} takes the last "
+                "output only (--carry-state streams it all the same)"
+            )
         if isinstance(layer, Recurrent) and not layer.sequences and not layer.stateful:
             raise NeedsWindow(
                 f"{layer.what} starts every window of {length} frames from zero and gives its last output only "
@@ -152,8 +169,8 @@ def _step(network: Network, entries: Sequence[_Entry]) -> Built:
     inputs, values = [], []
     for e in entries:
         shape = tuple(int(n) for n in e.frame if n is not None)
-        inputs.append(TensorSpec(e.name, "float32", (STREAM_AXIS, *shape)))
-        values.append(Value(e.name, shape, Time(length=e.length) if e.temporal else None))
+        inputs.append(TensorSpec(e.name, e.dtype, (STREAM_AXIS, *shape)))
+        values.append(Value(e.name, shape, Time(length=e.length) if e.temporal else None, dtype=e.dtype))
     outputs = _emit(g, network, values)
     step = g.finish(inputs, outputs, None, "keras")
     notes = _step_notes(entries, outputs)
@@ -181,8 +198,8 @@ def _window(
         shape = tuple(int(n) for n in e.frame if n is not None)
         if e.temporal:
             shape = (e.length or frames, *shape)
-        inputs.append(TensorSpec(e.name, "float32", (STREAM_AXIS, *shape)))
-        values.append(Value(e.name, shape, sequence=e.temporal))
+        inputs.append(TensorSpec(e.name, e.dtype, (STREAM_AXIS, *shape)))
+        values.append(Value(e.name, shape, sequence=e.temporal, dtype=e.dtype))
     try:
         outputs = _emit(g, network, values)
     except NeedsWindow as error:  # no value here is a frame

@@ -209,7 +209,9 @@ class Builder:
         if value.dtype == dtype:
             return value
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-        return replace(value, name=self.op("Cast", [value.name], f"{value.name}/{dtype}", to=kind), dtype=dtype)
+        return replace(
+            value, name=self.op("Cast", [value.name], f"{value.name}/{dtype}", to=kind), dtype=dtype
+        )
 
     def noted(self, name: str, shape: Shape) -> str:
         """Say that ``name`` is float32 [N, *shape], where ONNX's rules don't tell.

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import zip_longest
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.keras.builder import Builder, Value
+from edgelstm.frontends.keras.calls import Arguments, Ref, Slot, read_call
+from edgelstm.frontends.keras.layers.attention import Bindable
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
-from edgelstm.frontends.keras.options import Options, is_whole
+from edgelstm.frontends.keras.layers.recurrent import Recurrent
+from edgelstm.frontends.keras.names import clean, snake_case
+from edgelstm.frontends.keras.operators.table import is_operator, make_operator
+from edgelstm.frontends.keras.options import Options, is_off, is_whole
 
 MODELS = ("Sequential", "Functional", "Model")
 MAX_LAYERS = 10_000
-#: Layer, number of its call, number of the output.
-Ref = tuple[str, int, int]
 MakeLayer = Callable[[Options, str, Mapping[str, Any]], Layer]
-#: What a call may give a layer besides tensors, and what of it matters not at inference.
-_HARMLESS = {"training", "mask"}
 
 
 @dataclass(frozen=True)
@@ -32,16 +34,19 @@ class Input:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a layer. ``place`` is unique in the model."""
+    """One call of a layer. ``place`` is unique in the model; ``masks`` are of the inputs, where the call gives them."""
 
     layer: Layer
     place: str
     inputs: tuple[Ref, ...]
     outputs: tuple[str, int]
+    masks: tuple[Ref | None, ...] = ()
 
 
 class Network(Layer):
     """A model as a layer: its inputs, its calls in an order that runs, its outputs."""
+
+    any_dtype = True
 
     def __init__(self, options: Options, make: MakeLayer) -> None:
         super().__init__(options)
@@ -80,6 +85,10 @@ class Network(Layer):
         known: dict[Ref, Value] = dict(zip(self._input_refs(), inputs, strict=True))
         for call in self.calls:
             taken = [self._found(known, ref) for ref in call.inputs]
+            masks = [self._found(known, ref) if ref else None for ref in call.masks]
+            taken = [masked(g, call.layer, v, m) for v, m in zip_longest(taken, masks)]
+            if not call.layer.any_dtype:
+                taken = [g.cast(value, "float32") for value in taken]
             made = call.layer.emit(g, taken, _under(place, call.place))
             known |= {(*call.outputs, k): value for k, value in enumerate(made)}
         return [self._found(known, ref) for _, ref in self.outputs]
@@ -87,25 +96,43 @@ class Network(Layer):
     def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
         known: dict[Ref, Tensor] = dict(zip(self._input_refs(), inputs, strict=True))
         for call in self.calls:
-            made = call.layer.compute([known[ref] for ref in call.inputs], _under(place, call.place), memory)
+            taken = [known[ref] for ref in call.inputs]
+            masks = [known[ref].data.astype(bool) if ref else None for ref in call.masks]
+            taken = [x if m is None else replace(x, mask=m) for x, m in zip_longest(taken, masks)]
+            made = call.layer.compute(taken, _under(place, call.place), memory)
             known |= {(*call.outputs, k): value for k, value in enumerate(made)}
         return [self._found(known, ref) for _, ref in self.outputs]
 
-    def reaches_time(self, start: int) -> bool:
-        """Whether input ``start`` comes, its time axis untouched, to a layer for which axis 1 is time."""
-        reached = {self._input_refs()[start]}
+    def reaches_time(self, start: int, wide: bool | None = None) -> bool:
+        """Whether input ``start`` comes, its time axis untouched, to a layer for which axis 1 is time.
+
+        wide: whether it has features behind the time axis; else a layer before has to give it some.
+        """
+        source = self._input_refs()[start]
+        reached = {source: len(self.inputs[start].shape) >= 2 if wide is None else wide}
         for call in self.calls:
             for k, ref in enumerate(call.inputs):
                 if ref not in reached:
                     continue
-                inner = call.layer
-                if inner.is_temporal or getattr(inner, "padding", "") == "causal":
+                inner, has = call.layer, reached[ref] or call.layer.adds_axis
+                if has and (inner.is_temporal or getattr(inner, "padding", "") == "causal"):
                     return True
-                if isinstance(inner, Network) and k < len(inner.inputs) and inner.reaches_time(k):
+                if isinstance(inner, Network) and k < len(inner.inputs) and inner.reaches_time(k, has):
                     return True
                 if inner.keeps_time:
-                    reached |= {(*call.outputs, n) for n in range(8)}
+                    reached |= {(*call.outputs, n): has for n in range(8)}
         return False
+
+    def takes_numbers(self, start: int) -> bool:
+        """Whether input ``start`` goes to layers of whole numbers alone."""
+        ref = self._input_refs()[start]
+        found = [
+            layer.takes_numbers(call.inputs.index(ref)) if isinstance(layer, Network) else layer.takes_ids
+            for call in self.calls
+            if ref in call.inputs and call.layer.options.kind != "NotEqual"
+            for layer in [call.layer]
+        ]
+        return bool(found) and all(found)
 
     def _found(self, known: Mapping[Ref, Any], ref: Ref) -> Any:
         if ref not in known:
@@ -155,19 +182,26 @@ class Network(Layer):
             if given["class_name"] == "InputLayer":
                 inputs[name] = self._input(options, name, config)
                 continue
-            layer = make(options, clean(name), given)
-            self.layers.append((given["class_name"], layer))
+            operator = is_operator(given)
+            if not operator:
+                layer = make(options, clean(name), given)
+                self.layers.append((given["class_name"], layer))
             for number, node in enumerate(given["inbound_nodes"]):
                 place = clean(name) if not number else f"{clean(name)}.call{number}"
-                refs = tuple(_references(layer, node))
-                if not refs:
-                    raise EdgeLstmError(f"{layer.what} is called with nothing", expected="a tensor")
-                waiting.append(Call(layer, place, refs, (name, number)))
+                if operator:
+                    layer, call = make_operator(options, clean(name), given, partial(_read_call, node))
+                    waiting.append(Call(layer, place, call.refs, (name, number)))
+                    continue
+                waiting.append(_call(layer, place, read_call(layer.what, node), (name, number)))
         for name, _, _ in _output_refs(options.get("input_layers")):
             self.inputs.append(inputs[name])
         known = set(self._input_refs()) | {(i.name, 0, 0) for i in inputs.values()}
         while waiting:
-            ready = [c for c in waiting if all(_made(ref, known) for ref in c.inputs)]
+            ready = [
+                c
+                for c in waiting
+                if all(_made(ref, known) for ref in (*c.inputs, *c.masks) if ref is not None)
+            ]
             if not ready:
                 raise EdgeLstmError(
                     f"{options.what}: layers that wait for each other, or for what no layer makes",
@@ -203,18 +237,6 @@ class Network(Layer):
         return Input(name, tuple(shape[1:]), dtype if isinstance(dtype, str) else "float32")
 
 
-def snake_case(name: str) -> str:
-    """``conv_lstm2d`` of ConvLSTM2D, ``p_re_lu`` of PReLU: how Keras names what lies in a container."""
-    plain = re.sub(r"\W+", "", name)
-    apart = re.sub(r"(.)([A-Z][a-z]+)", r"\1_\2", plain)
-    return re.sub(r"([a-z])([A-Z])", r"\1_\2", apart).lower()
-
-
-def clean(name: str) -> str:
-    """A layer's name as part of the names of values and states."""
-    return re.sub(r"[^\w.\-]+", "_", name)[:80] or "layer"
-
-
 def _under(place: str, name: str) -> str:
     return f"{place}/{name}" if place else name
 
@@ -232,46 +254,72 @@ def _output_refs(held: Any) -> list[Ref]:
     return [(str(name), int(node), int(tensor)) for name, node, tensor in held]
 
 
-def _references(layer: Layer, node: Any) -> list[Ref]:
-    """Which tensors a call takes, as Keras 3 or Keras 2 writes it."""
-    if isinstance(node, list):  # Keras 2: [[name, node, tensor, kwargs], ...]
-        items = [node] if node and isinstance(node[0], str) else node
-        found = []
-        for item in items:
-            found.append((str(item[0]), int(item[1]), int(item[2])))
-            if len(item) > 3:
-                found += _from_keywords(layer, item[3])
-        return found
-    found = []
-    for argument in node["args"]:
-        found += _tensors(layer, argument)
-    return found + _from_keywords(layer, node.get("kwargs") or {})
+def _read_call(node: Any, what: str) -> Arguments:
+    return read_call(what, node)
 
 
-def _tensors(layer: Layer, argument: Any) -> list[Ref]:
-    if isinstance(argument, dict) and argument.get("class_name") == "__keras_tensor__":
-        name, node, tensor = argument["config"]["keras_history"]
-        return [(str(name), int(node), int(tensor))]
-    if isinstance(argument, list) and len(argument) == 3 and isinstance(argument[0], str):
-        return [(argument[0], int(argument[1]), int(argument[2]))]  # Keras 2, in keyword arguments
+def _call(layer: Layer, place: str, given: Arguments, outputs: tuple[str, int]) -> Call:
+    """A call of a layer: the tensors it takes and their masks. Raises EdgeLstmError for arguments that may matter."""
+    keywords = dict(given.keywords)
+    training = keywords.pop("training", None)
+    if training and not _same_in_training(layer):
+        raise EdgeLstmError(
+            f"{layer.what} is called as in training, for good",
+            found="training=True",
+            expected="training=False",
+            hint="It takes statistics from all rows of the batch, or draws random numbers: rows here are streams, each alone",
+        )
+    if isinstance(layer, Bindable):
+        layer, slots = layer.bind(given.args, {k: v for k, v in keywords.items() if k != "mask"})
+    else:
+        slots = [*_slots(layer, given.args), *_slots(layer, keywords.pop("initial_state", None))]
+        for key, value in keywords.items():
+            if key != "mask" and not is_off(value):
+                raise EdgeLstmError(
+                    f"{layer.what} is called with {key!r}",
+                    found=str(value)[:80],
+                    expected="a call with tensors alone",
+                )
+    if not slots:
+        raise EdgeLstmError(f"{layer.what} is called with nothing", expected="a tensor")
+    refs = tuple(given.refs[slot.number] for slot in slots)
+    mask = keywords.get("mask")
+    masks = mask if isinstance(mask, list) else [mask]
+    if not all(m is None or isinstance(m, Slot) for m in masks) or len(masks) > len(refs):
+        raise EdgeLstmError(f"{layer.what}: its mask", found=str(mask)[:80], expected="a tensor")
+    found = tuple(given.refs[m.number] if isinstance(m, Slot) else None for m in masks)
+    return Call(layer, place, refs, outputs, found if any(found) else ())
+
+
+def _same_in_training(layer: Layer) -> bool:
+    """Whether it is a recurrent layer without dropout."""
+    inner = [layer, *(x for _, child in layer.children() for x in (child, *(c for _, c in child.children())))]
+    return isinstance(layer, Recurrent) and not any(
+        x.options.get(key) for x in inner for key in ("dropout", "recurrent_dropout")
+    )
+
+
+def _slots(layer: Layer, argument: Any) -> list[Slot]:
+    if isinstance(argument, Slot):
+        return [argument]
     if isinstance(argument, list | tuple):
-        return [ref for item in argument for ref in _tensors(layer, item)]
+        return [slot for item in argument for slot in _slots(layer, item)]
     if argument is None:
         return []
     raise EdgeLstmError(f"{layer.what} is called with something that is no tensor", found=str(argument)[:80])
 
 
-def _from_keywords(layer: Layer, keywords: Mapping[str, Any]) -> list[Ref]:
-    found: list[Ref] = []
-    for key, value in keywords.items():
-        if key in _HARMLESS:
-            continue
-        if key == "initial_state":
-            found += _tensors(layer, value)
-        elif value is not None and value is not False:
-            raise EdgeLstmError(
-                f"{layer.what} is called with {key!r}",
-                found=str(value)[:80],
-                expected="a call with tensors alone",
-            )
-    return found
+def masked(g: Builder, layer: Layer, value: Value, mask: Value | None) -> Value:
+    """``value`` under a mask that its call gives: bool [N, T]."""
+    if mask is None:
+        return value
+    frame = value.shape[:1] if value.time is None else ()
+    if mask.shape != frame or mask.dtype != "bool" or mask.time != value.time:
+        raise EdgeLstmError(
+            f"{layer.what}: its mask",
+            found=f"{mask.dtype} of shape {list(mask.shape)}{'' if mask.time == value.time else ', at other frames'}",
+            expected=f"bool of shape {list(frame)}: one for every element",
+        )
+    if value.time is None:
+        return replace(value, mask=mask.name)
+    return replace(value, mask=g.op("Unsqueeze", [mask.name, g.integers([1])], f"{mask.name}/mask"))

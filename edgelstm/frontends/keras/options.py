@@ -157,14 +157,14 @@ class Options:
 
     def off(self, key: str, why: str) -> None:
         """Raise unless option ``key`` is off."""
-        if not _is_off(self.get(key)):
+        if not is_off(self.get(key)):
             raise self.error(key, why)
 
     def finish(self, *passed_over: str) -> None:
         """Raise for options that nobody asked for and that may matter."""
         for key, value in self._config.items():
             known = key in self._known or key in _TRAINING or key in passed_over
-            if not known and not key.endswith(_TRAINING_ENDINGS) and not _is_off(value):
+            if not known and not key.endswith(_TRAINING_ENDINGS) and not is_off(value):
                 raise EdgeLstmError(
                     f"{self.what}: unknown option {key!r}",
                     found=_short(value),
@@ -191,7 +191,8 @@ def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_off(value: Any) -> bool:
+def is_off(value: Any) -> bool:
+    """Whether an option with this value changes nothing."""
     return value is None or value is False or (isinstance(value, int | float) and value == 0)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.frontends.keras.build import Built
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
 from edgelstm.frontends.keras.network import Network
@@ -74,7 +75,8 @@ class KerasProgram:
         for spec, streamed, length in zip(
             self.signature.inputs, self._built.streamed, self._built.lengths, strict=True
         ):
-            data = np.asarray(frame[spec.name], np.float64)[None]
+            wide = np.float64 if spec.dtype == "float32" else np.int64
+            data = np.asarray(frame[spec.name], wide)[None]
             sequence = self._built.window is not None
             inputs.append(
                 Tensor(
@@ -95,7 +97,8 @@ class KerasProgram:
             # A sequence shows the element that came with this frame, if one did.
             new = tensor.data.shape[1] > 0 if tensor.streamed else tensor.begun
             value = tensor.data[0, -1] if tensor.streamed and new else tensor.data[0]
-            outputs[spec.name] = value.astype(np.float32) if new else np.zeros(spec.frame_shape, np.float32)
+            kind = np_dtype(spec.dtype)
+            outputs[spec.name] = value.astype(kind) if new else np.zeros(spec.frame_shape, kind)
             outputs[spec.name].setflags(write=False)
             if f"{spec.name}_ready" in names:
                 outputs[f"{spec.name}_ready"] = np.array(new)

@@ -6,11 +6,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.keras.layers.attention import Attention, MultiHeadAttention
+from edgelstm.frontends.keras.layers.categories import (
+    CategoryEncoding,
+    Discretization,
+    Embedding,
+    IntegerLookup,
+)
 from edgelstm.frontends.keras.layers.cells import CELLS
 from edgelstm.frontends.keras.layers.convolution import Convolution, Depthwise, Separable, Transposed
 from edgelstm.frontends.keras.layers.dense import BatchNormalization, Dense, LayerNormalization
 from edgelstm.frontends.keras.layers.elementwise import ActivationLayer, Merge, PReLU, Rescaling
 from edgelstm.frontends.keras.layers.layer import Identity, Layer
+from edgelstm.frontends.keras.layers.normalization import (
+    GroupNormalization,
+    Normalization,
+    RMSNormalization,
+    SpectralNormalization,
+    UnitNormalization,
+)
 from edgelstm.frontends.keras.layers.pooling import GlobalPooling, Pooling
 from edgelstm.frontends.keras.layers.recurrent import Recurrent
 from edgelstm.frontends.keras.layers.shaping import (
@@ -34,12 +48,23 @@ def _ranked(name: str, make: Callable[[Options], Layer]) -> dict[str, Callable[[
 
 #: By class name.
 LAYERS: dict[str, Callable[[Options], Layer]] = {
-    **dict.fromkeys(CELLS, Recurrent),
+    **dict.fromkeys((*CELLS, "RNN"), Recurrent),
     "Bidirectional": Bidirectional,
     "Masking": Masking,
     "Dense": Dense,
     "BatchNormalization": BatchNormalization,
     "LayerNormalization": LayerNormalization,
+    "Normalization": Normalization,
+    "GroupNormalization": GroupNormalization,
+    "UnitNormalization": UnitNormalization,
+    "RMSNormalization": RMSNormalization,
+    "Embedding": Embedding,
+    "CategoryEncoding": CategoryEncoding,
+    "Discretization": Discretization,
+    "IntegerLookup": IntegerLookup,
+    "Attention": Attention,
+    "AdditiveAttention": Attention,
+    "MultiHeadAttention": MultiHeadAttention,
     **_ranked("Conv{}", Convolution),
     **_ranked("Conv{}Transpose", Transposed),
     "DepthwiseConv1D": Depthwise,
@@ -72,6 +97,8 @@ LAYERS: dict[str, Callable[[Options], Layer]] = {
             "SpatialDropout3D",
             "ActivityRegularization",
             "Identity",
+            "AddLoss",
+            "AddMetric",
         ),
         Identity,
     ),
@@ -89,7 +116,9 @@ _OLD_NAMES = {
     for rank in _RANKS
 } | {"BatchNormalizationV1": "BatchNormalization", "BatchNormalizationV2": "BatchNormalization"}
 #: Code that a file brings along.
-_CODE = ("Lambda", "TFOpLambda", "SlicingOpLambda", "TorchModuleWrapper", "JaxLayer", "TFSMLayer")
+_CODE = ("Lambda", "TorchModuleWrapper", "JaxLayer", "TFSMLayer")
+#: Layers around a layer.
+_WRAPPERS = {"TimeDistributed": TimeDistributed, "SpectralNormalization": SpectralNormalization}
 
 
 def make_layer(parent: Options, name: str, given: Mapping[str, Any]) -> Layer:
@@ -122,12 +151,13 @@ def make_layer(parent: Options, name: str, given: Mapping[str, Any]) -> Layer:
     if isinstance(config, list):
         raise EdgeLstmError(where, found="a list", expected="the configuration of a layer")
     options = Options(parent.source, path, kind, config)
-    if kind == "TimeDistributed" and not custom:
-        return TimeDistributed(options, make_layer)
+    if kind in _WRAPPERS and not custom:
+        return _WRAPPERS[kind](options, make_layer)
     if kind not in LAYERS or custom:
         raise EdgeLstmError(
             f"{where} is unknown",
             found=f"{kind} of {module}" if custom else kind,
-            expected=f"one of {', '.join(sorted({*LAYERS, 'TimeDistributed', *MODELS}))}",
+            expected=f"one of {', '.join(sorted({*LAYERS, *_WRAPPERS, *MODELS}))}",
+            hint="What a layer computes from frames alone can be done to them before they come: see --preprocess",
         )
     return LAYERS[kind](options)

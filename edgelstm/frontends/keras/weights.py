@@ -34,6 +34,9 @@ def _by_path(layer: Layer, store: WeightStore, path: str, seen: dict[int, str]) 
             old = below.replace("layers/", f"{_OLD_CONTAINER}/", 1) if not path else below
             old = f"{path}/{attribute.replace('layers', _OLD_CONTAINER, 1)}" if path else old
             below = old if store.has(old) else below
+        hidden = f"{path}/_{attribute}" if path else below
+        if not store.has(below) and store.has(hidden):
+            below = hidden  # an attribute with an underscore, as Keras 2 had them
         _by_path(child, store, below, seen)
 
 

@@ -21,17 +21,19 @@ from edgelstm.graph.gates import GateVariant
 
 
 class Cell(Layer):
-    """One step: ``(x, states) -> (output, next states)``; the output is the first of the next states.
+    """One step: ``(x, states) -> next states``; one of them is the output.
 
     Physically a frame and the states are [N, features] or [N, channels, *grid].
     """
 
     #: What the states are called.
-    parts: ClassVar[tuple[str, ...]] = ("h",)
+    parts: tuple[str, ...] = ("h",)
+    #: Which of the states is the output.
+    shown: int = 0
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
-        self.activation = read_activation(options, "activation", "tanh")
+        self.activation = elementwise(options, "activation", read_activation(options, "activation", "tanh"))
         self.bias = options.flag("use_bias", True)
 
     def variables(self) -> tuple[list[str], list[str]]:
@@ -40,6 +42,10 @@ class Cell(Layer):
     def taken(self, shape: Shape) -> tuple[tuple[int, ...], Shape]:
         """For frames of ``shape`` (Keras's order): the layout the cell wants, and the physical shape of a state."""
         raise NotImplementedError
+
+    def states(self, shape: Shape) -> list[Shape]:
+        """The physical shape of every state, for frames of ``shape``."""
+        return [self.taken(shape)[1]] * len(self.parts)
 
     def made(self, state: Shape) -> tuple[Shape, tuple[int, ...]]:
         """Keras's shape of an output, and the layout it has."""
@@ -56,6 +62,13 @@ class Cell(Layer):
     def advance(self, x: Array, states: Sequence[Array]) -> list[Array]:
         """One step by NumPy, all in Keras's layout. x: one frame of what ``project`` gave."""
         raise NotImplementedError
+
+
+def elementwise(options: Options, key: str, found: Activation) -> Activation:
+    """The activation, which a cell applies number by number. Raises EdgeLstmError for softmax."""
+    if found.name in ("softmax", "log_softmax"):
+        raise options.error(key, "an activation of single numbers")
+    return found
 
 
 class DenseCell(Cell):
@@ -134,7 +147,9 @@ class LSTMCell(DenseCell):
     parts = ("h", "c")
 
     def finish(self, options: Options) -> None:
-        self.gate = read_activation(options, "recurrent_activation", "sigmoid")
+        self.gate = elementwise(
+            options, "recurrent_activation", read_activation(options, "recurrent_activation", "sigmoid")
+        )
 
     def step(self, g: Builder, x: str, states: Sequence[str], shape: Shape, place: str) -> list[str]:
         z = self.joined(g, x, states[0], shape[0], place)
@@ -160,7 +175,9 @@ class GRUCell(DenseCell):
 
     def finish(self, options: Options) -> None:
         default = "sigmoid"
-        self.gate = read_activation(options, "recurrent_activation", default)
+        self.gate = elementwise(
+            options, "recurrent_activation", read_activation(options, "recurrent_activation", default)
+        )
         # Standalone Keras 2 wrote files that do not say, and meant False.
         self.reset_after = options.flag("reset_after", options.source.keras >= 3)
 
@@ -249,7 +266,9 @@ class ConvCell(Cell):
         formats = ("channels_last", "channels_first")
         self.first = options.choice("data_format", formats, "channels_last") == "channels_first"
         default = "hard_sigmoid" if options.source.keras < 3 else "sigmoid"
-        self.gate = read_activation(options, "recurrent_activation", default)
+        self.gate = elementwise(
+            options, "recurrent_activation", read_activation(options, "recurrent_activation", default)
+        )
 
     def pads(self, spatial: Shape) -> list[tuple[int, int]]:
         """Of the input's convolution."""
@@ -275,6 +294,10 @@ class ConvCell(Cell):
         if min(places) < 1:
             raise self.options.error("kernel_size", f"a kernel that fits frames {list(shape)}")
         return perm, (self.filters, *places)
+
+    def states(self, shape: Shape) -> list[Shape]:
+        """The physical shape of every state, for frames of ``shape``."""
+        return [self.taken(shape)[1]] * len(self.parts)
 
     def made(self, state: Shape) -> tuple[Shape, tuple[int, ...]]:
         if self.first:

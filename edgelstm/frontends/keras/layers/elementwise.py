@@ -10,7 +10,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.keras.activations import layer_activation
-from edgelstm.frontends.keras.builder import Array, Builder, Time, Value
+from edgelstm.frontends.keras.builder import Array, Builder, Shape, Time, Value, mixes_rows
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Layer, Memory, Tensor, same_time
 from edgelstm.frontends.keras.options import Options
 
@@ -105,7 +105,7 @@ class Merge(Layer):
             raise EdgeLstmError(f"{self.what}: inputs", found=len(inputs), expected="at least 2")
         same_time(self, inputs)
         if inputs[0].time is not None:
-            inputs = self._aligned(g, inputs, place)
+            inputs = aligned(self, g, inputs, place)
         first = inputs[0]
         if len({len(v.shape) for v in inputs}) > 1:
             raise EdgeLstmError(
@@ -118,8 +118,8 @@ class Merge(Layer):
         if self.concat_axis is not None:
             axis = first.axis(self.concat_axis, self.what)
             others = {tuple(n for k, n in enumerate(v.shape, 1) if k != axis) for v in inputs}
-            shape = list(first.shape)
-            shape[axis - 1] = sum(v.shape[axis - 1] for v in inputs)
+            sizes = list(first.shape)
+            sizes[axis - 1] = sum(v.shape[axis - 1] for v in inputs)
             if len(others) > 1:
                 raise EdgeLstmError(
                     f"{self.what}: shapes that come in",
@@ -127,30 +127,16 @@ class Merge(Layer):
                     expected="alike but for the joined axis",
                 )
             name = g.op("Concat", names, place, axis=first.physical(axis))
-            return [replace(first, name=name, shape=tuple(shape), ready=ready, sequence=sequence)]
+            return [replace(first, name=name, shape=tuple(sizes), ready=ready, sequence=sequence)]
         op, _ = _MERGES[self.options.kind]
-        try:
-            shape = list(np.broadcast_shapes(*(v.shape for v in inputs)))
-        except ValueError as error:
-            raise EdgeLstmError(
-                f"{self.what}: shapes that come in",
-                found=[list(v.shape) for v in inputs],
-                expected="shapes that fit each other",
-            ) from error
+        shape = broadcast(self, [v.shape for v in inputs])
         name = reduce(lambda a, b: g.op(op, [a, b], place), names[1:], names[0])
         if self.options.kind == "Average":
             name = g.op("Mul", [name, g.number(1 / len(inputs))], f"{place}/mean")
-        return [replace(first, name=name, shape=tuple(shape), ready=ready, sequence=sequence)]
+        return [replace(first, name=name, shape=shape, ready=ready, sequence=sequence)]
 
     def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
-        arrays = [x.data for x in inputs]
-        if inputs[0].streamed:
-            # What one sequence is ahead of the others waits.
-            waiting = memory.get(f"{place}.waiting", [a[:, :0] for a in arrays])
-            arrays = [np.concatenate(pair, axis=1) for pair in zip(waiting, arrays, strict=True)]
-            count = min(a.shape[1] for a in arrays)
-            memory[f"{place}.waiting"] = [a[:, count:] for a in arrays]
-            arrays = [a[:, :count] for a in arrays]
+        arrays = waited(inputs, place, memory)
         if self.concat_axis is not None:
             y: Array = np.concatenate(arrays, self.concat_axis)
         else:
@@ -160,20 +146,47 @@ class Merge(Layer):
         begun = all(x.begun for x in inputs)
         return [replace(inputs[0], data=y, sequence=all(x.sequence for x in inputs), begun=begun)]
 
-    def _aligned(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
-        times = [v.time for v in inputs if v.time is not None]
-        if len({t.every for t in times}) > 1 or len({t.length for t in times if t.length}) > 1:
-            raise EdgeLstmError(
-                f"{self.what}: sequences of different length come in",
-                found=[f"{t.length or 'any'} elements, one every {t.every} frames" for t in times],
-                expected="one length",
-            )
-        latest = max(t.delay for t in times)
-        time = Time(latest, times[0].every, times[0].length, any(t.open_end for t in times))
-        return [
-            replace(v, name=_delayed(g, v, latest, f"{place}.wait{k}"), time=time)
-            for k, v in enumerate(inputs)
-        ]
+
+def broadcast(layer: Layer, shapes: Sequence[Shape]) -> Shape:
+    """The shape of what is computed from ``shapes`` of rows. Rows of unequal rank would take streams for places."""
+    if len({len(shape) for shape in shapes}) > 1:
+        raise mixes_rows(layer.what, f"rows of shapes {' and '.join(str(list(s)) for s in shapes)}")
+    try:
+        return tuple(np.broadcast_shapes(*shapes))
+    except ValueError as error:
+        raise EdgeLstmError(
+            f"{layer.what}: shapes that come in",
+            found=[list(shape) for shape in shapes],
+            expected="shapes that fit each other",
+        ) from error
+
+
+def waited(inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Array]:
+    """What the reference joins: of sequences, as many elements as all have; what one is ahead of the others waits."""
+    arrays = [x.data for x in inputs]
+    if not inputs[0].streamed or len(arrays) == 1:
+        return arrays
+    waiting = memory.get(f"{place}.waiting", [a[:, :0] for a in arrays])
+    arrays = [np.concatenate(pair, axis=1) for pair in zip(waiting, arrays, strict=True)]
+    count = min(a.shape[1] for a in arrays)
+    memory[f"{place}.waiting"] = [a[:, count:] for a in arrays]
+    return [a[:, :count] for a in arrays]
+
+
+def aligned(layer: Layer, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
+    """Sequences that come with different delays, the earlier ones held back in states."""
+    times = [v.time for v in inputs if v.time is not None]
+    if len({t.every for t in times}) > 1 or len({t.length for t in times if t.length}) > 1:
+        raise EdgeLstmError(
+            f"{layer.what}: sequences of different length come in",
+            found=[f"{t.length or 'any'} elements, one every {t.every} frames" for t in times],
+            expected="one length",
+        )
+    latest = max(t.delay for t in times)
+    time = Time(latest, times[0].every, times[0].length, any(t.open_end for t in times))
+    return [
+        replace(v, name=_delayed(g, v, latest, f"{place}.wait{k}"), time=time) for k, v in enumerate(inputs)
+    ]
 
 
 def _delayed(g: Builder, value: Value, until: int, state: str) -> str:
@@ -183,7 +196,7 @@ def _delayed(g: Builder, value: Value, until: int, state: str) -> str:
     if not wait:
         return value.name
     physical = tuple(value.shape[axis - 1] for axis in value.perm[1:])
-    held = g.state(state, (wait, *physical))
+    held = g.state(state, (wait, *physical), value.dtype)
     now = g.op("Unsqueeze", [value.name, g.integers([1])], f"{state}/now")
     line = g.op("Concat", [held, now], f"{state}/line", axis=1)
     g.carry(

@@ -46,7 +46,15 @@ class Layer:
     #: Axis 1 of what comes in is time, whatever the rest of the model does.
     is_temporal: ClassVar[bool] = False
     #: What comes out has the time axis of what came in.
-    keeps_time: ClassVar[bool] = True
+    keeps_time: bool = True
+    #: It gives a feature axis to numbers that have none: [N, T] becomes [N, T, ...].
+    adds_axis: bool = False
+    #: It takes whole numbers and bools as they are; what comes to other layers is float32.
+    any_dtype: ClassVar[bool] = False
+    #: What comes in counts or names things: frames of whole numbers.
+    takes_ids: ClassVar[bool] = False
+    #: The last element of a sequence is all it takes.
+    takes_last: bool = False
     mask_rule: ClassVar[MaskRule] = "keeps"
 
     def __init__(self, options: Options) -> None:

@@ -11,6 +11,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Shape, Value
 from edgelstm.frontends.keras.layers.cells import CELLS, Cell, frame_shape
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
+from edgelstm.frontends.keras.layers.stacked import read_cell
 from edgelstm.frontends.keras.options import Options
 
 #: Steps of a recurrence inside one call of the graph.
@@ -25,7 +26,7 @@ class Recurrent(Layer):
 
     def __init__(self, options: Options, *, backwards: bool = False) -> None:
         super().__init__(options)
-        self.cell: Cell = CELLS[options.kind](options)
+        self.cell: Cell = read_cell(options) if options.kind == "RNN" else CELLS[options.kind](options)
         self.sequences = options.flag("return_sequences")
         self.states = options.flag("return_state")
         self.stateful = options.flag("stateful")
@@ -43,7 +44,9 @@ class Recurrent(Layer):
                 "False",
                 hint="A stream has no end to begin at; inside Bidirectional the backward layer is read as a window",
             )
-        options.finish("data_format", "input_dim", "input_length")
+        options.finish("data_format", "input_dim", "input_length", "num_constants")
+        if options.get("num_constants"):
+            raise options.error("num_constants", "no constants")
 
     def children(self) -> list[tuple[str, Layer]]:
         return [("cell", self.cell)]
@@ -58,17 +61,17 @@ class Recurrent(Layer):
             raise EdgeLstmError(
                 f"{self.what}: what comes in", found=f"shape {list(x.shape)}", expected="a sequence"
             )
-        perm, state_shape = self.cell.taken(frame_shape(x))
+        perm, shapes = self.cell.taken(frame_shape(x))[0], self.cell.states(frame_shape(x))
         if x.mask is not None and len(frame_shape(x)) != 1:
             raise EdgeLstmError(f"{self.what} is masked", expected="Masking of sequences of features")
         if x.time is not None:
             if given:
                 raise NeedsWindow(f"{self.what} begins from states that another layer makes")
-            return self._stream(g, x, perm, state_shape, place)
-        return self._unrolled(g, x, given, perm, state_shape, place)
+            return self._stream(g, x, perm, shapes, place)
+        return self._unrolled(g, x, given, perm, shapes, place)
 
     def _stream(
-        self, g: Builder, x: Value, perm: tuple[int, ...], state_shape: Shape, place: str
+        self, g: Builder, x: Value, perm: tuple[int, ...], shapes: Sequence[Shape], place: str
     ) -> list[Value]:
         assert x.time is not None
         if x.time.open_end and (self.states or not self.sequences):
@@ -76,15 +79,25 @@ class Recurrent(Layer):
                 f"{self.what} gives its last state, and a layer below looks behind the last frame"
             )
         names = [f"{place}.{part}" for part in self.cell.parts]
-        held = [g.state(name, state_shape) for name in names]
+        held = [g.state(name, shape) for name, shape in zip(names, shapes, strict=True)]
         after = self.cell.step(g, g.layout(x, perm), held, x.shape, place)
-        gate = g.gate(x.time, x.mask, len(state_shape) + 1)
+        gate = g.gate(x.time, x.mask, len(shapes[0]) + 1)
         after = [g.carry(name, value, gate) for name, value in zip(names, after, strict=True)]
-        shape, layout = self.cell.made(state_shape)
-        shown = self._zeroed(g, after[0], x.mask, place)
+        shape, layout = self.cell.made(shapes[self.cell.shown])
+        shown = self._zeroed(g, after[self.cell.shown], x.mask, place)
         last = Value(shown, shape, perm=layout, ready=x.time.delay)
-        ends = [replace(last, name=value) for value in after] if self.states else []
+        ends = self._ends(last, after, shapes)
         return [last if not self.sequences else Value(shown, shape, x.time, layout, x.mask), *ends]
+
+    def _ends(self, like: Value, states: Sequence[str], shapes: Sequence[Shape]) -> list[Value]:
+        """The last states, where ``return_state`` asks for them."""
+        if not self.states:
+            return []
+        made = [self.cell.made(shape) for shape in shapes]
+        return [
+            replace(like, name=name, shape=shape, perm=layout)
+            for name, (shape, layout) in zip(states, made, strict=True)
+        ]
 
     def _zeroed(self, g: Builder, y: str, mask: str | None, place: str) -> str:
         if mask is None or not self.zero_masked:
@@ -97,7 +110,7 @@ class Recurrent(Layer):
         x: Value,
         given: Sequence[Value],
         perm: tuple[int, ...],
-        state_shape: Shape,
+        shapes: Sequence[Shape],
         place: str,
     ) -> list[Value]:
         steps, frame = x.shape[0], x.shape[1:]
@@ -112,15 +125,17 @@ class Recurrent(Layer):
         physical = [frame[axis - 1] for axis in perm[1:]]
         frames = self._frames(g, whole, steps, physical, place)
         masks = [None] * steps if x.mask is None else self._masks(g, x.mask, steps, place)
+        shown, state_shape = self.cell.shown, shapes[self.cell.shown]
         shape, layout = self.cell.made(state_shape)
         names = [f"{place}.{part}" for part in self.cell.parts]
         carried = self.stateful and x.sequence and not given
         if given:
-            states = [g.layout(v, layout) for v in given]
+            states = [g.layout(v, self.cell.made(s)[1]) for v, s in zip(given, shapes, strict=True)]
         elif carried:
-            states = [g.state(name, state_shape) for name in names]
+            states = [g.state(name, s) for name, s in zip(names, shapes, strict=True)]
         else:
-            states = [self._zeros(g, frames[0], state_shape, place)] * len(names)
+            zeros = {s: self._zeros(g, frames[0], s, place) for s in dict.fromkeys(shapes)}
+            states = [zeros[s] for s in shapes]
         outputs: list[str] = []
         for t in reversed(range(steps)) if self.backwards else range(steps):
             after = self.cell.step(g, frames[t], states, frame, f"{place}/{t}")
@@ -131,12 +146,12 @@ class Recurrent(Layer):
                     for new, old in zip(after, states, strict=True)
                 ]
             states = after
-            outputs.append(self._zeroed(g, states[0], masks[t], place))
+            outputs.append(self._zeroed(g, states[shown], masks[t], place))
         if carried:
             for name, value in zip(names, states, strict=True):
                 g.carry(name, value)
-        last = Value(states[0], shape, perm=layout, ready=x.ready)
-        ends = [replace(last, name=value) for value in states] if self.states else []
+        last = Value(states[shown], shape, perm=layout, ready=x.ready)
+        ends = self._ends(last, states, shapes)
         if not self.sequences:
             return [replace(last, name=outputs[-1]), *ends]
         y = stacked(g, outputs, state_shape, place)
@@ -173,36 +188,40 @@ class Recurrent(Layer):
         names = [f"{place}.{part}" for part in self.cell.parts]
         data = x.data
         remembers = x.streamed or (self.stateful and x.sequence)
-        state_shape, perm = self.cell.made(self.cell.taken(data.shape[2:])[1])
+        made = [self.cell.made(shape) for shape in self.cell.states(data.shape[2:])]
+        shown = self.cell.shown
         if given:
             states = [v.data for v in given]
         else:
-            zeros = np.zeros((len(data), *state_shape), data.dtype)
             # What is remembered lies as in the graph, so that the two can be compared.
-            back = np.argsort(perm)
-            states = [memory[n].transpose(back) if remembers and n in memory else zeros for n in names]
+            states = [
+                memory[n].transpose(np.argsort(perm))
+                if remembers and n in memory
+                else np.zeros((len(data), *shape), np.float64)
+                for n, (shape, perm) in zip(names, made, strict=True)
+            ]
         outputs: list[Array] = []
         times = range(data.shape[1])
         projected = self.cell.project(data)
-        y = states[0]
+        y = states[shown]
         for t in reversed(times) if self.backwards else times:
             after = self.cell.advance(projected[:, t], states)
-            y = after[0]
+            y = after[shown]
             if x.mask is not None:
                 on = x.mask[:, t].reshape(-1, *[1] * (y.ndim - 1))
                 after = [np.where(on, new, old) for new, old in zip(after, states, strict=True)]
-                y = np.where(on, y, 0.0 if self.zero_masked else states[0])
+                y = np.where(on, y, 0.0 if self.zero_masked else states[shown])
             states = after
             outputs.append(y)
         begun = x.begun
         if remembers:
-            memory.update((n, v.transpose(perm)) for n, v in zip(names, states, strict=True))
+            memory.update((n, v.transpose(perm)) for n, v, (_, perm) in zip(names, states, made, strict=True))
         if x.streamed:
             begun = memory[f"{place}.begun"] = bool(outputs) or memory.get(f"{place}.begun", False)
         ends = [Tensor(v, begun=begun) for v in states] if self.states else []
         if not self.sequences:
             return [Tensor(y, begun=begun), *ends]
-        empty = np.zeros((len(data), 0, *state_shape), data.dtype)
+        empty = np.zeros((len(data), 0, *made[shown][0]), np.float64)
         return [replace(x, data=np.stack(outputs, 1) if outputs else empty), *ends]
 
 

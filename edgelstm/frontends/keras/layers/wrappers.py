@@ -54,17 +54,15 @@ class TimeDistributed(Layer):
         name = g.reshape(g.layout(x, perm), physical, f"{place}/folded")
         made = []
         outer, g.rows_are_streams = g.rows_are_streams, False
-        inner = self.layer.emit(g, [Value(name, frame, None, folded)], f"{place}/{self.layer.name}")
+        found = self.layer.emit(g, [Value(name, frame, None, folded)], f"{place}/{self.layer.name}")
         g.rows_are_streams = outer
-        for y in inner:
+        for y in found:
             sizes = [y.shape[axis - 1] for axis in y.perm[1:]]
             whole = g.reshape(y.name, [steps, *sizes], f"{place}/unfolded")
             perm_y = (0, 1, *(axis + 1 for axis in y.perm[1:]))
             if y.dtype == "float32":
                 g.noted(whole, (steps, *sizes))
-            made.append(
-                Value(whole, (steps, *y.shape), None, perm_y, x.mask, x.sequence, x.ready, y.dtype)
-            )
+            made.append(Value(whole, (steps, *y.shape), None, perm_y, x.mask, x.sequence, x.ready, y.dtype))
         return made
 
     def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
@@ -108,8 +106,8 @@ class Bidirectional(Layer):
     def _layer(self, options: Options, given: Any, side: str, *, turned: bool) -> Recurrent:
         config = given.get("config") if isinstance(given, dict) else None
         kind = given.get("class_name") if isinstance(given, dict) else None
-        if not isinstance(config, dict) or kind not in CELLS:
-            raise options.error("layer", "LSTM, GRU, SimpleRNN or ConvLSTM", found=kind)
+        if not isinstance(config, dict) or kind not in (*CELLS, "RNN"):
+            raise options.error("layer", "LSTM, GRU, SimpleRNN, RNN or ConvLSTM", found=kind)
         backwards = not config.get("go_backwards", False) if turned else config.get("go_backwards", False)
         config = {**config, "go_backwards": backwards}
         inner = Options(options.source, f"{options.path}/{side}_layer", str(kind), config)
