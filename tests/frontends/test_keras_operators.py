@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras_zoo import (
+    Streamed,
     by_numpy,
     check_stream,
     check_window,
@@ -46,7 +47,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def functional(
-    op: Op, frame: tuple[int, ...] = FRAME, length: int | None = None, seed: int = 0, *, recurrent: bool = True
+    op: Op,
+    frame: tuple[int, ...] = FRAME,
+    length: int | None = None,
+    seed: int = 0,
+    *,
+    recurrent: bool = True,
 ) -> Any:
     """A model that is an LSTM, an operator, and a GRU behind it."""
     x = keras.Input((length, *frame))
@@ -93,7 +99,6 @@ OPERATORS: dict[str, Op] = {
     "any": lambda x: ops.cast(ops.any(x > 0.1, axis=-1, keepdims=True), "float32"),
     "x[..., :2]": lambda x: x[..., :2],
     "x[:, :, 1]": lambda x: x[:, :, 1:2] * x[:, :, 1][:, :, None],
-    "x[..., ::-1]": lambda x: x[..., ::-1],
     "x[..., -1]": lambda x: x[..., None, -1],
     "step": lambda x: x[:, :, 1::2],
     "concatenate": lambda x: ops.concatenate([x, x * 2.0], axis=-1),
@@ -108,16 +113,40 @@ OPERATORS: dict[str, Op] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", OPERATORS)
-def test_operators_of_a_frame(name: str, folder: Path) -> None:
-    check_stream(functional(OPERATORS[name]), folder, frame=FRAME)
+#: Operators that do not keep [N, T, 4].
+CHANGING = {"sums", "any", "x[..., :2]", "x[:, :, 1]", "x[..., -1]", "step", "concatenate", "split", "repeat", "tile",
+            "take", "matrix"}  # fmt: skip
+KEEPING = sorted({*OPERATORS} - CHANGING)
 
 
-#: Operators that keep [N, T, 4], for chains.
-KEEPING = [name for name in OPERATORS if functional(OPERATORS[name]).layers[-1].input.shape[-1] == 4]
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_operators_of_a_frame(suffix: str, folder: Path) -> None:
+    """All of them behind one LSTM, each an output."""
+    x = keras.Input((None, 4))
+    y = layers.LSTM(4, return_sequences=True)(x)
+    names = [f"op{k}" for k in range(len(OPERATORS))]
+    made = {name: op(y) for name, op in zip(names, OPERATORS.values(), strict=True)}
+    model = fill(keras.Model(x, made), 0)
+    loaded = load_keras(save(model, folder, suffix))
+    frames = np.random.default_rng(0).normal(size=(2, 7, 4)).astype(np.float32)
+    expected = dict(zip(sorted(names), predict(model, frames), strict=True))
+    streamed, reference = Streamed(loaded, frames), by_numpy(loaded, frames)
+    for name, op in zip(names, OPERATORS, strict=True):
+        assert streamed.outputs[name].shape == expected[name].shape, op
+        assert_close(streamed.outputs[name], expected[name], "float32", k=80, atol=1e-5)
+        assert_close(reference[name], expected[name][0], "float32", k=80, atol=1e-5)
 
 
-@settings(max_examples=15, deadline=None)
+def test_steps_backwards(folder: Path) -> None:
+    """PyTorch has no such slices, TensorFlow has."""
+    path = save(functional(lambda x: x[..., ::-1]), folder)
+    model = functional(lambda x: ops.flip(x, axis=-1))
+    frames = np.random.default_rng(0).normal(size=(2, 5, 4)).astype(np.float32)
+    found = Streamed(load_keras(path), frames).outputs["y"]
+    assert_close(found, predict(model, frames)[0], "float32", k=80, atol=1e-5)
+
+
+@settings(max_examples=8, deadline=None)
 @given(
     st.lists(st.sampled_from(KEEPING), min_size=2, max_size=4),
     st.sampled_from(("same", "causal", "valid")),
@@ -144,12 +173,8 @@ def indices(draw: st.DrawFn) -> tuple[Any, ...]:
     bound = st.one_of(st.none(), st.integers(-4, 4))
     items: list[Any] = []
     for size in (6, 5):
-        item = draw(
-            st.one_of(
-                st.builds(slice, bound, bound, st.sampled_from((None, 1, 2, -1, -2))),
-                st.integers(-size, size - 1),
-            )
-        )
+        cut = st.builds(slice, bound, bound, st.sampled_from((None, 1, 2)))
+        item = draw(st.one_of(cut, st.integers(-size, size - 1)))
         items += [item] if not isinstance(item, slice) or len(range(size)[item]) else [slice(None)]
     if draw(st.booleans()):
         items.insert(draw(st.integers(0, 2)), None)
@@ -157,28 +182,20 @@ def indices(draw: st.DrawFn) -> tuple[Any, ...]:
     return (*front, *items)
 
 
-@settings(max_examples=25, deadline=None)
-@given(indices(), st.booleans())
-def test_slices(folder: Path, index: tuple[Any, ...], behind_maps: bool) -> None:
+@settings(max_examples=8, deadline=None)
+@given(st.lists(indices(), min_size=3, max_size=3), st.booleans())
+def test_slices(folder: Path, some: list[tuple[Any, ...]], behind_maps: bool) -> None:
     """Behind a ConvLSTM the channels lie first; Keras never sees that."""
     x = keras.Input((None, 6, 5))
-    y = x
-    if behind_maps:
-        wide = layers.ConvLSTM1D(5, 3, padding="same", return_sequences=True)
-        y = layers.TimeDistributed(layers.Dense(5))(wide(x))
-    z = y[index]
-    try:
-        tail = layers.LSTM(2, return_sequences=True)(
-            layers.TimeDistributed(layers.Flatten())(z) if len(z.shape) > 3 else z[..., None][..., 0, None]
-            if len(z.shape) == 2 else z
-        )  # fmt: skip
-    except NotImplementedError:  # PyTorch has no steps backwards
-        return
-    try:
-        check_stream(fill(keras.Model(x, tail), 1), folder, frame=(6, 5), length=5)
-    except ValueError as error:
-        if "step must be greater than zero" not in str(error):
-            raise
+    y = layers.ConvLSTM1D(5, 3, padding="same", return_sequences=True)(x) if behind_maps else x * 2.0
+    cut = {f"cut{k}": y[index] for k, index in enumerate(some)}
+    model = fill(keras.Model(x, {**cut, "z": layers.TimeDistributed(layers.Flatten())(y)}), 1)
+    loaded = load_keras(save(model, folder))
+    frames = np.random.default_rng(0).normal(size=(2, 4, 6, 5)).astype(np.float32)
+    streamed, reference = Streamed(loaded, frames), by_numpy(loaded, frames)
+    for name, expected in zip((*cut, "z"), predict(model, frames), strict=True):
+        assert_close(streamed.outputs[name], expected, "float32", k=80, atol=1e-5)
+        assert_close(reference[name], expected[0], "float32", k=80, atol=1e-5)
 
 
 #: What needs the whole sequence of 5, and the reason.
@@ -195,7 +212,6 @@ WINDOWS: dict[str, tuple[Op, str]] = {
     "flipped": (lambda x: ops.flip(x, axis=1), "works along time"),
     "shifted": (lambda x: ops.roll(x, 2, axis=1), "works along time"),
     "flat": (lambda x: ops.reshape(x, (-1, 20)), "mixes frames"),
-    "flat rows": (lambda x: ops.reshape(x, (ops.shape(x)[0], -1)), "mixes frames"),
     "behind itself": (lambda x: ops.concatenate([x, x], axis=1), "works along time"),
     "pairs": (lambda x: x @ ops.transpose(x, (0, 2, 1)), "moves time"),
     "einsum": (lambda x: ops.einsum("btf,bsf->bts", x, x), "takes whole sequences"),
@@ -207,12 +223,8 @@ WINDOWS: dict[str, tuple[Op, str]] = {
 @pytest.mark.parametrize("name", WINDOWS)
 def test_operators_that_need_all_frames(name: str, folder: Path) -> None:
     op, reason = WINDOWS[name]
-
-    def behind(x: Any) -> Any:
-        return op(layers.LSTM(4, return_sequences=True)(x))
-
-    loaded = check_window(functional(behind, length=5, recurrent=False), folder, frame=FRAME)
-    assert reason in loaded.notes[0]
+    model = functional(lambda x: op(layers.LSTM(4, return_sequences=True)(x)), length=5, recurrent=False)
+    assert reason in check_window(model, folder, frame=FRAME).notes[0]
 
 
 def test_the_last_element_of_a_sequence(folder: Path) -> None:
@@ -230,7 +242,7 @@ MIXED: dict[str, tuple[Op, str]] = {
     "mean over rows": (lambda x: x - ops.mean(x, axis=0), "axis 0: the batch"),
     "max over rows": (lambda x: x - ops.max(x, axis=(0, 2), keepdims=True), "axis 0: the batch"),
     "first row": (lambda x: x - x[0], "an index of the batch: 0"),
-    "rows backwards": (lambda x: x + x[::-1], "an index of the batch: ::-1"),
+    "rows backwards": (lambda x: x + x[::-1, :], "an index of the batch: ::-1"),
     "softmax over rows": (lambda x: ops.softmax(x, axis=0), "axis 0: the batch"),
     "rows end to end": (lambda x: ops.concatenate([x, x], axis=0), "axis 0: the batch"),
     "rows turned": (lambda x: ops.flip(x, axis=0) + x, "axis 0: the batch"),
@@ -240,7 +252,6 @@ MIXED: dict[str, tuple[Op, str]] = {
     "rows split": (lambda x: ops.reshape(x, (-1, 4)), "rows of [5, 4] as rows of [4]"),
     "einsum": (lambda x: ops.einsum("btf,ctf->bc", x, x), "btf,ctf->bc"),
     "unequal rank": (lambda x: x + x[:, 0], "rows of shapes [5, 4] and [4]"),
-    "normalised rows": (layers.LayerNormalization(axis=0), "axis 0: the batch"),
     "joined rows": (lambda x: layers.Concatenate(axis=0)([x, x]), "axis 0: the batch"),
 }
 
@@ -248,8 +259,6 @@ MIXED: dict[str, tuple[Op, str]] = {
 @pytest.mark.parametrize("name", MIXED)
 def test_rows_that_see_each_other_are_refused(name: str, folder: Path) -> None:
     op, found = MIXED[name]
-    if name == "normalised rows":
-        pytest.skip("Keras needs the batch's size for its weights")
     path = save(functional(op, length=5, recurrent=False), folder)
     if found is None:  # 20 numbers a row stay with their row
         assert load_keras(path).step.signature.output("y").shape == ("N", 10, 2)
@@ -314,7 +323,7 @@ def keras2_file(path: Path, calls: list[tuple[str, str, list[Any]]], output: str
                     "class_name": "SlicingOpLambda" if function.endswith("getitem") else "TFOpLambda",
                     "config": {"name": name, "trainable": True, "dtype": "float32", "function": function},
                     "name": name,
-                    "inbound_nodes": [node] if node and isinstance(node[0], list) else [node],
+                    "inbound_nodes": [node],
                 }
                 for name, function, node in calls
             ),

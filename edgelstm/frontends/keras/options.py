@@ -38,6 +38,16 @@ _TRAINING_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 #: Computed in float32 here; the weights of mixed policies are float32 in any case.
 _DTYPES = ("float32", "mixed_float16", "mixed_bfloat16")
 
+#: Layers whose type is that of the whole numbers they take or give.
+_COUNTING = (
+    "InputLayer",
+    "Embedding",
+    "CategoryEncoding",
+    "Discretization",
+    "IntegerLookup",
+    "ConvertToTensor",
+)
+
 
 @dataclass(frozen=True)
 class Source:
@@ -178,7 +188,7 @@ class Options:
         self.dtype = "float32" if value is None else value
         if not isinstance(self.dtype, str):
             raise self.error("dtype", f"one of {', '.join(_DTYPES)}")
-        if self.dtype not in _DTYPES and self.kind not in ("InputLayer", "Embedding"):
+        if self.dtype not in _DTYPES and self.kind not in _COUNTING:
             raise self.error("dtype", f"one of {', '.join(_DTYPES)}", found=self.dtype)
 
 

@@ -24,7 +24,7 @@ class Normalization(FrameLayer):
     def __init__(self, options: Options) -> None:
         super().__init__(options)
         axis = options.get("axis", -1)
-        self.axes = () if axis is None else options.axes("axis", -1)
+        self.axes = () if axis in (None, []) else options.axes("axis", -1)
         self.invert = options.flag("invert")
         told = [options.get(key) for key in ("mean", "variance")]
         self.given: list[Array] | None = None

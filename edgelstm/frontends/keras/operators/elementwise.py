@@ -245,6 +245,16 @@ class Clip(OneOperator):
         return [np.clip(x, self.low, self.high)]
 
 
+class Same(OneOperator):
+    """The tensor as it is."""
+
+    def frame(self, g: Builder, value: Value, place: str) -> list[Value]:
+        return [value]
+
+    def apply(self, x: Array) -> list[Array]:
+        return [x]
+
+
 class Cast(OneOperator):
     """Another type."""
 
@@ -293,7 +303,8 @@ class ActivationOperator(OneOperator):
         name = _ACTIVATIONS[options.kind]
         found = Activation(name)
         if name in ("softmax", "log_softmax"):
-            found = Activation(name, axis=options.axes("axis", -1)[0])
+            axis = options.get("axis")
+            found = Activation(name, axis=-1 if axis is None else options.axes("axis")[0])
         elif name == "relu6":
             found = Activation("relu", high=6.0)
         elif name == "leaky_relu":

@@ -17,6 +17,7 @@ OPERATORS: dict[str, tuple[Callable[[Options], Layer], tuple[str, ...]]] = {
     **dict.fromkeys(elementwise.ACTIVATIONS, (elementwise.ActivationOperator, ("x", "axis"))),
     "Clip": (elementwise.Clip, ("x", "x_min", "x_max")),
     "Cast": (elementwise.Cast, ("x", "to")),
+    "ConvertToTensor": (elementwise.Same, ("x", "dtype", "sparse", "ragged")),
     **dict.fromkeys(reduce.REDUCTIONS, (reduce.Reduction, ("x", "axis", "keepdims"))),
     "Reshape": (shape.Reshape, ("x", "newshape")),
     "Transpose": (shape.Permutation, ("x", "axes")),
@@ -72,6 +73,8 @@ _TENSORFLOW |= {
     "concat": ("Concatenate", {"values": "xs"}),
     "stack": ("Stack", {"values": "xs"}),
     "split": ("Split", {"value": "x", "num_or_size_splits": "indices_or_sections"}),
+    "convert_to_tensor": ("ConvertToTensor", {"value": "x"}),
+    "identity": ("ConvertToTensor", {"input": "x"}),
     "reshape": ("Reshape", {"tensor": "x", "shape": "newshape"}),
     "transpose": ("Transpose", {"a": "x", "perm": "axes"}),
     "tile": ("Tile", {"input": "x", "multiples": "repeats"}),
@@ -85,10 +88,16 @@ _TENSORFLOW |= {
 
 def is_operator(given: Mapping[str, Any]) -> bool:
     """Whether a layer's configuration is that of an operator on tensors."""
-    module = given.get("module")
-    return given.get("class_name") in ("TFOpLambda", "SlicingOpLambda") or (
-        isinstance(module, str) and module.startswith(("keras.src.ops.", "keras.ops."))
-    )
+    if given.get("class_name") in ("TFOpLambda", "SlicingOpLambda"):
+        return True
+    if "module" in given:
+        return str(given["module"]).startswith(("keras.src.ops.", "keras.ops."))
+    # Keras 3's .h5 files leave the module out: there, what can't be trained is an operator.
+    config, nodes = given.get("config"), given.get("inbound_nodes")
+    new = isinstance(nodes, list) and all(isinstance(node, Mapping) for node in nodes)
+    if not nodes or not new or not isinstance(config, Mapping) or "trainable" in config:
+        return False
+    return given.get("class_name") in OPERATORS or "dtype" not in config
 
 
 def make_operator(
