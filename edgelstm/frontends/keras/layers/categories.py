@@ -104,11 +104,21 @@ class _Encoding(FrameLayer):
             shape = (*ids.shape[:-1], depth)
         return replace(ids, name=name, shape=shape, perm=tuple(range(len(shape) + 1)), dtype="float32")
 
-    def encode(self, ids: Array, depth: int) -> Array:
-        """The same by NumPy."""
+    def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
+        x: Tensor = self.single(inputs)
+        ids, depth = self.numbers(x.data)
+        sequence = x.sequence and self.keeps_time
+        return [replace(x, data=self._encode(ids, depth, x.streamed), mask=None, sequence=sequence)]
+
+    def numbers(self, x: Array) -> tuple[Array, int]:
+        """The whole numbers by NumPy, and how many there may be."""
+        raise NotImplementedError
+
+    def _encode(self, ids: Array, depth: int, streamed: bool) -> Array:
         if self.mode == "int":
             return ids
-        if self.mode == "one_hot" and ids.ndim > 1 and ids.shape[-1] == 1:
+        # A last axis of one place is that of the classes, but for the time of a stream.
+        if self.mode == "one_hot" and ids.ndim > (2 if streamed else 1) and ids.shape[-1] == 1:
             ids = ids[..., 0]
         ones: Array = (ids[..., None] == np.arange(depth)).astype(np.float64)
         if self.mode == "one_hot":
@@ -132,8 +142,8 @@ class CategoryEncoding(_Encoding):
     def frame(self, g: Builder, value: Value, place: str) -> Value:
         return self.encoded(g, g.cast(value, "int32"), self.depth, place)
 
-    def apply(self, x: Array) -> Array:
-        return self.encode(x.astype(np.int64), self.depth)
+    def numbers(self, x: Array) -> tuple[Array, int]:
+        return x.astype(np.int64), self.depth
 
 
 class Discretization(_Encoding):
@@ -164,10 +174,10 @@ class Discretization(_Encoding):
         name = g.op("ReduceSum", [number, last], f"{place}/bin", keepdims=0)
         return self.encoded(g, replace(plain, name=name, dtype="int32"), len(self.bounds) + 1, place)
 
-    def apply(self, x: Array) -> Array:
+    def numbers(self, x: Array) -> tuple[Array, int]:
         # Compared in float32, as Keras compares: an x on a boundary is above it.
         bins = np.searchsorted(self.bounds.astype(np.float32), x.astype(np.float32), side="right")
-        return self.encode(np.asarray(bins, np.int64), len(self.bounds) + 1)
+        return np.asarray(bins, np.int64), len(self.bounds) + 1
 
 
 class IntegerLookup(_Encoding):
@@ -223,10 +233,10 @@ class IntegerLookup(_Encoding):
         )
         return self.encoded(g, replace(plain, name=name, dtype="int32"), len(self.words) + self.first, place)
 
-    def apply(self, x: Array) -> Array:
+    def numbers(self, x: Array) -> tuple[Array, int]:
         ids = np.full(x.shape, self.first - 1, np.int64)
         for k, word in enumerate(self.words):
             ids[x == word] = k + self.first
         if self.first == 2:
             ids[x == self.mask] = 0
-        return self.encode(ids, len(self.words) + self.first)
+        return ids, len(self.words) + self.first
