@@ -75,6 +75,8 @@ class SmallCell:
         self._peepholes = {n: _sized(n, p, self.hidden) for n, p in zip(names, peepholes, strict=True)}
         self._memory: dict[int, Memory] = {}
         self._closed = False
+        #: Units of a block, a power of two; 0: as many as the plan chooses. For benches.
+        self.units = 0
 
     @classmethod
     def lstm(
@@ -181,7 +183,7 @@ class SmallCell:
         p.weights, p.bias, p.peepholes, p.workspace = memory.addresses
         if p.streams == 0:
             return y
-        plan = launch.plan_of(p, gpu.processors, gpu.shared)
+        plan = launch.plan_of(p, gpu.processors, gpu.shared, self.units)
         if plan.shared_bytes > gpu.shared:
             raise EdgeLstmError(
                 f"a cell of {self.hidden} units and {p.streams} streams",
