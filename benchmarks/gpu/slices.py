@@ -52,7 +52,10 @@ SLICES: tuple[Slice, ...] = (
     Slice("kernels: times", 60, "{python} {gpu}/standalone.py run {work}/bench --times-only"),
     Slice("kernels: times, 4 blocks", 60, "{python} {gpu}/standalone.py run {work}/bench-4-blocks --times-only"),
     Slice("host time", 40, "{python} {gpu}/host_time.py", "{python} {gpu}/host_time.py --steps 200"),
-    # Those of edgelstm.kernels stand here, one line each.
+    Slice("edgelstm.kernels: checks", 60, "{python} {gpu}/own_checks.py {device} {quick} --seconds 50"),
+    Slice("edgelstm.kernels: ConvLSTM", 70, "{python} {gpu}/own_times.py conv {device} {quick} --seconds 60"),
+    Slice("edgelstm.kernels: small cell", 60, "{python} {gpu}/own_times.py cell {device} {quick} --seconds 50"),
+    Slice("edgelstm.kernels: gates", 30, "{python} {gpu}/own_times.py gates {device} {quick} --seconds 20"),
     Slice("torch copy", 30, "{python} {gpu}/kernels.py copy {device} {quick}"),
     Slice("torch.compile of the gates", 60, "{python} {gpu}/kernels.py compile {device} {quick}", "{python} {gpu}/kernels.py eager cpu --quick"),
     Slice("plugin's enqueue", 100, PYTEST + " {tests}/plugins/test_enqueue.py", PYTEST + " {tests}/plugins/test_enqueue.py --collect-only", ("cmake", "{carried}/headers"), (("EDGELSTM_TENSORRT_HEADERS", "{carried}/headers"),)),
