@@ -91,6 +91,8 @@ def calibrate(
     out.print(table)
     for name, grown in growing_states(c).items():
         out.print(_growing(name, grown), highlight=False, markup=False)
+    for note in result.notes:
+        out.print(note, highlight=False, markup=False)
     if result.moved:
         table = Table(title="second round: what changed")
         for column in ("tensor", "range, times", "mean, of the range"):

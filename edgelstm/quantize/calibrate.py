@@ -10,23 +10,27 @@ import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.gates import GateVariant, is_fused_gates
 from edgelstm.graph.step import StepModel
-from edgelstm.passes.graph import attribute
+from edgelstm.passes.graph import Graph, attribute
 from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.passes.tap import PREFIX, tap
 from edgelstm.quantize.calibration import Calibration, StateGrowth, TensorRange
 from edgelstm.quantize.correlation import LARGEST, Correlation, Window, spread
+from edgelstm.quantize.movement import BYTES, FRAMES, SEQUENCES, Movement, judge
 from edgelstm.quantize.observer import Observer
+from edgelstm.quantize.qdq import default_weights
+from edgelstm.quantize.qdq.plan import make_plan
 from edgelstm.quantize.ranges import check_method, check_overrides, choose, overrides
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.runtime.protocol import Frame, Outputs, Program
+from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
 from edgelstm.runtime.runner import Runner, Stream
 
 #: Fewer frames than this say too little of a state: it takes a while to leave its initial value.
@@ -118,8 +122,32 @@ def calibrate(
         driven_by=driven_by,
         weights={name: c.matrix for name, c in watch.correlations.items()},
     )
+    if driver is None:
+        rounding = judge(
+            step,
+            watch.movements,
+            _code_scales(step, found, result),
+            watch.axes,
+            watch.kept,
+            threads=threads,
+        )
+        moved = {n: replace(s, rounding=rounding.get(n, {})) for n, s in result.states.items()}
+        result = replace(result, states=moved)
     # The file holds fewer digits: what is made of either must be the same.
     return Calibration.from_json(result.to_json())
+
+
+def _code_scales(step: StepModel, found: Products, calibration: Calibration) -> dict[str, Array]:
+    """What a code is worth, by channel, of each state that would be stored in int8."""
+    scales = make_plan(
+        Graph(step), found, calibration, "onnxruntime", "int8", default_weights(found), True
+    ).scales
+    return {
+        state: scales[site.name]
+        for site in found.sites.values()
+        for state in site.states
+        if site.name in scales
+    }
 
 
 def _run(
@@ -139,7 +167,10 @@ def _run(
             entry = {"name": sequence.name, "frames": 0, "sha256": ""}
             data.append(entry)
             other = None if driven is None else driven.stream(stream.name)
-            playing[stream.name] = _Playing(stream, other, iter(sequence.frames), entry)
+            kept = watch.keep() if driven is None and len(data) <= SEQUENCES else None
+            playing[stream.name] = _Playing(
+                stream, other, iter(sequence.frames), entry, watch.initial(), kept
+            )
         frames: dict[str, Frame] = {}
         for name, item in list(playing.items()):
             frame = next(item.frames, None)
@@ -157,6 +188,8 @@ def _run(
                 driven.step(frames)
             for name, frame in frames.items():
                 watch.see(frame, outputs[name], playing[name].entry["frames"] - 1)
+                if driven is None:
+                    watch.follow(playing[name].before, outputs[name])
             if progress is not None:
                 progress(len(frames) * watch.each)
         elif not playing and len(data) == len(sequences):
@@ -165,12 +198,17 @@ def _run(
 
 @dataclass
 class _Playing:
-    """A sequence on its stream; ``other`` is its stream in the quantised Runner that drives."""
+    """A sequence on its stream; ``other`` is its stream in the quantised Runner that drives.
+
+    before: samples of its states before the frame. kept: its first frames, copied.
+    """
 
     stream: Stream
     other: Stream | None
     frames: Iterator[Frame]
     entry: dict[str, Any]
+    before: dict[str, Array]
+    kept: list[Frame] | None = None
     _hash: Any = field(default_factory=hashlib.sha256)
 
     def take(self, frame: Frame, count: int) -> None:
@@ -178,6 +216,9 @@ class _Playing:
         self.entry["frames"] += count
         for name in sorted(frame):
             self._hash.update(np.ascontiguousarray(frame[name]).data)
+        size = sum(array.nbytes for array in frame.values())
+        if self.kept is not None and len(self.kept) < min(FRAMES, BYTES // (SEQUENCES * max(1, size))):
+            self.kept.append({name: np.array(array) for name, array in frame.items()})
 
     def follow(self) -> None:
         """Take on the state of the stream that drives."""
@@ -228,6 +269,35 @@ class _Watch:
         self.each = step.signature.window or 1
         self.states = {s.name: _Growth() for s in step.signature.states}
         self._state_outputs = [(s.name, PREFIX + s.output) for s in step.signature.states]
+        #: Where the channels of each floating state are, without the stream axis, and how it moves.
+        self.axes: dict[str, int] = {}
+        self.movements: dict[str, Movement] = {}
+        for spec in step.signature.states:
+            if np_dtype(spec.dtype).kind == "f" and spec.frame_shape and not spec.is_coded:
+                own = next((s for s in found.sites.values() if spec.name in s.states), None)
+                axis = 0 if own is None else own.axis - 1
+                self.axes[spec.name] = axis
+                self.movements[spec.name] = Movement(spec.frame_shape[axis], axis - len(spec.frame_shape))
+        self._starts = {s.name: s.initial_value() for s in step.signature.states}
+        #: The first frames of some sequences.
+        self.kept: list[list[Frame]] = []
+
+    def keep(self) -> list[Frame]:
+        """A list for the first frames of one more sequence."""
+        self.kept.append([])
+        return self.kept[-1]
+
+    def initial(self) -> dict[str, Array]:
+        """Samples of the states at the start of a sequence."""
+        return {name: m.sample(self._starts[name]) for name, m in self.movements.items()}
+
+    def follow(self, before: dict[str, Array], outputs: Outputs) -> None:
+        """Count how far the states moved, and leave in ``before`` what they are now."""
+        for name, source in self._state_outputs:
+            if name in self.movements:
+                after = self.movements[name].sample(np.asarray(outputs[source]))
+                self.movements[name].add(before[name], after)
+                before[name] = after
 
     def _start(self, step: StepModel) -> None:
         for spec in step.signature.states:

@@ -15,6 +15,7 @@ from edgelstm.dtypes import LARGEST
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes, write_text
 from edgelstm.quantize import correlation
+from edgelstm.quantize.movement import TYPES, Rounding
 from edgelstm.verify.drift import growth
 
 Array = npt.NDArray[Any]
@@ -140,20 +141,29 @@ class TensorRange:
 
 @dataclass(frozen=True)
 class StateGrowth:
-    """Largest |value| of a state over the calibration: ``largest[k]`` among frames k*every to (k+1)*every - 1."""
+    """Largest |value| of a state over the calibration: ``largest[k]`` among frames k*every to (k+1)*every - 1.
+
+    ``rounding``: by type (int8, float8e4m3fn, float16, bfloat16), what storing the state in it does; empty where that was
+    not looked at.
+    """
 
     name: str
     every: int
     largest: tuple[float, ...]
+    rounding: Mapping[str, Rounding] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"every": self.every, "largest": [_short(v) for v in self.largest]}
+        data: dict[str, Any] = {"every": self.every, "largest": [_short(v) for v in self.largest]}
+        if self.rounding:
+            data["rounding"] = {dtype: r.to_json() for dtype, r in self.rounding.items()}
+        return data
 
     @classmethod
     def from_json(cls, name: str, data: Mapping[str, Any]) -> StateGrowth:
         """Read what ``to_json`` wrote. Raises EdgeLstmError for a series that can't be one."""
-        found = cls(name, int(data["every"]), tuple(float(v) for v in data["largest"]))
+        rounding = {str(t): _rounding(name, str(t), r) for t, r in data.get("rounding", {}).items()}
+        found = cls(name, int(data["every"]), tuple(float(v) for v in data["largest"]), rounding)
         finite = all(0 <= v < math.inf for v in found.largest)
         if not (1 <= found.every <= MAX_FRAMES and found.largest and finite):
             raise EdgeLstmError(
@@ -162,6 +172,18 @@ class StateGrowth:
                 expected="finite sizes, one every so many frames",
             )
         return found
+
+
+def _rounding(state: str, dtype: str, data: Mapping[str, Any]) -> Rounding:
+    slow, error, times = (float(data[key]) for key in ("slow", "error", "times"))
+    found = Rounding(slow, error, times, int(data["stuck"]))
+    if dtype not in TYPES or not all(0 <= v < math.inf for v in vars(found).values()):
+        raise EdgeLstmError(
+            f"rounding of state {state!r}",
+            found=f"{dtype}: {vars(found)}",
+            expected=f"numbers of at least 0 for {', '.join(TYPES)}",
+        )
+    return found
 
 
 @dataclass(frozen=True)
@@ -310,3 +332,29 @@ def growing_states(calibration: Calibration) -> dict[str, dict[str, Any]]:
                 "fp16_overflows_at": grown.frame_reaching(65504.0),
             }
     return found
+
+
+#: What types are called where a user chooses one.
+PRECISIONS = {"int8": "int8", "float8e4m3fn": "fp8", "float16": "fp16", "bfloat16": "bf16"}
+
+
+def slow_notes(calibration: Calibration) -> list[str]:
+    """A line for each state that some type would not follow."""
+    lines = []
+    for name, seen in calibration.states.items():
+        stuck = {t: r for t, r in seen.rounding.items() if r.stuck}
+        if stuck:
+            parts = [f"{PRECISIONS[t]} (it would be {r.error:.0%} off)" for t, r in stuck.items()]
+            lines.append(
+                f"state {name!r} moves by less than these resolve in a frame: {', '.join(parts)}; `quantize` keeps it in float32 there"
+            )
+    return lines
+
+
+def stuck_states(calibration: Calibration, dtype: str) -> dict[str, Rounding]:
+    """States that stand still, or nearly, where they are stored as ``dtype``."""
+    return {
+        name: seen.rounding[dtype]
+        for name, seen in calibration.states.items()
+        if dtype in seen.rounding and seen.rounding[dtype].stuck
+    }

@@ -8,7 +8,7 @@ the work it saves until the budget holds, and at last lowers again whatever turn
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -102,30 +102,38 @@ def search(
     budget: float,
     target: Target,
     *,
+    pinned: Collection[str] = (),
+    float_states: Collection[str] = (),
     threads: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Mix:
     """The cheapest mix for ``target`` whose outputs err at most ``budget`` (relative, 2-norm, mean of the last quarter
     of ``frames``).
 
-    joined: calibration of ``step``. calibrated: calibrates another form of it, whose products are split. Raises
-    EdgeLstmError when no mix stays within the budget.
+    joined: calibration of ``step``. calibrated: calibrates another form of it, whose products are split. pinned: weights that
+    stay in float32, float_states: states that do (``edgelstm.quantize.caution``): what makes them err may take longer to show
+    than ``frames``. Raises EdgeLstmError when no mix stays within the budget.
     """
     check_budget(budget)
     split = split_joined(step, "all")
     apart = joined if split is step else calibrated(split)
-    builder = _Builder(step, joined, apart, target)
+    builder = _Builder(step, joined, apart, target, float_states)
     units = _units(step, split)
+    free = [u for u in units if u.weight not in pinned]
+    if not free:
+        raise EdgeLstmError(
+            "nothing is left to quantise", found=f"{', '.join(sorted(pinned))} stay in float32"
+        )
     measure = _Measure(step, builder, frames, threads, progress)
     levels = list(LEVELS[target])
     base = {u.name: "fp32" for u in units}
     for unit in units:
         for level in levels[:-1]:
             unit.errors[level] = measure({**base, unit.name: level})
-    mix = {u.name: levels[0] for u in units}
+    mix = base | {u.name: levels[0] for u in free}
     error = measure(mix)
     while error > budget:
-        raised = [u for u in units if mix[u.name] != levels[-1]]
+        raised = [u for u in free if mix[u.name] != levels[-1]]
         if not raised:
             raise EdgeLstmError(
                 "no mix stays within the budget",
@@ -135,7 +143,7 @@ def search(
         unit = max(raised, key=lambda u: _gain(u, mix[u.name], levels, target))
         mix[unit.name] = levels[levels.index(mix[unit.name]) + 1]
         error = measure(mix)
-    for unit in sorted(units, key=lambda u: (-u.macs, u.name)):
+    for unit in sorted(free, key=lambda u: (-u.macs, u.name)):
         while (place := levels.index(mix[unit.name])) > 0:
             lower = {**mix, unit.name: levels[place - 1]}
             if (less := measure(lower)) > budget:
@@ -170,8 +178,15 @@ def _units(step: StepModel, split: StepModel) -> list[Unit]:
 class _Builder:
     """Graphs of mixes: products whose halves agree stay joined."""
 
-    def __init__(self, step: StepModel, joined: Calibration, apart: Calibration, target: Target) -> None:
-        self._step, self._target = step, target
+    def __init__(
+        self,
+        step: StepModel,
+        joined: Calibration,
+        apart: Calibration,
+        target: Target,
+        float_states: Collection[str],
+    ) -> None:
+        self._step, self._target, self._float_states = step, target, float_states
         self._joined = joined
         # A site has the same name and range in either form; the halves' outputs are only in the second.
         self._tensors = {**apart.tensors, **joined.tensors}
@@ -200,7 +215,7 @@ class _Builder:
         if half:
             from edgelstm.quantize.precision import to_half
 
-            made = to_half(made, "fp16", self._target, keep=full)
+            made = to_half(made, "fp16", self._target, keep=full, float_states=self._float_states)
         return made
 
 

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgelstm.dtypes import LARGEST, from_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.gates import is_fused_gates
-from edgelstm.graph.signature import Signature, StateSpec
+from edgelstm.graph.signature import StateSpec
 from edgelstm.graph.step import StepModel, onnx_dtype
 from edgelstm.passes.graph import Graph, is_standard, renamed
 from edgelstm.passes.placement import Target
@@ -79,6 +79,7 @@ def to_half(
     *,
     cell_state: str = "fp32",
     keep: Collection[str] = (),
+    float_states: Collection[str] = (),
 ) -> StepModel:
     """Guarantees: the same inputs, outputs and states by name; inputs and outputs in float32.
 
@@ -87,7 +88,8 @@ def to_half(
     whose CPU has no 16-bit arithmetic: weights and states are stored in ``precision``, arithmetic is float32.
     The states that products read cross the graph's border in ``precision``; all others (cell states, and tensors that
     hold more than one state) stay float32 unless ``cell_state`` is ``precision`` too, which then is how they are stored.
-    keep: names of weights whose products stay in float32.
+    keep: names of weights whose products stay in float32. float_states: states that stay in float32 though products read
+    them, with all they pass through but the products: such as grow, or move by less than 16 bits resolve.
 
     Raises EdgeLstmError for a weight that has no value in fp16, and for a cell state in another type.
     """
@@ -97,14 +99,20 @@ def to_half(
         raise EdgeLstmError("type of the cell state", found=cell_state, expected=f"fp32 or {precision}")
     if target == "tensorrt":
         step = at_opset(step, _OPSET[precision])
-    return _Halves(step, precision, target, cell_state == precision, keep).run()
+    return _Halves(step, precision, target, cell_state == precision, keep, float_states).run()
 
 
 class _Halves:
     """The graph while its float32 values are divided between two types."""
 
     def __init__(
-        self, step: StepModel, precision: Half, target: Target, cells: bool, keep: Collection[str]
+        self,
+        step: StepModel,
+        precision: Half,
+        target: Target,
+        cells: bool,
+        keep: Collection[str],
+        float_states: Collection[str],
     ) -> None:
         self._dtype = _DTYPE[precision]
         self._elem = onnx_dtype(self._dtype)
@@ -114,8 +122,8 @@ class _Halves:
         found = find_products(step)
         read = {state for site in found.sites.values() for state in site.states}
         floats = [s for s in step.signature.states if s.dtype == "float32"]
-        self._halved = {s.name for s in floats if s.name in read or cells}
-        cell = [s for s in floats if s.name not in read]
+        self._halved = {s.name for s in floats if (s.name in read or cells) and s.name not in float_states}
+        cell = [s for s in floats if s.name not in read or s.name in float_states]
         self._half: set[int] = set()
         self._stored: dict[str, None] = {}
         self._casts: list[onnx.NodeProto] = []
@@ -167,9 +175,7 @@ class _Halves:
                 replace(s, output=inner) if s.output == name and s.name in self._halved else s for s in states
             )
             graph.node("Cast", [inner], [name], to=TensorProto.FLOAT)
-        graph.declare(
-            Signature(signature.inputs, signature.outputs, states, signature.window, signature.preprocessing)
-        )
+        graph.declare(replace(signature, states=states))
         return graph.finish()
 
     def _as(self, name: str, now: Mapping[str, int], wanted: int) -> str:

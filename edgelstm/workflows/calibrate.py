@@ -14,7 +14,7 @@ from edgelstm.passes.placement import Target, check_target
 from edgelstm.pipeline import parse_preprocess
 from edgelstm.quantize.calibrate import MIN_FRAMES, Recording
 from edgelstm.quantize.calibrate import calibrate as observe
-from edgelstm.quantize.calibration import Calibration, changes, growing_states
+from edgelstm.quantize.calibration import Calibration, changes, growing_states, slow_notes
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Recipe, Span, load_recipe
 from edgelstm.runtime.onnxruntime import OrtProgram
@@ -31,6 +31,11 @@ class Calibrated:
     calibration: Calibration
     path: Path | None
     moved: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the calibration saw that quantising will have to mind, a line each."""
+        return slow_notes(self.calibration)
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: a summary, not the file."""
@@ -55,6 +60,7 @@ class Calibrated:
                 for t in c.tensors.values()
             ],
             "growing_states": growing_states(c),
+            "notes": self.notes,
             "moved": self.moved,
         }
 
@@ -142,6 +148,11 @@ def calibrate(
         result.calibration = one_round(
             place(step, replace(first, preprocessing=step.signature.preprocessing), target)
         )
+        # What storing a state does was found in the first round.
+        states = {
+            n: replace(s, rounding=first.states[n].rounding) for n, s in result.calibration.states.items()
+        }
+        result.calibration = replace(result.calibration, states=states)
         result.moved = changes(first, result.calibration)
     if output is not None:
         result.calibration.save(output)

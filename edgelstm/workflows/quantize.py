@@ -19,8 +19,9 @@ from edgelstm.passes.placement import Target, check_target
 from edgelstm.passes.products import find_products
 from edgelstm.passes.split_joined import INPUT, STATE
 from edgelstm.quantize.calibration import Calibration, growing_states
+from edgelstm.quantize.caution import caution
 from edgelstm.quantize.mix import check_budget, search
-from edgelstm.quantize.qdq import default_weights, is_quantized
+from edgelstm.quantize.qdq import check_calibration, default_weights, is_quantized
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Span
 from edgelstm.runtime.protocol import Array, Frame
@@ -122,9 +123,9 @@ def quantize(
                 f"precision {precision} needs a calibration",
                 hint="edgelstm calibrate MODEL --source S -o model.calib.json",
             )
-        chosen = [w for w in default_weights(found) if w not in kept]
-        growing = growing_states(ranges)
-        chosen = _without_growing(step, chosen, growing, notes)
+        careful = caution(step, ranges, "int8" if precision == "int8" else "float8e4m3fn")
+        chosen = [w for w in default_weights(found) if w not in kept | careful.weights]
+        _add_notes(notes, careful.notes, {w for w in default_weights(found) if w not in kept})
         if not chosen:
             raise EdgeLstmError("nothing is left to quantise", found="; ".join(notes) or f"keep {list(keep)}")
         result = place(result, ranges, target, precision, weights=chosen)
@@ -132,9 +133,23 @@ def quantize(
     if half != "fp32":
         from edgelstm.quantize.precision import to_half
 
+        cells = cell_state != "fp32"
         if cell_state == "fp16" and ranges is not None:
             _check_cell_states(step, growing_states(ranges))
-        result = to_half(result, half, target, cell_state=cell_state, keep=kept)  # type: ignore[arg-type]
+        floats: set[str] = set()
+        barred = set(kept)
+        if ranges is None:
+            notes.append(
+                f"no calibration was given, so whether a state grows, or moves by less than {half} resolves, is not known: "
+                "`edgelstm calibrate`, then --calibration, tells"
+            )
+        else:
+            check_calibration(step, ranges)
+            careful = caution(step, ranges, {"fp16": "float16", "bf16": "bfloat16"}[half], cells=cells)
+            floats |= careful.states
+            barred |= careful.weights
+            notes += [n for n in careful.notes if n not in notes]
+        result = to_half(result, half, target, cell_state=cell_state, keep=barred, float_states=floats)  # type: ignore[arg-type]
     result.check()
     some = ready_frames(result.signature, None, CALLS * (result.signature.window or 1))
     check_separate(result, some if target == "onnxruntime" else (), "the quantised model")
@@ -177,7 +192,25 @@ def _auto(
         return calibrate(form, [frames], threads=threads).calibration
 
     joined = calibrated(step) if ranges is None else ranges
-    mix = search(step, joined, calibrated, frames, budget, target, threads=threads, progress=progress)
+    careful = caution(step, joined, "int8")
+    notes = list(careful.notes)
+    if target == "tensorrt":
+        half = caution(step, joined, "float16", cells=False)
+        careful.states |= half.states
+        careful.weights |= half.weights
+        notes += [n for n in half.notes if n not in notes]
+    mix = search(
+        step,
+        joined,
+        calibrated,
+        frames,
+        budget,
+        target,
+        pinned=careful.weights,
+        float_states=careful.states,
+        threads=threads,
+        progress=progress,
+    )
     mix.step.check()
     levels = {u.name: u.level for u in mix.units}
     table = _table(find_products(step), set(), "", "fp32")
@@ -193,6 +226,7 @@ def _auto(
         "auto",
         len(step.to_bytes()),
         table,
+        notes,
         search=mix,
     )
     if output is not None:
@@ -214,26 +248,12 @@ def _kept(weights: set[str], patterns: Sequence[str]) -> set[str]:
     return kept
 
 
-def _without_growing(
-    step: StepModel, chosen: list[str], growing: dict[str, dict[str, Any]], notes: list[str]
-) -> list[str]:
-    """``chosen`` without the products that read a state which grows: no 8-bit type holds it for long."""
-    if not growing:
-        return chosen
-    found = find_products(step)
-    left = []
-    for weight in chosen:
-        sites = {part.site for p in found.by_weight()[weight] for part in p.parts}
-        states = {s for site in sites for s in found.sites[site].states} & set(growing)
-        if states:
-            name = sorted(states)[0]
-            notes.append(
-                f"{weight} stays in float: it reads state {name!r}, which was still growing "
-                f"(largest value {growing[name]['largest']:.4g})"
-            )
-        else:
-            left.append(weight)
-    return left
+def _add_notes(notes: list[str], careful: Sequence[str], wanted: set[str]) -> None:
+    """``careful`` without what it says of weights that nobody wanted to quantise."""
+    for note in careful:
+        weight, _, said = note.partition(" stays in float: ")
+        if not said or weight in wanted:
+            notes.append(note)
 
 
 def _check_cell_states(step: StepModel, growing: dict[str, dict[str, Any]]) -> None:

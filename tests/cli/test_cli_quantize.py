@@ -173,7 +173,7 @@ BAD = {
         "source long.npy is shorter than the sequence: found 80 frames from frame 0 on; expected 200",
     ),
     "auto, no budget to keep": (
-        ("quantize", "model.onnx", "--precision", "auto", "--budget", "nan", "--source", "no.npy", "-o", "o.onnx"),
+        ("quantize", "model.onnx", "--precision", "auto", "--budget", "nan", "--source", "frames.npy", "-o", "o.onnx"),
         "budget: found nan; expected a relative error above 0",
     ),
     "auto and keep": (

@@ -33,8 +33,8 @@ def quantize(
 ) -> StepModel:
     """Guarantees: the same inputs, outputs and states by name; the chosen products run on codes of ``precision``.
 
-    A state that such a product reads is stored as codes, at one scale on both sides of the step; the cell state
-    path stays as it is. Scales of the input channels, and of a quantised output's, are folded into the weights
+    A state that such a product reads is stored as codes, at one scale on both sides of the step, unless the calibration found
+    that it would stand still in them (``movement``); the cell state path stays as it is. Scales of the input channels, and of a quantised output's, are folded into the weights
     (``equalize``). ``weights``: names of the weights whose products are quantised; by default all but small ones
     (``placement.SMALL``). correct_bias: the mean error that rounding the weights makes is taken off the
     bias (Nagel et al. 2019, sec. 4.2). fine: what is no state is read in two codes where that costs little

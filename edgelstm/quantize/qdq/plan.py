@@ -24,7 +24,7 @@ from edgelstm.passes.placement import (
     Target,
 )
 from edgelstm.passes.products import Product, Products, Site
-from edgelstm.quantize.calibration import Calibration, TensorRange
+from edgelstm.quantize.calibration import Calibration, TensorRange, stuck_states
 from edgelstm.quantize.qdq.equalize import FLOOR, Operand, activation_scales
 
 Array = npt.NDArray[Any]
@@ -56,7 +56,8 @@ class Plan:
 
     side_by_side: sites read in two codes each worth half, which double the channels. two_rows: outputs of the products
     that read two codes one below the other, the second for what the first leaves over, which double the rows.
-    scales: of each channel, by site.
+    scales: of each channel, by site. unrounded: states that would stand still as codes; they are stored in float32, and what
+    products read of them is rounded when it is read.
     """
 
     codes: Codes
@@ -67,6 +68,7 @@ class Plan:
     side_by_side: frozenset[str]
     two_rows: frozenset[str]
     scales: Mapping[str, Array]
+    unrounded: frozenset[str] = frozenset()
 
     def common(self, product: Product) -> float:
         """The one scale at which all that a product reads is dequantised."""
@@ -118,7 +120,8 @@ def make_plan(
             two_rows = frozenset(p.output for p in products if _reads_two_rows(found, p))
     scales = _scales(graph, found, calibration, codes, products, side_by_side, two_rows)
     placement = PLACEMENT[target]
-    return Plan(codes, placement, found, calibration, products, side_by_side, two_rows, scales)
+    unrounded = frozenset(stuck_states(calibration, "int8" if codes.largest == 127 else codes.dtype))
+    return Plan(codes, placement, found, calibration, products, side_by_side, two_rows, scales, unrounded)
 
 
 def seen(found: Products, calibration: Calibration, site: str) -> TensorRange:

@@ -154,7 +154,9 @@ class Rewriter:
     # -- states ---------------------------------------------------------------------------------------------------
 
     def _is_stored(self, state: StateSpec) -> bool:
-        """Whether a state is kept as codes: a quantised product reads it, and it is no cell state."""
+        """Whether a state is kept as codes: a quantised product reads it, it is no cell state, and codes follow it."""
+        if state.name in self._plan.unrounded:
+            return False
         cells = [n for n in self._graph.nodes if is_fused_gates(n)]
         if any(state.input == n.input[1] or state.output == n.output[1] for n in cells):
             return False
