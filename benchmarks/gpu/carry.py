@@ -44,7 +44,7 @@ PLATFORMS = (
 def main() -> None:
     """Gather, weigh."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("lots", nargs="*", help=f"of {', '.join(LOTS)}; default contact")
+    parser.add_argument("lots", nargs="*", help=f"of {', '.join(LOTS)}; default contact wheels")
     parser.add_argument("--arch", default="90", help="GPU architecture: 90 for H100 and H200")
     parser.add_argument("--python", default="3.12", help="version there, for wheels")
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "contact")
@@ -52,7 +52,7 @@ def main() -> None:
     if unknown := set(a.lots) - set(LOTS):
         parser.error(f"unknown lot {', '.join(unknown)}; there are {', '.join(LOTS)}")
     a.out.mkdir(parents=True, exist_ok=True)
-    for lot in a.lots or ["contact"]:
+    for lot in a.lots or ["contact", "wheels"]:
         {"contact": contact, "wheels": wheels, "onnxruntime": onnxruntime}[lot](a)
     tree = tree_bytes()
     print(f"working tree: {mib(tree)} MiB")
@@ -65,7 +65,11 @@ def main() -> None:
         size = sum(bytes_of(p) for p in files)
         if size:
             fits = "fits" if size + tree <= LIMIT else "does NOT fit"
-            print(f"{name}: {mib(size)} MiB; with the tree {mib(size + tree)}, {fits} in {mib(LIMIT)}")
+            spare = size + tree - tree_bytes("examples")
+            print(
+                f"{name}: {mib(size)} MiB; with the tree {mib(size + tree)}, {fits} in {mib(LIMIT)}; "
+                f"{mib(spare)} without examples/, which nothing here reads (git sparse-checkout set --no-cone '/*' '!/examples')"
+            )
 
 
 def contact(a: argparse.Namespace) -> None:
@@ -114,6 +118,9 @@ def onnxruntime(a: argparse.Namespace) -> None:
             # Python's module holds the runtime itself; the library is for C.
             elif path.name.startswith(("libonnxruntime_providers_tensorrt", "libonnxruntime.so")):
                 path.unlink()
+        if shutil.which("strip"):
+            libraries = [str(p) for p in site.rglob("*.so") if p.stat().st_size > 2**20]
+            subprocess.run(["strip", "--strip-unneeded", *libraries], check=True)
         for library in site.rglob("libonnxruntime_providers_cuda*"):
             data = bytearray(library.read_bytes())
             print(
@@ -121,7 +128,17 @@ def onnxruntime(a: argparse.Namespace) -> None:
             )
             library.write_bytes(data)
         subprocess.run(
-            ["tar", "-C", str(site), "-c", "-I", "xz -T0 -9e", "-f", str(a.out / "onnxruntime.tar.xz"), "."],
+            [
+                "tar",
+                "-C",
+                str(site),
+                "-c",
+                "-I",
+                "xz --x86 --lzma2=preset=9e,dict=128MiB",
+                "-f",
+                str(a.out / "onnxruntime.tar.xz"),
+                ".",
+            ],
             check=True,
         )
 
@@ -171,9 +188,9 @@ def download(a: argparse.Namespace, folder: Path, *names: str) -> None:
     )
 
 
-def tree_bytes() -> int:
+def tree_bytes(part: str = ".") -> int:
     """Of the files that git knows or would add."""
-    listed = said("git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard").splitlines()
+    listed = said("git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", part).splitlines()
     return sum(p.stat().st_size for name in listed if (p := ROOT / name).is_file())
 
 

@@ -37,7 +37,7 @@ SCHEMA = 1
 NO_GPU = 3
 #: Seconds below which no slice is begun.
 LEAST = 8.0
-TAIL = 6000  # characters of what a slice printed last
+TAIL = 12000  # characters of what a slice printed last
 TESTS = re.compile(r"(\d+) (passed|failed|skipped|errors?|deselected)\b")
 
 
@@ -187,8 +187,9 @@ def run(
             result |= {"status": "missing", "note": "every test was skipped"}
     if result["status"] == "passed" and any(row.get("status") == "failed" for row in result["rows"]):
         result["status"] = "failed"
-    if result["status"] != "passed":
+    if result["status"] != "passed" or not (result["rows"] or result.get("tests")):
         result |= {"command": command, "tail": text[-TAIL:]}
+    if result["status"] != "passed":
         result.setdefault("note", (text.strip().splitlines() or ["it said nothing"])[-1][:200])
     return result
 

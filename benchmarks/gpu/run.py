@@ -69,7 +69,9 @@ def main() -> None:
             file=sys.stderr,
         )
         sys.exit(NO_GPU)
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(HERE)])
+    # What was put before all else stays before all else: a runtime that was carried along, say.
+    given = [os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else []
+    os.environ["PYTHONPATH"] = os.pathsep.join([*given, str(ROOT), str(HERE)])
     found = describe(device)
     name = found["device"]["name"]
     path = arguments.results / f"gpu-{re.sub('[^a-z0-9]+', '-', name.lower()).strip('-')}.json"

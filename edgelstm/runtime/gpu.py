@@ -195,6 +195,7 @@ class DeviceMemory:
                   for name, buffer in self._inputs.items())
             for row in range(rows)
         ]  # fmt: skip
+        self._state_rows = [(s.name, self._stride(s), row_bytes(s)) for s in signature.states]
         self._pending: list[tuple[int, Frame]] = []
         self._any_on_device = False
         self._calls: list[_Call] = []  # those that hold graphs
@@ -335,9 +336,9 @@ class DeviceMemory:
         self._cuda.wait()
 
     def move(self, source: Buffers, row: int, target: Buffers, to: int) -> None:
-        for s in self._signature.states:
-            stride = self._stride(s)
-            self._cuda.copy(target[s.name] + to * stride, source[s.name] + row * stride, row_bytes(s))
+        copy = self._cuda.copy
+        for name, step, size in self._state_rows:
+            copy(target[name] + to * step, source[name] + row * step, size)
 
     def read(self, buffers: Buffers, row: int) -> dict[str, Array]:
         values = {s.name: np.empty(s.frame_shape, np_dtype(s.dtype)) for s in self._signature.states}

@@ -54,7 +54,7 @@ sys.exit(subprocess.call(arguments))
 #: Flags of the tools, each with its number of values, as their manuals have them.
 TOOLS = {
     "compute-sanitizer": {"--tool": 1, "--error-exitcode": 1},
-    "ncu": {"--set": 1, "--launch-skip": 1, "--launch-count": 1},
+    "ncu": {"--kernel-name": 1, "--section": 1, "--launch-count": 1},
 }
 
 
@@ -97,7 +97,7 @@ def test_the_whole_contact_without_a_gpu(tmp_path: Path) -> None:
     allowed = {
         "ONNX Runtime: contract",
         "ONNX Runtime: steps",
-        *(n for n, s in by_name.items() if "cmake" in s.get("note", "")),
+        *(n for n, s in by_name.items() if "cmake" in s.get("note", "") or n.startswith("edgelstm.kernels")),
     }
     assert {n for n, s in by_name.items() if s["status"] == "missing"} <= allowed
     assert data["rehearsal"]

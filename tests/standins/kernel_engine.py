@@ -1,13 +1,14 @@
 """An engine of one kernel, compiled by NVRTC: our GPU runner on a real driver where there is no TensorRT.
 
-s' = s / 2 + x, y = 2 s', for one state of ``width`` float32 numbers. On the stand-in for the driver, which has no kernels, it is
-work in C that does the same: :class:`NumpyKernel`, or nothing at all where only the host's time is looked at.
+s' = s / 2 + x, y = 2 s', for one state of ``width`` float32 numbers. On the stand-in for the driver, which has no kernels, NumPy does the
+same when the stream comes to it; where only the host's time is looked at, nothing does anything.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -44,6 +45,15 @@ def reference(s: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return s, 2 * s
 
 
+@functools.cache
+def compiled(architecture: str) -> bytes:
+    """Machine code for a GPU, compiled once."""
+    from cuda.core import Program, ProgramOptions
+
+    code: bytes = Program(SOURCE, "c++", ProgramOptions(arch=architecture)).compile("cubin").code
+    return code
+
+
 class KernelEngine:
     """See :class:`edgelstm.runtime.gpu.Engine`. ``driver``: the stand-in, None for a real one. idle: launch nothing."""
 
@@ -53,12 +63,9 @@ class KernelEngine:
         self._cuda, self._width, self._driver, self._idle = cuda, width, driver, idle
         self._module: Any = None
         if driver is None and not idle:
-            from cuda.core import Program, ProgramOptions
-
-            arch = "sm_" + cuda.capability_text.replace(".", "")
-            code = Program(SOURCE, "c++", ProgramOptions(arch=arch)).compile("cubin").code
             calls = cuda._driver
             with cuda:
+                code = compiled("sm_" + cuda.capability_text.replace(".", ""))
                 self._module = self._ok(calls.cuModuleLoadData(code))
                 self._kernel = self._ok(calls.cuModuleGetFunction(self._module, b"step"))
 
@@ -80,6 +87,10 @@ class KernelEngine:
             def work() -> None:
                 array("s_next")[:], array("y")[:] = reference(array("s").copy(), array("x").copy())
 
+            # Harsher than a GPU, as some runtimes are: what is captured is run, too, and spoils the state it reads.
+            if self._driver.is_capturing(stream):
+                work()
+                array("s")[:] = np.nan
             self._driver.put(stream, work)
 
         if self._idle:
