@@ -30,7 +30,7 @@ from edgelstm.cli.shared import (
     states_option,
 )
 from edgelstm.errors import EdgeLstmError
-from edgelstm.graph.signature import Signature
+from edgelstm.graph.signature import Signature, StateSpec
 
 
 @app.command(
@@ -58,7 +58,10 @@ def export(
     init: Init = None,
     state: Annotated[
         list[str] | None,
-        typer.Option(help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32."),
+        typer.Option(
+            help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32. Either with :1.0 (ONNX files also "
+            ":FILE.npy) where it does not start at 0; torch also NAME=FILE.npy."
+        ),
     ] = None,
     fix: Annotated[
         list[str] | None,
@@ -312,14 +315,22 @@ def _print_signature(path: str, s: Signature) -> None:
         for t in tensors:
             table.add_row(kind, escape(t.name), t.dtype, shape_text(t.shape), "")
     for x in s.states:
-        start = "zeros" if x.initial is None else "constant"
         pair = escape(f"{x.input} -> {x.output}")
-        table.add_row("state", escape(x.name), x.dtype, shape_text(x.shape), f"{pair}, from {start}")
+        table.add_row("state", escape(x.name), x.dtype, shape_text(x.shape), f"{pair}, {_start(x)}")
     out.print(table)
     for name, ops in s.preprocessing.items():
         from edgelstm.pipeline import format_ops
 
         out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False, markup=False)
+
+
+def _start(state: StateSpec) -> str:
+    """What a state starts at: a number, or the range of its numbers."""
+    if state.initial is None:
+        return "starts at 0"
+    values = state.values(state.initial_value())
+    low, high = float(values.min()), float(values.max())
+    return f"starts at {low:g}" if low == high else f"starts at {low:.3g} to {high:.3g}"
 
 
 def print_comparison(result: Any) -> None:

@@ -137,17 +137,45 @@ def frame_shapes(texts: list[str] | None) -> Any:
 
 
 def states_option(texts: list[str] | None) -> Any:
-    """NAME=OUTPUT pairs of an ONNX file, or NAME=64,32,32 shapes for torch."""
+    """NAME=OUTPUT pairs of an ONNX file, NAME=OUTPUT:FIRST; or for torch NAME=64,32,32, that with :FIRST, NAME=FIRST.npy."""
     if not texts:
         return None
     pairs: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not (name and equals and value):
-            raise EdgeLstmError(f"--state {text}", expected="INPUT=OUTPUT, or NAME=SHAPE such as h=64,32,32")
-        is_shape = all(part.strip().isdigit() for part in value.split(","))
-        pairs[name] = _ints("--state", text, value) if is_shape else value
+            raise EdgeLstmError(
+                f"--state {text}",
+                expected="INPUT=OUTPUT or INPUT=OUTPUT:FIRST, or NAME=SHAPE such as h=64,32,32",
+            )
+        shape, colon, first = value.partition(":")
+        if all(part.strip().isdigit() for part in shape.split(",")):
+            pairs[name] = _ints("--state", text, shape)
+            if colon:
+                pairs[name] = _filled(text, pairs[name], first)
+        elif value.endswith(".npy") and Path(value).is_file():
+            pairs[name] = _array(text, value)
+        else:
+            pairs[name] = value
     return pairs
+
+
+def _filled(text: str, shape: tuple[int, ...], first: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.full(shape, float(first), np.float32)
+    except ValueError as error:
+        raise EdgeLstmError(f"--state {text}", found=first, expected="a number after the shape") from error
+
+
+def _array(text: str, path: str) -> Any:
+    import numpy as np
+
+    try:
+        return np.load(path, allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise EdgeLstmError(f"--state {text}", found=str(error), expected="a .npy file") from error
 
 
 def fix_option(texts: list[str] | None) -> dict[str, int | float | bool] | None:
@@ -174,10 +202,16 @@ def confirm_pairs(yes: bool) -> Callable[[Sequence[Any]], bool] | None:
 
     def confirm(pairs: Sequence[Any]) -> bool:
         for pair in pairs:
+            doubt = f"; doubtful: {pair.doubt}" if pair.doubt else ""
             err.print(
-                f"{pair.option}  ({', '.join(pair.reasons)})", markup=False, highlight=False, soft_wrap=True
+                f"{pair.option}  ({', '.join(pair.reasons)}{doubt})",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
-        return yes or typer.confirm("Are these the states?", err=True)
+        if yes:  # never what is doubtful
+            return not any(pair.doubt for pair in pairs)
+        return typer.confirm("Are these the states?", err=True)
 
     return confirm
 

@@ -80,7 +80,8 @@ def export(
     output: the ``.onnx`` file to write; None writes nothing.
     weights: ``.safetensors``, ``.pt`` or ``.pth`` for a module from a factory.
     frame: shape of one frame without the stream axis, for torch modules: ``(1, 64, 64)``, or a mapping by input name.
-    states: torch modules: shapes of the states when they can't be found; ONNX files: ``{input name: output name}``.
+    states: torch modules: shapes of the states when they can't be found; ONNX files: ``{input name: output name}``,
+        or ``{input name: (output name, first value)}`` where a state does not start at zeros.
     fix: ONNX files: name of an input -> the value it always has, or of a dynamic dimension -> its size.
     confirm: ONNX files without ``states``: called with the state pairs that the graph suggests; True takes them. Without
         it they are an error that lists them.

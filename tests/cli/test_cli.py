@@ -127,7 +127,7 @@ def test_verify_says_where_errors_lead(run: Run, tmp_path: Path) -> None:
 def test_inspect(run: Run, model: Path) -> None:
     code, text, _ = run("inspect", model)
     assert code == 0
-    for part in ("z9_h -> z9_h_next, from zeros", "a0_c -> a0_c_next, from constant", "2 FusedGates_lstm"):
+    for part in ("z9_h -> z9_h_next, starts at 0", "a0_c -> a0_c_next, starts at -", "2 FusedGates_lstm"):
         assert part in text
     data = json.loads(run("inspect", model, "--json")[1])
     assert data["signature"]["schema"] == 1

@@ -13,6 +13,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends.onnx.borders import HOLD, Borders, Fix, open_borders, resolve, to_front
 from edgelstm.frontends.onnx.file import declare
+from edgelstm.frontends.onnx.first_values import Pairs, read_pairs, take_defaults, with_first
 from edgelstm.frontends.onnx.program import OnnxProgram
 from edgelstm.frontends.onnx.source import read_onnx
 from edgelstm.frontends.onnx.state_pairs import Pair, propose_pairs
@@ -20,7 +21,7 @@ from edgelstm.graph.signature import StateSpec
 from edgelstm.graph.step import StepModel, value_shape
 from edgelstm.passes.carry_state import carry_state
 from edgelstm.passes.control_flow import BEFORE, DOMAIN
-from edgelstm.passes.graph import Graph
+from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.rnn_operator import is_rnn
 from edgelstm.passes.shapes import element_types, note_shapes
 from edgelstm.runtime.onnxruntime import OrtProgram
@@ -41,15 +42,16 @@ class Imported:
 
 def import_onnx(
     path: PathLike,
-    states: Mapping[str, str] | None,
+    states: Pairs | None,
     *,
     fix: Fix | None = None,
     confirm: Confirm | None = None,
 ) -> Imported:
     """The file's step graph, and the file itself as a Program to compare it with.
 
-    states: graph input -> the output that is fed back into it. Without it, pairs are proposed and ``confirm`` decides.
-        A state of several layers in one tensor stays one state.
+    states: graph input -> the output that is fed back into it, or that with what the state starts at
+        (:func:`~edgelstm.frontends.onnx.first_values.read_pairs`); zeros where nothing is said. Without it, pairs are
+        proposed and ``confirm`` decides. A state of several layers in one tensor stays one state.
     fix: input -> its value for good, or dynamic dimension -> its size.
 
     Streams come to axis 0, wherever the file has them. Recurrent operators that start anew in each call get their
@@ -77,18 +79,21 @@ def import_onnx(
 def _imported(
     model: onnx.ModelProto,
     where: str,
-    states: Mapping[str, str] | None,
+    states: Pairs | None,
     fix: Fix,
     confirm: Confirm | None,
 ) -> Imported:
+    defaults = {} if states is None else take_defaults(model, states)
     borders, held = open_borders(model, where, fix)
     step = resolve(borders, held, where)
     held_values = next(n for n in step.model.graph.node if n.op_type == HOLD).input
     values = dict(zip(borders.outputs, held_values, strict=False))
     rest = held_values[len(borders.outputs) :]
     loops = list(zip(rest[::2], rest[1::2], strict=True))
+    first: Mapping[str, Array] = {}
     if states is not None:
-        pairs = dict(states)
+        said = read_pairs(states, borders.outputs, where)
+        pairs, first = said.pairs, {**defaults, **said.first}
     else:
         pairs = _confirmed(propose_pairs(borders, step, values), where, confirm)
     carried = carry_state(step, where, loops)
@@ -107,7 +112,10 @@ def _imported(
     named = {s.input: s for s in inside}
     signature = replace(
         declared.signature,
-        states=tuple(_like(named.get(s.input), s) for s in declared.signature.states),
+        states=tuple(
+            with_first(_like(named.get(s.input), s), first.get(s.input), borders, where)
+            for s in declared.signature.states
+        ),
     )
     declared = replace(declared, signature=signature)
     if not inside:
@@ -131,12 +139,13 @@ def _confirmed(pairs: list[Pair], where: str, confirm: Confirm | None) -> dict[s
         return {}
     if confirm is not None and confirm(pairs):
         return {pair.input: pair.output for pair in pairs}
+    doubtful = any(pair.doubt for pair in pairs)
     raise EdgeLstmError(
         f"{where}: no state pairs are named",
-        found="inputs and outputs that look like pairs: "
-        + "; ".join(f"{p.input} and {p.output} ({', '.join(p.reasons)})" for p in pairs),
-        expected="them confirmed",
-        hint=f"If they are right: {' '.join(pair.option for pair in pairs)}, or --yes",
+        found="inputs and outputs that look like pairs: " + "; ".join(map(str, pairs)),
+        expected="them named, since not all are beyond doubt" if doubtful else "them confirmed",
+        hint=f"If they are right: {' '.join(pair.option for pair in pairs)}"
+        + ("" if doubtful else ", or --yes"),
     )
 
 

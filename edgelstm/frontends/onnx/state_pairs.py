@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
-import onnx
+from edgelstm.frontends.onnx.borders import Borders, Input
+from edgelstm.frontends.onnx.state_roles import Role, Roles
+from edgelstm.graph.step import StepModel, dtype_name
+from edgelstm.passes.graph import Graph
+from edgelstm.passes.shapes import element_types, shapes_of
 
-from edgelstm.frontends.onnx.borders import Borders
-from edgelstm.graph.step import StepModel
-from edgelstm.passes.control_flow import BEFORE
-from edgelstm.passes.graph import Graph, is_standard
-from edgelstm.passes.rnn_operator import Inputs, is_rnn, name_at
-from edgelstm.passes.shapes import shapes_of
-
-#: Operators that hand elements on as they are.
-_MOVES = frozenset(
-    [
-        *(
-            "Cast",
-            "Concat",
-            "Dropout",
-            "Expand",
-            "Flatten",
-            "Gather",
-            "Identity",
-            "Reshape",
-            "Slice",
-            "Split",
-        ),
-        *("Squeeze", "Tile", "Transpose", "Unsqueeze"),
-    ]
-)
-_GATES = ("Sigmoid", "HardSigmoid", "Clip")
 #: Words that tell a state's input from its output, or say nothing.
 _AFFIXES = re.compile(
     r"in|out|inputs?|outputs?|next|new|prev|previous|last|old|cur|current|init|initial|final|updated|after|before|[nt0]"
@@ -42,63 +20,98 @@ _AFFIXES = re.compile(
 _STATE_WORDS = re.compile(
     r"(^|[^a-z])(h|c|hx|cx|hn|cn|rnn|lstm|gru)([^a-z]|$)|state|hidden|cell|cache|memory|context"
 )
+#: What says that a tensor is the next value of another, and not just what comes out.
+_NEXT = re.compile(r"(^|[^a-z])(next|new|updated|after)([^a-z]|$)")
+_FRAME = re.compile(
+    r"x|inputs?|frames?|data|audio|images?|img|obs|observations?|features?|feats|signal|waveform|mel|spectrogram|tokens?"
+)
+#: Likeness from which names count as alike, and as the same apart from in and out.
+ALIKE, SAME = 0.6, 0.99
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A graph input, the output that is proposed as its next value, and why."""
+    """A graph input, the output that is proposed as its next value, and why. ``doubt``: why not, where something speaks against."""
 
     input: str
     output: str
     reasons: tuple[str, ...]
+    doubt: str | None = None
 
     @property
     def option(self) -> str:
         """As the command line takes it."""
         return f"--state {self.input}={self.output}"
 
+    def __str__(self) -> str:
+        said = f"{self.input} and {self.output} ({', '.join(self.reasons)})"
+        return said if self.doubt is None else f"{said}; doubtful: {self.doubt}"
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """An input and an output of one shape and dtype, with a path from the one to the other."""
+
+    given: Input
+    output: str
+    shared: frozenset[Role]
+    known: bool
+    likeness: float
+
+    @property
+    def sure(self) -> int:
+        return sum(role.sure for role in self.shared)
+
 
 def propose_pairs(borders: Borders, step: StepModel, values: Mapping[str, str]) -> list[Pair]:
     """State pairs that the graph suggests, in the order of its inputs; none where nothing speaks for one.
 
-    values: output of the file -> the value of ``step`` that it is. A pair needs equal dtype and shape, a path from the
-    input to the output, and one of: the input reaches a recurrent operator's initial state (and the output comes from
-    that operator's last state), it is multiplied by a gate, or the names are those of a state. Of several outputs that
-    fit, the one of the same operator and state (h or c) is taken, then the one that is named alike, then the first.
-    At least one input stays a frame.
+    values: output of the file -> the value of ``step`` that it is. A pair needs equal dtype and shape and a path from the
+    input to the output. What it then is follows from the graph, in this order:
+
+    1. the input is c of a cell or the initial state of a recurrent operator, and the output its next c or last state;
+    2. the input goes into the gates of a cell, and the output is its h. Frames do that as well: where several inputs
+       could be h, the pair is doubtful unless names tell which;
+    3. neither has such a part, and the names are those of a state.
+
+    Of outputs that are equally right the one named alike is taken, then the last: they have one value. A pair is
+    doubtful, too, where the names say otherwise than the graph. At least one input stays a frame.
     """
-    look = _Look(step)
-    scored = []
-    for place, given in enumerate(borders.inputs):
-        slots, gated = look.uses(given.name)
-        for rank, output in enumerate(borders.outputs):
-            value = values[output]
-            if not look.fits(given.name, given.shape, given.axis, value) or not look.reaches(
-                given.name, value
-            ):
-                continue
-            same_slot = bool(slots & look.sources(value))
-            likeness = name_likeness(given.name, output)
-            reasons = ["same shape and dtype"]
-            if same_slot:
-                reasons.append("state of a recurrent operator")
-            elif slots:
-                reasons.append("reaches a recurrent operator's initial state")
-            if gated:
-                reasons.append("multiplied by a gate")
-            if likeness >= 0.6:
-                reasons.append("named alike")
-            named = likeness >= 0.6 and _STATE_WORDS.search(given.name.lower()) is not None
-            if slots or gated or named:
-                weight = 4.0 * same_slot + 2.0 * bool(slots) + bool(gated) + 2.0 * likeness
-                scored.append((-weight, abs(place - rank), place, Pair(given.name, output, tuple(reasons))))
+    inputs = {i.name: i for i in borders.inputs}
+    look = _Look(step, borders, values)
     chosen: dict[str, Pair] = {}
-    taken: set[str] = set()
-    for *_, pair in sorted(scored, key=lambda entry: entry[:3]):
-        if pair.input not in chosen and pair.output not in taken and len(chosen) < len(borders.inputs) - 1:
+
+    def free(sure: bool) -> list[_Candidate]:
+        taken = {pair.output for pair in chosen.values()}
+        return [
+            c
+            for c in look.candidates
+            if c.given.name not in chosen and c.output not in taken and (bool(c.sure) or not sure)
+        ]
+
+    while len(chosen) < len(inputs) - 1 and (rest := free(sure=True)):
+        best = max(rest, key=lambda c: (c.sure, c.likeness, borders.outputs.index(c.output)))
+        reason = (
+            "the state of one recurrent operator"
+            if look.operators(best)
+            else "multiplied by a gate and added to"
+        )
+        chosen[best.given.name] = look.pair(best, reason)
+    for cell in look.roles.cells:
+        rest = [c for c in free(sure=False) if any(r.cell == cell and r.part == "h" for r in c.shared)]
+        if rest and len(chosen) < len(inputs) - 1:
+            pair = look.choose(rest)
             chosen[pair.input] = pair
-            taken.add(pair.output)
-    return [chosen[i.name] for i in borders.inputs if i.name in chosen]
+    named = [c for c in free(sure=False) if not c.shared and _is_named(c.given.name, c.output)]
+    for c in sorted(named, key=lambda c: -c.likeness):
+        if len(chosen) < len(inputs) - 1 and c in free(sure=False):
+            chosen[c.given.name] = look.pair(c, "named alike", look.against(c))
+    pairs = [chosen[i] for i in inputs if i in chosen]
+    left = [i for i in inputs if i not in chosen and any(r.sure for r in look.inputs[i])]
+    if pairs and left:
+        doubt = f"{left[0]} is the state of a cell as well, and no output continues it"
+        pairs[0] = replace(pairs[0], doubt=pairs[0].doubt or doubt)
+    return pairs
 
 
 def name_likeness(a: str, b: str) -> float:
@@ -115,80 +128,95 @@ def _core(name: str) -> str:
     return "_".join(re.sub(r"^([hc])[nxt]$", r"\1", word) for word in kept) or "_".join(lower)
 
 
-class _Look:
-    """What the graph does with its inputs."""
+def _is_named(name: str, output: str) -> bool:
+    """Whether the names are those of a state before and after."""
+    if _FRAME.fullmatch(name.lower()):
+        return False
+    likeness = name_likeness(name, output)
+    state = _STATE_WORDS.search(name.lower()) is not None
+    return (state and likeness >= ALIKE) or (likeness >= SAME and _NEXT.search(output.lower()) is not None)
 
-    def __init__(self, step: StepModel) -> None:
-        self.graph = Graph(step)
+
+def _is_frame(c: _Candidate) -> bool:
+    return _FRAME.fullmatch(c.given.name.lower()) is not None
+
+
+class _Look:
+    """What the graph does with its inputs, and which outputs could follow them."""
+
+    def __init__(self, step: StepModel, borders: Borders, values: Mapping[str, str]) -> None:
+        self.graph, self.values = Graph(step), values
+        self.roles = Roles.of(self.graph)
         self.shapes = shapes_of(step, 3)
         self.streams = step.signature.stream_axis if isinstance(step.signature.stream_axis, int) else 3
-        self.types = {t.name: t.dtype for t in step.signature.inputs}
-        self.step = step
+        self.types = element_types(step)
+        self.inputs = {i.name: self.roles.of_input(i.name) for i in borders.inputs}
+        self.outputs = {output: self.roles.of_output(values[output]) for output in borders.outputs}
+        self.candidates = []
+        for given in borders.inputs:
+            for output in borders.outputs:
+                known = self._fits(given, values[output])
+                if known is not None and self._reaches(given.name, values[output]):
+                    shared = frozenset(self.inputs[given.name] & self.outputs[output])
+                    likeness = name_likeness(given.name, output)
+                    self.candidates.append(_Candidate(given, output, shared, known, likeness))
 
-    def fits(self, name: str, shape: Iterable[object], axis: int, value: str) -> bool:
-        """Whether ``value`` has the shape the input has in its file, where that is known."""
-        found = self.shapes.get(value)
-        want = [self.streams if k == axis else d for k, d in enumerate(shape)]
-        return found is None or list(found) == want
+    def operators(self, c: _Candidate) -> bool:
+        """Whether what they share is the state of a recurrent operator."""
+        return any(role.sure and role.cell not in self.roles.cells for role in c.shared)
 
-    def reaches(self, name: str, value: str) -> bool:
+    def pair(self, c: _Candidate, reason: str, doubt: str | None = None) -> Pair:
+        """The pair, with all that speaks for it and against it."""
+        reasons = ["same shape and dtype", reason] if c.known else [reason]
+        if c.likeness >= ALIKE and reason != "named alike":
+            reasons.append("named alike")
+        if doubt is None and not c.known:
+            doubt = "the shape of the output is not known"
+        if doubt is None and _is_frame(c):
+            doubt = f"{c.given.name} is named like a frame"
+        if doubt is None and c.likeness < SAME:
+            others = [o for o in self.candidates if o.given is c.given and o.likeness >= SAME]
+            others = [o for o in others if _STATE_WORDS.search(o.given.name.lower())]
+            if others and not (others[0].shared & c.shared):
+                doubt = f"the name says {others[0].output}, the graph {c.output}"
+        return Pair(c.given.name, c.output, tuple(reasons), doubt)
+
+    def choose(self, rest: list[_Candidate]) -> Pair:
+        """Which of several inputs that go into a cell's gates is its h: names tell, or it is doubtful."""
+        reason = "goes into the gates that make it"
+        best = max(rest, key=lambda c: (not _is_frame(c), c.likeness >= ALIKE, c.likeness, -rest.index(c)))
+        others = sorted({c.given.name for c in rest if c.given is not best.given})
+        if not others:
+            return self.pair(best, reason)
+        rivals = [c.given.name for c in rest if c.given is not best.given and c.likeness >= best.likeness]
+        if best.likeness >= ALIKE and _STATE_WORDS.search(best.given.name.lower()) and not rivals:
+            return self.pair(best, reason)
+        return self.pair(best, reason, f"{', '.join(others)} could be it as well")
+
+    def against(self, c: _Candidate) -> str | None:
+        """What the graph says against a pair that only its names speak for."""
+        for name, roles in ((c.given.name, self.inputs[c.given.name]), (c.output, self.outputs[c.output])):
+            if any(role.sure for role in roles):
+                return f"in the graph {name} is {next(r.part for r in roles if r.sure)} of a cell that the other has no part in"
+        sums = self.roles.added_to(self.values[c.output])
+        others = [o.given.name for o in self.candidates if o.output == c.output and o.given.name in sums]
+        if others and c.given.name not in others:
+            return f"{c.output} is {others[0]} and something added to it"
+        rivals = [
+            o for o in self.candidates if o.given is c.given and o is not c and o.likeness >= c.likeness
+        ]
+        return f"{rivals[0].output} is named alike too" if rivals else None
+
+    def _fits(self, given: Input, value: str) -> bool | None:
+        """Whether ``value`` is known to have the shape and dtype of the input in its file; None where it has others."""
+        found, elem = self.shapes.get(value), self.types.get(value)
+        want = [self.streams if k == given.axis else d for k, d in enumerate(given.shape)]
+        if elem is not None and dtype_name(elem) != given.dtype:
+            return None
+        if found is not None and list(found) != want:
+            return None
+        return found is not None and elem is not None
+
+    def _reaches(self, name: str, value: str) -> bool:
         alive = self.graph.alive([value])
         return any(id(node) in alive for node in self.graph.consumers(name))
-
-    def uses(self, name: str) -> tuple[set[tuple[str, str]], bool]:
-        """The recurrent operators' states that ``name`` reaches untouched, as (operator, h or c); is it gated?"""
-        slots: set[tuple[str, str]] = set()
-        gated = False
-        waiting, seen = [name], {name}
-        while waiting:
-            value = waiting.pop()
-            for node in self.graph.consumers(value):
-                if is_rnn(node):
-                    for letter, place in (("h", Inputs.INITIAL_H), ("c", Inputs.INITIAL_C)):
-                        if name_at(node.input, place) == value:
-                            slots.add((_key(node), letter))
-                elif node.op_type == "Mul" and is_standard(node):
-                    gated = gated or self._is_kept(node, value)
-                elif _moves(node):
-                    new = [output for output in node.output if output not in seen]
-                    seen.update(new)
-                    waiting += new
-        return slots, gated
-
-    def _is_kept(self, product: onnx.NodeProto, value: str) -> bool:
-        """Whether ``product`` is gate * value and something is added to it, as in f * c + i * g: a mask has no sum."""
-        others = [name for name in product.input if name != value]
-        added = any(node.op_type in ("Add", "Sum") for node in self.graph.consumers(product.output[0]))
-        return added and any(self._is_gate(name) for name in others)
-
-    def _is_gate(self, value: str) -> bool:
-        """An activated gate, or a part cut out of several."""
-        cut = self.graph.producer(value, "Split", "Slice")
-        return self.graph.producer(cut.input[0] if cut is not None else value, *_GATES) is not None
-
-    def sources(self, value: str) -> set[tuple[str, str]]:
-        """The recurrent operators whose last state ``value`` is, as (operator, h or c)."""
-        slots: set[tuple[str, str]] = set()
-        waiting, seen = [value], {value}
-        while waiting:
-            name = waiting.pop()
-            node = self.graph.producer(name)
-            if node is None:
-                continue
-            if is_rnn(node):
-                letter = "c" if name_at(node.output, 2) == name else "h"
-                slots.add((_key(node), letter))
-            elif _moves(node):
-                new = [source for source in node.input if source not in seen]
-                seen.update(new)
-                waiting += new
-        return slots
-
-
-def _key(node: onnx.NodeProto) -> str:
-    return str(next(name for name in node.output if name))
-
-
-def _moves(node: onnx.NodeProto) -> bool:
-    """Whether the node hands elements on as they are."""
-    return node.op_type == BEFORE or (node.op_type in _MOVES and is_standard(node))
