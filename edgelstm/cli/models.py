@@ -90,7 +90,10 @@ def export(
     ] = None,
     steps: Annotated[int, typer.Option(min=1, help="Frames of the comparison.")] = 200,
     tolerance: Annotated[
-        float | None, typer.Option(help="Relative error that passes (default: 1e-5; float16 models: 1e-2).")
+        float | None,
+        typer.Option(
+            help="Relative error from float64 that passes (default: a few times that of the source itself)."
+        ),
     ] = None,
     preprocess: Preprocess = None,
     threads: Threads = None,
@@ -100,7 +103,7 @@ def export(
     import edgelstm
 
     say_sources(frames)
-    with progress_bar("comparing with the source", steps) as tick:
+    with progress_bar("proving", steps, asks=source.endswith(".onnx") and not yes) as tick:
         result = edgelstm.export(
             source,
             output,
@@ -119,10 +122,14 @@ def export(
             tolerance=tolerance,
             threads=threads,
             progress=tick,
+            doing=tick.say,
         )
     if as_json:
         return print_json(result.to_json())
-    print_comparison(result.comparison)
+    if result.proof is None:
+        print_comparison(result.comparison)
+    else:
+        print_proof(result.proof)
     for note in result.notes:
         out.print(note, highlight=False, markup=False)
     out.print(f"wrote {result.path}: {size_text(len(result.step.to_bytes()))}", markup=False)
@@ -343,3 +350,19 @@ def print_comparison(result: Any) -> None:
             t.kind, escape(t.name), f"{t.worst:.2e}", str(t.worst_frame), f"{t.last:.2e}", style=style
         )
     out.print(table)
+
+
+def print_proof(proof: Any) -> None:
+    """What export judged by: how far source and graph are from float64, tensor by tensor."""
+    title = f"{proof.comparison.b} and {proof.comparison.a.removesuffix(' in float64')} against float64"
+    how = ", each step from equal states" if proof.together else ""
+    table = Table(title=escape(f"{title}, {proof.comparison.frames} frames{how}: relative error"))
+    for column in ("kind", "tensor", "source", "graph", "of what passes"):
+        table.add_column(column, justify="left" if column in ("kind", "tensor") else "right")
+    for t in proof.tensors:
+        style = "bold" if t is proof.worst else None
+        table.add_row(
+            t.kind, escape(t.name), f"{t.source:.2e}", f"{t.graph:.2e}", f"{100 * t.share:.2g}%", style=style
+        )
+    out.print(table)
+    out.print(proof.text, highlight=False, markup=False)

@@ -47,29 +47,48 @@ Preprocess = Annotated[
 ]
 
 
-@contextmanager
-def progress_bar(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, so that --json on standard output stays clean; it shows with the first tick.
+class Bar:
+    """A bar on standard error, so that --json on standard output stays clean; it shows with the first tick or word.
 
-    A question may be asked before that, and a bar that redraws itself would write over it.
+    asks: a question may be asked before the first tick, and a bar that redraws itself would write over it.
     """
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=err,
-        transient=True,
-        disable=not err.is_terminal,
-    )
-    task = bar.add_task(what, total=total)
 
-    def tick(count: int) -> None:
-        bar.start()
-        bar.advance(task, count)
+    def __init__(self, what: str, total: int | None, asks: bool = False) -> None:
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+            disable=not err.is_terminal,
+        )
+        self._asks = asks
+        self._task = self._bar.add_task(what, total=total)
 
+    def __call__(self, count: int) -> None:
+        """So many more are done."""
+        self._bar.start()
+        self._bar.advance(self._task, count)
+
+    def say(self, what: str) -> None:
+        """What is being done."""
+        self._bar.update(self._task, description=what)
+        if not self._asks:
+            self._bar.start()
+
+    def stop(self) -> None:
+        """Wipe it away."""
+        self._bar.stop()
+
+
+@contextmanager
+def progress_bar(what: str, total: int | None, asks: bool = False) -> Iterator[Bar]:
+    """See :class:`Bar`."""
+    bar = Bar(what, total, asks)
     try:
-        yield tick
+        yield bar
     finally:
         bar.stop()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from edgelstm.graph.step import StepModel
 
 
+class Source(Program, Protocol):
+    """A trained model as a Program that can also say what its own rounding costs."""
+
+    def exact(self) -> Program:
+        """The same function in float64, its outputs and states unrounded. Raises where it can't be had, saying why."""
+
+    def rounded(self) -> Program:
+        """The same function in the precision of its source: float32, or float16 where that is what it has."""
+
+
 @dataclass(frozen=True)
 class Loaded:
     """A model at the door: its step graph, and its source as a Program to compare the graph with.
@@ -26,7 +36,7 @@ class Loaded:
     """
 
     step: StepModel
-    reference: Program
+    reference: Source
     description: str
     notes: tuple[str, ...] = ()
     windowed: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -146,7 +146,7 @@ class StateSpec:
         return np.asarray(q.scale, np.float32).reshape(-1, *[1] * (len(self.frame_shape) - 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Signature:
     """Inputs (frames), outputs and states of a step graph or of an unrolled window.
 
@@ -160,6 +160,14 @@ class Signature:
     states: tuple[StateSpec, ...]
     window: int | None = None
     preprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        def some(kind: str, specs: Sequence[TensorSpec | StateSpec]) -> str:
+            texts = [f"{s.name} {s.dtype}[{', '.join(map(str, s.shape))}]" for s in specs[:3]]
+            return f"{kind} {', '.join(texts)}" + (f" and {len(specs) - 3} more" if len(specs) > 3 else "")
+
+        parts = [some("inputs", self.inputs), some("outputs", self.outputs), some("states", self.states)]
+        return f"Signature({'; '.join(parts)}{'' if self.window is None else f'; window of {self.window}'})"
 
     def __post_init__(self) -> None:
         if not self.inputs:

@@ -19,7 +19,7 @@ OPSET = 18
 IR_VERSION = 9
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class StepModel:
     """A step graph (or an unrolled window) and its Signature. Never edited in place: passes return new ones.
 
@@ -28,6 +28,9 @@ class StepModel:
 
     model: onnx.ModelProto
     signature: Signature
+
+    def __repr__(self) -> str:
+        return f"StepModel({len(self.model.graph.node)} nodes, {self.signature})"
 
     @classmethod
     def load(cls, path: PathLike) -> StepModel:

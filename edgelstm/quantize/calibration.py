@@ -186,7 +186,7 @@ def _rounding(state: str, dtype: str, data: Mapping[str, Any]) -> Rounding:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """Ranges of a model's sites, and what they came from.
 
@@ -204,6 +204,9 @@ class Calibration:
     streams: int = 1
     driven_by: str | None = None
     weights: Mapping[str, Array] = field(default_factory=dict, repr=False)
+
+    def __repr__(self) -> str:
+        return f"Calibration({len(self.tensors)} tensors, {len(self.states)} states, {self.frames} frames)"
 
     @property
     def frames(self) -> int:

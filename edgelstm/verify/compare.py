@@ -20,7 +20,7 @@ from edgelstm.verify.series import StateRange, TensorError, json_number
 __all__ = ["Comparison", "StateRange", "TensorError", "check_comparable", "compare"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     """What :func:`compare` found. ``asked``: frames that were asked for, if fewer came."""
 
@@ -36,6 +36,9 @@ class Comparison:
     def worst(self) -> TensorError:
         """The tensor with the largest error."""
         return max(self.tensors, key=lambda t: t.worst)
+
+    def __repr__(self) -> str:
+        return f"Comparison({self.b} against {self.a}, {self.frames} frames, worst: {self.worst})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; infinite errors become null."""
@@ -83,8 +86,8 @@ def compare(
     """
     check_comparable(a.signature, b.signature, names)
     block = math.lcm(a.signature.window or 1, b.signature.window or 1)
-    outputs = _shared([t.name for t in a.signature.outputs], [t.name for t in b.signature.outputs])
-    states = _shared([s.name for s in a.signature.states], [s.name for s in b.signature.states])
+    outputs = shared_names([t.name for t in a.signature.outputs], [t.name for t in b.signature.outputs])
+    states = shared_names([s.name for s in a.signature.states], [s.name for s in b.signature.states])
     output_errors = {n: TensorError(n, "output") for n in outputs}
     state_errors = {n: TensorError(n, "state") for n in states}
     ranges = {s.name: StateRange(s.name) for s in a.signature.states if not _counts(s)}
@@ -95,9 +98,9 @@ def compare(
         pending.append({name: np.array(value) for name, value in frame.items()} if block > 1 else frame)
         if len(pending) < block:
             continue
-        theirs = [_converted(f, a.signature, b.signature) for f in pending]
+        theirs = [converted(f, a.signature, b.signature) for f in pending]
         for offset, (out_a, out_b) in enumerate(
-            zip(_advance(a, state_a, pending), _advance(b, state_b, theirs), strict=True)
+            zip(advance(a, state_a, pending), advance(b, state_b, theirs), strict=True)
         ):
             for name, tensor in output_errors.items():
                 tensor.add(done + offset, out_a[name], out_b[name])
@@ -105,7 +108,7 @@ def compare(
                 observe(out_a, out_b)
         done += block
         pending.clear()
-        values_a, values_b = _states(a, state_a), _states(b, state_b)
+        values_a, values_b = state_values(a, state_a), state_values(b, state_b)
         for name, tensor in state_errors.items():
             tensor.add(done - 1, values_a[name], values_b[name])
         for name, known in ranges.items():
@@ -121,8 +124,8 @@ def compare(
     return Comparison(*names, done, [*output_errors.values(), *state_errors.values()], [*ranges.values()])
 
 
-def _advance(program: Program, state: Any, frames: list[Frame]) -> list[Outputs]:
-    """What outputs are worth, frame by frame, however many frames the program takes in a call."""
+def advance(program: Program, state: Any, frames: list[Frame]) -> list[Outputs]:
+    """What row 0's outputs are worth, frame by frame, however many frames the program takes in a call."""
     window = program.signature.window
     worth = {t.name: _worth(program.signature, t) for t in program.signature.outputs}
     if window is None:
@@ -143,11 +146,13 @@ def _worth(signature: Signature, output: TensorSpec) -> Callable[[Array], Array]
         if spec.output == output.name and spec.is_coded:
             return spec.values
     if output.dtype in ("bfloat16", "float8e4m3fn"):
-        return lambda stored: to_float32(stored, output.dtype)
+        # What computes in float64 gives its results unrounded, whatever the graph stores them in.
+        return lambda stored: stored if stored.dtype == np.float64 else to_float32(stored, output.dtype)
     return np.copy
 
 
-def _states(program: Program, state: Any) -> dict[str, Array]:
+def state_values(program: Program, state: Any) -> dict[str, Array]:
+    """What row 0's states are worth."""
     stored = program.read_state(state, 0)
     return {s.name: s.values(stored[s.name]) for s in program.signature.states}
 
@@ -157,7 +162,7 @@ def _counts(spec: StateSpec) -> bool:
     return spec.quantization is None and np_dtype(spec.dtype).kind in "iub" and not spec.is_coded
 
 
-def _converted(frame: Frame, given: Signature, wanted: Signature) -> Frame:
+def converted(frame: Frame, given: Signature, wanted: Signature) -> Frame:
     """The frame in the dtypes that ``wanted`` takes."""
     pairs = {t.name: (given.input(t.name).dtype, t.dtype) for t in wanted.inputs}
     if all(have == want for have, want in pairs.values()):
@@ -189,5 +194,6 @@ def _frame(signature: Signature, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[1:] if signature.window else shape
 
 
-def _shared(a: list[str], b: list[str]) -> list[str]:
+def shared_names(a: list[str], b: list[str]) -> list[str]:
+    """What both have, in the order of ``a``."""
     return [name for name in a if name in b]

@@ -32,7 +32,7 @@ def _whole() -> array[int]:
     return array("q")
 
 
-@dataclass
+@dataclass(repr=False)
 class TensorError:
     """Relative error of one output or state, one number per comparison.
 
@@ -69,6 +69,14 @@ class TensorError:
         self._sizes.append(size)
         self._differences.append(worst)
         self.norms.append(_relative(float(np.linalg.norm(difference)), length, self._longest))
+
+    def __repr__(self) -> str:
+        if not self.errors:
+            return f"TensorError({self.kind} {self.name!r}: no frames)"
+        return (
+            f"TensorError({self.kind} {self.name!r}: {self.worst:.2e} at frame {self.worst_frame}, "
+            f"{self.last:.2e} at the last of {len(self.errors)})"
+        )
 
     @property
     def worst(self) -> float:
@@ -116,7 +124,7 @@ class TensorError:
         }
 
 
-@dataclass
+@dataclass(repr=False)
 class StateRange:
     """The range of one state of the reference over time: ``largest`` |value| of each comparison.
 
@@ -128,6 +136,11 @@ class StateRange:
     largest: array[float] = field(default_factory=_numbers)
     changes: array[float] = field(default_factory=_numbers)
     _before: Array | None = field(default=None, repr=False)
+
+    def __repr__(self) -> str:
+        return (
+            f"StateRange({self.name!r}: {max(self.largest, default=0.0):.3g} over {len(self.frames)} frames)"
+        )
 
     def add(self, frame: int, value: Array) -> None:
         """The state after ``frame``."""

@@ -24,13 +24,16 @@ from edgelstm.workflows.sequences import SpanFrames, cut_span, given, label
 Progress = Callable[[int], None]
 
 
-@dataclass
+@dataclass(repr=False)
 class Calibrated:
     """What :func:`calibrate` made. ``moved``: how ranges changed in the second round, those that moved most first."""
 
     calibration: Calibration
     path: Path | None
     moved: list[dict[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        return f"Calibrated({self.path or 'not written'}, {self.calibration})"
 
     @property
     def notes(self) -> list[str]:

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame
-from edgelstm.verify.compare import Comparison, compare
+from edgelstm.verify.compare import Comparison
+from edgelstm.verify.proof import Proof
 from edgelstm.verify.streams import CALLS, separate
 from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
+from edgelstm.workflows.prove import proved
 
 if TYPE_CHECKING:
-    from edgelstm.frontends import Loaded
     from edgelstm.frontends.onnx.importer import Confirm
     from edgelstm.graph.step import StepModel
 
 
-#: Largest relative error of any output or state that export lets pass, in float32.
-TOLERANCE = 1e-5
-
-
-#: The same where weights, frames or states are in float16: about ten of its roundings.
-HALF_TOLERANCE = 1e-2
-
-
-@dataclass
+@dataclass(repr=False)
 class Exported:
-    """What :func:`export` made: the model, how it compares with its source, and the file if one was written."""
+    """What :func:`export` made: the model, how far it is from its source in float64, and the file if one was written.
+
+    proof: what it was judged by; None where no float64 of the source could be had, and ``comparison`` is with the source.
+    """
 
     step: StepModel
     comparison: Comparison
     path: Path | None
     notes: tuple[str, ...] = ()
+    proof: Proof | None = None
+
+    def __repr__(self) -> str:
+        how = self.comparison.worst if self.proof is None else self.proof
+        return f"Exported({self.path or 'not written'}, {how})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -46,6 +46,7 @@ class Exported:
             "bytes": len(self.step.to_bytes()),
             "signature": self.step.signature.to_json(),
             "comparison": self.comparison.to_json(),
+            "proof": None if self.proof is None else self.proof.to_json(),
             "notes": list(self.notes),
         }
 
@@ -69,8 +70,11 @@ def export(
     tolerance: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
+    doing: Callable[[str], None] | None = None,
 ) -> Exported:
     """Turn a trained model into an ONNX step graph (or, with ``window``, an unrolled window) and prove it equal.
+
+    Both are judged against the source in float64: the graph may be about as far from that as the source itself is.
 
     Parameters
     ----------
@@ -86,16 +90,17 @@ def export(
     confirm: ONNX files without ``states``: called with the state pairs that the graph suggests; True takes them. Without
         it they are an error that lists them.
     frames: what source and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
-        it, seeded normal noise.
+        it, seeded noise: normal, or what the source gives numbers for.
     window: frames T of an unrolled window. A torch module that starts anew at every call is exported as such windows.
     carry_state: carry the states that such a module keeps to itself from frame to frame instead.
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess: operations by input name (or as text), kept in the Signature for ``run``.
-    steps, tolerance: length of the comparison, and the largest relative error that passes (default: 1e-5, or 1e-2 for
-        models in float16).
+    steps: frames of the comparison; where a whole window is a frame, as many windows as they make.
+    tolerance: the largest relative error from float64 that passes, in place of the rule in :mod:`edgelstm.verify.proof`.
+    progress, doing: called with the frames that were compared, and with what is being done.
 
-    Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, or when any output
-    or state differs by more than ``tolerance``.
+    Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, when an output or
+    state is farther from float64 than that, and when the source gives NaN or infinity for the frames.
     """
     from edgelstm.frontends import Request, load
     from edgelstm.passes.unroll import unroll
@@ -119,6 +124,8 @@ def export(
         carry_state=carry_state,
         gate_order=gate_order,
     )
+    if doing is not None:
+        doing("reading and tracing")
     loaded = load(source, request)
     step = loaded.step
     if preprocess:
@@ -127,79 +134,30 @@ def export(
         step = unroll(step, window)
     if (length := step.signature.window) is not None:
         steps = -(-steps // length) * length
+    elif loaded.windowed:  # a whole window counts as one frame
+        steps = -(-steps // max(t.frame_shape[0] for t in step.signature.inputs if t.frame_shape))
     step.check()
     if frames is not None and not isinstance(frames, str):
         frames = list(frames)  # they are needed more than once
+    if doing is not None:
+        doing("keeping streams apart")
     some = ready_frames(step.signature, frames, CALLS * (step.signature.window or 1))
     step, apart = separate(step, some, loaded.reference, loaded.description)
-    if tolerance is None:
-        tolerance = HALF_TOLERANCE if _is_half(step) else TOLERANCE
-    comparison, notes = _proved(loaded, step, frames, steps, tolerance, threads, progress)
+    if doing is not None:
+        doing("proving")
+    found = proved(
+        loaded,
+        step,
+        frames,
+        steps,
+        tolerance=tolerance,
+        threads=threads,
+        progress=progress,
+    )
     if output is not None:
         step.save(output)
-    return Exported(
-        step, comparison, None if output is None else Path(output), (*loaded.notes, *apart, *notes)
-    )
-
-
-def _proved(
-    loaded: Loaded,
-    step: StepModel,
-    frames: str | Iterable[Array | Frame] | None,
-    steps: int,
-    tolerance: float,
-    threads: int | None,
-    progress: Progress | None,
-) -> tuple[Comparison, tuple[str, ...]]:
-    """``step`` beside its source over the same frames, and what is to be said of it. Raises EdgeLstmError if they differ.
-
-    Some models amplify rounding: two correct runs of one drift apart. So where the free run differs by more than
-    ``tolerance``, every step is compared by itself, from the source's own states; if those agree, it is the same function.
-    """
-    # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
-    program = OrtProgram(step.to_bytes(), threads=threads, spin=False)
-
-    def run(together: bool) -> Comparison:
-        return compare(
-            loaded.reference,
-            program,
-            ready_frames(step.signature, frames, steps),
-            names=(loaded.description, "export"),
-            together=together,
-            progress=None if together else progress,
-        )
-
-    try:
-        comparison = run(together=False)
-        worst = max(comparison.tensors, key=lambda t: t.held)
-        if worst.held <= tolerance:
-            return comparison, ()
-        single = worst
-        if {s.name for s in loaded.reference.signature.states} == {s.name for s in step.signature.states}:
-            single = max(run(together=True).tensors, key=lambda t: t.held)
-    finally:
-        program.close()
-        loaded.reference.close()
-    if not single.held <= tolerance:
-        raise EdgeLstmError(
-            f"the export of {loaded.description} does not match its source, so nothing was written",
-            found=f"relative error {single.worst:.3g} of {single.kind} {single.name!r} at frame {single.worst_frame}",
-            expected=f"at most {tolerance:g} over {comparison.frames} frames",
-        )
-    return comparison, (
-        f"this model amplifies rounding: left alone, {worst.kind} {worst.name!r} is {worst.worst:.2g} from the source at frame "
-        f"{worst.worst_frame}; from equal states every step is within {single.held:.1g}",
-    )
-
-
-def _is_half(step: StepModel) -> bool:
-    """Whether a weight, a frame or a state is in float16."""
-    import onnx
-
-    s = step.signature
-    return "float16" in {t.dtype for t in (*s.inputs, *s.outputs)} | {x.dtype for x in s.states} or any(
-        t.data_type == onnx.TensorProto.FLOAT16 for t in step.model.graph.initializer
-    )
+    path = None if output is None else Path(output)
+    return Exported(step, found.comparison, path, (*loaded.notes, *apart, *found.notes), found.proof)
 
 
 def _with_preprocessing(step: StepModel, preprocess: Preprocessing) -> StepModel:

@@ -3,24 +3,67 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from edgelstm.dtypes import np_dtype
+from edgelstm.dtypes import from_float32, np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.runtime.protocol import Array, Frame
-
-if TYPE_CHECKING:
-    pass
-
 
 #: Frames for which export streams source and result side by side.
 STEPS = 200
 
 
 Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """How frames are made where nobody gives any. limits: by integer input, the first whole number that is never drawn."""
+
+    text: str
+    make: Callable[[np.random.Generator, tuple[int, ...]], Array]
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+    def with_limits(self, limits: Mapping[str, int]) -> Draw:
+        """The same with whole numbers below ``limits`` for those inputs."""
+        if not limits:
+            return self
+        ids = ", ".join(f"0 to {limit - 1} for {name}" for name, limit in limits.items())
+        return Draw(f"{self.text} and whole numbers, {ids}", self.make, {**self.limits, **limits})
+
+    def frame(self, rng: np.random.Generator, signature: Signature) -> Frame:
+        """One frame."""
+        return {t.name: self._values(rng, _frame_shape(signature, t), t) for t in signature.inputs}
+
+    def _values(self, rng: np.random.Generator, shape: tuple[int, ...], spec: TensorSpec) -> Array:
+        kind = np_dtype(spec.dtype)
+        if kind.kind == "f":
+            return self.make(rng, shape).astype(kind)
+        if spec.dtype in ("bfloat16", "float8e4m3fn"):
+            return from_float32(self.make(rng, shape).astype(np.float32), spec.dtype)
+        return rng.integers(0, self.limits.get(spec.name, 2), shape).astype(kind)
+
+
+#: Frames to try in turn, until the model gives numbers for them: logarithms, roots and counts want no negative ones.
+DRAWS = (
+    Draw("seeded normal noise", lambda rng, shape: rng.standard_normal(shape)),
+    Draw(
+        "the absolute values of seeded normal noise, since negative numbers give NaN",
+        lambda rng, shape: np.abs(rng.standard_normal(shape)),
+    ),
+    Draw(
+        "seeded noise from 0 to 1, since other numbers give NaN or infinity",
+        lambda rng, shape: rng.uniform(0.0, 1.0, shape),
+    ),
+    Draw(
+        "seeded noise from 1 to 2, since other numbers give NaN or infinity",
+        lambda rng, shape: rng.uniform(1.0, 2.0, shape),
+    ),
+)
 
 
 #: Operations by input name, or text as ``--preprocess`` takes it.
@@ -43,8 +86,12 @@ def ready_frames(
     steps: int,
     preprocess: Preprocessing | None = None,
     arrived: Callable[[Frame, Any], None] | None = None,
+    draw: Draw | None = None,
 ) -> Iterator[Frame]:
-    """At most ``steps`` single frames (never windows), ready for the model; ``arrived`` gets them with the raw ones."""
+    """At most ``steps`` single frames (never windows), ready for the model; ``arrived`` gets them with the raw ones.
+
+    draw: how they are made without ``frames``; normal noise unless told.
+    """
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
 
@@ -62,9 +109,9 @@ def ready_frames(
                 arrived(ready, None)
             yield ready
     else:
-        rng = np.random.default_rng(0)
+        rng, draw = np.random.default_rng(0), draw or DRAWS[0]
         for _ in range(steps):
-            yield {t.name: _noise(rng, _frame_shape(signature, t), t.dtype) for t in signature.inputs}
+            yield draw.frame(rng, signature)
 
 
 def _checked(signature: Signature, index: int, frame: Array | Frame) -> Frame:
@@ -90,10 +137,3 @@ def _checked(signature: Signature, index: int, frame: Array | Frame) -> Frame:
 def _frame_shape(signature: Signature, spec: TensorSpec) -> tuple[int, ...]:
     """Shape of a single frame, for a window too."""
     return spec.frame_shape[1:] if signature.window else spec.frame_shape
-
-
-def _noise(rng: np.random.Generator, shape: tuple[int, ...], dtype: str) -> Array:
-    kind = np_dtype(dtype)
-    if kind.kind == "f":
-        return rng.standard_normal(shape).astype(kind)
-    return rng.integers(0, 2, shape).astype(kind)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     pass
 
 
-@dataclass
+@dataclass(repr=False)
 class Inspection:
     """What :func:`inspect` read."""
 
@@ -27,6 +27,9 @@ class Inspection:
     parameters: int
     operators: dict[str, int]
     signature: Signature
+
+    def __repr__(self) -> str:
+        return f"Inspection({self.path}, {self.parameters:,} parameters, {self.signature})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -33,7 +33,7 @@ from edgelstm.workflows.sequences import SpanFrames, given
 Progress = Callable[[int], None]
 
 
-@dataclass
+@dataclass(repr=False)
 class Quantized:
     """What :func:`quantize` made, product by product, and how large it is."""
 
@@ -45,6 +45,9 @@ class Quantized:
     products: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     search: Any = None
+
+    def __repr__(self) -> str:
+        return f"Quantized({self.path or 'not written'}, {self.precision} for {self.target}, {len(self.products)} products)"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -27,7 +27,7 @@ from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 from edgelstm.frontends.torch.trace import trace, trace_raw  # noqa: E402
 from edgelstm.graph.step import StepModel  # noqa: E402
 from edgelstm.runtime.onnxruntime import OrtProgram  # noqa: E402
-from edgelstm.verify.compare import compare  # noqa: E402
+from edgelstm.verify.proof import prove  # noqa: E402
 
 tnn = torch.nn
 CELL = ["Concat", "Gemm", "FusedGates_lstm"]
@@ -137,9 +137,10 @@ def test_source_and_export_agree(name: str, capfd: pytest.CaptureFixture[str]) -
         {t.name: rng.normal(size=t.frame_shape).astype(np.float32) for t in graph.signature.inputs}
         for _ in range(100)
     ]
-    comparison = compare(source, OrtProgram(graph.to_bytes(), threads=1), frames)
-    assert len(comparison.tensors) == len(graph.signature.outputs) + len(case.states)
-    assert comparison.worst.worst < 1e-5, comparison.worst
+    proof = prove(source.exact(), source, OrtProgram(graph.to_bytes(), threads=1), frames)
+    assert len(proof.tensors) == len(graph.signature.outputs) + len(case.states)
+    assert proof.holds, proof.worst
+    assert proof.graph < 1e-4, proof.worst
 
 
 @pytest.mark.parametrize("name", ["LSTM", "a user's ConvLSTM cell, gates i f o g", "our forecaster"])
@@ -217,7 +218,7 @@ def test_a_model_that_amplifies_rounding_is_held_to_its_single_steps() -> None:
     assert made.comparison.worst.worst > 0.01
     (note,) = made.notes
     assert "amplifies rounding" in note
-    assert "every step is within" in note
+    assert "from equal states every step is near" in note
 
 
 def test_single_steps_find_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

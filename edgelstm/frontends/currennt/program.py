@@ -1,6 +1,6 @@
 """A CURRENNT network by NumPy, as CURRENNT itself would compute it: what export compares the graph with.
 
-Each layer is its equation over a sequence, in float64, from the file's own layout of weights. With ``currennt.to_step`` it
+Each layer is its equation over a sequence, in float64 (or float32, to see what that loses), from the file's own layout of weights. With ``currennt.to_step`` it
 shares the reading of the file and nothing else.
 """
 
@@ -16,33 +16,49 @@ from edgelstm.frontends.currennt.file import CurrenntLayer, CurrenntNetwork
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
-Float64 = npt.NDArray[np.float64]
+Numbers = npt.NDArray[Any]
 #: One stream: h and c of every layer that carries them, by state name.
-Row = dict[str, Float64]
+Row = dict[str, Numbers]
 
 
 class CurrenntProgram:
     """A Program (``edgelstm.runtime.protocol``): one row a stream, each computed alone.
 
-    A step is a sequence of one frame that goes on from where the last ended; a window starts from zero.
+    A step is a sequence of one frame that goes on from where the last ended; a window starts from zero. dtype: what it
+    computes in; results: what it gives.
     """
 
-    def __init__(self, network: CurrenntNetwork, signature: Signature, streams: int = 1) -> None:
+    def __init__(
+        self,
+        network: CurrenntNetwork,
+        signature: Signature,
+        streams: int = 1,
+        dtype: type[np.floating[Any]] = np.float64,
+        results: type[np.floating[Any]] = np.float32,
+    ) -> None:
         self.signature, self.streams = signature, streams
-        self._network = network
+        self._network, self._dtype, self._results = network, dtype, results
+
+    def exact(self) -> CurrenntProgram:
+        """The same in float64, its results unrounded."""
+        return CurrenntProgram(self._network, self.signature, self.streams, np.float64, np.float64)
+
+    def rounded(self) -> CurrenntProgram:
+        """The same in float32."""
+        return CurrenntProgram(self._network, self.signature, self.streams, np.float32)
 
     def new_state(self) -> list[Row]:
         """All rows at zero."""
-        zero = {s.name: np.zeros(s.frame_shape) for s in self.signature.states}
+        zero = {s.name: np.zeros(s.frame_shape, self._dtype) for s in self.signature.states}
         return [dict(zero) for _ in range(self.streams)]
 
     def step(self, frames: Sequence[Frame], state: list[Row], active: Sequence[int]) -> Sequence[Outputs]:
         """Advance rows ``active`` in place; see ``Program.step``."""
         results: list[Outputs] = []
         for frame, row in zip(frames, active, strict=True):
-            x = np.asarray(frame["x"], np.float64)
+            x = np.asarray(frame["x"], self._dtype)
             held = dict(state[row])
-            y = run(self._network, np.atleast_2d(x), held).astype(np.float32)
+            y = run(self._network, np.atleast_2d(x), held).astype(self._results)
             y = y if self.signature.window else y[0]
             y.setflags(write=False)
             if not self.signature.window:
@@ -51,18 +67,18 @@ class CurrenntProgram:
         return results
 
     def read_state(self, state: list[Row], row: int) -> dict[str, Array]:
-        """A float32 copy of one row's state."""
-        return {name: value.astype(np.float32) for name, value in state[row].items()}
+        """A copy of one row's state."""
+        return {name: value.astype(self._results) for name, value in state[row].items()}
 
     def write_state(self, state: list[Row], row: int, values: Mapping[str, Array]) -> None:
         """Set one row's state."""
-        state[row] = {name: np.asarray(value, np.float64) for name, value in values.items()}
+        state[row] = {name: np.asarray(value, self._dtype) for name, value in values.items()}
 
     def close(self) -> None:
         """Nothing to free."""
 
 
-def run(network: CurrenntNetwork, x: Float64, held: dict[str, Any]) -> Float64:
+def run(network: CurrenntNetwork, x: Numbers, held: dict[str, Any]) -> Numbers:
     """Outputs [T, outputs] of the sequence ``x`` [T, inputs]; ``held`` is the state before it, and then the one after."""
     cells = 0
     for layer in network.layers:
@@ -75,20 +91,20 @@ def run(network: CurrenntNetwork, x: Float64, held: dict[str, Any]) -> Float64:
             backwards, _ = _lstm(layer, x[::-1], 1)
             x = np.hstack([forwards, backwards[::-1]])
         else:
-            w = layer.input.astype(np.float64).reshape(layer.size, layer.below)
-            x = _activate(layer.kind, x @ w.T + layer.scale * layer.bias.astype(np.float64))
+            w = layer.input.astype(x.dtype).reshape(layer.size, layer.below)
+            x = _activate(layer.kind, x @ w.T + layer.bias.astype(x.dtype) * x.dtype.type(layer.scale))
     return x
 
 
 def _lstm(
-    layer: CurrenntLayer, x: Float64, way: int, h: Float64 | None = None, c: Float64 | None = None
-) -> tuple[Float64, tuple[Float64, Float64]]:
+    layer: CurrenntLayer, x: Numbers, way: int, h: Numbers | None = None, c: Numbers | None = None
+) -> tuple[Numbers, tuple[Numbers, Numbers]]:
     """One direction over ``x`` [T, below]: h of every frame, and the last h and c. ``way`` 1 takes the second half."""
     size, units = layer.size, layer.size // layer.directions
-    numbers = [a.astype(np.float64) for a in (layer.input, layer.bias, layer.internal)]
+    numbers = [a.astype(x.dtype) for a in (layer.input, layer.bias, layer.internal)]
     first = way * units
 
-    def gate(k: int) -> tuple[Float64, Float64, Float64]:
+    def gate(k: int) -> tuple[Numbers, Numbers, Numbers]:
         """Weights of the input, bias and recurrent weights of block ``k``, by their places in the file."""
         start = k * size + first
         inputs = numbers[0][start * layer.below : (start + units) * layer.below].reshape(units, -1)
@@ -98,8 +114,8 @@ def _lstm(
     blocks = [gate(k) for k in range(4)]
     tail = numbers[2][4 * size * units :]
     see_i, see_f, see_o = (tail[k * size + first : k * size + first + units] for k in range(3))
-    h = np.zeros(units) if h is None else h
-    c = np.zeros(units) if c is None else c
+    h = np.zeros(units, x.dtype) if h is None else h
+    c = np.zeros(units, x.dtype) if c is None else c
     made = []
     for frame in x:
         g, i, f, o = (w @ frame + layer.scale * b + r @ h for w, b, r in blocks)
@@ -109,7 +125,7 @@ def _lstm(
     return np.stack(made), (h, c)
 
 
-def _activate(kind: str, z: Float64) -> Float64:
+def _activate(kind: str, z: Numbers) -> Numbers:
     if kind == "feedforward_tanh":
         return _tanh(z)
     if kind == "feedforward_logistic":
@@ -122,11 +138,12 @@ def _activate(kind: str, z: Float64) -> Float64:
     return z
 
 
-def _logistic(x: Float64) -> Float64:
-    # exp(-500) is 0 to float64's precision beside 1, and exp(500) no overflow.
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -500.0, 500.0))))
+def _logistic(x: Numbers) -> Numbers:
+    # exp of the limit is no overflow, and of its negative 0 to the type's precision beside 1.
+    limit = 500.0 if x.dtype == np.float64 else 80.0
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -limit, limit))))
 
 
-def _tanh(x: Float64) -> Float64:
+def _tanh(x: Numbers) -> Numbers:
     """CURRENNT's: the logistic function stretched."""
     return 2.0 * _logistic(2.0 * x) - 1.0

@@ -25,7 +25,8 @@ Layers = list[tuple[Array, Array]]
 class NumpyProgram:
     """A Program (``edgelstm.runtime.protocol``) that computes ``described`` in ``dtype``, float64 unless told.
 
-    Frames, outputs and states pass in float32, as the Signature says; between steps the state keeps ``dtype``.
+    Frames, outputs and states pass in float32, as the Signature says, or in ``results``; between steps the state keeps
+    ``dtype``.
     """
 
     def __init__(
@@ -33,13 +34,23 @@ class NumpyProgram:
         described: Described,
         streams: int = 1,
         dtype: type[np.float64] | type[np.float32] = np.float64,
+        results: type[np.float64] | type[np.float32] = np.float32,
     ) -> None:
+        self._described, self._results = described, results
         self.signature = described.signature
         self.streams = streams
         self._architecture = described.architecture
         self._gates = GateVariant(peephole=described.architecture.peephole)
         self._dtype = np.dtype(dtype)
         self._weights = {name: value.astype(dtype) for name, value in described.weights.items()}
+
+    def exact(self) -> NumpyProgram:
+        """The same in float64, its results unrounded."""
+        return NumpyProgram(self._described, self.streams, np.float64, np.float64)
+
+    def rounded(self) -> NumpyProgram:
+        """The same in float32, as a framework computes it."""
+        return NumpyProgram(self._described, self.streams, np.float32)
 
     def new_state(self) -> State:
         """All rows at zero: by state name [streams, *shape]."""
@@ -53,13 +64,13 @@ class NumpyProgram:
         output, layers = self._advance(x, layers)
         for n, (h, c) in enumerate(layers):
             state[f"h{n}"][rows], state[f"c{n}"][rows] = h, c
-        result = output.astype(np.float32)
+        result = output.astype(self._results)
         result.setflags(write=False)
         return [{self.signature.outputs[0].name: row} for row in result]
 
     def read_state(self, state: State, row: int) -> dict[str, Array]:
-        """A float32 copy of one row's state."""
-        return {name: value[row].astype(np.float32) for name, value in state.items()}
+        """A copy of one row's state."""
+        return {name: value[row].astype(self._results) for name, value in state.items()}
 
     def write_state(self, state: State, row: int, values: Mapping[str, Array]) -> None:
         """Set one row's state."""

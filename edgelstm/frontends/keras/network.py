@@ -100,8 +100,14 @@ class Network(Layer):
             masks = [known[ref].data.astype(bool) if ref else None for ref in call.masks]
             taken = [x if m is None else replace(x, mask=m) for x, m in zip_longest(taken, masks)]
             made = call.layer.compute(taken, _under(place, call.place), memory)
-            known |= {(*call.outputs, k): value for k, value in enumerate(made)}
+            known |= {(*call.outputs, k): self._working(value) for k, value in enumerate(made)}
         return [self._found(known, ref) for _, ref in self.outputs]
+
+    def _working(self, value: Tensor) -> Tensor:
+        """In the type that is computed in, where a layer's equation went through another."""
+        if value.data.dtype.kind != "f" or value.data.dtype == self.working:
+            return value
+        return replace(value, data=value.data.astype(self.working))
 
     def reaches_time(self, start: int, wide: bool | None = None) -> bool:
         """Whether input ``start`` comes, its time axis untouched, to a layer for which axis 1 is time.

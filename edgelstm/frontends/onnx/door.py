@@ -5,12 +5,12 @@ from __future__ import annotations
 from edgelstm.files import read_bytes
 from edgelstm.frontends.door import Loaded, Request
 from edgelstm.frontends.onnx.importer import Imported, import_onnx
+from edgelstm.frontends.onnx.program import DeclaredProgram
 from edgelstm.graph.step import METADATA_KEY, StepModel, parse_onnx
 from edgelstm.passes.expand_rnn import expand_rnn
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.join_inputs import join_inputs
 from edgelstm.passes.simplify import simplify
-from edgelstm.runtime.onnxruntime import OrtProgram
 
 #: What a step graph of ours says itself.
 OF_OTHERS = frozenset({"states", "window", "confirm"})
@@ -23,7 +23,7 @@ def load(source: str, request: Request) -> Loaded:
     if request.states is None and ours:
         request.only(source, OF_OTHERS)
         declared = StepModel.from_bytes(data, str(source))
-        found = Imported(declared, OrtProgram(declared.to_bytes()))
+        found = Imported(declared, DeclaredProgram(declared))
     else:
         found = import_onnx(source, request.states, fix=request.fix, confirm=request.confirm)
     step = join_inputs(fuse_gates(simplify(expand_rnn(found.step))))

@@ -11,10 +11,11 @@ from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
+from edgelstm.frontends.door import Source
 from edgelstm.frontends.onnx.borders import HOLD, Borders, Fix, open_borders, resolve, to_front
 from edgelstm.frontends.onnx.file import declare
 from edgelstm.frontends.onnx.first_values import Pairs, read_pairs, take_defaults, with_first
-from edgelstm.frontends.onnx.program import OnnxProgram
+from edgelstm.frontends.onnx.program import DeclaredProgram, OnnxProgram
 from edgelstm.frontends.onnx.source import read_onnx
 from edgelstm.frontends.onnx.state_pairs import Pair, propose_pairs
 from edgelstm.graph.signature import StateSpec
@@ -24,8 +25,6 @@ from edgelstm.passes.control_flow import BEFORE, DOMAIN
 from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.rnn_operator import is_rnn
 from edgelstm.passes.shapes import element_types, note_shapes
-from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.runtime.protocol import Program
 
 #: Asked with the proposed pairs; True takes them.
 Confirm = Callable[[Sequence[Pair]], bool]
@@ -36,7 +35,7 @@ class Imported:
     """A file's step graph, what it is compared with, and what the user has to know of it."""
 
     step: StepModel
-    reference: Program
+    reference: Source
     notes: tuple[str, ...] = ()
 
 
@@ -130,7 +129,7 @@ def _imported(
         f"the file takes one frame and starts anew in each call; here its state is carried: {names}. "
         "Compared is the graph before the passes, with the state carried, since the file itself can't tell"
     )
-    return Imported(declared, OrtProgram(declared.to_bytes(), threads=1, spin=False), (note,))
+    return Imported(declared, DeclaredProgram(declared), (note,))
 
 
 def _confirmed(pairs: list[Pair], where: str, confirm: Confirm | None) -> dict[str, str]:

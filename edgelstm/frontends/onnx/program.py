@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,13 +12,14 @@ from onnx import helper
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.onnx.borders import Borders, fixed_value
+from edgelstm.frontends.onnx.double import Evaluator, StepEvaluator
 from edgelstm.frontends.onnx.source import all_graphs, all_tensors
 from edgelstm.graph.signature import Signature
-from edgelstm.graph.step import dtype_name
+from edgelstm.graph.step import StepModel, dtype_name
 from edgelstm.passes.control_flow import is_control_flow
 from edgelstm.passes.graph import all_names, attribute, fresh
 from edgelstm.passes.rnn_operator import Inputs, is_rnn
-from edgelstm.runtime.onnxruntime import open_session
+from edgelstm.runtime.onnxruntime import OrtProgram, open_session
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
 
@@ -41,18 +43,35 @@ class OnnxProgram:
     """
 
     def __init__(
-        self, model: onnx.ModelProto, borders: Borders, signature: Signature, *, whole: bool
+        self,
+        model: onnx.ModelProto,
+        borders: Borders,
+        signature: Signature,
+        *,
+        whole: bool,
+        double: bool = False,
     ) -> None:
         self.signature = signature
         self.streams = 1
+        self._model = model
         self._borders, self._whole = borders, whole
         # The result computes between two steps of the source: threads that spin meanwhile would slow it down.
-        plain = _with_named_results(_without_layout(model)).SerializeToString()
+        plain = _with_named_results(_without_layout(model))
         half = any(t.data_type == onnx.TensorProto.FLOAT16 for t in all_tensors(model))
-        self._session = open_session(plain, 1, spin=False, half=half)
+        self._session: Any = (
+            Evaluator(plain) if double else open_session(plain.SerializeToString(), 1, spin=False, half=half)
+        )
         self._fixed = _fixed_feeds(model, borders)
         #: Axis of the streams of each output, as far as its state's input tells.
         self._axes = {s.output: borders.input(s.input).axis for s in signature.states}
+
+    def exact(self) -> OnnxProgram:
+        """The same file in float64. Raises whatever onnx does for operators that its reference evaluator lacks."""
+        return OnnxProgram(self._model, self._borders, self.signature, whole=self._whole, double=True)
+
+    def rounded(self) -> OnnxProgram:
+        """Itself: it computes as the file says."""
+        return self
 
     def new_state(self) -> _State:
         """The states' initial values, and no frames so far."""
@@ -79,7 +98,8 @@ class OnnxProgram:
             results = dict(zip(names, self._session.run(names, feeds), strict=True))
         except Exception as error:  # ONNX Runtime raises several unrelated classes
             text = (str(error).splitlines() or [type(error).__name__])[0]
-            raise EdgeLstmError("ONNX Runtime failed to run the source", found=text) from error
+            who = "onnx's reference evaluator" if isinstance(self._session, Evaluator) else "ONNX Runtime"
+            raise EdgeLstmError(f"{who} failed to run the source", found=text) from error
         for s in self.signature.states:
             state.values[s.name] = np.moveaxis(results[s.output], self._axes[s.output], 0)[0].copy()
         return [
@@ -115,6 +135,22 @@ class OnnxProgram:
                     break
         value = value if axis is None else np.moveaxis(value, axis, 0)
         return np.array(value).reshape(shape)
+
+
+class DeclaredProgram(OrtProgram):
+    """A step graph as it was declared, before any pass, by ONNX Runtime."""
+
+    def __init__(self, step: StepModel) -> None:
+        super().__init__(step.to_bytes(), threads=1, spin=False)
+        self._step = step
+
+    def exact(self) -> StepEvaluator:
+        """The same graph in float64. Raises whatever onnx does for operators that its reference evaluator lacks."""
+        return StepEvaluator(self._step)
+
+    def rounded(self) -> DeclaredProgram:
+        """Itself."""
+        return self
 
 
 def _fixed_feeds(model: onnx.ModelProto, borders: Borders) -> dict[str, Array]:

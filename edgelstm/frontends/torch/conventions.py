@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,8 @@ DOCUMENTED = "its documented states"
 GIVEN = "states as given"
 LEFT_OUT = "states left out"
 INSIDE = "states found in the cells inside"
+
+Result = TypeVar("Result")
 
 #: What people call the argument that takes states.
 _STATE_NAME = re.compile(r"state|hidden|hx|hc|carry|memor|^h_?0?$|prev")
@@ -238,11 +241,41 @@ def call(run: Callable[..., Any], *arguments: Any) -> Any:
         raise Unfit(f"raised {type(error).__name__}: {first}"[:300], returned=False) from error
 
 
+#: How floats are drawn: noise, and what modules want that take logarithms, roots or counts.
+_DRAWS: tuple[Callable[[Tensor], Tensor], ...] = (lambda t: t, torch.abs, torch.sigmoid)
+_draw: ContextVar[int] = ContextVar("draw", default=0)
+
+
+class NoNumbers(Unfit):
+    """A module gave NaN or infinity for the frames that were drawn: nothing can be told by them."""
+
+
+def with_numbers(attempt: Callable[[], Result]) -> Result:
+    """``attempt()``, with other frames drawn where it raises NoNumbers; the last time it is what it raises."""
+    for k in range(len(_DRAWS)):
+        token = _draw.set(k)
+        try:
+            return attempt()
+        except NoNumbers:
+            if k == len(_DRAWS) - 1:
+                raise
+        finally:
+            _draw.reset(token)
+    raise AssertionError
+
+
+def check_numbers(values: Iterable[Tensor]) -> None:
+    """Raise NoNumbers where one of ``values`` holds NaN or infinity."""
+    if not all(bool(torch.isfinite(t).all()) for t in values if t.is_floating_point()):
+        raise NoNumbers("gave NaN or infinity for the frames that were drawn", returned=True)
+
+
 def sample(frames: Frames, n: int, *, seed: int = 0, time: int | None = None) -> list[Tensor]:
     """Frames of ``n`` streams: noise, or the example itself where that is of integers; one long on axis ``time``."""
     generator = torch.Generator().manual_seed(seed)
+    draw = _DRAWS[_draw.get()]
     samples = [
-        torch.randn((n, *frame.shape), generator=generator).to(frame.dtype)
+        draw(torch.randn((n, *frame.shape), generator=generator)).to(frame.dtype)
         if frame.is_floating_point()
         else torch.stack([frame] * n)
         for frame in frames.values()

@@ -23,7 +23,7 @@ State = list["Tensor"]
 class TorchProgram:
     """Runs the module itself (not what the export makes of it), eagerly or after ``torch.compile``.
 
-    ``threads`` is torch's setting for the whole process; None leaves it alone. Idle rows are not computed at all, so
+    ``threads`` is torch's setting for the whole process; None leaves it alone. double: all in float64. Idle rows are not computed at all, so
     nothing leaks into them. See :class:`edgelstm.runtime.protocol.Program`.
     """
 
@@ -34,21 +34,35 @@ class TorchProgram:
         streams: int = 1,
         threads: int | None = None,
         compile: bool = False,
+        double: bool = False,
     ) -> None:
         torch = import_torch()
         if threads is not None:
             torch.set_num_threads(threads)
         self.signature = step.signature
         self.streams = streams
-        self._torch = torch
+        self._torch, self._step, self._double = torch, step, double
         self._call: Any = torch.compile(step, dynamic=False) if compile else step
+        if double:
+            from edgelstm.frontends.torch.double import InDouble
+
+            self._call = InDouble(step)
+
+    def exact(self) -> TorchProgram:
+        """The same module in float64, its results unrounded."""
+        return TorchProgram(self._step, streams=self.streams, double=True)
+
+    def rounded(self) -> TorchProgram:
+        """Itself: it computes as the module does."""
+        return self
 
     def new_state(self) -> State:
         """Every row at its initial value."""
-        return [
+        values = [
             self._torch.from_numpy(np.repeat(s.initial_value()[None], self.streams, axis=0))
             for s in self.signature.states
         ]
+        return [v.double() if self._double and v.is_floating_point() else v for v in values]
 
     def step(self, frames: Sequence[Frame], state: State, active: Sequence[int]) -> Sequence[Outputs]:
         """Advance rows ``active``; the others keep their bits."""

@@ -21,11 +21,14 @@ from edgelstm.frontends.torch.conventions import (
     LEFT_OUT,
     Candidate,
     Frames,
+    NoNumbers,
     call,
     candidates,
+    check_numbers,
     examples,
     sample,
     takes_states,
+    with_numbers,
 )
 from edgelstm.frontends.torch.inner_states import Inside, find, initial
 from edgelstm.frontends.torch.torch_step import (
@@ -60,6 +63,25 @@ def probe(
 ) -> TorchStep:
     """See :func:`edgelstm.frontends.torch.recognise.as_step`; ``module`` is a copy in evaluation mode."""
     attempts: list[tuple[Candidate, Unfit]] = []
+    try:
+        return with_numbers(
+            lambda: _probe(module, frames, states, batch_first, outputs, carry_state, attempts)
+        )
+    except NoNumbers:
+        raise _refusal(module, frames, attempts, states, carry_state) from None
+
+
+def _probe(
+    module: nn.Module,
+    frames: Frames,
+    states: Any,
+    batch_first: bool | None,
+    outputs: Sequence[str] | None,
+    carry_state: bool,
+    attempts: list[tuple[Candidate, Unfit]],
+) -> TorchStep:
+    """Raises NoNumbers where other frames may tell more, EdgeLstmError where nothing will."""
+    del attempts[:]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for candidate in candidates(module, frames, states, batch_first):
@@ -80,6 +102,8 @@ def probe(
                 if not (carry_state or inside.gives_states):
                     raise _restarts(inside)
                 return _step(inside, frames, form, candidate, results, states, outputs)
+    if numbers := [unfit for _, unfit in attempts if isinstance(unfit, NoNumbers)]:
+        raise numbers[0]
     raise _refusal(module, frames, attempts, states, carry_state)
 
 
@@ -138,6 +162,7 @@ def _fit(module: nn.Module, frames: Frames, candidate: Candidate) -> tuple[Form,
                 f"given states {describe(leaves)}, returned {describe(result.states)} as the next ones",
                 returned=True,
             )
+        check_numbers([*result.outputs, *result.states])
         results[n] = result
     assert form is not None
     if form.time is not None:
@@ -226,6 +251,7 @@ def close(a: Tensor, b: Tensor) -> bool:
     """Whether two results of one computation are the same."""
     if a.shape != b.shape:
         return False
+    check_numbers([a, b])
     scale = float(a.abs().max()) if a.numel() else 0.0
     return torch.allclose(a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE * scale)
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.torch.conventions import Frames, call, sample
+from edgelstm.frontends.torch.conventions import Frames, call, check_numbers, sample, with_numbers
 from edgelstm.frontends.torch.torch_step import Unfit, called, tensors
 from edgelstm.frontends.torch.trial import FEW, MORE, close, dtype_of, output_names, stream_axis
 from edgelstm.graph.signature import Signature, TensorSpec
@@ -70,7 +71,7 @@ def as_window(
         for time in (1, 0):
             if batch_first in (None, time == 1):
                 try:
-                    return _fit(module, frames, length, time, outputs)
+                    return with_numbers(partial(_fit, module, frames, length, time, outputs))
                 except Unfit as unfit:
                     attempts.append(f"with time on axis {time} it {unfit}")
     raise EdgeLstmError(
@@ -88,6 +89,7 @@ def _fit(
         return _outputs(module, call(module, *_windows(frames, streams, frames_of, time, seed)))
 
     few, names = run(FEW)
+    check_numbers(few)
     more, _ = run(MORE)
     if len(few) != len(more):
         raise Unfit("gave more outputs for more streams", returned=True)

@@ -56,6 +56,8 @@ class Layer:
     #: The last element of a sequence is all it takes.
     takes_last: bool = False
     mask_rule: ClassVar[MaskRule] = "keeps"
+    #: What ``compute`` computes in; its program sets it, and the weights' type with it.
+    working: type[np.floating[Any]] = np.float64
 
     def __init__(self, options: Options) -> None:
         self.options = options

@@ -197,7 +197,7 @@ class Recurrent(Layer):
             states = [
                 memory[n].transpose(np.argsort(perm))
                 if remembers and n in memory
-                else np.zeros((len(data), *shape), np.float64)
+                else np.zeros((len(data), *shape), self.working)
                 for n, (shape, perm) in zip(names, made, strict=True)
             ]
         outputs: list[Array] = []
@@ -221,7 +221,7 @@ class Recurrent(Layer):
         ends = [Tensor(v, begun=begun) for v in states] if self.states else []
         if not self.sequences:
             return [Tensor(y, begun=begun), *ends]
-        empty = np.zeros((len(data), 0, *made[shown][0]), np.float64)
+        empty = np.zeros((len(data), 0, *made[shown][0]), self.working)
         return [replace(x, data=np.stack(outputs, 1) if outputs else empty), *ends]
 
 
