@@ -55,9 +55,9 @@ class NotFinite(EdgeLstmError):
 class TensorProof:
     """One output or state: relative errors of source and graph against float64, and where the graph comes nearest its limit.
 
-    source, graph: largest error of any frame, relative to the largest value of that frame. share: the largest part of an
-    element's allowance that was used; more than 1 is a fault. frame, element: where.
-    steady: the source's error where values that pass through zero count as a tenth of the largest.
+    source, graph: largest error of any frame, relative to the largest value of that frame (which counts as at least a
+    tenth of the largest of all frames: values pass through zero). share: the largest part of an element's allowance that was
+    used; more than 1 is a fault. frame, element: where.
     """
 
     name: str
@@ -67,7 +67,6 @@ class TensorProof:
     share: float
     frame: int
     element: tuple[int, ...]
-    steady: float = 0.0
 
     def __repr__(self) -> str:
         return f"TensorProof({self.kind} {self.name!r}: source {self.source:.2g}, graph {self.graph:.2g} from float64)"
@@ -199,12 +198,11 @@ class _Tensor:
         return TensorProof(
             self.name,
             self.kind,
-            self.theirs.worst,
-            self.ours.worst,
+            self.theirs.held,
+            self.ours.held,
             float(share[place]),
             int(self.when[place]),
             element,
-            self.theirs.held,
         )
 
 

@@ -102,7 +102,7 @@ class _Judge:
             if self.tolerance is not None:
                 return self._by_tolerance(exact, free, drawn)
             half = bool(_half(self.step))
-            steady = max(t.steady for t in free.tensors)
+            steady = free.source
             if free.holds and steady <= (HALF_SOUND if half else SOUND):
                 return Proved(free.comparison, free, drawn)
             if self._shares_states(exact):
