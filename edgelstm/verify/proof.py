@@ -164,10 +164,11 @@ class _Tensor:
         self.ours.add(frame, exact, graph)
         self.theirs.add(frame, exact, source)
         e = exact.astype(np.float64)
-        size = np.abs(e)
-        of_source = np.abs(source.astype(np.float64) - e)
+        # np.asarray: of a single number NumPy makes no array.
+        size = np.asarray(np.abs(e))
+        of_source = np.asarray(np.abs(source.astype(np.float64) - e))
         with np.errstate(invalid="ignore"):
-            of_graph = np.abs(graph.astype(np.float64) - e)
+            of_graph = np.asarray(np.abs(graph.astype(np.float64) - e))
         of_graph[np.isnan(of_graph)] = np.inf
         self.count += 1
         if self.size is None:
@@ -177,10 +178,10 @@ class _Tensor:
         assert self.of_source is not None
         assert self.of_graph is not None
         assert self.when is not None
-        np.maximum(self.size, size, out=self.size)
-        np.maximum(self.of_source, of_source, out=self.of_source)
-        self.when = np.where(of_graph > self.of_graph, frame, self.when)
-        np.maximum(self.of_graph, of_graph, out=self.of_graph)
+        self.size = np.maximum(self.size, size)
+        self.of_source = np.maximum(self.of_source, of_source)
+        self.when = np.asarray(np.where(of_graph > self.of_graph, frame, self.when))
+        self.of_graph = np.maximum(self.of_graph, of_graph)
 
     def proof(self) -> TensorProof:
         assert self.size is not None
@@ -189,8 +190,12 @@ class _Tensor:
         assert self.when is not None
         allowed = allowance(self.size, self.of_source, self.count, self.eps, self.bounded)
         share = np.divide(
-            self.of_graph, allowed, out=np.where(self.of_graph > 0, np.inf, 0.0), where=allowed > 0
+            self.of_graph,
+            allowed,
+            out=np.asarray(np.where(self.of_graph > 0, np.inf, 0.0)),
+            where=allowed > 0,
         )
+        share = np.asarray(share)
         if not share.size:
             return TensorProof(self.name, self.kind, 0.0, 0.0, 0.0, 0, ())
         place = np.unravel_index(int(np.argmax(share)), share.shape)
@@ -222,7 +227,7 @@ def allowance(size: Array, source: Array, count: int, eps: float, bounded: bool 
         large = np.maximum(large, _neighbours(size))
     else:
         # What is 0 in every frame has no size of its own: a relu that is always shut.
-        large = np.where(seen, large, size.max())
+        large = np.where(seen, size, size.max())
     factor = FACTOR * (1 + 4 / count)
     return np.asarray(factor * around + ROUNDINGS * eps * large + (UNIT * eps if bounded else 0.0))
 
