@@ -89,6 +89,35 @@ def figures_of(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"figure": what, "measured": min(row["microseconds"]), "aim": row["aim"], "below": True}  # fmt: skip
         elif "race" in row and row["race"]["streams"] == 1:
             yield from _race_figures(row["race"])
+    yield from _own_figures([row for s in data["slices"] for row in s["rows"] if "microseconds" in row])
+
+
+def _own_figures(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """edgelstm.kernels against what it is to beat, each pair of rows of the same sizes."""
+    keys = ("size", "dtype", "hidden", "steps", "streams")
+    medians = {
+        (row["name"], *(row.get(k) for k in keys)): statistics.median(row["microseconds"]) for row in rows
+    }
+    for (name, size, dtype, hidden, steps, streams), own in medians.items():
+        what = ", ".join(
+            f"{k} {v}"
+            for k, v in zip(keys, (size, dtype, hidden, steps, streams), strict=True)
+            if v is not None
+        )
+
+        def other(
+            name: str, streams: Any = streams, rest: tuple[Any, ...] = (size, dtype, hidden, steps)
+        ) -> Any:
+            return medians.get((name, *rest, streams))
+
+        if name == "edgelstm.kernels" and (copy := other("torch copy")):
+            yield {"figure": f"gates, {what}: share of torch's copy bandwidth", "measured": copy / own, "aim": AIM_SHARE if size == "64 streams" else None}  # fmt: skip
+        if name == "SmallCell" and (cudnn := other("cuDNN LSTM")):
+            yield {"figure": f"small cell / cuDNN LSTM with graphs, {what}", "measured": own / cudnn, "aim": 0.5, "below": True}  # fmt: skip
+        if name == "SmallCell" and streams == 64 and (one := other("SmallCell", 1)):
+            yield {"figure": f"small cell, 64 streams / one, {what}", "measured": own / one, "aim": 8.0, "below": True}  # fmt: skip
+        if name == "ConvLSTM: one kernel" and (two := other("ConvLSTM: convolution and gates")):
+            yield {"figure": f"ConvLSTM, two kernels / one, {what}", "measured": two / own, "aim": 1.4 if streams == 8 else None}  # fmt: skip
 
 
 def _race_figures(race: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -114,7 +143,8 @@ def times_of(data: dict[str, Any]) -> Iterator[list[str]]:
         if "microseconds" not in row:
             continue
         what = " ".join(str(row[k]) for k in ("name", "dtype", "layout") if row.get(k))
-        size = str(row.get("size") or (f"{row['streams']} streams" if "streams" in row else ""))
+        told = [f"{k} {row[k]}" for k in ("size", "streams", "hidden", "steps") if k in row]
+        size = ", ".join(told).removeprefix("size ")
         median = statistics.median(row["microseconds"])
         rate = f"{bandwidth(row):.0f}" if row.get("bytes") else ""
         share = f"{bandwidth(row) / row['copy_gb_per_s']:.2f}" if row.get("copy_gb_per_s") else ""
@@ -141,11 +171,10 @@ def bandwidth(row: dict[str, Any]) -> float:
 def draw(data: dict[str, Any], path: Path) -> bool:
     """Steps as bars; whether there was something to draw, and matplotlib to draw it with."""
     import report
-    import run as bench  # its folder is on the path, since this script lies in it
 
     races = [row["race"] for s in data["slices"] for row in s["rows"] if "race" in row]
     said = report.draw({**data, "steps": races, "quick": data["rehearsal"]}, path)
-    return bench is not None and path.name in said
+    return path.name in said
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:

@@ -200,3 +200,70 @@ def test_the_readme_keeps_what_stands_around_the_tables() -> None:
     again = contact_report.replaced(text, "### A GPU\n")
     assert "### A GPU" in again
     assert contact_report.replaced(again, "No GPU has run it yet.\n") == text
+
+
+def test_figures_hold_our_kernels_against_what_they_are_to_beat() -> None:
+    import contact_report
+
+    def row(name: str, microseconds: float, **sizes: object) -> dict[str, object]:
+        return {"name": name, "microseconds": [microseconds], "dtype": "float16", **sizes}
+
+    small = {"hidden": 256, "steps": 1}
+    rows = [
+        row("SmallCell", 4.0, streams=1, **small),
+        row("SmallCell", 40.0, streams=64, **small),
+        row("cuDNN LSTM", 10.0, streams=1, **small),
+        row("cuDNN LSTM", 50.0, streams=64, **small),
+        row("SmallCell", 4.0, streams=1, hidden=512, steps=1),  # nothing to hold it against
+        row("ConvLSTM: one kernel", 24.0, streams=8),
+        row("ConvLSTM: convolution and gates", 36.0, streams=8),
+        row("torch copy", 9.0, size="64 streams"),
+        row("edgelstm.kernels", 12.0, size="64 streams"),
+        {
+            "name": "host time, one frame",
+            "streams": 1,
+            "driver": "real",
+            "microseconds": [4.0, 9.0],
+            "aim": 5.0,
+        },
+    ]
+    figures = {f["figure"]: f for f in contact_report.figures_of({"slices": [{"rows": rows}]})}
+    told = {name: (round(f["measured"], 3), contact_report._mark(f)) for name, f in figures.items()}
+    assert told == {
+        "small cell / cuDNN LSTM with graphs, dtype float16, hidden 256, steps 1, streams 1": (
+            0.4,
+            "reached",
+        ),
+        "small cell / cuDNN LSTM with graphs, dtype float16, hidden 256, steps 1, streams 64": (
+            0.8,
+            "missed",
+        ),
+        "small cell, 64 streams / one, dtype float16, hidden 256, steps 1, streams 64": (10.0, "missed"),
+        "ConvLSTM, two kernels / one, dtype float16, streams 8": (1.5, "reached"),
+        "gates, size 64 streams, dtype float16: share of torch's copy bandwidth": (0.75, "missed"),
+        "host time, one frame, 1 streams, real driver: us a step, fastest round": (4.0, "reached"),
+    }
+
+
+def test_the_section_and_the_plot_of_a_result(tmp_path: Path) -> None:
+    """What contact_report.py writes for a file that contact.py left; without an installed project."""
+    pytest.importorskip("matplotlib")
+    import contact_report
+
+    entries = [
+        {"contestant": n, "status": "measured", "p50": 9.0, "rounds": [9.0, 10.0], "error": 1e-4}
+        for n in ("torch", "torch, graphs")
+    ]
+    race = {"title": "LSTM", "precision": "fp16", "streams": 1, "entries": entries}
+    data = {
+        "device": {"name": "A GPU", "driver_version": "580"},
+        "date": "2026-01-01",
+        "commit": "abc",
+        "rehearsal": False,
+        "slices": [{"name": "steps", "status": "passed", "seconds": 3.0, "rows": [{"race": race}]}],
+    }
+    assert contact_report.draw(data, tmp_path / "a.svg")
+    assert (tmp_path / "a.svg").read_text().startswith("<?xml")
+    text = contact_report.section(data)
+    assert "### A GPU, 2026-01-01" in text
+    assert "| LSTM, fp16 | 1 | torch, graphs | 9 | 1e-04 |" in text

@@ -129,6 +129,47 @@ def test_padded_and_idle_rows_never_write_a_live_streams_slot(driver: Any) -> No
                 assert after.tobytes() == wanted.tobytes(), (mask, n)
 
 
+class OnTheGpu:
+    """Frames of another library: a buffer of its own, shown through the CUDA array interface."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.cuda, self.shape = Cuda(), shape
+        with self.cuda as cuda:
+            self.pointer = cuda.allocate(int(np.prod(shape)) * 4)
+
+    def holds(self, values: np.ndarray) -> Any:
+        values = np.ascontiguousarray(values, np.float32)
+        with self.cuda as cuda:
+            cuda.copy(self.pointer, values.ctypes.data, values.nbytes)
+        told = {"version": 3, "shape": values.shape, "typestr": "<f4", "data": (self.pointer, False)}
+        told |= {"strides": None, "stream": self.cuda.stream}
+        return type("Array", (), {"__cuda_array_interface__": told})()
+
+
+@pytest.mark.parametrize("outputs", ["host", "device"])
+@pytest.mark.parametrize("pattern", ["hd", "dh", "hhd", "ddh", "hdd", "d", "hhhdddhd"])
+def test_the_graph_and_the_side_switch_together(driver: Any, outputs: str, pattern: str) -> None:
+    """Frames of the host and of the GPU run different graphs, of two sides each: whatever the turns, an odd number of them too."""
+    rng = np.random.default_rng(4)
+    other = OnTheGpu((3, WIDTH))
+    with Runner(open_kernel(driver, 3, outputs=outputs), on_bad_frame="pass") as runner:
+        for n in "abc":
+            runner.stream(n)
+        truth = np.zeros((3, WIDTH), np.float32)
+        for k in range(31):
+            frames = rng.normal(size=(3, WIDTH)).astype(np.float32)
+            on_gpu = pattern[k % len(pattern)] == "d"
+            truth, wanted = reference(truth, frames)
+            y = runner.step_all(other.holds(frames) if on_gpu else frames)["y"]
+            np.testing.assert_array_equal(np.asarray(y.copy()), wanted)
+            if k % 5 == 0:  # one alone: its side is now another than the others'
+                x = draw(rng)
+                truth[1], y1 = reference(truth[1], x)
+                got = runner.stream("b").step(x)["y"]
+                np.testing.assert_array_equal(np.asarray(got.copy()), y1)
+    other.cuda.close()
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3, 5, 8])
 def test_odd_and_even_steps_then_reset_and_restore(driver: Any, steps: int) -> None:
     """The graph of one side must never run on the other's turn: reset and restore land on whichever is current."""
