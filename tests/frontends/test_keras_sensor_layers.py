@@ -420,3 +420,17 @@ def test_an_unknown_layer_is_named_with_what_is_known(folder: Path) -> None:
     text = refused(path)
     assert "layer 'odd' is unknown: found RandomContrast; expected one of Activation," in text
     assert "MultiHeadAttention" in text
+
+
+def test_whole_numbers_go_to_layers_of_real_ones(folder: Path) -> None:
+    """Images of uint8 straight into a convolution."""
+    x = keras.Input((6, 5, 2), dtype="uint8")
+    y = layers.Conv2D(3, 3)(layers.Rescaling(1 / 255)(x))
+    model = fill(keras.Model(x, layers.Flatten()(y)), 0)
+    loaded = load_keras(save(model, folder))
+    image = np.random.default_rng(0).integers(0, 256, (2, 6, 5, 2)).astype(np.uint8)
+    (expected,) = predict(model, image)
+    assert loaded.step.signature.inputs[0].dtype == "uint8"
+    assert_close(run_window(loaded, image)["y"], expected, "float32", k=80, atol=1e-5)
+    made = loaded.reference.step([{"x": image[0]}], loaded.reference.new_state(), [0])[0]["y"]
+    assert_close(made, expected[0], "float32", k=80, atol=1e-5)

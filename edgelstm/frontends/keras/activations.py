@@ -106,7 +106,10 @@ def _np_relu(a: Activation, x: Array) -> Array:
 
 
 def _np_sigmoid(x: Array) -> Array:
-    y: Array = 0.5 * np.tanh(0.5 * x) + 0.5
+    y: Array = np.multiply(x, 0.5)
+    np.tanh(y, out=y)  # in place: the arrays of maps are large
+    y *= 0.5
+    y += 0.5
     return y
 
 

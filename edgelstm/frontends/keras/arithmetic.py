@@ -43,7 +43,7 @@ def conv(
     x = np.pad(x, ((0, 0), *padding, (0, 0)))
     *sizes, inputs, outputs = kernel.shape
     places = _places(x.shape[1:-1], sizes, strides, dilation)
-    y = np.zeros((len(x), *places, outputs), x.dtype)
+    y = np.empty((len(x), *places, outputs), x.dtype)
     if not y.size:
         return y
     share = outputs // groups

@@ -8,6 +8,8 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
+import numpy as np
+
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.keras.builder import Builder, Value
 from edgelstm.frontends.keras.calls import Arguments, Ref, Slot, read_call
@@ -99,6 +101,11 @@ class Network(Layer):
             taken = [known[ref] for ref in call.inputs]
             masks = [known[ref].data.astype(bool) if ref else None for ref in call.masks]
             taken = [x if m is None else replace(x, mask=m) for x, m in zip_longest(taken, masks)]
+            if not call.layer.any_dtype:
+                taken = [
+                    x if x.data.dtype.kind == "f" else replace(x, data=x.data.astype(np.float64))
+                    for x in taken
+                ]
             made = call.layer.compute(taken, _under(place, call.place), memory)
             known |= {(*call.outputs, k): self._working(value) for k, value in enumerate(made)}
         return [self._found(known, ref) for _, ref in self.outputs]

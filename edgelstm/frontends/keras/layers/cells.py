@@ -366,8 +366,9 @@ class ConvCell(Cell):
             padding=self.pads(x.shape[1:-1]),
         )
         own = [same_padding(n, k, 1) for n, k in zip(h.shape[1:-1], self.sizes, strict=True)]
-        z = z + arithmetic.conv(h, self.weights["recurrent_kernel"], strides=once, dilation=once, padding=own)
-        after = lstm_equations(z + self.weights.get("bias", 0.0), c, self.activation, self.gate)
+        z += arithmetic.conv(h, self.weights["recurrent_kernel"], strides=once, dilation=once, padding=own)
+        z += self.weights.get("bias", 0.0)
+        after = lstm_equations(z, c, self.activation, self.gate)
         return [np.moveaxis(v, -1, 1) for v in after] if self.first else after
 
 

@@ -93,8 +93,10 @@ class BatchNormalization(FrameLayer):
         shape = [1] * x.ndim
         shape[self.axis] = -1
         w = {name: value.reshape(shape) for name, value in self.weights.items()}
-        y: Array = (x - w["moving_mean"]) / self._deviation(w["moving_variance"])
-        return y * w.get("gamma", 1.0) + w.get("beta", 0.0)
+        y: Array = x - w["moving_mean"]
+        y *= w.get("gamma", 1.0) / self._deviation(w["moving_variance"])
+        y += w.get("beta", 0.0)
+        return y
 
     def _deviation(self, variance: Array) -> Array:
         if (variance + self.epsilon <= 0).any():
