@@ -197,15 +197,19 @@ def _runner(job: Job, model: str | Path) -> Opened:
 
         return torch.from_numpy(np.ascontiguousarray(x)).to(job.device)
 
+    one = runner.stream(names[0])
+    inputs = [t.name for t in runner.signature.inputs]
+
     def prepare(frame: Frame) -> Any:
-        rows = [{name: place(x[i]) for name, x in frame.items()} for i in range(job.streams)]
-        return rows[0] if len(rows) == 1 else dict(zip(names, rows, strict=True))
+        if job.streams == 1:
+            return {name: place(x[0]) for name, x in frame.items()}
+        return tuple(place(frame[name]) for name in inputs)
 
     def outputs(result: Mapping[str, Any]) -> dict[str, Array]:
-        rows = [result] if job.streams == 1 else [result[name] for name in names]
-        return {name: np.stack([np.array(row[name].copy()) for row in rows]) for name in rows[0]}
+        arrays = {name: np.array(value.copy()) for name, value in result.items()}
+        return {name: a[None] for name, a in arrays.items()} if job.streams == 1 else arrays
 
-    return Opened(prepare, runner.stream(names[0]).step if job.streams == 1 else runner.step, outputs)
+    return Opened(prepare, one.step if job.streams == 1 else runner.step_all, outputs)
 
 
 def _place(job: Job) -> tuple[str, Any]:

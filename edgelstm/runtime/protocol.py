@@ -24,6 +24,10 @@ class Program(Protocol):
 
     One on a GPU may also have ``device_frame(value)``: the array on that GPU for a frame, which ``step`` then takes in place of
     NumPy's, or None if ``value`` is no such array.
+
+    And any may have what makes steps cheaper (see :class:`edgelstm.runtime.rows.RowProgram`, which all of ours are):
+    ``step_row(frame, state, row)``, a model with one input and one row without lists and dictionaries; ``step_rows(frames, state,
+    first, count)``, rows side by side in arrays of all of them; ``warm_up(state)``, what the first steps would do before they run.
     """
 
     signature: Signature

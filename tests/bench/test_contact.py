@@ -267,3 +267,55 @@ def test_the_section_and_the_plot_of_a_result(tmp_path: Path) -> None:
     text = contact_report.section(data)
     assert "### A GPU, 2026-01-01" in text
     assert "| LSTM, fp16 | 1 | torch, graphs | 9 | 1e-04 |" in text
+
+
+def test_on_a_gpu_each_slice_is_written_as_it_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole script as it runs where there is a GPU, with slices that need none; a second run adds to the first."""
+    import contact as script
+    import run as bench
+    from slices import Slice
+
+    about = {
+        "date": "2026-01-01",
+        "device": {"name": "NVIDIA H100 80GB HBM3", "capability": "9.0"},
+        "commit": "abc",
+    }
+    monkeypatch.setattr(bench, "describe", lambda device: about if device == "cuda" else {})
+    path = tmp_path / "gpu-nvidia-h100-80gb-hbm3-2026-01-01.json"
+    seen = f"import json, pathlib; p = pathlib.Path({str(path)!r}); print(json.dumps({{'seen': len(json.loads(p.read_text())['slices']) if p.exists() else 0}}))"
+    monkeypatch.setattr(
+        script,
+        "SLICES",
+        (
+            Slice("a", 9, "{python} -c|" + seen),
+            Slice("b", 9, "{python} -c|" + seen),
+            Slice("c", 9, "{python} -c|1/0"),
+        ),
+    )
+    for arguments, code in (([], 1), (["--only", "b"], 1)):
+        monkeypatch.setattr(
+            sys, "argv", ["contact.py", "--out", str(tmp_path), "--carried", str(tmp_path), *arguments]
+        )
+        assert script.main() == code
+    data = json.loads(path.read_text())
+    by_name = {s["name"]: s for s in data["slices"]}
+    assert by_name["a"]["rows"] == [{"seen": 0}]
+    assert by_name["b"]["rows"] == [{"seen": 3}], "what the first run found is there"
+    assert by_name["c"]["status"] == "failed"
+    assert "ZeroDivisionError" in by_name["c"]["tail"]
+    assert all(s["commit"] == "abc" for s in data["slices"])
+    assert "wrote" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["contact.py", "--only", "d"])
+    with pytest.raises(SystemExit):
+        script.main()
+
+
+def test_a_missing_package_does_not_cost_the_contact(monkeypatch: pytest.MonkeyPatch) -> None:
+    import contact as script
+
+    monkeypatch.setitem(sys.modules, "run", None)
+    about = script.describe(False)
+    assert "import of run halted" in about["note"]
+    assert about["device"] == {"name": "cpu"}
