@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edgelstm.frontends.torch import nn
     from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
     from edgelstm.graph.step import StepModel
+    from edgelstm.pipeline.inputs import Inputs
+    from edgelstm.pipeline.outputs import Outputs
     from edgelstm.runtime.runner import Runner, Stream
     from edgelstm.workflows.calibrate import calibrate
     from edgelstm.workflows.export import export
@@ -29,6 +31,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EdgeLstmError",
+    "Inputs",
+    "Outputs",
     "Runner",
     "Signature",
     "StateSpec",
@@ -49,6 +53,8 @@ __all__ = [
 #: Where each public name lives.
 _HOME = {
     "EdgeLstmError": "edgelstm.errors",
+    "Inputs": "edgelstm.pipeline.inputs",
+    "Outputs": "edgelstm.pipeline.outputs",
     "Runner": "edgelstm.runtime.runner",
     "Signature": "edgelstm.graph.signature",
     "StateSpec": "edgelstm.graph.signature",

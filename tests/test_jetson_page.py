@@ -63,10 +63,12 @@ def test_the_camera_program(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     av = pytest.importorskip("av")
-    from edgelstm.frontends.described.graph import load_described, to_step
+    import edgelstm
 
     model, video = tmp_path / "digits.onnx", tmp_path / "camera.mp4"
-    to_step(load_described(ROOT / "examples" / "moving_digits" / "model.safetensors")).save(model)
+    export = next(arguments for arguments in commands("edgelstm") if arguments[0] == "export")
+    preprocess = [export[export.index("--preprocess") + 1]]
+    edgelstm.export(str(ROOT / export[1]), model, preprocess=preprocess, steps=2, threads=1)
     with av.open(str(video), "w") as container:
         stream = container.add_stream("mpeg4", rate=30)
         stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgelstm.cli.shared import (
+    Hop,
     Init,
     Json,
     Preprocess,
@@ -142,9 +143,10 @@ def export(
 def run(
     model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
     source: Annotated[
-        str,
+        list[str],
         typer.Option(
-            help="Folder of KNMI radar files or of images, video file, TIFF stack, .npy, or FILE.npz[:NAME]."
+            help="Folder of KNMI radar files or of images, video file, TIFF stack, table, .wav, .npy, or FILE.npz[:NAME]. "
+            "Several run side by side, each with a state and an output of its own: NAME=SOURCE."
         ),
     ],
     output: Annotated[
@@ -152,6 +154,27 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     preprocess: Preprocess = None,
+    hop: Hop = None,
+    then: Annotated[
+        list[Path] | None, typer.Option(help="A model that takes what the one before gives; may be repeated.")
+    ] = None,
+    units: Annotated[
+        str | None,
+        typer.Option(
+            help="Of outputs that are frames: model, physical (mm/h of rain) or source (pixels of 0 to 255). "
+            "Default: physical in .nc and .tif, else model.",
+            show_default=False,
+        ),
+    ] = None,
+    on_gap: Annotated[
+        str, typer.Option(help="Frames missing in the source: hold the state, reset it, or error.")
+    ] = "hold",
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Wait for further files of a folder, until interrupted.")
+    ] = False,
+    idle: Annotated[
+        float | None, typer.Option(help="With --follow: end after so many seconds without a new file.")
+    ] = None,
     on_bad_frame: Annotated[
         str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")
     ] = "error",
@@ -185,6 +208,12 @@ def run(
             threads=threads,
             limit=limit,
             preprocess=preprocess,
+            hop=hop,
+            then=then or (),
+            units=units,  # type: ignore[arg-type]
+            on_gap=on_gap,  # type: ignore[arg-type]
+            follow=follow,
+            idle=idle,
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             view=View(output=show, channel=channel, lead=lead, range=value_range),
             progress=tick,
@@ -212,6 +241,7 @@ def verify(
     weights: Weights = None,
     init: Init = None,
     preprocess: Preprocess = None,
+    hop: Hop = None,
     plot: Annotated[
         Path | None, typer.Option(help="Draw errors and ranges over time: .png, .svg or .pdf.")
     ] = None,
@@ -244,6 +274,7 @@ def verify(
             weights=weights,
             kwargs=json_option("--init", init),
             preprocess=preprocess,
+            hop=hop,
             threshold=threshold,
             threads=threads,
             progress=tick,

@@ -42,7 +42,16 @@ Preprocess = Annotated[
     list[str] | None,
     typer.Option(
         "--preprocess",
-        help="What is done to raw frames, such as 'resize=64,64;grey;scale=0.0039'; 'INPUT:...' for one of several.",
+        help="What is done to raw frames, such as 'resize=64,64;grey;scale=0.0039'; 'INPUT:...' for one of several. "
+        "Operations: nodata, scale, log1p, clip, normalize, grey, crop, average, resize, channels_first; what each takes "
+        "stands in docs/preprocessing.md.",
+    ),
+]
+Hop = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Models whose step takes T frames together: a window every so many frames, 1 slides, T is end to end.",
     ),
 ]
 

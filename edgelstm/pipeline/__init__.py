@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from edgelstm.pipeline.inputs import Inputs
 from edgelstm.pipeline.optext import format_ops, parse_ops, parse_preprocess
-from edgelstm.pipeline.preprocess import Inputs, Preprocess, inverse
+from edgelstm.pipeline.outputs import Outputs
+from edgelstm.pipeline.place import Context, Grid, Place
+from edgelstm.pipeline.preprocess import Preprocess, inverse
 from edgelstm.pipeline.sinks import Sink, View, open_sink
 from edgelstm.pipeline.sources import Frame, Source, open_source
 
 __all__ = [
+    "Context",
     "Frame",
+    "Grid",
     "Inputs",
+    "Outputs",
+    "Place",
     "Preprocess",
     "Sink",
     "Source",

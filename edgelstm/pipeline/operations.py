@@ -259,10 +259,15 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True)
 class Operation:
-    """One word of the vocabulary. ``build(layout, *values)`` takes the values in the order of ``keys``."""
+    """One word of the vocabulary. ``build(layout, *values)`` takes the values in the order of ``keys``.
+
+    does: what it does, in words. back: what ``Outputs`` undoes it by, in words; empty where it leaves units alone.
+    """
 
     build: Callable[..., tuple[Layout, Transform]]
     keys: tuple[Key, ...] = ()
+    does: str = ""
+    back: str = ""
 
     def values(self, op: Mapping[str, Any]) -> list[Any]:
         """The values of a JSON operation in order, checked; EdgeLstmError on a missing, unknown or wrong one."""
@@ -282,17 +287,56 @@ class Operation:
 
 
 OPERATIONS: Mapping[str, Operation] = {
-    "nodata": Operation(_nodata, (Key("value", "number or nan"), Key("replace", "number", 0.0))),
-    "scale": Operation(_scale, (Key("factor", "number"), Key("offset", "number", 0.0))),
-    "log1p": Operation(_log1p, (Key("scale", "number", 1.0),)),
-    "clip": Operation(_clip, (Key("min", "number"), Key("max", "number"))),
-    "normalize": Operation(_normalize, (Key("mean", "numbers"), Key("std", "numbers"))),
-    "grey": Operation(_grey),
+    "nodata": Operation(
+        _nodata,
+        (Key("value", "number or nan"), Key("replace", "number", 0.0)),
+        "every `value` becomes `replace`",
+    ),
+    "scale": Operation(
+        _scale,
+        (Key("factor", "number"), Key("offset", "number", 0.0)),
+        "`x * factor + offset`",
+        "`(x - offset) / factor`",
+    ),
+    "log1p": Operation(
+        _log1p, (Key("scale", "number", 1.0),), "`scale * log(1 + x)`", "`exp(x / scale) - 1`"
+    ),
+    "clip": Operation(_clip, (Key("min", "number"), Key("max", "number")), "values limited to `min`..`max`"),
+    "normalize": Operation(
+        _normalize,
+        (Key("mean", "numbers"), Key("std", "numbers")),
+        "`(x - mean) / std`, one value for each channel or one for all",
+        "`x * std + mean`, of one value for all",
+    ),
+    "grey": Operation(
+        _grey, (), "RGB to luma (ITU-R BT.601), the channel axis goes; a grey frame stays as it is"
+    ),
     "crop": Operation(
         _crop,
         (Key("top", "integer"), Key("left", "integer"), Key("height", "integer"), Key("width", "integer")),
+        "a part of the image",
     ),
-    "average": Operation(_average, (Key("factor", "integer"),)),
-    "resize": Operation(_resize, (Key("height", "integer"), Key("width", "integer"))),
-    "channels_first": Operation(_channels_first),
+    "average": Operation(
+        _average,
+        (Key("factor", "integer"),),
+        "means of `factor` x `factor` pixels; what is left over at bottom and right is cut off",
+    ),
+    "resize": Operation(
+        _resize,
+        (Key("height", "integer"), Key("width", "integer")),
+        'bilinear, half-pixel centres, no smoothing; as PyTorch\'s `interpolate(mode="bilinear", align_corners=False)`',
+    ),
+    "channels_first": Operation(_channels_first, (), "[H, W, C] becomes [C, H, W]"),
 }
+
+
+def table() -> str:
+    """The vocabulary as a Markdown table: what docs/preprocessing.md shows."""
+    lines = ["| operation | parameters | what it does | undone by |", "| --- | --- | --- | --- |"]
+    for name, operation in OPERATIONS.items():
+        keys = ", ".join(
+            f"`{k.name}` ({k.kind}{'' if k.required else f'; {k.default:g} if left out'})"
+            for k in operation.keys
+        )
+        lines.append(f"| `{name}` | {keys or 'none'} | {operation.does} | {operation.back} |")
+    return "\n".join(lines)

@@ -1,20 +1,7 @@
 """From a source's raw frame to what the model takes.
 
 A model declares its preprocessing in the Signature, a list of operations for each input; the command line may
-replace it. The operations, applied in order, arithmetic in float32:
-
-====================================  ==========================================================================
-``nodata`` value, replace=0           every ``value`` (a number, or ``"nan"``) becomes ``replace``
-``scale`` factor, offset=0            ``x * factor + offset``
-``log1p`` scale=1                     ``scale * log(1 + x)``
-``clip`` min, max                     values limited to min..max
-``normalize`` mean, std               ``(x - mean) / std``, one value for each channel or one for all
-``grey``                              RGB to luma (ITU-R BT.601), the channel axis goes; grey stays as it is
-``crop`` top, left, height, width     a part of the image
-``average`` factor                    means of factor x factor pixels; what is left over at bottom and right is cut off
-``resize`` height, width              bilinear, half-pixel centres, without smoothing
-``channels_first``                    [H, W, C] becomes [C, H, W]
-====================================  ==========================================================================
+replace it. They are applied in order, arithmetic in float32; ``docs/preprocessing.md`` lists them all.
 
 A channel axis of size one that the model wants and the frame lacks is added at the end.
 
@@ -24,21 +11,16 @@ Frames hold the values of their file: 0 to 255 of 8 bits, 0 to 1023 of 10, 0 to 
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
-from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
-from edgelstm.pipeline.optext import format_ops, parse_ops
-from edgelstm.pipeline.sources.source import Frame
-
-log = logging.getLogger(__name__)
+from edgelstm.pipeline.optext import parse_ops
 
 Op = Mapping[str, Any]
 
@@ -135,71 +117,6 @@ class Preprocess:
         )
 
 
-class Inputs:
-    """From a source's frames to the arrays of all inputs of a model.
-
-    ``overrides`` maps input names to operations that take the place of the declared ones. A source of plain frames
-    feeds a model with one input; frames that are mappings feed every input by name.
-
-    ``inputs(frame)`` gives one frame's arrays, input name to ``frame_shape`` (without time, for a window).
-    ``inputs.steps(source)`` gives what ``step`` wants: for a window of T frames, T of them stacked on a new axis 0.
-    """
-
-    def __init__(self, signature: Signature, overrides: Mapping[str, Sequence[Op]] | None = None) -> None:
-        ops = {**signature.preprocessing, **(overrides or {})}
-        for name in ops:
-            signature.input(name)
-        self.window = signature.window
-        self._preprocess = {
-            spec.name: Preprocess(ops.get(spec.name, ()), _single_frame(spec, signature.window))
-            for spec in signature.inputs
-        }
-        #: What the model declares and nobody replaced: to be held against the depth of the frames.
-        self._declared = {
-            name: ops for name, ops in signature.preprocessing.items() if name not in (overrides or {})
-        }
-        self._checked: tuple[float, float] | None = None
-
-    def __call__(self, frame: Frame) -> dict[str, Array]:
-        if frame.values is not None and frame.values != self._checked:
-            for name, ops in self._declared.items():
-                _check_scale(name, ops, frame.values)
-            self._checked = frame.values
-        data = frame.data
-        if not isinstance(data, Mapping):
-            if len(self._preprocess) > 1:
-                raise EdgeLstmError(
-                    f"the model has {len(self._preprocess)} inputs and the source gives one array a frame",
-                    expected=f"an .npz with arrays {', '.join(self._preprocess)}",
-                )
-            return {name: preprocess(data) for name, preprocess in self._preprocess.items()}
-        missing = sorted(set(self._preprocess) - set(data))
-        if missing:
-            raise EdgeLstmError(
-                f"the source lacks input {', '.join(missing)}",
-                found=f"arrays {', '.join(sorted(data))}",
-                expected=f"one for each of {', '.join(self._preprocess)}",
-            )
-        return {name: preprocess(data[name]) for name, preprocess in self._preprocess.items()}
-
-    def steps(self, source: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Array]]]:
-        """(last frame of the step, inputs) for every step; frames short of a last window are left out, with a warning."""
-        if self.window is None:
-            for frame in source:
-                yield frame, self(frame)
-            return
-        pending: list[dict[str, Array]] = []
-        for frame in source:
-            pending.append(self(frame))
-            if len(pending) == self.window:
-                yield frame, {name: np.stack([p[name] for p in pending]) for name in pending[0]}
-                pending = []
-        if pending:
-            log.warning(
-                "left out at the end: %d frames, too few for a window of %d", len(pending), self.window
-            )
-
-
 def inverse(ops: Sequence[Op]) -> Transform:
     """The way back from model values to physical units, for showing: undoes scale, log1p and normalize.
 
@@ -237,10 +154,6 @@ def _undo(op: Op) -> Transform | None:
     return None
 
 
-def _single_frame(spec: TensorSpec, window: int | None) -> TensorSpec:
-    return spec if window is None else replace(spec, shape=(spec.shape[0], *spec.shape[2:]))
-
-
 def _without_channel(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     """What ``shape`` is without a channel axis of one, at either end."""
     return [rest for one, rest in ((shape[:1], shape[1:]), (shape[-1:], shape[:-1])) if one == (1,)]
@@ -248,7 +161,7 @@ def _without_channel(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
     """What a user most likely wants, tried here before it is said."""
-    if len(want) >= 2:
+    if len(want) >= 2 and have != want[1:]:
         size = f"resize={want[-2]},{want[-1]}"
         last = f"resize={want[0]},{want[1]}"
         for ops in (
@@ -264,8 +177,8 @@ def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
                 return f"Say how to get there, e.g. --preprocess '{ops}'"
     if have == want[1:]:
         return (
-            f"One step of the model takes {want[0]} of these frames together: store them so, "
-            f"[steps, {', '.join(map(str, want))}] in an .npy file"
+            f"One step of the model takes {want[0]} of these frames together: --hop 1 for a window that slides frame by "
+            f"frame, --hop {want[0]} for windows end to end"
         )
     return "No preprocessing makes the one of the other: the source is of another kind than what the model was trained on"
 
@@ -281,35 +194,6 @@ def _leads(text: str, have: tuple[int, ...], want: tuple[int, ...]) -> bool:
     except EdgeLstmError:
         return False
     return layout.shape in (want, *_without_channel(want))
-
-
-#: White of the depths that models are trained on.
-_WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
-
-
-def _check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> None:
-    """Raise EdgeLstmError when declared operations bring another depth than that of ``values`` to 1."""
-    white = values[1]
-    for place, op in enumerate(ops):
-        if op["op"] in ("normalize", "log1p"):
-            return
-        if op["op"] != "scale":
-            continue
-        factor, offset = op["factor"], op.get("offset", 0.0)
-        meant = [w for w in _WHITES if abs(factor * w + offset - 1) < 0.02]
-        if not meant or abs(factor * white + offset - 1) < 0.02:
-            return
-        right = [dict(other) for other in ops]
-        right[place]["factor"] = float(f"{factor * meant[0] / white:.9g}")
-        for before in right[:place]:
-            if before["op"] == "clip":
-                before |= {key: before[key] * white / meant[0] for key in ("min", "max")}
-        raise EdgeLstmError(
-            f"frames for input {name!r}",
-            found=f"values {values[0]:g} to {white:g}",
-            expected=f"0 to {meant[0]:g}, which the model's 'scale={factor:g}' brings to 1",
-            hint=f"Say --preprocess '{format_ops(right)}'",
-        )
 
 
 def _saturate(x: Array, dtype: np.dtype[Any]) -> Array:

@@ -107,21 +107,26 @@ class ForecastScorer:
         self._units = units or (lambda values: values)
         self._known = known or (lambda raw: self._all)
         self._all = np.ones(frame.frame_shape, bool)
-        self._arrived: deque[tuple[Array, Array]] = deque()
+        self._arrived: deque[tuple[Array, Array, int]] = deque()
+        self._span = 0
         self._made: deque[tuple[Array, Array]] = deque()
         self._count = 0
         self._values = np.zeros(leads)
         self._errors, self._hits, self._events = np.zeros((3, 2, leads))
 
-    def arrived(self, frame: Mapping[str, Array], raw: Any = None) -> None:
-        """A frame as the model takes it, and as it came; without the latter all of it counts."""
+    def arrived(self, frame: Mapping[str, Array], raw: Any = None, *, gap: bool = False) -> None:
+        """A frame as the model takes it, and as it came; without the latter all of it counts.
+
+        gap: frames are missing before this one: no forecast from before is held against it or what follows.
+        """
+        self._span += gap
         values = frame[self._frame.name]
         if self._frame.dtype == "bfloat16":
             values = to_float32(values, "bfloat16")
         if isinstance(raw, Mapping):
             raw = raw[self._frame.name]
         truth = np.array(self._units(values), np.float64)
-        self._arrived.append((truth, self._all if raw is None else self._known(raw)))
+        self._arrived.append((truth, self._all if raw is None else self._known(raw), self._span))
         self._score()
 
     def observe(self, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
@@ -145,10 +150,13 @@ class ForecastScorer:
     def _score(self) -> None:
         """Score the forecasts whose farthest lead has come."""
         while self._made and len(self._arrived) > self.leads:
-            self._arrived.popleft()
-            both = [self._units(values) for values in self._made.popleft()]
+            _, _, span = self._arrived.popleft()
+            made = self._made.popleft()
+            if self._arrived[self.leads - 1][2] != span:
+                continue
+            both = [self._units(values) for values in made]
             self._count += 1
-            for lead, (truth, known) in zip(range(self.leads), self._arrived, strict=False):
+            for lead, (truth, known, _) in zip(range(self.leads), self._arrived, strict=False):
                 self._values[lead] += known.sum()
                 for which, ahead in enumerate(both):
                     error = np.abs(ahead[lead].astype(np.float64) - truth)

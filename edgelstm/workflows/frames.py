@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -85,28 +86,40 @@ def ready_frames(
     frames: str | Iterable[Array | Frame] | None,
     steps: int,
     preprocess: Preprocessing | None = None,
-    arrived: Callable[[Frame, Any], None] | None = None,
+    arrived: Callable[..., None] | None = None,
     draw: Draw | None = None,
+    hop: int | None = None,
 ) -> Iterator[Frame]:
-    """At most ``steps`` single frames (never windows), ready for the model; ``arrived`` gets them with the raw ones.
+    """At most ``steps`` frames, ready for the model; ``arrived`` gets them with the raw ones.
 
+    Single frames, also where a window was exported from a step; with ``hop``, windows that count as one frame.
     draw: how they are made without ``frames``; normal noise unless told.
     """
+    if hop is not None and (signature.window is not None or not isinstance(frames, str)):
+        raise EdgeLstmError(
+            f"a hop of {hop}",
+            found="an exported window" if signature.window is not None else "frames that are no source",
+            expected="a source, and a model whose step takes several of its frames together",
+            hint="Leave it out",
+        )
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
 
-        inputs = Inputs(signature, operations(signature, preprocess))
-        with open_source(frames, limit=steps) as source:
+        inputs = Inputs(signature, operations(signature, preprocess), hop=hop)
+        with open_source(frames, limit=None if hop else steps) as source:
+            if hop is not None:
+                yield from (ready for _, ready in islice(inputs.steps(source), steps))
+                return
             for raw in source:
                 ready: Frame = inputs(raw)
                 if arrived is not None:
-                    arrived(ready, raw.data)
+                    arrived(ready, raw.data, gap=raw.gap is not None)
                 yield ready
     elif frames is not None:
         for k, frame in zip(range(steps), frames, strict=False):
             ready = _checked(signature, k, frame)
             if arrived is not None:
-                arrived(ready, None)
+                arrived(ready)
             yield ready
     else:
         rng, draw = np.random.default_rng(0), draw or DRAWS[0]

@@ -1,27 +1,39 @@
-"""run: a source streamed through a model, the state carried, the outputs written."""
+"""run: sources streamed through a model, the state carried, the outputs written."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.runner import Runner
 from edgelstm.workflows.frames import Preprocessing, Progress, operations
+from edgelstm.workflows.streaming import Counts, Job, Loop, Stage, named_sources, out_path
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline import View
+    from edgelstm.pipeline import Context, Outputs, Source, View
+    from edgelstm.pipeline.inputs import OnGap
+    from edgelstm.pipeline.outputs import Units
+    from edgelstm.verify.forecast import ForecastScorer, ForecastScores
+
+#: Sinks whose files are read as maps: there values are in physical units, where there are any.
+MAPS = (".nc", ".tif", ".tiff")
 
 
 @dataclass
 class RunReport:
-    """What :func:`run` did. Times are of the step alone, in milliseconds."""
+    """What :func:`run` did. Times are of the step alone, in milliseconds; of several streams, of their common step.
+
+    out: paths of the outputs, by stream name in ``outs``. resets: states set back at gaps. units: of each output that has any.
+    scores: by stream name, of a model that forecasts its own input, beside repeating the last frame (``a``).
+    """
 
     model: str
     source: str
@@ -31,6 +43,10 @@ class RunReport:
     gaps: tuple[str, ...] = ()
     said: tuple[str, ...] = ()
     values: tuple[float, float] | None = None
+    resets: int = 0
+    outs: dict[str, str] = field(default_factory=dict)
+    units: dict[str, str] = field(default_factory=dict)
+    scores: dict[str, ForecastScores | None] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list, repr=False)
 
     def percentile(self, q: float) -> float:
@@ -43,11 +59,15 @@ class RunReport:
             "model": self.model,
             "source": self.source,
             "out": self.out,
+            "outs": dict(self.outs),
             "frames": self.frames,
             "skipped": self.skipped,
             "gaps": list(self.gaps),
+            "resets": self.resets,
             "said": list(self.said),
             "values": None if self.values is None else list(self.values),
+            "units": dict(self.units),
+            "scores": {n: None if s is None else s.to_json() for n, s in self.scores.items()},
             "p50_ms": self.percentile(50),
             "p99_ms": self.percentile(99),
             "max_ms": self.percentile(100),
@@ -56,57 +76,153 @@ class RunReport:
 
 def run(
     model: PathLike,
-    source: str,
+    source: str | Sequence[str] | Mapping[str, str],
     out: PathLike | None = None,
     *,
     device: str | None = None,
     threads: int | None = None,
     limit: int | None = None,
     preprocess: Preprocessing | None = None,
+    hop: int | None = None,
     on_bad_frame: BadFrame = "error",
+    on_gap: OnGap = "hold",
+    units: Units | None = None,
+    then: Sequence[PathLike] = (),
+    score: bool = False,
+    threshold: float | None = None,
+    follow: bool = False,
+    idle: float | None = None,
     view: View | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunReport:
     """Stream ``source`` through ``model`` frame by frame, the state carried, and write the outputs to ``out``.
 
+    source: one, or several whose streams run side by side: a list (``NAME=SOURCE`` names a stream, else its file does) or a
+    mapping by name. Each has a state and an output of its own: ``{stream}`` in ``out`` is its name, else it stands
+    before the suffix. ``limit`` frames of each.
     device: see :func:`edgelstm.runtime.open_program`; default: the CPU for a step graph, the first GPU for an engine.
+    hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`.
+    on_gap: where a source says that frames are missing: ``hold`` the state and go on, ``reset`` it, or ``error``.
+    units: of what is written, see :class:`edgelstm.Outputs`; None: ``physical`` in .nc and .tif where it can be, else ``model``.
+    then: models that take what the one before gives, each with states and preprocessing of its own.
+    score: hold forecasts of the input against the frames that came; CSI of ``threshold``.
+    follow: wait for further files of a folder, for ``idle`` seconds or (None) until interrupted, which ends the run well.
+
     See :func:`edgelstm.pipeline.open_source` for sources and :func:`edgelstm.pipeline.open_sink` for outputs; frames
     go through the preprocessing the Signature declares, unless ``preprocess`` replaces it. ``say`` gets how the source is
     read, line by line, before the first frame (``said`` of the report). Nothing is left behind when it fails.
     """
-    from edgelstm.pipeline import Inputs, open_sink, open_source
+    from edgelstm.pipeline import Inputs, Outputs, open_sink, open_source
 
+    specs = named_sources(source)
     with ExitStack() as stack:
-        runner = stack.enter_context(Runner.open(model, device, threads=threads, on_bad_frame=on_bad_frame))
-        frames = stack.enter_context(open_source(source, limit=limit))
+        sources = {
+            name: stack.enter_context(open_source(spec, limit=limit, follow=follow, idle=idle))
+            for name, spec in specs.items()
+        }
+        rooms = sum(s.streams for s in sources.values())
+        runners = [
+            stack.enter_context(
+                Runner.open(path, device, streams=rooms, threads=threads, on_bad_frame=on_bad_frame)
+            )
+            for path in (model, *then)
+        ]
         report = RunReport(
-            str(model),
-            frames.description,
-            None if out is None else str(out),
-            gaps=frames.gaps,
-            said=frames.said,
-            values=frames.values,
+            " then ".join(map(str, (model, *then))),
+            "; ".join(s.description for s in sources.values()),
+            None,
+            gaps=tuple(gap for s in sources.values() for gap in s.gaps),
+            said=tuple(line for s in sources.values() for line in s.said),
+            values=next(iter(sources.values())).values,
         )
         if say is not None:
-            for line in frames.said:
+            for line in report.said:
                 say(line)
-        inputs = Inputs(runner.signature, operations(runner.signature, preprocess))
-        sink = None
-        if out is not None:
-            sink = stack.enter_context(open_sink(out, runner.signature, fps=frames.fps, view=view))
-        stream = runner.stream("main")
-        for frame, arrays in inputs.steps(frames):
-            started = time.perf_counter()
-            outputs = stream.step(arrays)
-            seconds = time.perf_counter() - started
-            if stream.skipped > report.skipped:
-                report.skipped = stream.skipped
-            else:
-                report.frames += 1
-                report.milliseconds.append(seconds * 1e3)
-                if sink is not None:
-                    sink.write(frame, outputs, seconds)
-            if progress is not None:
-                progress(1)
+        first = runners[0].signature
+        ops = operations(first, preprocess)
+        outputs = [Outputs(r.signature) for r in runners]
+        is_map = out is not None and Path(out).suffix.lower() in MAPS
+        outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, is_map)
+        jobs = []
+        for name, opened in sources.items():
+            inputs = Inputs(first, ops, hop=hop, on_gap=on_gap)
+            sink = None
+            if out is not None:
+                report.outs[name] = out_path(str(out), name, len(sources) > 1)
+                context = _context(report, opened, inputs, outputs[-1])
+                sink = stack.enter_context(
+                    open_sink(
+                        report.outs[name], outputs[-1].signature, fps=opened.fps, view=view, context=context
+                    )
+                )
+            scorer = _scorer(first, ops, threshold, hop) if score else None
+            jobs.append(Job(name, inputs.steps(opened), inputs, sink, scorer))
+        report.out = ", ".join(report.outs.values()) or None
+        stages = [
+            Stage(r, jobs[0].inputs if r is runners[0] else Inputs(r.signature, on_gap=on_gap), o)
+            for r, o in zip(runners, outputs, strict=True)
+        ]
+        loop = Loop(stages, jobs, reset_on_gap=on_gap == "reset")
+        try:
+            for steps in loop.rounds():
+                if progress is not None:
+                    progress(steps)
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+        _count(report, loop.counts)
+        report.scores = {j.name: j.scorer.result() for j in jobs if j.scorer is not None}
     return report
+
+
+def _count(report: RunReport, counts: Counts) -> None:
+    report.frames, report.skipped, report.resets = counts.frames, counts.skipped, counts.resets
+    report.milliseconds = counts.milliseconds
+
+
+def _outputs(signature: Any, ops: Any, units: Units | None, is_map: bool) -> Outputs:
+    from edgelstm.pipeline import Outputs
+
+    if units is None and is_map:
+        try:
+            return Outputs(signature, ops, units="physical")
+        except EdgeLstmError:
+            units = None  # nothing with units: values as the model gives them
+    return Outputs(signature, ops, units=units or "model")
+
+
+def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:
+    """What is known of the outputs: their units if they were converted, the grid that preprocessing left."""
+    from edgelstm.pipeline import Context
+    from edgelstm.pipeline.outputs import frame_outputs
+
+    place, ops = source.place, next(iter(inputs.ops.values()), ())
+    unit = place.unit(ops)
+    report.units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
+    own = 0 if outputs.signature.window is None else 1
+    frame = len(outputs.signature.inputs[0].frame_shape) - own
+    leads = {
+        t.name: t.frame_shape[own]
+        for t in outputs.signature.outputs
+        if t.name in frame_outputs(outputs.signature) and len(t.frame_shape) - own == frame + 1
+    }
+    grid = None if place.grid is None else place.grid.through(ops)
+    return Context(
+        place.start, place.interval, grid, report.units, leads, Path(report.model).name, source.description
+    )
+
+
+def _scorer(signature: Any, ops: Any, threshold: float | None, hop: int | None) -> ForecastScorer:
+    from edgelstm.pipeline.units import forecast_scorer
+
+    found = None
+    if signature.window is None and hop is None:
+        found = forecast_scorer(signature, signature, ops, threshold)
+    if found is None:
+        raise EdgeLstmError(
+            "no forecast to score",
+            found=", ".join(f"output {t.name} {list(t.frame_shape)}" for t in signature.outputs),
+            expected=f"one input, and an output [K, *{list(signature.inputs[0].frame_shape)}] of a step graph",
+        )
+    return found

@@ -30,6 +30,7 @@ def verify(
     weights: PathLike | None = None,
     kwargs: Mapping[str, Any] | None = None,
     preprocess: Preprocessing | None = None,
+    hop: int | None = None,
     threshold: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -85,7 +86,7 @@ def verify(
                 expected="a source, one input, and an output [K, *shape of a frame]",
             )
         frames = ready_frames(
-            signature, source, steps, preprocess, None if scorer is None else scorer.arrived
+            signature, source, steps, preprocess, None if scorer is None else scorer.arrived, hop=hop
         )
         result = compare(
             first,

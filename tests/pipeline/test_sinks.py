@@ -43,8 +43,11 @@ BOTH = signature(y=(2, 1, 6, 8), level=(3,))
 def test_npz_stacks_outputs_over_time(tmp_path: Path) -> None:
     fill(tmp_path / "out.npz", BOTH, STEPS)
     with np.load(tmp_path / "out.npz") as data:
-        assert sorted(data) == ["level", "y"]
-        for name in data:
+        assert sorted(data) == ["attrs", "level", "name", "time", "y"]
+        assert json.loads(str(data["attrs"]))["units"] == {}
+        assert data["name"].tolist() == [f"frame{k}" for k in range(5)]
+        assert data["time"].tolist() == [0.0, 0.5, 1.0, 1.5, 2.0]
+        for name in ("level", "y"):
             np.testing.assert_array_equal(data[name], [s[name] for s in STEPS])
             assert data[name].dtype == np.float32
     assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]

@@ -94,6 +94,7 @@ def test_bad_radar(tmp_path: Path) -> None:
         f"KNMI radar files in {tmp_path}: frame 1 (2020-01-01T00:05Z): found uint16[6, 4]; expected uint16[6, 5]"
         in message
     )
+    write_radar(tmp_path, "202001010010")  # the last one may be half-written
     whole = second.read_bytes()
     second.write_bytes(whole[: len(whole) // 2])
     assert f"{second} (frame 1): damaged, or not HDF5" in refusal(tmp_path, read=True)

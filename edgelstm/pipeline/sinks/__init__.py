@@ -10,6 +10,7 @@ from types import TracebackType
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks import arrays, lines, pictures
 from edgelstm.pipeline.sinks.panels import View
 from edgelstm.pipeline.sources.source import Array, Frame
@@ -72,27 +73,33 @@ class Sink:
 
 
 def open_sink(
-    path: str | os.PathLike[str], signature: Signature, *, fps: float | None = None, view: View | None = None
+    path: str | os.PathLike[str],
+    signature: Signature,
+    *,
+    fps: float | None = None,
+    view: View | None = None,
+    context: Context | None = None,
 ) -> Sink:
     """Open the sink at ``path`` for the outputs of ``signature``.
 
     ===========  ================================================================================================
-    FILE.npz     an array for each output, stacked over time on axis 0
+    FILE.npz     an array for each output, stacked over time on axis 0; ``time`` (seconds from the first frame), ``name`` of each
+                 step, ``stream`` where a source holds several, ``attrs`` (JSON: units, start, grid)
     FILE.jsonl   a line for each frame: index, name, time, milliseconds; of each output min, mean, max, and all values
                  if there are at most 64
     FOLDER/      a PNG for each frame and output that is an image, in a new or empty folder
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
     ===========  ================================================================================================
 
-    ``view`` says which output, channel and lead time the last two show, and which values are black and white.
+    ``context`` is what may be said beside the values: when, where, in which units. ``view`` says which output, channel and lead time the last two show, and which values are black and white.
     Raises EdgeLstmError, before any frame is computed, when the path can't be written or no output is an image.
     """
-    target, view = Path(path), view or View()
+    target, view, context = Path(path), view or View(), context or Context()
     suffix = target.suffix.lower()
     if str(path).endswith(("/", os.sep)) or target.is_dir():
         return Sink(pictures.png_folder(target, signature, view), signature, target)
     if suffix == ".npz":
-        return Sink(arrays.npz(target, signature), signature, target)
+        return Sink(arrays.npz(target, signature, context), signature, target)
     if suffix == ".jsonl":
         return Sink(lines.json_lines(target, signature), signature, target)
     if suffix == ".mp4":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 import zipfile
@@ -16,6 +17,7 @@ from numpy.lib import format as npy
 from edgelstm.dtypes import np_dtype
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def npz(path: Path, signature: Signature) -> Iterator[Write]:
+def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
     """Stack outputs over time, as long as the disk lasts: memory holds one frame.
 
     A zip archive takes one member at a time and an .npy header tells the length, known at the end; so each output
@@ -36,6 +38,9 @@ def npz(path: Path, signature: Signature) -> Iterator[Write]:
             for spec in signature.outputs
         }
         count = 0
+        times: list[float] = []
+        names: list[str] = []
+        streams: list[str] = []
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             nonlocal count
@@ -43,6 +48,10 @@ def npz(path: Path, signature: Signature) -> Iterator[Write]:
                 array = np.ascontiguousarray(outputs[spec.name], np_dtype(spec.dtype))
                 spools[spec.name].write(array.data)
             count += 1
+            times.append(np.nan if frame.time is None else frame.time)
+            names.append(frame.name)
+            if frame.stream is not None:
+                streams.append(frame.stream)
 
         yield write
 
@@ -58,3 +67,13 @@ def npz(path: Path, signature: Signature) -> Iterator[Write]:
                 with archive.open(f"{spec.name}.npy", "w", force_zip64=True) as member:
                     npy.write_array_header_2_0(member, header)
                     shutil.copyfileobj(spool, member, 1024 * 1024)
+            said = {
+                "time": np.array(times),
+                "name": np.array(names, np.str_),
+                "attrs": np.array(json.dumps(context.to_json())),
+                **({"stream": np.array(streams, np.str_)} if len(streams) == count and count else {}),
+            }
+            for name, array in said.items():
+                if name not in spools:
+                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                        npy.write_array(member, array, allow_pickle=False)

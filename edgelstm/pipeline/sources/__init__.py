@@ -6,6 +6,7 @@ from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.sources import arrays, images, knmi, video
+from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
 
 __all__ = ["KINDS", "Frame", "Source", "open_source"]
@@ -17,7 +18,9 @@ KINDS = (
 )
 
 
-def open_source(spec: str, *, limit: int | None = None) -> Source:
+def open_source(
+    spec: str, *, limit: int | None = None, follow: bool = False, idle: float | None = None
+) -> Source:
     """Open the source at ``spec`` and give its first ``limit`` frames, or all.
 
     =====================  =========================================================================================
@@ -32,17 +35,19 @@ def open_source(spec: str, *, limit: int | None = None) -> Source:
     FILE.npz:NAME          mappings, for models with several inputs
     =====================  =========================================================================================
 
+    ``follow`` a folder: wait for further files, for ``idle`` seconds after the last one or (None) for ever.
+
     Values are those of the file, in its depth, uint8 to 8 bits and uint16 above; images and video are upright as the file
     says. ``Source.said`` tells what was done, ``docs/sources.md`` what each format becomes.
 
     Raises EdgeLstmError when there is no such source or its first look (folder, header, first frame) is wrong; what is
     wrong with a later frame shows when it is read.
     """
-    source = _open(spec)
+    source = _open(spec, Follow(follow, idle))
     return source if limit is None else source.limit(limit)
 
 
-def _open(spec: str) -> Source:
+def _open(spec: str, follow: Follow) -> Source:
     if "://" in spec or spec.startswith(("camera:", "/dev/")):
         raise EdgeLstmError(f"{spec!r}: cameras and network streams are not sources yet", expected=KINDS)
     path, key, chosen = Path(spec), "", False
@@ -50,9 +55,13 @@ def _open(spec: str) -> Source:
         stem, _, key = spec.rpartition(":")
         path, chosen = Path(stem), True
     if path.is_dir():
-        return _open_folder(path, key if chosen else None)
+        return _open_folder(path, key if chosen else None, follow)
     if not path.is_file():
         raise EdgeLstmError(f"source {spec if chosen else path} does not exist", hint="Check the path")
+    if follow.on:
+        raise EdgeLstmError(
+            f"follow: source {path}", found="a file", expected="a folder that further files come into"
+        )
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return arrays.open_npz(path, key if chosen else None)
@@ -65,7 +74,7 @@ def _open(spec: str) -> Source:
     raise EdgeLstmError(f"source {path}", found=f"a {suffix or 'nameless'} file", expected=KINDS)
 
 
-def _open_folder(folder: Path, key: str | None) -> Source:
+def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:
     try:
         files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
@@ -83,9 +92,9 @@ def _open_folder(folder: Path, key: str | None) -> Source:
             f"source {folder}:{key}", found="a folder without radar files", expected="FOLDER:image2 of those"
         )
     if radar:
-        return knmi.open_knmi(folder, radar, key)
+        return knmi.open_knmi(folder, radar, key, follow)
     if pictures:
         return images.open_images(
-            folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES]
+            folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES], follow
         )
     raise EdgeLstmError(f"source {folder}", found=f"a folder with {len(files)} other files", expected=KINDS)

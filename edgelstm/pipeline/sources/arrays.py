@@ -84,6 +84,10 @@ def open_npz(path: Path, key: str | None) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {i.filename[:-4]: i for i in archive.infolist() if i.filename.endswith(".npy")}
+            if (
+                key is None and "attrs" in members
+            ):  # outputs of a run: what is said beside the values is no frame
+                members = {n: m for n, m in members.items() if n not in ("attrs", "name", "stream", "time")}
     except _DAMAGED as error:
         raise EdgeLstmError(f"{path}: not an .npz file, or a damaged one", found=error) from error
     if not members or (key is not None and key not in members):

@@ -18,6 +18,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources import netpbm, tiff
+from edgelstm.pipeline.sources.folder import Follow, files_as_frames
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 from edgelstm.pipeline.sources.upright import exif_turn
 
@@ -53,7 +54,9 @@ class Header:
     deep: int | None
 
 
-def open_images(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> Source:
+def open_images(
+    folder: Path, files: Sequence[Path], others: Sequence[Path], follow: Follow | None = None
+) -> Source:
     """Frames [H, W] grey or [H, W, C] with their stored values; ``others``, files of the folder that are no images, are told.
 
     uint8 to 8 bits, uint16 above, TIFF also signed and floating point: see ``docs/sources.md``.
@@ -65,11 +68,21 @@ def open_images(folder: Path, files: Sequence[Path], others: Sequence[Path]) -> 
         kinds = Counter(path.suffix.lower() or path.name for path in others).most_common(5)
         said = (f"left out: {len(others)} files that are no images ({', '.join(kind for kind, _ in kinds)})",)
 
-    def frames() -> Iterator[Frame]:
-        for index, path in enumerate(ordered):
-            yield _one(image, path, index)
+    follow = follow or Follow()
 
-    return Source(f"images in {folder}", frames, length=len(ordered), said=said, look=True)
+    def frames() -> Iterator[Frame]:
+        return files_as_frames(
+            folder,
+            ordered,
+            lambda path, index: _one(image, path, index),
+            suffixes=SUFFIXES,
+            order=_natural,
+            follow=follow,
+            skip_last=False,
+        )
+
+    length = None if follow.on else len(ordered)
+    return Source(f"images in {folder}", frames, length=length, said=said, look=True)
 
 
 def open_image(path: Path) -> Source:

@@ -19,7 +19,9 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
-from edgelstm.pipeline.sources.knmi_values import calibration, choose_image, period
+from edgelstm.pipeline.place import Grid, Place
+from edgelstm.pipeline.sources.folder import Follow, files_as_frames
+from edgelstm.pipeline.sources.knmi_values import calibration, choose_image, period, radar_grid
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 
 log = logging.getLogger(__name__)
@@ -27,11 +29,14 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".h5", ".hdf5")
 
 
-def open_knmi(folder: Path, files: Sequence[Path], image: str | None = None) -> Source:
+def open_knmi(
+    folder: Path, files: Sequence[Path], image: str | None = None, follow: Follow | None = None
+) -> Source:
     """Frames [rows, columns] in the order of the times in the names. Missing times are logged, and in ``gaps``.
 
     uint16 counts of 0.01 mm for accumulations and for files without a calibration; else float32. ``image``: which of
-    several images in a file, such as ``image2``.
+    several images in a file, such as ``image2``. A half-written last file is left out with a warning, or with ``follow``
+    waited for.
     """
     h5py = require("h5py", "radar", f"reading the HDF5 files in {folder}")
     timed = sorted((_time(path), path) for path in files)
@@ -48,18 +53,58 @@ def open_knmi(folder: Path, files: Sequence[Path], image: str | None = None) -> 
         log.warning("%s: %s", folder, gap)
 
     def frames() -> Iterator[Frame]:
-        for index, (time, path) in enumerate(timed):
-            data, note = _read(h5py, path, index, image)
-            yield Frame(index, (time - times[0]).total_seconds(), _utc(time), data, notes=(note,))
+        steps: Counter[timedelta] = Counter(b - a for a, b in itertools.pairwise(times))
+        before: datetime | None = None
 
+        def read(path: Path, index: int) -> Frame:
+            time = _time(path)
+            data, note = _read(h5py, path, index, image)
+            usual = steps.most_common(1)[0][0] if steps else None
+            gap = None
+            if before is not None:
+                gap = _missing(before, time, usual)
+                if path not in files:
+                    steps[time - before] += 1
+            return Frame(index, (time - times[0]).total_seconds(), _utc(time), data, notes=(note,), gap=gap)
+
+        for frame in files_as_frames(
+            folder,
+            [path for _, path in timed],
+            read,
+            suffixes=SUFFIXES,
+            order=_time,
+            follow=follow or Follow(),
+            skip_last=True,
+        ):
+            assert frame.time is not None
+            before = times[0] + timedelta(seconds=frame.time)
+            if frame.gap is not None and len(times) <= frame.index:
+                log.warning("%s: %s", folder, frame.gap)
+            yield frame
+
+    seconds = None if interval is None else interval.total_seconds()
+    following = follow is not None and follow.on
     return Source(
         f"KNMI radar files in {folder}",
         frames,
-        length=len(timed),
-        fps=None if interval is None else 1 / interval.total_seconds(),
+        length=None if following else len(timed),
+        fps=None if seconds is None else 1 / seconds,
         gaps=gaps,
         look=True,
+        place=Place(times[0], seconds, *_place(h5py, timed[0][1], image)),
     )
+
+
+def _place(h5py: Any, path: Path, image: str | None) -> tuple[Grid | None, dict[float, str]]:
+    """Grid of the pixels, and units by factor of the values, as the first file says; nothing where it can't be read."""
+    try:
+        with h5py.File(path, "r") as file:
+            name = choose_image(h5py, file, str(path), image, path.parent)
+            grid = radar_grid(file, file[f"{name}/image_data"].shape)
+            found = calibration(file[name], str(path))
+            return grid, {} if found is None else found.units(period(file))
+    except (EdgeLstmError, OSError, RuntimeError, KeyError, ValueError):
+        return None, {}  # reading the first frame says what is wrong
 
 
 def _time(path: Path) -> datetime:
@@ -81,14 +126,17 @@ def _gaps(times: Sequence[datetime]) -> tuple[timedelta | None, tuple[str, ...]]
     if not steps:
         return None, ()
     interval = Counter(steps).most_common(1)[0][0]
-    gaps = []
-    for before, step in zip(times, steps, strict=False):
-        if step > interval:
-            missing = max(1, round(step / interval) - 1)
-            gaps.append(
-                f"{missing} frame{'s' * (missing > 1)} missing between {_utc(before)} and {_utc(before + step)}"
-            )
-    return interval, tuple(gaps)
+    found = [_missing(before, after, interval) for before, after in itertools.pairwise(times)]
+    return interval, tuple(gap for gap in found if gap is not None)
+
+
+def _missing(before: datetime, after: datetime, interval: timedelta | None) -> str | None:
+    """What is missing between two frames, in words; None when nothing is."""
+    step = after - before
+    if interval is None or step <= interval:
+        return None
+    missing = max(1, round(step / interval) - 1)
+    return f"{missing} frame{'s' * (missing > 1)} missing between {_utc(before)} and {_utc(after)}"
 
 
 def _utc(time: datetime) -> str:
@@ -119,7 +167,8 @@ def _read(h5py: Any, path: Path, index: int, image: str | None) -> tuple[Array, 
             if found is None:
                 return data, f"{name}: values as stored, the file has no calibration"
             data, note = found.apply(data)
-            return data, f"{name}, {note}{period(file) if found.accumulation else ''}"
+            minutes = period(file) if found.accumulation else None
+            return data, f"{name}, {note}" + ("" if minutes is None else f", in {minutes:g} minutes")
     except (
         OSError,
         RuntimeError,

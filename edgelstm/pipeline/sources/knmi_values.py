@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.place import Grid
 from edgelstm.pipeline.sources.source import Array
 
 #: A count of an accumulation, in mm, and the count without data: those of the five-minute product.
@@ -37,6 +38,14 @@ class Calibration:
     def accumulation(self) -> bool:
         """Whether values are mm of precipitation, from 0 up."""
         return "ACCUMULATED" in self.quantity.upper() and "MM" in self.quantity.upper() and not self.offset
+
+    def units(self, minutes: float | None) -> dict[float, str]:
+        """The unit of a frame's values by the factor that they are multiplied with afterwards."""
+        if self.accumulation:
+            rate = {} if minutes is None else {COUNT * 60 / minutes: "mm/h"}
+            return {COUNT: "mm", **rate}
+        found = re.search(r"\[(.+?)\]", self.quantity)
+        return {1.0: found[1]} if found else {}
 
     def formula(self) -> str:
         """As the file writes it."""
@@ -107,20 +116,50 @@ def calibration(group: Any, where: str) -> Calibration | None:
     return Calibration(quantity, float(match["a"]), float(offset), tuple(sorted({*outside, *missing})))
 
 
-def period(file: Any) -> str:
-    """``, in 5 minutes`` from the start and end that the file states; empty without them."""
+def period(file: Any) -> float | None:
+    """Minutes from the start to the end that the file states; None without them."""
     overview = file.get("overview")
     if overview is None:
-        return ""
+        return None
     try:
         start, end = (
             datetime.strptime(_text(overview.attrs.get(f"product_datetime_{edge}"))[:20], "%d-%b-%Y;%H:%M:%S")
             for edge in ("start", "end")
         )
     except ValueError:
-        return ""
+        return None
     minutes = (end - start).total_seconds() / 60
-    return f", in {minutes:g} minutes" if minutes > 0 else ""
+    return minutes if minutes > 0 else None
+
+
+def radar_grid(file: Any, shape: tuple[int, ...]) -> Grid | None:
+    """Where the pixels lie, from the file's ``geographic`` group; None where it does not say."""
+    geo = file.get("geographic")
+    projection = None if geo is None else geo.get("map_projection")
+    if projection is None:
+        return None
+    proj4 = _text(projection.attrs.get("projection_proj4_params"))
+    try:
+        dx, dy, left, top = (
+            float(np.asarray(geo.attrs[f"geo_{key}"]).ravel()[0])
+            for key in ("pixel_size_x", "pixel_size_y", "column_offset", "row_offset")
+        )
+    except (KeyError, IndexError, ValueError):
+        return None
+    if _text(geo.attrs.get("geo_dim_pixel")).upper() != "KM,KM" or not proj4 or not dx or not dy:
+        return None
+    # Lengths in the file are km, of the ellipsoid too; row 0 lies `row_offset` pixels from the projection's origin.
+    return Grid(_in_metres(proj4), left * dx * 1e3, top * dy * 1e3, dx * 1e3, dy * 1e3, shape[0], shape[1])
+
+
+def _in_metres(proj4: str) -> str:
+    """PROJ parameters with the axes of the ellipsoid in metres, where the file has them in km."""
+
+    def longer(match: re.Match[str]) -> str:
+        value = float(match[2])
+        return f"{match[1]}{value * 1e3:.10g}" if value < 1e5 else match[0]
+
+    return re.sub(r"(\+(?:a|b)=)([\d.]+)", longer, proj4)
 
 
 def _text(value: Any) -> str:

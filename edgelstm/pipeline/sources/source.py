@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.place import Place
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,8 @@ class Frame:
     values: the values that stand for black and white in images and video, such as (0, 1023) of 10 bits; None where
         the file does not say.
     notes: what was done to read it, and what the file says of it, in words.
+    gap: what is missing between the frame before and this one, in words; None when nothing is.
+    stream: whose frame it is, where one source holds several streams. last: nothing more comes of that stream.
     """
 
     index: int
@@ -42,6 +45,9 @@ class Frame:
     data: Array | Mapping[str, Array]
     values: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
+    gap: str | None = None
+    stream: str | None = None
+    last: bool = False
 
 
 class Source:
@@ -50,6 +56,7 @@ class Source:
     description: kind and place, for people. length: number of frames, None when only reading tells.
     fps: frames per second, None when unknown. gaps: the places where frames are missing, in words. said: how the frames
     are read, in words, for a person to see once at the start. values: see :class:`Frame`.
+    place: when and where, and in which units. streams: how many streams the frames belong to at one time.
 
     look: read the first frame at once, for what it tells; a later frame that tells something new is logged as a warning.
 
@@ -68,6 +75,8 @@ class Source:
         said: tuple[str, ...] = (),
         look: bool = False,
         limit: int | None = None,
+        place: Place | None = None,
+        streams: int = 1,
     ) -> None:
         self.description = description
         self.length = length
@@ -75,6 +84,8 @@ class Source:
         self.gaps = gaps
         self.said = said
         self.values: tuple[float, float] | None = None
+        self.place = place or Place()
+        self.streams = streams
         self._frames = frames
         self._limit: int | None = None
         self._current: Generator[Frame, None, None] | None = None

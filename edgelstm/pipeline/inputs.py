@@ -1,0 +1,214 @@
+"""From raw frames to what one step of a model takes: preprocessing of every input, and windows of frames."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline.operations import Array
+from edgelstm.pipeline.optext import format_ops
+from edgelstm.pipeline.preprocess import Preprocess
+from edgelstm.pipeline.sources.source import Frame
+
+log = logging.getLogger(__name__)
+
+Op = Mapping[str, Any]
+OnGap = Literal["hold", "reset", "error"]
+
+
+class Inputs:
+    """From raw frames to the arrays of all inputs of a model, by the preprocessing that the model declares.
+
+    >>> inputs = edgelstm.Inputs(runner.signature)
+    >>> for picture in camera:  # raw: uint8 [480, 640, 3]
+    ...     y = stream.step(inputs(picture))["y"]
+
+    overrides: operations by input name that take the place of the declared ones. A raw frame is an array for a model with
+    one input, a mapping by input name for every model, or a :class:`Frame` of a source.
+
+    hop: for models whose one step takes T frames together, [T, *frame]: a window every ``hop`` frames, 1 for one that
+    slides frame by frame, T for windows end to end. A window exported from a step (``Signature.window``) has its hop: T,
+    and no other where a state is carried, for overlapping frames would go into it twice. :meth:`push` gathers the
+    frames of a window; :meth:`steps` does so for a whole source.
+
+    on_gap: of frames that say that something is missing before them: ``hold`` goes on, ``reset`` begins a new window (who
+    streams resets the state), ``error`` raises. Raises EdgeLstmError for a hop or operations that don't fit the model.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        overrides: Mapping[str, Sequence[Op]] | None = None,
+        *,
+        hop: int | None = None,
+        on_gap: OnGap = "hold",
+    ) -> None:
+        if on_gap not in get_args(OnGap):
+            raise EdgeLstmError("on_gap", found=on_gap, expected=" or ".join(get_args(OnGap)))
+        self.ops = {**signature.preprocessing, **(overrides or {})}
+        for name in self.ops:
+            signature.input(name)
+        #: Frames that one step takes; None when it takes one as it is.
+        self.window = _window(signature, hop)
+        self.hop = hop or self.window
+        self._on_gap = on_gap
+        self._preprocess = {
+            spec.name: Preprocess(self.ops.get(spec.name, ()), single_frame(spec, self.window))
+            for spec in signature.inputs
+        }
+        #: What the model declares and nobody replaced: to be held against the depth of the frames.
+        self._declared = {
+            name: ops for name, ops in signature.preprocessing.items() if name not in (overrides or {})
+        }
+        self._checked: tuple[float, float] | None = None
+        self._windows: dict[str | None, _Window] = {}
+
+    def __call__(self, frame: Frame | Array | Mapping[str, Array]) -> dict[str, Array]:
+        """One raw frame's arrays by input name, each of its ``frame_shape`` (for a window: of one of its frames)."""
+        if isinstance(frame, Frame):
+            if frame.values is not None and frame.values != self._checked:
+                for name, ops in self._declared.items():
+                    check_scale(name, ops, frame.values)
+                self._checked = frame.values
+            frame = frame.data
+        if not isinstance(frame, Mapping):
+            if len(self._preprocess) > 1:
+                raise EdgeLstmError(
+                    f"the model has {len(self._preprocess)} inputs and the source gives one array a frame",
+                    expected=f"an .npz with arrays {', '.join(self._preprocess)}",
+                )
+            return {name: preprocess(frame) for name, preprocess in self._preprocess.items()}
+        missing = sorted(set(self._preprocess) - set(frame))
+        if missing:
+            raise EdgeLstmError(
+                f"the source lacks input {', '.join(missing)}",
+                found=f"arrays {', '.join(sorted(frame))}",
+                expected=f"one for each of {', '.join(self._preprocess)}",
+            )
+        return {name: preprocess(frame[name]) for name, preprocess in self._preprocess.items()}
+
+    def push(
+        self, frame: Frame | Array | Mapping[str, Array], stream: str | None = None
+    ) -> dict[str, Array] | None:
+        """What the next step takes, or None until a window is full. Each ``stream`` has a window of its own."""
+        if isinstance(frame, Frame) and frame.gap is not None:
+            if self._on_gap == "error":
+                raise EdgeLstmError(
+                    f"frame {frame.index} ({frame.name})",
+                    found=frame.gap,
+                    expected="frames without a gap",
+                    hint="--on-gap reset begins anew behind a gap, hold goes on",
+                )
+            if self._on_gap == "reset":
+                self.forget(stream)
+        ready = self(frame)
+        if self.window is None:
+            return ready
+        assert self.hop is not None
+        window = self._windows.setdefault(stream, _Window(self.window))
+        window.frames.append(ready)
+        window.due -= 1
+        window.new += 1
+        if window.due:
+            return None
+        window.due, window.new = self.hop, 0
+        return {name: np.stack([f[name] for f in window.frames]) for name in ready}
+
+    def forget(self, stream: str | None = None) -> None:
+        """Drop the frames gathered for a window of ``stream``."""
+        self._windows.pop(stream, None)
+
+    def steps(self, source: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Array]]]:
+        """(last frame of the step, inputs) for every step; frames short of a last window are left out, with a warning.
+
+        Where frames are missing somewhere in the step, the frame's ``gap`` says so.
+        """
+        gaps: dict[str | None, str] = {}
+        for frame in source:
+            if frame.gap is not None:
+                gaps[frame.stream] = frame.gap
+            ready = self.push(frame, frame.stream)
+            if ready is not None:
+                gap = gaps.pop(frame.stream, None)
+                yield (frame if gap == frame.gap else replace(frame, gap=gap)), ready
+        short = sum(window.new for window in self._windows.values())
+        if short:
+            log.warning("left out at the end: %d frames, too few for a window of %d", short, self.window)
+        self._windows.clear()
+
+
+class _Window:
+    """The last frames of a stream; ``due``: frames until the next step; ``new``: frames in no step so far."""
+
+    def __init__(self, size: int) -> None:
+        self.frames: deque[dict[str, Array]] = deque(maxlen=size)
+        self.due = size
+        self.new = 0
+
+
+def _window(signature: Signature, hop: int | None) -> int | None:
+    """How many frames a step takes."""
+    if hop is not None and hop < 1:
+        raise EdgeLstmError("hop", found=hop, expected="at least 1 frame")
+    if signature.window is not None:
+        if hop not in (None, signature.window) and signature.states:
+            raise EdgeLstmError(
+                f"a hop of {hop} for a window of {signature.window} frames that carries its state",
+                expected=f"{signature.window}",
+                hint="Frames that overlap would go into the state twice. Stream the step graph instead: it gives an "
+                "output for every frame",
+            )
+        return signature.window
+    if hop is None:
+        return None
+    sizes = {t.name: t.frame_shape[0] if len(t.frame_shape) > 1 else 1 for t in signature.inputs}
+    size = next(iter(sizes.values()))
+    if len(set(sizes.values())) > 1 or size == 1:
+        raise EdgeLstmError(
+            f"a hop of {hop}",
+            found=", ".join(f"input {t.name} {list(t.frame_shape)}" for t in signature.inputs),
+            expected="inputs [T, *frame] with one T above 1",
+            hint="Leave --hop out: one step of this model takes one frame",
+        )
+    return size
+
+
+def single_frame(spec: TensorSpec, window: int | None) -> TensorSpec:
+    """What one of the frames of a window looks like; ``spec`` itself without a window."""
+    return spec if window is None else replace(spec, shape=(spec.shape[0], *spec.shape[2:]))
+
+
+#: White of the depths that models are trained on.
+_WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
+
+
+def check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> None:
+    """Raise EdgeLstmError when declared operations bring another depth than that of ``values`` to 1."""
+    white = values[1]
+    for place, op in enumerate(ops):
+        if op["op"] in ("normalize", "log1p"):
+            return
+        if op["op"] != "scale":
+            continue
+        factor, offset = op["factor"], op.get("offset", 0.0)
+        meant = [w for w in _WHITES if abs(factor * w + offset - 1) < 0.02]
+        if not meant or abs(factor * white + offset - 1) < 0.02:
+            return
+        right = [dict(other) for other in ops]
+        right[place]["factor"] = float(f"{factor * meant[0] / white:.9g}")
+        for before in right[:place]:
+            if before["op"] == "clip":
+                before |= {key: before[key] * white / meant[0] for key in ("min", "max")}
+        raise EdgeLstmError(
+            f"frames for input {name!r}",
+            found=f"values {values[0]:g} to {white:g}",
+            expected=f"0 to {meant[0]:g}, which the model's 'scale={factor:g}' brings to 1",
+            hint=f"Say --preprocess '{format_ops(right)}'",
+        )

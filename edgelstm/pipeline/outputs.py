@@ -1,0 +1,87 @@
+"""From what a model gives to the units that people read: the way back of its preprocessing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from edgelstm.dtypes import to_float32
+from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.operations import Array, Transform
+from edgelstm.pipeline.preprocess import inverse
+from edgelstm.pipeline.units import physical
+
+Op = Mapping[str, Any]
+Units = Literal["model", "physical", "source"]
+
+
+class Outputs:
+    """From a model's outputs to other units, by undoing what the preprocessing did to the frames.
+
+    >>> outputs = edgelstm.Outputs(runner.signature, units="physical")
+    >>> rain = outputs(stream.step(inputs(raw)))["forecast"]  # mm/h, where the model works on its logarithm
+
+    units: ``model`` leaves values as they are; ``physical`` undoes logarithm and normalization (mm/h of rain, 0 to 1 of
+    brightness); ``source`` undoes scales too (0 to 255 of a camera's pixels, counts of a radar's file).
+
+    Outputs that have the shape of a frame, or of several side by side, are forecasts of frames and are converted, to
+    float32: :attr:`converted` names them. All others stay. :attr:`signature` is the model's with the outputs as they come
+    out. overrides: as for :class:`Inputs`. Raises EdgeLstmError where units are asked for and no output has any, or
+    what was done can't be undone.
+    """
+
+    def __init__(
+        self,
+        signature: Signature,
+        overrides: Mapping[str, Sequence[Op]] | None = None,
+        *,
+        units: Units = "model",
+    ) -> None:
+        if units not in get_args(Units):
+            raise EdgeLstmError("units", found=units, expected=" or ".join(get_args(Units)))
+        self._dtypes = {t.name: t.dtype for t in signature.outputs}
+        self._undo: dict[str, Transform] = {}
+        self.signature = signature
+        if units != "model":
+            found = frame_outputs(signature)
+            if not found:
+                raise EdgeLstmError(
+                    f"units={units}",
+                    found=", ".join(f"output {t.name} {list(t.frame_shape)}" for t in signature.outputs),
+                    expected=f"an output like the frames {list(signature.inputs[0].frame_shape)}, whose units are theirs",
+                )
+            spec = signature.inputs[0]
+            ops = {**signature.preprocessing, **(overrides or {})}.get(spec.name, ())
+            undo = physical(ops) if units == "physical" else inverse(ops)
+            self._undo = dict.fromkeys(found, undo)
+            self.signature = replace(
+                signature,
+                outputs=tuple(
+                    replace(t, dtype="float32") if t.name in found else t for t in signature.outputs
+                ),
+                states=(),
+            )
+        self.converted = tuple(self._undo)
+
+    def __call__(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name; those not converted are passed on as they are."""
+        return {
+            name: self._undo[name](to_float32(array, self._dtypes[name]))
+            if name in self._undo
+            else np.asarray(array)
+            for name, array in outputs.items()
+        }
+
+
+def frame_outputs(signature: Signature) -> list[str]:
+    """Names of the outputs made of frames, [*frame] or [K, *frame], for a model with one input."""
+    if len(signature.inputs) != 1:
+        return []
+    own = 0 if signature.window is None else 1
+    frame = signature.inputs[0].frame_shape[own:]
+    shapes = {t.name: t.frame_shape[own:] for t in signature.outputs}
+    return [name for name, shape in shapes.items() if frame and frame in (shape, shape[1:])]
