@@ -117,10 +117,14 @@ def run(
 
     specs = named_sources(source)
     with ExitStack() as stack:
-        sources = {
-            name: stack.enter_context(open_source(spec, limit=limit, follow=follow, idle=idle))
-            for name, spec in specs.items()
-        }
+        try:
+            sources = {
+                name: stack.enter_context(open_source(spec, limit=limit, follow=follow, idle=idle))
+                for name, spec in specs.items()
+            }
+        except EdgeLstmError:
+            Runner.open(model, device, threads=threads).close()  # what is wrong with the model is said first
+            raise
         rooms = sum(s.streams for s in sources.values())
         runners = [
             stack.enter_context(
