@@ -177,8 +177,8 @@ def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
                 return f"Say how to get there, e.g. --preprocess '{ops}'"
     if have == want[1:]:
         return (
-            f"One step of the model takes {want[0]} of these frames together: --hop 1 for a window that slides frame by "
-            f"frame, --hop {want[0]} for windows end to end"
+            f"One step of the model takes {want[0]} of these frames together: `run` and `verify` take --hop 1 for a window "
+            f"that slides frame by frame, --hop {want[0]} for windows end to end"
         )
     return "No preprocessing makes the one of the other: the source is of another kind than what the model was trained on"
 

@@ -497,7 +497,7 @@ def test_a_grey_camera_serves_a_model_that_makes_grey() -> None:
 @pytest.mark.parametrize(
     ("have", "want", "hint"),
     [
-        ((11,), (30, 11), "One step of the model takes 30 of these frames together: --hop 1 for a window that slides frame by frame, --hop 30"),
+        ((11,), (30, 11), "One step of the model takes 30 of these frames together: `run` and `verify` take --hop 1 for a window that slides frame by frame, --hop 30"),
         ((11,), (12,), "No preprocessing makes the one of the other"),
         ((4, 5, 6, 7), (1, 8, 8), "No preprocessing makes the one of the other"),
     ],
