@@ -31,22 +31,25 @@ ARCHS = os.environ.get("EDGELSTM_CUDA_ARCHS", "87").split(",")
 HERE = Path(__file__).parent
 
 
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+def compile_cells(folder: Path) -> ctypes.CDLL:
+    """The kernel's code on the host; the test is skipped where there is no C++ compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
         pytest.skip("no C++ compiler: g++ is not on the PATH and CXX is not set")
-    library = tmp_path_factory.mktemp("cell") / "libsmall_cell.so"
+    library = folder / "libsmall_cell.so"
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    includes = [f"-I{sources() / 'include'}", f"-I{HERE}"]
-    subprocess.run(
-        [compiler, *flags, *includes, str(HERE / "small_cell_host.cpp"), "-o", str(library)], check=True
-    )
+    command = [compiler, *flags, f"-I{sources() / 'include'}", f"-I{HERE}", str(HERE / "small_cell_host.cpp")]
+    subprocess.run([*command, "-o", str(library)], check=True)
     loaded = ctypes.CDLL(str(library))
     loaded.why_refused.restype = ctypes.c_char_p
     loaded.workspace_bytes.restype = loaded.run_plan.restype = ctypes.c_int64
     assert loaded.size_of_plan() == ctypes.sizeof(launch.Plan)
     return loaded
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
+    return compile_cells(tmp_path_factory.mktemp("cell"))
 
 
 @dataclass(frozen=True)

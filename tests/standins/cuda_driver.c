@@ -127,7 +127,8 @@ int cuDeviceGetName(char *name, int size, int device) {
 
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     if (device >= machine.devices) return INVALID_DEVICE;
-    *value = attribute == 75 ? machine.major : attribute == 76 ? machine.minor : attribute == 18 ? machine.integrated : 0;
+    *value = attribute == 75 ? machine.major : attribute == 76 ? machine.minor : attribute == 18 ? machine.integrated :
+             attribute == 16 ? 6 : attribute == 97 ? 100 * 1024 : 0;  /* multiprocessors; shared memory a block may ask for */
     return OK;
 }
 
@@ -288,6 +289,60 @@ int cuMemcpyAsync(Address to, Address from, size_t size, Stream *stream) {
 
 int cuLaunchHostFunc(Stream *stream, void (*call)(void *), void *argument) {
     return put(stream, (Op){.kind = HOST, .call = call, .argument = argument});
+}
+
+/* Kernels: a module is not looked at; a launch is handed to the test, which plays the kernel. The parameter is the caller's
+ * again when the call is back. More than 48 KiB of shared memory have to be asked for, as on a GPU. */
+typedef struct { char name[64]; unsigned shared; } Function;
+typedef int OnLaunch(const char *name, unsigned blocks, unsigned threads, unsigned shared, int together, void *parameter,
+                     Stream *stream);
+static OnLaunch *on_launch;
+void standin_on_launch(OnLaunch *call) { on_launch = call; }
+
+int cuModuleLoadData(void **module, const void *image) {
+    *module = (void *)image;
+    return depth ? OK : INVALID_CONTEXT;
+}
+
+int cuModuleGetFunction(Function **function, void *module, const char *name) {
+    (void)module;
+    *function = calloc(1, sizeof **function);  /* for as long as the process */
+    strncpy((*function)->name, name, sizeof (*function)->name - 1);
+    return OK;
+}
+
+int cuFuncSetAttribute(Function *function, int attribute, int value) {
+    if (attribute != 8) return INVALID_VALUE;  /* CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES */
+    function->shared = (unsigned)value;
+    return OK;
+}
+
+static int launch(Function *f, const unsigned *grid, const unsigned *block, unsigned shared, Stream *stream, void **parameters,
+                  int together) {
+    if (!depth) return INVALID_CONTEXT;
+    if (failed) return failed;
+    if (!on_launch || grid[1] * grid[2] * block[1] * block[2] != 1 || (shared > 48 * 1024 && shared > f->shared) || !parameters)
+        return INVALID_VALUE;
+    return on_launch(f->name, grid[0], block[0], shared, together, parameters[0], stream);
+}
+
+int cuLaunchKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
+                   Stream *stream, void **parameters, void **extra) {
+    (void)extra;
+    return launch(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, stream, parameters, 0);
+}
+
+int cuLaunchCooperativeKernel(Function *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                              unsigned shared, Stream *stream, void **parameters) {
+    return launch(f, (unsigned[]){gx, gy, gz}, (unsigned[]){bx, by, bz}, shared, stream, parameters, 1);
+}
+
+int cuMemcpyHtoD(Address to, const void *from, size_t size) {
+    Range *target = range_of((char *)to);
+    if (!depth) return INVALID_CONTEXT;
+    if (!target || (char *)to + size > target->start + target->size) return INVALID_VALUE;
+    memcpy((void *)to, from, size);
+    return failed;
 }
 
 int cuEventCreate(Event **event, unsigned flags) {

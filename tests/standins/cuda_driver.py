@@ -14,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 _CALLBACK = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+_ON_LAUNCH = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.c_char_p, *[ctypes.c_uint] * 3, ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p
+)
 MEMORY = 2 * 1024**3
 
 
@@ -77,6 +80,13 @@ class StandInDriver:
 
     def is_capturing(self, stream: int) -> bool:
         return bool(self._library.standin_capturing(stream))
+
+    def play(self, kernel: Callable[..., int]) -> None:
+        """``kernel(name, blocks, threads, shared, together, parameter, stream)`` is called for every launch, when it is queued;
+        0 is success. Its parameter is an address that is good until it returns."""
+        callback = _ON_LAUNCH(kernel)
+        self._keep.append(callback)
+        self._library.standin_on_launch(callback)
 
     def drain(self, stream: int) -> None:
         """Do what is on a stream."""
