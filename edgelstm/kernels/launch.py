@@ -69,6 +69,8 @@ class Memory:
                     pointer = _ok(self._driver.cuMemAlloc(max(array.nbytes, 1)))
                     self.addresses += (int(pointer),)
                     _ok(self._driver.cuMemcpyHtoD(pointer, array.ctypes.data, array.nbytes))
+                # The call may be back before the last of it has arrived, and streams need not wait for it.
+                _ok(self._driver.cuCtxSynchronize())
         except BaseException:
             self.close()
             raise
@@ -77,6 +79,7 @@ class Memory:
         """Free it, when all that was queued is done."""
         addresses, self.addresses = self.addresses, ()
         with self._device:
+            _ok(self._driver.cuCtxSynchronize())
             for address in addresses:
                 _ok(self._driver.cuMemFree(address))
 

@@ -270,6 +270,15 @@ int cuStreamSynchronize(Stream *stream) {
     return failed;
 }
 
+int cuCtxSynchronize(void) {
+    if (!depth) return INVALID_CONTEXT;
+    for (Stream *s = streams; s; s = s->next) {
+        if (s->capture) { s->invalid = 1; return CAPTURE_UNSUPPORTED; }
+        drain(s);
+    }
+    return failed;
+}
+
 int cuMemcpyAsync(Address to, Address from, size_t size, Stream *stream) {
     stream = real(stream);
     if (!depth) return INVALID_CONTEXT;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -151,7 +152,11 @@ class ConvLstmKernel:
         given = (x if x is not None else h, h, *self._packed, self.bias)
         maps = tuple(peepholes.get(name, self.bias) for name in ("p_i", "p_f", "p_o"))
         rest = (active if active is not None else self.bias, c, c_out, h_out)
-        kernel[grid](*given, *maps, *rest, **constants, **_options(tile))
+        import torch
+
+        # Triton launches on the current GPU, which need not be the tensors'.
+        with torch.cuda.device(h.device) if h.is_cuda else contextlib.nullcontext():
+            kernel[grid](*given, *maps, *rest, **constants, **_options(tile))
 
     def compile_ahead(
         self,

@@ -147,7 +147,7 @@ def _fake(z: Tensor, c: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     from edgelstm.kernels.gates.call import new_tensors
 
     if z.device.type == "cuda":
-        return new_tensors(_taken(z, c), c)
+        return new_tensors(_taken(z, c), c.contiguous())
     return torch.empty(c.shape, dtype=z.dtype, device=z.device), torch.empty_like(c)
 
 

@@ -15,8 +15,9 @@ LSTM, GRU, COUPLED = 0, 1, 2
 THREADS, WARPS, MOST_TILE = 256, 8, 8
 MOST_HIDDEN, MOST_STREAMS = 1024, 1024
 SOURCE, NAME = "small_cell.cu", "edgelstm_small_cell"
-#: Weights that one block keeps, in bytes: what a multiprocessor reads while blocks would wait for each other.
-ALONE = 96 * 1024
+#: A cell with no more bytes of weights and products than these is one block: what a multiprocessor reads and multiplies while blocks
+#: would wait for each other. Reckoned, not measured.
+ALONE_BYTES, ALONE_PRODUCTS = 96 * 1024, 200_000
 
 
 class Params(Structure):
@@ -86,7 +87,9 @@ def plan_of(p: Params, processors: int, shared_most: int, units: int = 0) -> Pla
     tile = 1
     while tile < p.streams and tile < MOST_TILE:
         tile *= 2
-    alone = p.hidden * gates * row <= ALONE
+    passes = -(-p.streams // tile)
+    held = p.hidden * gates * row
+    alone = held <= ALONE_BYTES and held // width * tile * passes <= ALONE_PRODUCTS
     most = processors if units or not alone else 1
     count = units or 1
     while -(-p.hidden // count) > most:
@@ -96,7 +99,6 @@ def plan_of(p: Params, processors: int, shared_most: int, units: int = 0) -> Pla
     plan.blocks = -(-p.hidden // count)
     weights, frames, state = count * gates * row, tile * row, count * p.streams * 4
     partial = count * plan.slices * 4 * tile * 4
-    passes = -(-p.streams // tile)
     plan.held = p.steps * passes > 1 and weights + frames + partial + 2 * state <= shared_most
     plan.frames = weights if plan.held else 0
     plan.partial = plan.frames + frames

@@ -115,8 +115,10 @@ inline SmallCellPlan planOf(SmallCellParams const& p, int32_t processors, int32_
     while (plan.tile < p.streams && plan.tile < kMostTile) {
         plan.tile *= 2;
     }
-    // What one multiprocessor reads in the time that blocks need to wait for each other stays in one block.
-    bool const alone = int64_t{p.hidden} * plan.gates * row <= 96 * 1024;
+    // What one multiprocessor reads and multiplies in the time that blocks need to wait for each other stays in one block.
+    int32_t const passes = (p.streams + plan.tile - 1) / plan.tile;
+    int64_t const held = int64_t{p.hidden} * plan.gates * row;
+    bool const alone = held <= 96 * 1024 && held / width * plan.tile * passes <= 200000;
     int32_t const most = alone ? 1 : processors;
     plan.units = units > 0 ? units : 1;
     while ((p.hidden + plan.units - 1) / plan.units > (units > 0 ? processors : most)) {
@@ -129,7 +131,6 @@ inline SmallCellPlan planOf(SmallCellParams const& p, int32_t processors, int32_
     int32_t const partial = plan.units * plan.slices * 4 * plan.tile * 4;
     int32_t const state = plan.units * p.streams * 4;
     int32_t const rest = frames + partial + 2 * state;
-    int32_t const passes = (p.streams + plan.tile - 1) / plan.tile;
     plan.held = int64_t{p.steps} * passes > 1 && int64_t{weights} + rest <= sharedMost;
     plan.frames = plan.held ? weights : 0;
     plan.partial = plan.frames + frames;
