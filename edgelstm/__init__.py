@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from edgelstm.workflows.calibrate import calibrate
     from edgelstm.workflows.export import export
     from edgelstm.workflows.inspect import inspect
+    from edgelstm.workflows.lower import lower
     from edgelstm.workflows.quantize import quantize
     from edgelstm.workflows.run import run
     from edgelstm.workflows.verify import verify
@@ -44,6 +45,7 @@ __all__ = [
     "calibrate",
     "export",
     "inspect",
+    "lower",
     "nn",
     "quantize",
     "run",
@@ -65,6 +67,7 @@ _HOME = {
     "calibrate": "edgelstm.workflows.calibrate",
     "export": "edgelstm.workflows.export",
     "inspect": "edgelstm.workflows.inspect",
+    "lower": "edgelstm.workflows.lower",
     "nn": "edgelstm.frontends.torch.nn",
     "quantize": "edgelstm.workflows.quantize",
     "run": "edgelstm.workflows.run",

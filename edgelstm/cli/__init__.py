@@ -23,6 +23,7 @@ ORDER = (
     "quantize",
     "build_engine",
     "build_plugin",
+    "lower",
     "run",
     "inspect",
     "bench",

@@ -97,6 +97,10 @@ def export(
         ),
     ] = None,
     preprocess: Preprocess = None,
+    lower: Annotated[
+        str | None,
+        typer.Option(help="plain or openvino: the gates in standard operators, for other ONNX runtimes."),
+    ] = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -121,6 +125,7 @@ def export(
             kwargs=json_option("--init", init),
             steps=steps,
             tolerance=tolerance,
+            lower=lower,  # type: ignore[arg-type]
             threads=threads,
             progress=tick,
             doing=tick.say,
@@ -134,6 +139,33 @@ def export(
     for note in result.notes:
         out.print(note, highlight=False, markup=False)
     out.print(f"wrote {result.path}: {size_text(len(result.step.to_bytes()))}", markup=False)
+
+
+@app.command(
+    epilog="Examples: `edgelstm lower model.onnx -o model.plain.onnx` · `edgelstm lower model.onnx --runtime openvino -o model.ov.onnx`"
+)
+def lower(
+    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
+    runtime: Annotated[
+        str,
+        typer.Option(
+            help="plain: standard operators, for any ONNX runtime; openvino; onnxruntime: FusedGates as functions."
+        ),
+    ] = "plain",
+    as_json: Json = False,
+) -> None:
+    """Write a model for another ONNX runtime: its fused gates in standard operators. The numbers stay the same."""
+    import edgelstm
+
+    made = edgelstm.lower(model, output, runtime)  # type: ignore[arg-type]
+    if as_json:
+        return print_json(made.to_json())
+    out.print(
+        f"wrote {made.path}: {size_text(len(made.step.to_bytes()))}, operators {', '.join(made.operators)}",
+        markup=False,
+        highlight=False,
+    )
 
 
 @app.command(

@@ -14,6 +14,7 @@ from edgelstm.verify.compare import Comparison
 from edgelstm.verify.proof import Proof
 from edgelstm.verify.streams import CALLS, separate
 from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
+from edgelstm.workflows.lower import Form, lowered
 from edgelstm.workflows.prove import proved
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def export(
     kwargs: Mapping[str, Any] | None = None,
     steps: int = STEPS,
     tolerance: float | None = None,
+    lower: Form | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     doing: Callable[[str], None] | None = None,
@@ -95,6 +97,7 @@ def export(
     carry_state: carry the states that such a module keeps to itself from frame to frame instead.
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess: operations by input name (or as text), kept in the Signature for ``run``.
+    lower: write the gates in standard operators ("plain", "openvino"), for runtimes that know no functions.
     steps: frames of the comparison; where a whole window is a frame, as many windows as they make.
     tolerance: the largest relative error from float64 that passes, in place of the rule in :mod:`edgelstm.verify.proof`.
     progress, doing: called with the frames that were compared, and with what is being done.
@@ -136,6 +139,8 @@ def export(
         steps = -(-steps // length) * length
     elif loaded.windowed:  # a whole window counts as one frame
         steps = -(-steps // max(t.frame_shape[0] for t in step.signature.inputs if t.frame_shape))
+    if lower is not None:
+        step = lowered(step, lower)  # before the proof: what is written is what was proved
     step.check()
     if frames is not None and not isinstance(frames, str):
         frames = list(frames)  # they are needed more than once

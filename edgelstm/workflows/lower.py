@@ -1,0 +1,62 @@
+"""lower: a step graph in the form that another runtime reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike
+from edgelstm.graph.step import StepModel
+
+#: "onnxruntime" keeps FusedGates as functions; the others are in standard operators alone, which is what OpenVINO, tract, the
+#: reference evaluator of onnx and every other runtime read.
+Form = Literal["onnxruntime", "openvino", "plain"]
+
+
+@dataclass
+class Lowered:
+    """What :func:`lower` made."""
+
+    step: StepModel
+    path: Path | None
+    form: str
+    operators: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": None if self.path is None else str(self.path),
+            "form": self.form,
+            "sha256": self.step.sha256(),
+            "bytes": len(self.step.to_bytes()),
+            "operators": list(self.operators),
+        }
+
+
+def lowered(step: StepModel, form: Form) -> StepModel:
+    """``step`` in a form; the same numbers, the same Signature."""
+    from edgelstm.passes.lower import lower as lower_pass
+
+    if form not in get_args(Form):
+        raise EdgeLstmError("lower", found=form, expected=" or ".join(get_args(Form)))
+    return lower_pass(step, "openvino" if form == "plain" else form)
+
+
+def lower(model: PathLike | StepModel, output: PathLike | None = None, form: Form = "plain") -> Lowered:
+    """Write a step graph or window for another runtime: FusedGates written out in standard operators.
+
+    model: a step graph of ours. output: the ``.onnx`` file; None writes nothing. form: "plain" and "openvino": standard
+    operators only; "onnxruntime": FusedGates as functions, as ``export`` writes them.
+    Raises EdgeLstmError, and writes nothing, for what is no step graph.
+    """
+    step = model if isinstance(model, StepModel) else StepModel.load(model)
+    if output is not None and Path(output).suffix.lower() != ".onnx":
+        raise EdgeLstmError(
+            f"output {output}", found=Path(output).suffix or "no suffix", expected="a path ending with .onnx"
+        )
+    made = lowered(step, form)
+    if output is not None:
+        made.save(output)
+    return Lowered(made, None if output is None else Path(output), form, tuple(sorted(set(made.op_types()))))
