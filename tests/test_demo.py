@@ -216,6 +216,16 @@ run_demo("out", frames=20, threads=1)
         capture_output=True,
         text=True,
     )
+    code = "from edgelstm.engine.plugin_build import find_source; print(find_source())"
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == str((tmp_path / "site" / "edgelstm" / "_plugins").resolve())
     inside = tmp_path / "site" / "edgelstm" / "_examples"
     assert done.stdout.split() == [str(inside / "moving_digits"), str(inside / "nowcast_radar")]
     assert (tmp_path / "out" / "report.html").is_file()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -10,6 +11,7 @@ import typer
 
 from edgelstm import __version__
 from edgelstm.cli import build, engine, machine, models, quantisation
+from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
@@ -30,6 +32,8 @@ ORDER = (
     "doctor",
     "demo",
 )
+for registered in app.registered_commands:
+    registered.cls = Command
 app.registered_commands.sort(key=lambda c: ORDER.index(c.callback.__name__) if c.callback else 0)
 #: What typer raises for wrong options and arguments; it is click's, which typer may bring along under its own name.
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -56,6 +60,8 @@ def main() -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A module named on the command line is looked for where the user stands.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 (sys.path holds strings)
+    # A stopped service ends like an error: what was begun is taken away.
+    signal.signal(signal.SIGTERM, _terminated)
     try:
         # Not standalone, so that wrong options end like all other bad input, in one line.
         code = app(prog_name="edgelstm", standalone_mode=False)
@@ -70,6 +76,10 @@ def main() -> None:
         err.print("edgelstm: interrupted", markup=False)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _terminated(number: int, frame: Any) -> NoReturn:
+    sys.exit(128 + number)
 
 
 def _fail(message: str) -> NoReturn:

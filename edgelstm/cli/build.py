@@ -13,11 +13,11 @@ from edgelstm.cli.shared import Json, app, out, phases, print_json, size_text
 @app.command(
     epilog="Examples: `edgelstm build-engine model.onnx -o model.plan` · "
     "`edgelstm build-engine model.int8.onnx -o model.plan --streams 1:4:8 --gates auto` · "
-    "`edgelstm build-engine model.onnx -o model.plan --runtime tensorrt-rtx --target 8.6 --target 8.9`"
+    "`edgelstm build-engine model.onnx -o model.plan --runtime tensorrt-rtx --gpu 8.6 --gpu ada`"
 )
 def build_engine(
     model: Annotated[
-        Path, typer.Argument(help="A step graph or window (.onnx); quantised: with --target tensorrt.")
+        Path, typer.Argument(help="A step graph or window (.onnx); quantised: with --runtime tensorrt.")
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .plan file to write.")],
     runtime: Annotated[
@@ -33,9 +33,9 @@ def build_engine(
             help="A further number of streams to tune for, beside OPT; repeatable, costs build time only."
         ),
     ] = None,
-    target: Annotated[
+    gpu: Annotated[
         list[str] | None,
-        typer.Option(help="tensorrt-rtx: compute capability to compile for, such as 8.9; repeatable."),
+        typer.Option(help="tensorrt-rtx: what to compile for, 8.9 or ada; repeatable."),
     ] = None,
     calibration: Annotated[
         Path | None, typer.Option(help="What the model was quantised with; its hash is kept.")
@@ -65,6 +65,7 @@ def build_engine(
 ) -> None:
     """Compile a step graph for TensorRT: a plan, and beside it a sidecar that tells what it is for."""
     from edgelstm.engine import build as engine
+    from edgelstm.engine.capability import capabilities
 
     options = engine.BuildOptions(
         streams=engine.parse_streams(streams),
@@ -76,7 +77,7 @@ def build_engine(
         hardware_compatible=hardware_compatible,
         dla_core=dla_core,
         gpu_fallback=gpu_fallback,
-        targets=tuple(target or ()),
+        targets=capabilities(gpu or ()),
     )
     with phases() as show:
         built = engine.build_engine(

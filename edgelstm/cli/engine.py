@@ -11,17 +11,17 @@ from edgelstm.cli.shared import Json, app, out, phases, print_json, size_text
 
 
 @app.command(
-    epilog="Examples: `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --arch 8.7` "
-    "· `edgelstm build-plugin --machine aarch64 --cuda-target cuda-arm --arch 8.7 --arch 11.0 -o libedgelstm_plugin.so`"
+    epilog="Examples: `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
+    "· `edgelstm build-plugin --machine aarch64 --cuda-target cuda-arm --gpu 8.7 --gpu 11.0 -o libedgelstm_plugin.so`"
 )
 def build_plugin(
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", help="The file to write (default: the cache, where it is found)."),
     ] = None,
-    arch: Annotated[
+    gpu: Annotated[
         list[str] | None,
-        typer.Option(help="Compute capability such as 8.7; repeatable (default: of the GPU here, else all)."),
+        typer.Option(help="8.7 or orin; repeatable (default: the GPU here, else all)."),
     ] = None,
     tensorrt_include: Annotated[
         Path | None, typer.Option(help="Folder with TensorRT's headers (default: looked for).")
@@ -42,13 +42,14 @@ def build_plugin(
 ) -> None:
     """Compile the FusedGates kernels as a plugin that TensorRT loads. Needs nvcc, cmake and TensorRT's headers."""
     from edgelstm.engine import plugin_build
+    from edgelstm.engine.capability import capabilities
 
     with phases() as show:
         library = plugin_build.build_plugin(
             output,
             tensorrt_include=tensorrt_include,
             nvcc=cuda,
-            architectures=arch,
+            architectures=capabilities(gpu) if gpu else None,
             source=source,
             target_machine=machine,
             cuda_target=cuda_target,

@@ -18,6 +18,7 @@ from edgelstm.cli.shared import (
     Weights,
     app,
     confirm_pairs,
+    err,
     fix_option,
     frame_shapes,
     json_option,
@@ -29,6 +30,7 @@ from edgelstm.cli.shared import (
     shape_text,
     size_text,
     states_option,
+    two_numbers,
 )
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, StateSpec
@@ -169,8 +171,8 @@ def lower(
 
 
 @app.command(
-    epilog="Examples: `edgelstm run digits.onnx --source frames.npz --out forecast.mp4` · "
-    "`edgelstm run radar.plan --source knmi/ --out forecast.npz --device cuda --json`"
+    epilog="Examples: `edgelstm run digits.onnx --source frames.npz --output forecast.mp4` · "
+    "`edgelstm run radar.plan --source knmi/ --output forecast.npz --device cuda --json`"
 )
 def run(
     model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
@@ -182,7 +184,12 @@ def run(
         ),
     ],
     output: Annotated[
-        str | None, typer.Option("--out", "-o", help="FILE.npz, FILE.jsonl, FILE.mp4, or FOLDER/ for PNGs.")
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            help="FILE.npz, FILE.jsonl, - for JSON lines here, FILE.mp4, or FOLDER/ for PNGs.",
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     preprocess: Preprocess = None,
@@ -214,8 +221,10 @@ def run(
     lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
     channel: Annotated[int | None, typer.Option(help="PNG and MP4: which channel.")] = None,
     value_range: Annotated[
-        tuple[float, float] | None,
-        typer.Option("--range", help="PNG and MP4: the values of black and white."),
+        str | None,
+        typer.Option(
+            "--range", help="PNG and MP4: the values of black and white, such as 0,1.", metavar="LOW,HIGH"
+        ),
     ] = None,
     device: Annotated[
         str | None,
@@ -247,18 +256,19 @@ def run(
             follow=follow,
             idle=idle,
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
-            view=View(output=show, channel=channel, lead=lead, range=value_range),
+            view=View(output=show, channel=channel, lead=lead, range=two_numbers("--range", value_range)),
             progress=tick,
             say=say,
         )
+    shown = err if output == "-" else out  # standard output is the lines'
     if as_json:
-        return print_json(report.to_json())
+        return print_json(report.to_json(), error=output == "-")
     table = Table(title=escape(f"{report.model} on {report.source}"))
     for column in ("frames", "skipped", "p50 ms", "p99 ms", "max ms", "output"):
         table.add_column(column, justify="right")
     times = [f"{report.percentile(q):.3f}" for q in (50, 99, 100)]
     table.add_row(str(report.frames), str(report.skipped), *times, escape(report.out or "(none)"))
-    out.print(table)
+    shown.print(table)
 
 
 @app.command(

@@ -48,7 +48,8 @@ def calibrate(
         int, typer.Option(min=1, max=2, help="2: once more, with the quantised graph driving the state.")
     ] = 1,
     target: Annotated[
-        str, typer.Option(help="What the second round is quantised for: onnxruntime or tensorrt.")
+        str,
+        typer.Option("--runtime", help="What the second round is quantised for: onnxruntime or tensorrt."),
     ] = "onnxruntime",
     preprocess: Preprocess = None,
     threads: Threads = None,
@@ -105,17 +106,17 @@ def calibrate(
 
 @app.command(
     epilog="Examples: `edgelstm quantize model.onnx --calibration model.calib.json -o model.int8.onnx` · "
-    "`edgelstm quantize model.onnx --target tensorrt --precision fp16 -o model.fp16.onnx` · "
+    "`edgelstm quantize model.onnx --runtime tensorrt --precision fp16 -o model.fp16.onnx` · "
     "`edgelstm quantize model.onnx --precision auto --budget 0.01 --source frames.npz -o model.mixed.onnx`"
 )
 def quantize(
     model: Annotated[Path, typer.Argument(help="A float step graph or window (.onnx).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     calibration: Annotated[Path | None, typer.Option(help="What `calibrate` wrote for this model.")] = None,
-    target: Annotated[str, typer.Option(help="onnxruntime (CPU) or tensorrt.")] = "onnxruntime",
+    target: Annotated[str, typer.Option("--runtime", help="onnxruntime (CPU) or tensorrt.")] = "onnxruntime",
     precision: Annotated[str, typer.Option(help="int8, fp8, fp16, bf16, or auto.")] = "int8",
     gpu: Annotated[
-        str | None, typer.Option(help="Refuse what it lacks: xavier, turing, ampere, orin, ada, hopper, ...")
+        str | None, typer.Option(help="Refuse what it lacks: orin, ada, hopper, ..., or 8.7.")
     ] = None,
     rest: Annotated[
         str, typer.Option(help="With int8 and fp8, what is not quantised: fp32, fp16, bf16.")

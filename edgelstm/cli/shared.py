@@ -149,8 +149,9 @@ def phases() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def print_json(data: dict[str, Any]) -> None:
-    typer.echo(json.dumps(data, indent=2, allow_nan=False))
+def print_json(data: dict[str, Any], *, error: bool = False) -> None:
+    """``error``: on standard error, where standard output is for something else."""
+    typer.echo(json.dumps(data, indent=2, allow_nan=False), err=error)
 
 
 def frame_shapes(texts: list[str] | None) -> Any:
@@ -252,6 +253,17 @@ def _ints(option: str, text: str, dims: str) -> tuple[int, ...]:
     if any(d < 1 for d in shape):
         raise EdgeLstmError(f"{option} {text}", expected="sizes of at least 1")
     return shape
+
+
+def two_numbers(option: str, text: str | None) -> tuple[float, float] | None:
+    """LOW,HIGH."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise EdgeLstmError(f"{option} {text}", expected="two numbers with a comma, such as 0,1") from error
+    return low, high
 
 
 def json_option(option: str, text: str | None) -> dict[str, Any] | None:

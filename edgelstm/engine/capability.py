@@ -126,6 +126,21 @@ def architecture(capability: str) -> Architecture:
     raise EdgeLstmError("compute capability", found=capability, expected=f"one of {', '.join(known)}")
 
 
+def capabilities(gpus: Iterable[str]) -> tuple[str, ...]:
+    """Compute capabilities by number ("8.7", or "87" as nvcc writes it) or by the name of a family ("orin")."""
+    families = {row.key: row.capabilities for row in ARCHITECTURES}
+    found: list[str] = []
+    for gpu in gpus:
+        number = f"{gpu[:-1]}.{gpu[-1]}" if gpu.isdigit() and len(gpu) > 1 else gpu
+        found += families.get(gpu.lower(), (number,))
+    return tuple(dict.fromkeys(found))
+
+
+def family(gpu: str) -> str:
+    """The name of the family a GPU is of, given by that name or by its compute capability."""
+    return gpu if any(row.key == gpu for row in ARCHITECTURES) else architecture(gpu).key
+
+
 def check(
     row: Library,
     targets: Iterable[str],
@@ -183,7 +198,7 @@ def _check_precisions(label: str, wanted: Collection[str], has: frozenset[str]) 
         raise EdgeLstmError(
             f"{label} does not multiply in {precision}",
             expected=f"one of {', '.join(sorted(has))}",
-            hint="Quantise the model for what the GPU has: edgelstm quantize --target tensorrt --gpu NAME",
+            hint="Quantise the model for what the GPU has: edgelstm quantize --runtime tensorrt --gpu NAME",
         )
 
 

@@ -106,13 +106,15 @@ def build_plugin(
 
 def find_source(given: PathLike | None = None) -> Path:
     """The folder ``plugins`` of edgelstm's sources. Raises EdgeLstmError if there is none."""
-    folder = Path(given) if given is not None else Path(__file__).resolve().parents[2] / "plugins"
+    package = Path(__file__).resolve().parents[1]
+    shipped = package / "_plugins"  # in a wheel; a checkout has the folder beside the package
+    folder = Path(given) if given is not None else shipped if shipped.is_dir() else package.parent / "plugins"
     if not (folder / "CMakeLists.txt").is_file() or not (folder / "tensorrt").is_dir():
         raise EdgeLstmError(
             "the plugin's sources are not here",
             found=f"no CMakeLists.txt and tensorrt/ in {folder}",
             expected="the folder plugins/ of edgelstm's source",
-            hint="An installed edgelstm has none: get its sources and give --source path/to/plugins",
+            hint="Reinstall edgelstm, or give --source path/to/plugins",
         )
     return folder.resolve()
 

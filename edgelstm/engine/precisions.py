@@ -64,5 +64,5 @@ def check_made_for_tensorrt(step: StepModel, where: str) -> None:
                     f"{where} is quantised for ONNX Runtime",
                     found=f"{node.op_type} {node.name or node.output[0]!r} with a zero point",
                     expected="codes without zero points",
-                    hint="Quantise the float model for TensorRT: edgelstm quantize --target tensorrt",
+                    hint="Quantise the float model for TensorRT: edgelstm quantize --runtime tensorrt",
                 )

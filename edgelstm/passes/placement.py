@@ -109,13 +109,13 @@ def check_target(target: str, precision: str, gpu: str | None = None) -> None:
             "precision fp8 for ONNX Runtime on the CPU",
             found="no 8-bit floating point arithmetic there",
             expected="int8, fp16, bf16 or fp32",
-            hint="Use --target tensorrt for Ada, Hopper, Blackwell or Thor, or --precision int8",
+            hint="Use --runtime tensorrt for Ada, Hopper, Blackwell or Thor, or --precision int8",
         )
     if gpu is None:
         return
     if target != "tensorrt":
         raise EdgeLstmError(
-            "a GPU given for ONNX Runtime on the CPU", found=gpu, hint="Use --target tensorrt"
+            "a GPU given for ONNX Runtime on the CPU", found=gpu, hint="Use --runtime tensorrt"
         )
     if gpu not in GPUS:
         raise EdgeLstmError("GPU", found=gpu, expected=f"one of {', '.join(GPUS)}")

@@ -63,7 +63,7 @@ def plugin_nodes(step: StepModel, *, in_place: bool = False) -> StepModel:
             raise EdgeLstmError(
                 f"{node.op_type} reads 8-bit codes as ONNX Runtime computes with them",
                 expected="a graph quantised for TensorRT",
-                hint="Quantise the float model again: edgelstm quantize --target tensorrt",
+                hint="Quantise the float model again: edgelstm quantize --runtime tensorrt",
             )
         fields = variant.plugin_fields()
         del fields["coded"]

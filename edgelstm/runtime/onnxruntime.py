@@ -233,7 +233,7 @@ def open_session(
                 f"ONNX Runtime can't run {where} on the {'CPU' if providers[0] == CPU else 'GPU'}",
                 found=first_line(error),
                 expected=f"operators and types that its {'CPU provider has' if providers[0] == CPU else 'providers have'}",
-                hint="A graph for TensorRT in bf16 runs there only; quantize --target onnxruntime for the CPU",
+                hint="A graph for TensorRT in bf16 runs there only; quantize --runtime onnxruntime for the CPU",
             ) from error
         raise EdgeLstmError(
             f"ONNX Runtime can't open {where}",

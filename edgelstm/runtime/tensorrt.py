@@ -274,7 +274,7 @@ def check_gpu(sidecar: Sidecar, cuda: Cuda, where: str) -> None:
                 f"{where} multiplies in {precision}, which this GPU does not have",
                 found=here,
                 expected=f"compute capability {since} or later",
-                hint="Quantise the model for this GPU: edgelstm quantize --target tensorrt --gpu NAME",
+                hint="Quantise the model for this GPU: edgelstm quantize --runtime tensorrt --gpu NAME",
             )
     if sidecar.gpu and sidecar.gpu != cuda.name:
         log.warning("%s was built on %s; on %s other kernels may be faster", where, sidecar.gpu, cuda.name)

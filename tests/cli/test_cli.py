@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +72,59 @@ def test_how_a_source_is_read_is_said_once_before_it_streams(run: Run, tmp_path:
     assert (report["frames"], report["said"], report["values"]) == (3, lines, [0, 255])
     code, _, error = run("verify", "model.onnx", "model.onnx", "--source", tmp_path, "--json")
     assert (code, error) == (0, "".join(f"source: {line}\n" for line in lines))
+
+
+def test_lines_go_to_standard_output(run: Run, model: Path, frames: Path) -> None:
+    code, text, error = run("run", model, "--source", frames, "--limit", 3, "--output", "-")
+    assert code == 0
+    assert [json.loads(line)["index"] for line in text.splitlines()] == [0, 1, 2]
+    assert "p99 ms" in error
+
+
+def test_lines_can_be_followed(model: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "long.npy", np.zeros((2_000_000, 3), np.float32))
+    command = [sys.executable, "-m", "edgelstm", "run", str(model), "--source", str(tmp_path / "long.npy")]
+    with subprocess.Popen(
+        [*command, "--output", "-"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert [json.loads(process.stdout.readline())["index"] for _ in range(3)] == [0, 1, 2]
+        assert process.poll() is None, "it goes on"
+        process.stdout.close()  # as `head -3` does
+        assert process.wait(60) == 1
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_terminated_run_leaves_nothing(model: Path, tmp_path: Path) -> None:
+    """Not even a hidden temporary file."""
+    np.save(tmp_path / "long.npy", np.zeros((2_000_000, 3), np.float32))
+    command = [sys.executable, "-m", "edgelstm", "run", str(model), "--source", str(tmp_path / "long.npy")]
+    with subprocess.Popen(
+        [*command, "--output", str(tmp_path / "out.jsonl")], stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while not any(p.name.startswith(".out") for p in tmp_path.iterdir()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+    assert {p.name for p in tmp_path.iterdir()} == {"long.npy", model.name}
+
+
+def test_old_names_of_options_are_taken(run: Run, model: Path, frames: Path) -> None:
+    assert run("run", model, "--source", frames, "--out", "out.npz", "--limit", 2)[0] == 0
+    assert Path("out.npz").exists()
+    _, text, _ = run("run", "--help")
+    assert "--output" in text
+    assert "--out " not in text
+
+
+def test_an_option_given_twice_is_refused(run: Run, model: Path, frames: Path) -> None:
+    code, _, error = run("verify", model, model, "--source", frames, "--source", "other.npy")
+    assert code == 2
+    assert "--source is given twice: expected once: it takes one value" in error
 
 
 def test_frames_that_are_not_finite(run: Run, model: Path) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from command_line import Run
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
 
-from edgelstm import cli  # noqa: E402
-from edgelstm.cli import shared  # noqa: E402
 
-Run = Callable[..., tuple[int, str, str]]
 NETS = """
 import torch
 
@@ -29,26 +26,6 @@ class Net(torch.nn.Module):
     def forward(self, x):
         return self.head(self.lstm(x)[0])
 """
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Run:
-    """Call the command as the console script does; gives exit code, standard output and standard error."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["edgelstm", *map(str, arguments)])
-        monkeypatch.setattr(shared.err, "_width", 1000)
-        monkeypatch.setattr(shared.out, "_width", 1000)
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    monkeypatch.chdir(tmp_path)
-    return call
 
 
 def test_a_window_is_one_unless_its_state_is_to_be_carried(run: Run) -> None:
@@ -94,3 +71,25 @@ def test_a_gate_order_is_asked_for(run: Run) -> None:
     )
     assert (code, error) == (0, "")
     assert "gates f, i, o, g as told" in text
+
+
+def test_random_weights_are_told(run: Run) -> None:
+    Path("nets.py").write_text(NETS)
+    net = ("nets.py:Net", "--init", '{"hidden": 6}', "--frame", "3", "--carry-state", "--steps", 5)
+    code, text, error = run("export", *net, "-o", "net.onnx")
+    assert (code, error) == (0, "")
+    assert (
+        "untrained: no weights were given, and nets.py:Net draws 6 tensors at random at every call (lstm."
+        in text
+    )
+    torch.save(nets_state(), "net.pt")
+    code, text, _ = run("export", *net, "--weights", "net.pt", "-o", "net.onnx")
+    assert code == 0
+    assert "untrained" not in text
+
+
+def nets_state() -> dict[str, torch.Tensor]:
+    lstm, head = torch.nn.LSTM(3, 6), torch.nn.Linear(6, 2)
+    return {f"lstm.{n}": v for n, v in lstm.state_dict().items()} | {
+        f"head.{n}": v for n, v in head.state_dict().items()
+    }

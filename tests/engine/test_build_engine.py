@@ -133,7 +133,7 @@ def test_a_graph_for_the_cpu_is_refused(tmp_path: Path) -> None:
     quantize(step, calibrated(step), tmp_path / "q.onnx", target="onnxruntime")
     text = refused(tmp_path / "q.onnx", tmp_path / "q.plan")
     assert "is quantised for ONNX Runtime" in text
-    assert "--target tensorrt" in text
+    assert "--runtime tensorrt" in text
 
 
 def test_plugin_nodes_never_reach_a_library_without_plugins(

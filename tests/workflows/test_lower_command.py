@@ -85,5 +85,5 @@ def test_an_unknown_runtime(run: Run, tmp_path: Path) -> None:
     code, _, error = run("lower", "m.onnx", "-o", "q.onnx", "--runtime", "tflite")
     assert code == 2
     assert "found tflite; expected onnxruntime or openvino or plain" in error
-    with pytest.raises(EdgeLstmError, match="expected a path ending with .onnx"):
+    with pytest.raises(EdgeLstmError, match=r"expected a path ending with \.onnx"):
         edgelstm.lower(zoo.lstm(), tmp_path / "m.tflite")

@@ -6,7 +6,8 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.door import Loaded, Request
-from edgelstm.frontends.torch.factory import load_weights, resolve
+from edgelstm.frontends.torch.checkpoint import listed
+from edgelstm.frontends.torch.factory import load_weights, random_weights, resolve
 from edgelstm.frontends.torch.program import TorchProgram
 from edgelstm.frontends.torch.recognise import open_module
 from edgelstm.frontends.torch.trace import trace
@@ -17,6 +18,11 @@ from edgelstm.runtime.protocol import Program
 def load(source: Any, request: Request, name: str | None = None) -> Loaded:
     """A module as a step, or as a window where that is asked for and it starts anew at every call."""
     module = _module(source, request)
+    drawn = (
+        random_weights(module, source, request.kwargs)
+        if isinstance(source, str) and request.weights is None
+        else []
+    )
     if request.frame is None:
         raise EdgeLstmError(
             "the shape of a frame is not given",
@@ -30,6 +36,12 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
         carry_state=request.carry_state,
     )
     name = name or (source if isinstance(source, str) else type(source).__name__)
+    if drawn:
+        notes = (
+            f"untrained: no weights were given, and {source} draws {len(drawn)} tensors at random at every call "
+            f"({listed(drawn)}); give --weights",
+            *notes,
+        )
     return Loaded(trace(opened), TorchProgram(opened), name, notes, windowed)
 
 

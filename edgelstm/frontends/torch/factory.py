@@ -58,6 +58,19 @@ def resolve(spec: str, kwargs: Mapping[str, Any] | None = None) -> nn.Module:
     return module
 
 
+def random_weights(module: nn.Module, spec: str, kwargs: Mapping[str, Any] | None = None) -> list[str]:
+    """Names of what is drawn at random in ``module``, which ``spec`` made: what another call makes otherwise."""
+    torch = import_torch()
+    with torch.random.fork_rng(devices=[]):
+        torch.random.seed()
+        again = resolve(spec, kwargs).state_dict()
+    return [
+        name
+        for name, value in module.state_dict().items()
+        if name not in again or not torch.equal(value, again[name])
+    ]
+
+
 def load_weights(module: nn.Module, path: PathLike) -> nn.Module:
     """Load a .safetensors, .pt or .pth file into ``module`` and return it; every tensor must fit, by name and shape.
 

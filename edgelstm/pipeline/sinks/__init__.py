@@ -18,7 +18,7 @@ from edgelstm.pipeline.sources.source import Array, Frame
 __all__ = ["KINDS", "Sink", "View", "open_sink"]
 
 #: The sinks there are, in words, for help texts and messages.
-KINDS = "FILE.npz, FILE.jsonl, FILE.mp4, or FOLDER/ for PNG images"
+KINDS = "FILE.npz, FILE.jsonl, - (JSON lines on standard output), FILE.mp4, or FOLDER/ for PNG images"
 
 Write = Callable[[Frame, Mapping[str, Array], float], None]
 
@@ -87,6 +87,7 @@ def open_sink(
                  step, ``stream`` where a source holds several, ``attrs`` (JSON: units, start, grid)
     FILE.jsonl   a line for each frame: index, name, time, milliseconds; of each output min, mean, max, and all values
                  if there are at most 64
+    -            the same lines on standard output, each as soon as it is known
     FOLDER/      a PNG for each frame and output that is an image, in a new or empty folder
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
     ===========  ================================================================================================
@@ -100,7 +101,7 @@ def open_sink(
         return Sink(pictures.png_folder(target, signature, view), signature, target)
     if suffix == ".npz":
         return Sink(arrays.npz(target, signature, context), signature, target)
-    if suffix == ".jsonl":
+    if suffix == ".jsonl" or str(path) == "-":
         return Sink(lines.json_lines(target, signature), signature, target)
     if suffix == ".mp4":
         return Sink(pictures.video(target, signature, view, fps), signature, target)

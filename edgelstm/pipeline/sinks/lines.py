@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -27,9 +28,10 @@ SMALL = 64
 def json_lines(path: Path, signature: Signature) -> Iterator[Write]:
     """``{"index", "name", "time", "milliseconds", "outputs": {name: {"min", "mean", "max", "values"}}}`` a frame.
 
-    Strict JSON: NaN and infinities are null.
+    Strict JSON: NaN and infinities are null. ``-`` is standard output, a line as soon as its frame is done: to follow a
+    run and keep its lines too, ``edgelstm run ... --output - | tee lines.jsonl``.
     """
-    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with _opened(path) as file:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             line = {
@@ -40,8 +42,18 @@ def json_lines(path: Path, signature: Signature) -> Iterator[Write]:
                 "outputs": {s.name: _summary(as_float(outputs[s.name], s.dtype)) for s in signature.outputs},
             }
             file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.flush()  # somebody may be following
 
         yield write
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[TextIO]:
+    if str(path) == "-":
+        yield sys.stdout
+        return
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        yield file
 
 
 def _summary(values: Array) -> dict[str, Any]:

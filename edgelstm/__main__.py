@@ -1,0 +1,5 @@
+"""``python -m edgelstm`` is the command ``edgelstm``."""
+
+from edgelstm.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""What every command does before it parses: old names of options become today's, and an option given twice is an error."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from typer.core import TyperCommand
+
+from edgelstm.errors import EdgeLstmError
+
+#: Names that options had: still taken, not shown. One name for one thing: --output, --runtime, --gpu.
+OLD_NAMES = {
+    "run": {"--out": "--output"},
+    "calibrate": {"--target": "--runtime"},
+    "quantize": {"--target": "--runtime"},
+    "build-engine": {"--target": "--gpu"},
+    "build-plugin": {"--arch": "--gpu"},
+}
+
+
+class Command(TyperCommand):
+    """A command whose options are looked at before they are parsed."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """See the module; raises EdgeLstmError for an option that takes one value and has two."""
+        today = [self._renamed(a) for a in args]
+        given: Counter[str] = Counter()
+        takes_next = False
+        options = {
+            name: p
+            for p in self.params
+            if p.param_type_name == "option"
+            for name in (*p.opts, *p.secondary_opts)
+        }
+        for argument in today:
+            if takes_next:
+                takes_next = False
+                continue
+            if argument == "--":
+                break
+            name, equals, _ = argument.partition("=")
+            option: Any = options.get(name)
+            if option is None or option.is_flag:
+                continue
+            takes_next = not equals
+            given[option.opts[0]] += 1
+            if given[option.opts[0]] > 1 and not option.multiple:
+                raise EdgeLstmError(f"{name} is given twice", expected="once: it takes one value")
+        parsed: list[str] = super().parse_args(ctx, today)
+        return parsed
+
+    def _renamed(self, argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        return OLD_NAMES.get(self.name or "", {}).get(name, name) + equals + value
