@@ -14,6 +14,7 @@ from edgelstm.cli.shared import (
     Preprocess,
     Threads,
     app,
+    err,
     out,
     print_json,
     progress_bar,
@@ -130,6 +131,12 @@ def quantize(
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="auto: frames to measure on (see `run`).")] = None,
     steps: Annotated[int, typer.Option(min=1, help="auto: frames of a measurement.")] = 200,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            help="Run both over the ends of the calibration's sequences; say how far outputs are off."
+        ),
+    ] = True,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -151,11 +158,13 @@ def quantize(
             budget=budget,
             source=source or (),
             steps=steps,
+            verify=verify,
             threads=threads,
             progress=tick,
         )
     if as_json:
-        return print_json(result.to_json())
+        print_json(result.to_json())
+        return _warn(result.check)
     if result.search is not None:
         out.print(result.search.table())
     table = Table(title=f"{model.name} for {result.target}, {result.precision}")
@@ -176,12 +185,25 @@ def quantize(
     out.print(f"states: {stored}", highlight=False, markup=False)
     for note in result.notes:
         out.print(note, highlight=False, markup=False)
+    if verify:
+        for line in result.check.text():
+            out.print(line, highlight=False, markup=False, soft_wrap=True)
     size = len(result.step.to_bytes())
     out.print(
         f"wrote {result.path}: {size_text(size)}, {size / result.float_bytes:.2f} of {size_text(result.float_bytes)}",
         markup=False,
         highlight=False,
     )
+    _warn(result.check)
+
+
+def _warn(check: Any) -> None:
+    """Say where an output is too far off, on standard error; the exit code stays 0: only the user knows what matters."""
+    if check.warning is None:
+        return
+    err.print(f"warning: {check.warning}", style="bold yellow", markup=False, highlight=False, soft_wrap=True)
+    for remedy in check.remedies:
+        err.print(f"  {remedy}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _growing(name: str, grown: dict[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from edgelstm.pipeline import parse_preprocess
 from edgelstm.quantize.calibrate import MIN_FRAMES, Recording
 from edgelstm.quantize.calibrate import calibrate as observe
 from edgelstm.quantize.calibration import Calibration, changes, growing_states, slow_notes
+from edgelstm.quantize.correlation import spread
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Recipe, Span, load_recipe
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.workflows.held_back import SEQUENCES as HELD
+from edgelstm.workflows.held_back import HeldBack
 from edgelstm.workflows.sequences import SpanFrames, cut_span, given, label
 
 Progress = Callable[[int], None]
@@ -48,7 +51,7 @@ class Calibrated:
             "model": c.model,
             "frames": c.frames,
             "streams": c.streams,
-            "data": [dict(d) for d in c.data],
+            "data": [_without_arrays(d) for d in c.data],
             "method": dict(c.method),
             "tensors": [
                 {
@@ -115,14 +118,24 @@ def calibrate(
         elif all(isinstance(s, str) for s in sources):
             spans = tuple(Span(str(s), 0, frames) for s in sources)
         else:
-            return [given(step, k, s) for k, s in enumerate(sources)]  # type: ignore[arg-type]
+            arrays = [given(step, k, s) for k, s in enumerate(sources)]  # type: ignore[arg-type]
+            return hold_back(arrays, [None] * len(arrays))
         if not spans:
             raise EdgeLstmError(
                 "no sequences to calibrate on", expected="--source, or a recipe with [[sequence]]"
             )
         if sequence is not None:
             spans = tuple(cut for span in spans for cut in cut_span(span, sequence))
-        return [Recording(label(s), SpanFrames(step, s, ops)) for s in spans]
+        return hold_back([Recording(label(s), SpanFrames(step, s, ops)) for s in spans], spans)
+
+    held: dict[int, HeldBack] = {}
+
+    def hold_back(items: list[Recording], spans: Sequence[Span | None]) -> list[Recording]:
+        """``items``, some of which keep their ends to themselves."""
+        for k in spread(range(len(items)), HELD):
+            held[k] = HeldBack(items[k].frames, spans[k], step.signature.window or 1)
+            items[k] = Recording(items[k].name, held[k])
+        return items
 
     def one_round(driver: StepModel | None) -> Calibration:
         opened: Callable[[int], Program] | None = None
@@ -157,9 +170,17 @@ def calibrate(
         }
         result.calibration = replace(result.calibration, states=states)
         result.moved = changes(first, result.calibration)
+    data = [dict(d, check=held[k].entry()) if k in held else d for k, d in enumerate(result.calibration.data)]
+    result.calibration = replace(result.calibration, data=tuple(data))
     if output is not None:
         result.calibration.save(output)
     return result
+
+
+def _without_arrays(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry of a calibration's data for people: the frames it holds are left out."""
+    check = {k: v for k, v in entry.get("check", {}).items() if k != "arrays"}
+    return {k: v for k, v in entry.items() if k != "check"} | ({"check": check} if check else {})
 
 
 def _plan(

@@ -27,10 +27,13 @@ from edgelstm.quantize.recipe import Span
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.verify.streams import CALLS, check_separate
 from edgelstm.workflows.calibrate import calibrate
+from edgelstm.workflows.check import THRESHOLD, Check, Checker
 from edgelstm.workflows.frames import ready_frames
 from edgelstm.workflows.sequences import SpanFrames, given
 
 Progress = Callable[[int], None]
+#: With more weights than this, which to keep in float is not tried one by one.
+_TRIED = 12
 
 
 @dataclass(repr=False)
@@ -45,6 +48,7 @@ class Quantized:
     products: list[dict[str, Any]]
     notes: list[str] = field(default_factory=list)
     search: Any = None
+    check: Check = field(default_factory=lambda: Check(why_not="nobody asked for it"))
 
     def __repr__(self) -> str:
         return f"Quantized({self.path or 'not written'}, {self.precision} for {self.target}, {len(self.products)} products)"
@@ -64,6 +68,7 @@ class Quantized:
             "states": [{"name": s.name, "dtype": s.dtype} for s in self.step.signature.states],
             "notes": self.notes,
             "search": None if self.search is None else self.search.to_json(),
+            "verification": self.check.to_json(),
         }
 
 
@@ -81,6 +86,7 @@ def quantize(
     budget: float | None = None,
     source: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
     steps: int = 200,
+    verify: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Quantized:
@@ -96,6 +102,8 @@ def quantize(
     rest: for int8 and fp8: the type of what is not quantised, "fp32", "fp16" or "bf16".
     cell_state: type of the cell states c with fp16 and bf16: "fp32", or theirs.
     keep: patterns of weight names whose products stay as they are.
+    verify: run model and result over the ends of the calibration's sequences and say how far every output is off
+        (``Quantized.check``); where one is more than ``edgelstm.workflows.check.THRESHOLD`` off, what to do is looked for.
 
     Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
     """
@@ -115,7 +123,7 @@ def quantize(
     notes: list[str] = []
     if precision == "auto":
         assert budget is not None
-        return _auto(step, ranges, output, target, budget, source, steps, threads, progress)
+        return _auto(step, ranges, output, target, budget, source, steps, verify, threads, progress)
     found = find_products(step)
     kept = _kept({p.weight for p in found.products}, keep)
     result = step
@@ -132,6 +140,11 @@ def quantize(
         if not chosen:
             raise EdgeLstmError("nothing is left to quantise", found="; ".join(notes) or f"keep {list(keep)}")
         result = place(result, ranges, target, precision, weights=chosen)
+
+    def without(weight: str) -> StepModel:
+        assert ranges is not None
+        return place(step, ranges, target, precision, weights=[w for w in chosen if w != weight])
+
     half = precision if precision in ("fp16", "bf16") else rest
     if half != "fp32":
         from edgelstm.quantize.precision import to_half
@@ -165,6 +178,11 @@ def quantize(
         _table(found, set(chosen), precision, half),
         notes,
     )
+    if verify and ranges is None:
+        done.check = Check(why_not="no calibration was given, which says what frames to run")
+    elif verify:
+        assert ranges is not None
+        done.check = _checked(step, result, ranges, without if chosen else None, threads, progress)
     if output is not None:
         result.save(output)
     return done
@@ -178,6 +196,7 @@ def _auto(
     budget: float,
     source: str | Sequence[str] | Sequence[Iterable[Array | Frame]],
     steps: int,
+    verify: bool,
     threads: int | None,
     progress: Progress | None,
 ) -> Quantized:
@@ -232,9 +251,56 @@ def _auto(
         notes,
         search=mix,
     )
+    if verify:
+        done.check = _checked(step, mix.step, joined, None, threads, progress)
     if output is not None:
         mix.step.save(output)
     return done
+
+
+def _checked(
+    step: StepModel,
+    made: StepModel,
+    calibration: Calibration,
+    without: Callable[[str], StepModel] | None,
+    threads: int | None,
+    progress: Progress | None,
+) -> Check:
+    """How far ``made`` is off, and if that is too far, what to do. ``without``: the same with one weight less quantised."""
+    checker = Checker(step, calibration, threads, progress)
+    try:
+        check = checker(made)
+        if check.warning is None:
+            return check
+        if without is not None:
+            check.remedies += _weights_to_keep(step, checker, check, without)
+    finally:
+        checker.close()
+    named = [d["check"]["source"] for d in calibration.data if "source" in d.get("check", {})]
+    source = " ".join(f"--source {s}" for s in dict.fromkeys(named)) or "--source FRAMES"
+    check.remedies.append(
+        f"--precision auto --budget {THRESHOLD:g} {source} finds the cheapest mix that stays within it"
+    )
+    return check
+
+
+def _weights_to_keep(
+    step: StepModel, checker: Checker, check: Check, without: Callable[[str], StepModel]
+) -> list[str]:
+    """The single weight that is best left alone, if that helps: tried, not guessed."""
+    weights = default_weights(find_products(step))
+    worst = check.worst
+    if worst is None or not 1 < len(weights) <= _TRIED:
+        return []
+    errors = {}
+    for weight in weights:
+        found = checker(without(weight)).worst
+        if found is not None:
+            errors[weight] = found.error
+    best = min(errors, key=lambda w: errors[w], default=None)
+    if best is None or not errors[best] < 0.7 * worst.error:
+        return []
+    return [f"--keep '{best}' leaves {errors[best]:.2g} of error"]
 
 
 def _kept(weights: set[str], patterns: Sequence[str]) -> set[str]:
