@@ -91,6 +91,14 @@ def calibrate(
         )
         table.add_row(escape(t.name), t.role, str(t.channels), seen, chosen)
     out.print(table)
+    held = sum(d["check"]["held_back"] for d in c.data if "check" in d)
+    if held:
+        out.print(
+            f"{held} more frames, at the ends of sequences, are left for `quantize` to verify on",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
     for name, grown in growing_states(c).items():
         out.print(_growing(name, grown), highlight=False, markup=False)
     for note in result.notes:
