@@ -93,31 +93,17 @@ def figures_of(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _own_figures(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """edgelstm.kernels against what it is to beat, each pair of rows of the same sizes."""
-    keys = ("size", "dtype", "hidden", "steps", "streams")
+    """The gates as an operator against a copy of as many bytes; what else edgelstm.kernels is to beat, its own rows say."""
     medians = {
-        (row["name"], *(row.get(k) for k in keys)): statistics.median(row["microseconds"]) for row in rows
+        (row["name"], row["size"], row["dtype"]): statistics.median(row["microseconds"])
+        for row in rows
+        if {"size", "dtype"} <= set(row)
     }
-    for (name, size, dtype, hidden, steps, streams), own in medians.items():
-        what = ", ".join(
-            f"{k} {v}"
-            for k, v in zip(keys, (size, dtype, hidden, steps, streams), strict=True)
-            if v is not None
-        )
-
-        def other(
-            name: str, streams: Any = streams, rest: tuple[Any, ...] = (size, dtype, hidden, steps)
-        ) -> Any:
-            return medians.get((name, *rest, streams))
-
-        if name == "edgelstm.kernels" and (copy := other("torch copy")):
-            yield {"figure": f"gates, {what}: share of torch's copy bandwidth", "measured": copy / own, "aim": AIM_SHARE if size == "64 streams" else None}  # fmt: skip
-        if name == "SmallCell" and (cudnn := other("cuDNN LSTM")):
-            yield {"figure": f"small cell / cuDNN LSTM with graphs, {what}", "measured": own / cudnn, "aim": 0.5, "below": True}  # fmt: skip
-        if name == "SmallCell" and streams == 64 and (one := other("SmallCell", 1)):
-            yield {"figure": f"small cell, 64 streams / one, {what}", "measured": own / one, "aim": 8.0, "below": True}  # fmt: skip
-        if name == "ConvLSTM: one kernel" and (two := other("ConvLSTM: convolution and gates")):
-            yield {"figure": f"ConvLSTM, two kernels / one, {what}", "measured": two / own, "aim": 1.4 if streams == 8 else None}  # fmt: skip
+    for (name, size, dtype), own in medians.items():
+        copy = medians.get(("torch copy", size, dtype))
+        if name == "edgelstm.kernels" and copy:
+            aim = AIM_SHARE if size == "64 streams" else None
+            yield {"figure": f"gates as an operator, {size}, {dtype}: share of torch's copy bandwidth", "measured": copy / own, "aim": aim}  # fmt: skip
 
 
 def _race_figures(race: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -143,7 +129,7 @@ def times_of(data: dict[str, Any]) -> Iterator[list[str]]:
         if "microseconds" not in row:
             continue
         what = " ".join(str(row[k]) for k in ("name", "dtype", "layout") if row.get(k))
-        told = [f"{k} {row[k]}" for k in ("size", "streams", "hidden", "steps") if k in row]
+        told = [f"{k} {row[k]}" for k in ("size", "streams", "hidden", "steps", "units", "tile") if k in row]
         size = ", ".join(told).removeprefix("size ")
         median = statistics.median(row["microseconds"])
         rate = f"{bandwidth(row):.0f}" if row.get("bytes") else ""
