@@ -143,7 +143,10 @@ class _Follow:
         rule = None if captured or constant else rule_of(node)
         made: Any = None
         if rule is not None:
-            made = rule(Visit(node, inputs, tuple(shapes), self.step.opset))
+            try:
+                made = rule(Visit(node, inputs, tuple(shapes), self.step.opset))
+            except (ValueError, IndexError, AssertionError):  # shapes the operator can't have: it mixes
+                made = None
         if made is None:
             bits = np.bitwise_or.reduce([i.streams for i in everything]) if everything else 0
             made = np.array(bits, self.kind)

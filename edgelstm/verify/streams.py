@@ -62,10 +62,19 @@ def separate(
     frames = list(islice(frames, CALLS * (step.signature.window or 1)))
     axis = step.signature.stream_axis
     mixing = find_mixing(step)
-    leak = None if mixing is not None else find_leak(step, frames)
-    if mixing is None and leak is None:
-        return step, ()
-    why = str(leak) if mixing is None else f"{mixing} mixes their rows, as {mixing.tensor!r} shows"
+    if mixing is not None:
+        why = f"{mixing} mixes their rows, as {mixing.tensor!r} shows"
+    else:
+        try:
+            leak = find_leak(step, frames)
+        except EdgeLstmError as error:  # a graph that says any number, and can't
+            if isinstance(axis, int) or not _runs(for_one_stream(step), frames):
+                return step, ()  # not with these frames at all, which is for the comparison to say
+            why = f"more than one in a call can't be computed ({error.found or error.what})"
+        else:
+            if leak is None:
+                return step, ()
+            why = str(leak)
 
     def refused(hint: str) -> EdgeLstmError:
         expected = "rows that have nothing to do with each other, one a stream"
@@ -110,6 +119,8 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
     try:
         start = perf_counter()
         alone = _run(program, {0: calls[:1]}, rows)
+        if not all(np.isfinite(v).all() for v in alone[0][0].values()):  # a logarithm, a root
+            calls = [{n: np.abs(v) if v.dtype.kind == "f" else v for n, v in c.items()} for c in calls]
         if perf_counter() - start > SLOW:
             calls = calls[:1]
         alone = _run(program, {0: calls}, rows)
@@ -132,6 +143,14 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
     finally:
         program.close()
     return None
+
+
+def _runs(step: StepModel, frames: Iterable[Frame]) -> bool:
+    try:
+        find_leak(step, frames)
+    except EdgeLstmError:
+        return False
+    return True
 
 
 Results = list[dict[str, Array]]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def open_borders(model: onnx.ModelProto, where: str, fix: Fix) -> tuple[Borders,
     """Find the axes and fix what is to be fixed; the graph then has its streams on axis 0 of every input.
 
     fix: name of an input -> its value for good; name of a dynamic dimension -> its size. Dimensions without a name are
-        called INPUT.AXIS.
+        called INPUT.AXIS; so may one with a name be, where a file gives one name to dimensions of several sizes.
 
     The step that comes back is not done: its frames are all inputs, and its one output stands for all of the file's.
 
@@ -80,7 +80,7 @@ def open_borders(model: onnx.ModelProto, where: str, fix: Fix) -> tuple[Borders,
     graph = bare.graph
     weights = {t.name for t in graph.initializer}
     values = [v for v in graph.input if v.name not in weights]
-    _name_dimensions(values)
+    rename_dimensions(values, fix)
     by_name = {v.name: v for v in values}
     sizes = {d.dim_param for v in values for d in v.type.tensor_type.shape.dim if d.dim_param}
     unknown = [name for name in fix if name not in by_name and name not in sizes]
@@ -133,11 +133,13 @@ def resolve(borders: Borders, held: StepModel, where: str) -> StepModel:
     return step
 
 
-def _name_dimensions(values: list[onnx.ValueInfoProto]) -> None:
+def rename_dimensions(values: Iterable[onnx.ValueInfoProto], fix: Fix) -> None:
+    """Call dimensions without a name INPUT.AXIS, and those with one that ``fix`` calls so."""
     for value in values:
         for k, d in enumerate(value.type.tensor_type.shape.dim):
-            if not d.HasField("dim_value") and not d.dim_param:
-                d.dim_param = f"{value.name}.{k}"
+            name = f"{value.name}.{k}"
+            if not d.HasField("dim_value") and (not d.dim_param or name in fix):
+                d.dim_param = name
 
 
 def _size(where: str, name: str, value: object) -> int:

@@ -61,6 +61,14 @@ def read_pairs(states: Pairs, outputs: Sequence[str], where: str) -> Named:
     return Named(pairs, first)
 
 
+def as_text(said: str | tuple[str, Any]) -> str:
+    """A pair's second half as the command line has it; arrays have to be files there."""
+    if not isinstance(said, tuple | list) or len(said) != 2:
+        return str(said)
+    output, value = said
+    return f"{output}:{value if isinstance(value, int | float | str | Path) else 'FIRST.npy'}"
+
+
 def take_defaults(model: onnx.ModelProto, states: Pairs) -> dict[str, Array]:
     """Defaults of inputs that are named as states: an input of the file that has a weight of its name.
 

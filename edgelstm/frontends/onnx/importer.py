@@ -6,15 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends.door import Source
+from edgelstm.frontends.onnx.advice import advise, needs_of
 from edgelstm.frontends.onnx.borders import HOLD, Borders, Fix, open_borders, resolve, to_front
 from edgelstm.frontends.onnx.file import declare
-from edgelstm.frontends.onnx.first_values import Pairs, read_pairs, take_defaults, with_first
+from edgelstm.frontends.onnx.first_values import Pairs, as_text, read_pairs, take_defaults, with_first
+from edgelstm.frontends.onnx.old_opsets import upgraded
 from edgelstm.frontends.onnx.program import DeclaredProgram, OnnxProgram
 from edgelstm.frontends.onnx.source import read_onnx
 from edgelstm.frontends.onnx.state_pairs import Pair, propose_pairs
@@ -25,6 +29,7 @@ from edgelstm.passes.control_flow import BEFORE, DOMAIN
 from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.rnn_operator import is_rnn
 from edgelstm.passes.shapes import element_types, note_shapes
+from edgelstm.runtime.onnxruntime import OrtProgram
 
 #: Asked with the proposed pairs; True takes them.
 Confirm = Callable[[Sequence[Pair]], bool]
@@ -59,10 +64,71 @@ def import_onnx(
     Raises EdgeLstmError for all that ``read_onnx``, ``open_borders``, ``resolve`` and ``declare`` refuse, for pairs that
     were proposed and not confirmed, and for a graph without any recurrence.
     """
-    where = str(path)
+    where, fix = str(path), fix or {}
     model = read_onnx(path)
+    answers: list[bool] = []
+
+    def ask(pairs: Sequence[Pair]) -> bool:
+        if not answers:
+            answers.append(confirm is not None and confirm(pairs))
+        return answers[0]
+
+    def attempt(fixed: Fix) -> Sequence[Pair]:
+        shown: list[Pair] = []
+
+        def take(pairs: Sequence[Pair]) -> bool:
+            shown.extend(pairs)
+            return True
+
+        found = _guarded(model, where, states, fixed, take)
+        try:
+            _run_once(found)
+        finally:
+            found.reference.close()
+        return shown
+
     try:
-        return _imported(model, where, states, fix or {}, confirm)
+        return _guarded(model, where, states, fix, ask)
+    except EdgeLstmError as error:
+        open_ = needs_of(model, fix)
+        if not open_.numbers and not open_.sizes and open_.streams and not answers:
+            # Nothing is open but the number of streams, and for any number there is no step.
+            ones = dict.fromkeys(open_.streams, 1)
+            try:
+                found = _guarded(model, where, states, {**fix, **ones}, ask)
+            except EdgeLstmError:
+                pass
+            else:
+                sizes = " = ".join([*open_.streams, "1"])
+                note = f"written for one stream, since the file's shapes allow no more: {sizes}"
+                return replace(found, notes=(note, *found.notes))
+        said = {name: as_text(value) for name, value in (states or {}).items()}
+        raise advise(error, model, where, said, fix, attempt) from error
+
+
+def _run_once(found: Imported) -> None:
+    """One frame through the step, to see that it runs. Raises EdgeLstmError where it does not."""
+    frame = {t.name: np.zeros(t.frame_shape, np_dtype(t.dtype)) for t in found.step.signature.inputs}
+    program = OrtProgram(found.step.to_bytes(), threads=1, spin=False, streams=_rows(found.step))
+    try:
+        program.step([frame], program.new_state(), [0])
+    finally:
+        program.close()
+    found.reference.step([frame], found.reference.new_state(), [0])
+
+
+def _rows(step: StepModel) -> int:
+    axis = step.signature.stream_axis
+    return axis if isinstance(axis, int) else 1
+
+
+def _guarded(
+    model: onnx.ModelProto, where: str, states: Pairs | None, fix: Fix, confirm: Confirm
+) -> Imported:
+    try:
+        copied = onnx.ModelProto()
+        copied.CopyFrom(model)
+        return _imported(copied, where, states, fix, confirm)
     except EdgeLstmError:
         raise
     except Exception as error:
@@ -80,10 +146,10 @@ def _imported(
     where: str,
     states: Pairs | None,
     fix: Fix,
-    confirm: Confirm | None,
+    confirm: Confirm,
 ) -> Imported:
     defaults = {} if states is None else take_defaults(model, states)
-    borders, held = open_borders(model, where, fix)
+    borders, held = open_borders(upgraded(model, where), where, fix)
     step = resolve(borders, held, where)
     held_values = next(n for n in step.model.graph.node if n.op_type == HOLD).input
     values = dict(zip(borders.outputs, held_values, strict=False))
@@ -132,11 +198,11 @@ def _imported(
     return Imported(declared, DeclaredProgram(declared), (note,))
 
 
-def _confirmed(pairs: list[Pair], where: str, confirm: Confirm | None) -> dict[str, str]:
+def _confirmed(pairs: list[Pair], where: str, confirm: Confirm) -> dict[str, str]:
     """The proposed pairs, if somebody says yes."""
     if not pairs:
         return {}
-    if confirm is not None and confirm(pairs):
+    if confirm(pairs):
         return {pair.input: pair.output for pair in pairs}
     doubtful = any(pair.doubt for pair in pairs)
     raise EdgeLstmError(

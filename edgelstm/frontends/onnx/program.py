@@ -163,7 +163,7 @@ def _fixed_feeds(model: onnx.ModelProto, borders: Borders) -> dict[str, Array]:
         sizes = [
             d.dim_value
             if d.HasField("dim_value")
-            else borders.freed.get(d.dim_param or f"{value.name}.{k}", 1)
+            else borders.freed.get(f"{value.name}.{k}", borders.freed.get(d.dim_param, 1))
             for k, d in enumerate(tensor.shape.dim)
         ]
         one = fixed_value("source", value.name, dtype_name(tensor.elem_type), borders.fixed[value.name])

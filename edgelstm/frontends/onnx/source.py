@@ -18,8 +18,9 @@ from edgelstm.graph.gates import DOMAIN
 from edgelstm.graph.step import parse_onnx
 from edgelstm.passes.graph import is_standard, subgraphs
 
-#: Versions of the standard operators that are taken: before 11 the loops, slices and pads of exporters look otherwise.
-OPSETS = range(11, 26)
+#: Versions of the standard operators that are taken, and those of them that are converted first: see ``old_opsets``.
+OPSETS = range(7, 26)
+CONVERTED = range(7, 11)
 _STANDARD = frozenset(schema.name for schema in onnx.defs.get_all_schemas() if schema.domain == "")
 #: Bits of an element, for types whose data is packed; all others are whole bytes.
 _BITS = {"UINT4": 4, "INT4": 4, "FLOAT4E2M1": 4, "UINT2": 2, "INT2": 2}
@@ -29,7 +30,7 @@ def read_onnx(path: PathLike) -> onnx.ModelProto:
     """The model in ``path`` with the weights of external files in it and its local functions written out.
 
     Raises EdgeLstmError for a file that is no valid ONNX, weights that are missing, cut short or outside the model's
-    folder, opsets other than 11 to 25, and operators that are neither ONNX's own nor functions of the file.
+    folder, opsets other than 7 to 25, and operators that are neither ONNX's own nor functions of the file.
     """
     where = str(path)
     model = parse_onnx(read_bytes(path), where, external=True)
