@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgelstm.workflows.lower import lower
     from edgelstm.workflows.quantize import quantize
     from edgelstm.workflows.run import run
+    from edgelstm.workflows.score import score
     from edgelstm.workflows.verify import verify
 
 __version__ = "0.1.0"
@@ -49,6 +50,7 @@ __all__ = [
     "nn",
     "quantize",
     "run",
+    "score",
     "verify",
 ]
 
@@ -71,6 +73,7 @@ _HOME = {
     "nn": "edgelstm.frontends.torch.nn",
     "quantize": "edgelstm.workflows.quantize",
     "run": "edgelstm.workflows.run",
+    "score": "edgelstm.workflows.score",
     "verify": "edgelstm.workflows.verify",
 }
 

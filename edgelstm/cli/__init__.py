@@ -10,12 +10,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, engine, machine, models, quantisation
+from edgelstm.cli import build, engine, machine, models, quantisation, score
 from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
-__all__ = ["app", "build", "engine", "machine", "main", "models", "quantisation"]
+__all__ = ["app", "build", "engine", "machine", "main", "models", "quantisation", "score"]
 
 #: As `edgelstm --help` lists them: in the order of the work.
 ORDER = (
@@ -27,6 +27,7 @@ ORDER = (
     "build_plugin",
     "lower",
     "run",
+    "score",
     "inspect",
     "bench",
     "doctor",

@@ -31,7 +31,8 @@ MAPS = (".nc", ".tif", ".tiff")
 class RunReport:
     """What :func:`run` did. Times are of the step alone, in milliseconds; of several streams, of their common step.
 
-    out: paths of the outputs, by stream name in ``outs``. resets: states set back at gaps. units: of each output that has any.
+    out: paths of the outputs, by stream name in ``outs``. resets: states set back at gaps. units: of each output that has any;
+    frame_unit: of frames in physical units. interval: seconds from frame to frame.
     scores: by stream name, of a model that forecasts its own input, beside repeating the last frame (``a``).
     """
 
@@ -46,6 +47,8 @@ class RunReport:
     resets: int = 0
     outs: dict[str, str] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
+    frame_unit: str | None = None
+    interval: float | None = None
     scores: dict[str, ForecastScores | None] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list, repr=False)
 
@@ -152,9 +155,9 @@ def run(
         for name, opened in sources.items():
             inputs = Inputs(first, ops, hop=hop, on_gap=on_gap)
             sink = None
+            context = _context(report, opened, inputs, outputs[-1])
             if out is not None:
                 report.outs[name] = out_path(str(out), name, len(sources) > 1)
-                context = _context(report, opened, inputs, outputs[-1])
                 sink = stack.enter_context(
                     open_sink(
                         report.outs[name], outputs[-1].signature, fps=opened.fps, view=view, context=context
@@ -203,6 +206,7 @@ def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -
 
     place, ops = source.place, next(iter(inputs.ops.values()), ())
     unit = place.unit(ops)
+    report.frame_unit, report.interval = unit, place.interval
     report.units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
     own = 0 if outputs.signature.window is None else 1
     frame = len(outputs.signature.inputs[0].frame_shape) - own

@@ -11,7 +11,7 @@ from types import TracebackType
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.sinks import arrays, lines, pictures
+from edgelstm.pipeline.sinks import arrays, geotiff, lines, netcdf, pictures
 from edgelstm.pipeline.sinks.panels import View
 from edgelstm.pipeline.sources.source import Array, Frame
 
@@ -88,6 +88,9 @@ def open_sink(
     FILE.jsonl   a line for each frame: index, name, time, milliseconds; of each output min, mean, max, and all values
                  if there are at most 64
     -            the same lines on standard output, each as soon as it is known
+    FILE.nc      NetCDF by the CF conventions: times, lead times, grid, projection, units                ``edgelstm[geo]``
+    FILE.tif     GeoTIFF, lead times as bands: ``{time}`` or ``{index}`` in the name is a file for each step, else the
+                 newest step                                                                          ``edgelstm[geo]``
     FOLDER/      a PNG for each frame and output that is an image, in a new or empty folder
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
     ===========  ================================================================================================
@@ -103,6 +106,10 @@ def open_sink(
         return Sink(arrays.npz(target, signature, context), signature, target)
     if suffix == ".jsonl" or str(path) == "-":
         return Sink(lines.json_lines(target, signature), signature, target)
+    if suffix == ".nc":
+        return Sink(netcdf.netcdf(target, signature, context), signature, target)
+    if suffix in (".tif", ".tiff"):
+        return Sink(geotiff.geotiff(target, signature, view, context), signature, target)
     if suffix == ".mp4":
         return Sink(pictures.video(target, signature, view, fps), signature, target)
     raise EdgeLstmError(f"output {target}", found=f"a {suffix or 'nameless'} file", expected=KINDS)

@@ -1,0 +1,90 @@
+"""Outputs as GeoTIFF: a file for each step, or the newest; lead times are bands, on the grid of the source."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.files import atomic_path
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.sinks.panels import View, as_float, image_outputs
+from edgelstm.pipeline.sources.source import Array, Frame
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.sinks import Write
+
+
+@contextmanager
+def geotiff(path: Path, signature: Signature, view: View, context: Context) -> Iterator[Write]:
+    """float32 bands: lead times of a forecast (each with the time that it is for), else channels.
+
+    ``{time}`` (digits of the frame's time, UTC) or ``{index}`` in the path: a file for each step, there as soon as it is
+    made; without either, the file holds the newest step. Each file is written whole or not at all.
+    """
+    rasterio = require("rasterio", "geo", f"writing {path}")
+    spec = image_outputs(signature, view)[0]
+    profile = _profile(rasterio, spec, context)
+    path.parent.mkdir(exist_ok=True)
+    with atomic_path(_name(path, 0, "0")):  # whether it can be written is known before anything is computed
+        pass
+    _name(path, 0, "0").unlink(missing_ok=True)
+
+    def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+        bands = as_float(outputs[spec.name], spec.dtype).astype(np.float32)
+        bands = bands.reshape(profile["count"], profile["height"], profile["width"])
+        unit = context.units.get(spec.name)
+        with (
+            atomic_path(_name(path, frame.index, frame.name)) as temporary,
+            rasterio.open(temporary, "w", **profile) as file,
+        ):
+            file.write(bands)
+            file.update_tags(output=spec.name, model=context.model, frame=frame.name)
+            for band in range(profile["count"]):
+                file.set_band_description(band + 1, _described(band, spec, frame, context))
+                if unit is not None:
+                    file.set_band_unit(band + 1, unit)
+
+    yield write
+
+
+def _profile(rasterio: Any, spec: TensorSpec, context: Context) -> dict[str, Any]:
+    *before, height, width = spec.frame_shape
+    profile: dict[str, Any] = {
+        "driver": "GTiff",
+        "dtype": "float32",
+        "count": int(np.prod(before)) if before else 1,
+        "height": height,
+        "width": width,
+        "compress": "deflate",
+    }
+    grid = context.grid
+    if grid is not None and (grid.rows, grid.columns) == (height, width):
+        profile["crs"] = rasterio.crs.CRS.from_proj4(grid.proj4)
+        profile["transform"] = rasterio.Affine(grid.dx, 0, grid.left, 0, grid.dy, grid.top)
+    return profile
+
+
+def _described(band: int, spec: TensorSpec, frame: Frame, context: Context) -> str:
+    if spec.name not in context.leads:
+        return f"{spec.name} {band}"
+    lead = band // max(1, int(np.prod(spec.frame_shape[1:-2]))) + 1
+    if context.interval is None:
+        return f"{spec.name}, {lead} frames ahead"
+    ahead = f"{lead * context.interval / 60:g} minutes ahead"
+    if context.start is None or frame.time is None:
+        return f"{spec.name}, {ahead}"
+    due = context.start + timedelta(seconds=frame.time + lead * context.interval)
+    return f"{spec.name} for {due.strftime('%Y-%m-%dT%H:%M:%SZ')}, {ahead}"
+
+
+def _name(path: Path, index: int, name: str) -> Path:
+    digits = re.sub(r"\D", "", name) or str(index)
+    return path.with_name(path.name.replace("{index}", f"{index:06d}").replace("{time}", digits))

@@ -1,0 +1,156 @@
+"""Outputs as NetCDF-4 by the CF conventions: times, lead times, grid and projection, units."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.dtypes import np_dtype, to_float32
+from edgelstm.files import atomic_path
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.place import Context, Grid
+from edgelstm.pipeline.sources.source import Array, Frame
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.sinks import Write
+
+#: Standard names of the CF table by unit, for what radar sees.
+_STANDARD = {"mm/h": "lwe_precipitation_rate", "mm": "lwe_thickness_of_precipitation_amount"}
+
+
+@contextmanager
+def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
+    """A variable for each output over ``time``, the time of the last frame that went in.
+
+    Forecasts are [time, lead, y, x]; lead times in seconds, or in frames where nobody knows. Memory holds one frame.
+    """
+    h5netcdf = require("h5netcdf", "geo", f"writing {path}")
+    from edgelstm import __version__
+
+    with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
+        file.attrs["Conventions"] = "CF-1.11"
+        file.attrs["source"] = f"{context.model} by edgelstm {__version__}, of {context.source}"
+        file.dimensions["time"] = None
+        time = file.create_variable("time", ("time",), np.float64)
+        since = "the first frame" if context.start is None else context.start.strftime("%Y-%m-%dT%H:%M:%SZ")
+        time.attrs["units"] = "s" if context.start is None else f"seconds since {since}"
+        time.attrs["long_name"] = f"time of the last frame that went in, since {since}"
+        if context.start is not None:
+            time.attrs["standard_name"], time.attrs["calendar"] = "time", "standard"
+        variables = {spec.name: _variable(file, spec, context) for spec in signature.outputs}
+        count = 0
+
+        def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            nonlocal count
+            file.resize_dimension("time", count + 1)
+            time[count] = float(count) if frame.time is None else frame.time
+            for spec in signature.outputs:
+                variable = variables[spec.name]
+                variable[count] = _values(outputs[spec.name], spec).reshape(variable.shape[1:])
+            count += 1
+
+        yield write
+
+
+def _values(array: Array, spec: TensorSpec) -> Array:
+    return to_float32(array, spec.dtype) if spec.dtype in ("bfloat16", "float8e4m3fn", "float16") else array
+
+
+def _variable(file: Any, spec: TensorSpec, context: Context) -> Any:
+    shape, names = spec.frame_shape, []
+    grid = context.grid
+    on_grid = (
+        grid is not None and spec.name in context.units and shape[-2:] == (grid.rows, grid.columns)
+    ) or (grid is not None and spec.name in context.leads and shape[-2:] == (grid.rows, grid.columns))
+    lead = context.leads.get(spec.name)
+    sizes = list(shape)
+    if on_grid:
+        # A channel axis of one says nothing.
+        sizes = [
+            s for k, s in enumerate(shape) if not (s == 1 and k == len(shape) - 3 and (lead is None or k > 0))
+        ]
+    for axis, size in enumerate(sizes):
+        behind = len(sizes) - axis
+        if on_grid and behind <= 2:
+            name = "yx"[2 - behind]
+            _axis(file, name, size, grid)
+        elif axis == 0 and lead == size:
+            name = "lead"
+            _lead(file, size, context)
+        else:
+            name = f"{_plain(spec.name)}_{axis}"
+        if name not in file.dimensions:
+            file.dimensions[name] = size
+        names.append(name)
+    dtype = np.dtype(np.float32) if spec.dtype in ("bfloat16", "float8e4m3fn", "float16") else np_dtype(spec.dtype)  # fmt: skip
+    variable = file.create_variable(
+        _plain(spec.name), ("time", *names), dtype, chunks=(1, *sizes), compression="gzip", compression_opts=4
+    )
+    unit = context.units.get(spec.name)
+    if unit is not None:
+        variable.attrs["units"] = unit
+        if unit in _STANDARD:
+            variable.attrs["standard_name"] = _STANDARD[unit]
+    variable.attrs["long_name"] = f"output {spec.name} of {context.model}"
+    if on_grid and grid is not None:
+        variable.attrs["grid_mapping"] = _mapping(file, grid)
+    return variable
+
+
+def _axis(file: Any, name: str, size: int, grid: Grid | None) -> None:
+    if name in file.variables or grid is None:
+        return
+    file.dimensions[name] = size
+    start, step = (grid.left, grid.dx) if name == "x" else (grid.top, grid.dy)
+    variable = file.create_variable(name, (name,), np.float64)
+    variable[:] = start + step * (np.arange(size) + 0.5)
+    degrees = "longlat" in grid.proj4
+    variable.attrs["units"] = "degrees" if degrees else "m"
+    variable.attrs["standard_name"] = f"projection_{name}_coordinate"
+    variable.attrs["axis"] = name.upper()
+
+
+def _lead(file: Any, size: int, context: Context) -> None:
+    if "lead" in file.variables:
+        return
+    file.dimensions["lead"] = size
+    variable = file.create_variable("lead", ("lead",), np.float64)
+    known = context.interval is not None
+    variable[:] = np.arange(1, size + 1) * (context.interval or 1.0)
+    variable.attrs["units"] = "s" if known else "1"
+    variable.attrs["long_name"] = "how far ahead" if known else "how many frames ahead"
+    if known:
+        variable.attrs["standard_name"] = "forecast_period"
+
+
+def _mapping(file: Any, grid: Grid) -> str:
+    """The grid mapping variable; polar stereographic in CF's words, every other projection in PROJ's."""
+    if "crs" not in file.variables:
+        crs = file.create_variable("crs", (), np.int32, data=np.int32(0))
+        crs.attrs["proj4_params"] = grid.proj4
+        given = dict(re.findall(r"\+(\w+)=(\S+)", grid.proj4))
+        if given.get("proj") == "stere" and abs(float(given.get("lat_0", 0))) == 90:
+            crs.attrs["grid_mapping_name"] = "polar_stereographic"
+            for name, key in (
+                ("latitude_of_projection_origin", "lat_0"),
+                ("straight_vertical_longitude_from_pole", "lon_0"),
+                ("standard_parallel", "lat_ts"),
+                ("false_easting", "x_0"),
+                ("false_northing", "y_0"),
+                ("semi_major_axis", "a"),
+                ("semi_minor_axis", "b"),
+            ):
+                if key in given:
+                    crs.attrs[name] = float(given[key])
+    return "crs"
+
+
+def _plain(name: str) -> str:
+    """A name as NetCDF takes it."""
+    return re.sub(r"[^\w.-]", "_", name)

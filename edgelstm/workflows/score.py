@@ -1,0 +1,98 @@
+"""score: forecasts of a stream held against what came, beside repeating the last frame."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from edgelstm.files import PathLike, write_text
+from edgelstm.workflows.frames import Preprocessing, Progress
+from edgelstm.workflows.run import RunReport, run
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.inputs import OnGap
+    from edgelstm.verify.forecast import ForecastScores
+
+COLUMNS = (
+    "stream", "output", "unit", "lead", "lead_seconds", "forecasts", "mae", "mae_persistence", "threshold", "csi",
+    "csi_persistence",
+)  # fmt: skip
+
+
+@dataclass
+class ScoreReport:
+    """What :func:`score` found: a row for each stream and lead time, as the CSV file has them; ``run``, how it ran."""
+
+    run: RunReport
+    rows: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"scores": self.rows, "run": self.run.to_json()}
+
+
+def score(
+    model: PathLike,
+    source: str | Sequence[str] | Mapping[str, str],
+    out: PathLike | None = None,
+    *,
+    threshold: float | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    limit: int | None = None,
+    preprocess: Preprocessing | None = None,
+    on_gap: OnGap = "hold",
+    progress: Progress | None = None,
+) -> ScoreReport:
+    """Score a model that forecasts its own input, [K, *shape of a frame], on the frames that came.
+
+    For each lead time the mean absolute error and the critical success index of ``threshold`` (default: 1 of what had its
+    logarithm taken, else the middle), in physical units, for the model and for persistence: the last frame, repeated. A
+    forecast counts when its farthest lead has come and no frame is missing on the way; "no data" does not count.
+    ``out``: a CSV file. Other arguments as :func:`run`. Raises EdgeLstmError where there is nothing to score.
+    """
+    report = run(
+        model,
+        source,
+        device=device,
+        threads=threads,
+        limit=limit,
+        preprocess=preprocess,
+        on_gap=on_gap,
+        score=True,
+        threshold=threshold,
+        progress=progress,
+    )
+    rows = [row for name, found in report.scores.items() for row in _rows(name, found, report)]
+    if out is not None:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(out, text.getvalue())
+    return ScoreReport(report, rows)
+
+
+def _rows(stream: str, found: ForecastScores | None, report: RunReport) -> list[dict[str, Any]]:
+    if found is None:
+        return []
+    leads = zip(found.mae_b, found.mae_a, found.csi_b, found.csi_a, strict=True)
+    return [
+        {
+            "stream": stream,
+            "output": found.output,
+            "unit": report.frame_unit,
+            "lead": k,
+            "lead_seconds": None if report.interval is None else k * report.interval,
+            "forecasts": found.forecasts,
+            "mae": mae,
+            "mae_persistence": repeated,
+            "threshold": found.threshold,
+            "csi": csi,
+            "csi_persistence": csi_repeated,
+        }
+        for k, (mae, repeated, csi, csi_repeated) in enumerate(leads, 1)
+    ]

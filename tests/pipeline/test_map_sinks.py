@@ -1,0 +1,161 @@
+"""Forecasts as maps: NetCDF and GeoTIFF with units, times, grid and projection, read back by other libraries."""
+
+from __future__ import annotations
+
+import csv
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgelstm
+from edgelstm.demo.scores import csi
+from edgelstm.demo.scores import score as demo_score
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline import Grid, Inputs, Outputs, Place, open_source, parse_ops
+
+ROOT = Path(__file__).resolve().parents[2]
+CORNERS = np.array([[0, 49.362], [0, 55.974], [10.856, 55.389], [9.009, 48.895]])  # as the files state them
+
+
+@pytest.fixture
+def radar(radar_dir: Path) -> str:
+    pytest.importorskip("h5py")
+    return str(radar_dir)
+
+
+@pytest.fixture(scope="module")
+def nowcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("nowcast") / "nowcast.onnx"
+    edgelstm.export(str(ROOT / "examples" / "nowcast_radar" / "model.safetensors"), path, steps=2, threads=1)
+    return path
+
+
+def test_the_grid_of_a_radar_file_is_where_the_file_says_its_corners_are(radar: str) -> None:
+    warp = pytest.importorskip("rasterio.warp")
+    with open_source(radar, limit=1) as source:
+        grid, start = source.place.grid, source.place.start
+    assert grid is not None
+    assert start == datetime(2010, 8, 26, tzinfo=timezone.utc)
+    xs = [grid.left, grid.left, grid.left + grid.dx * grid.columns, grid.left + grid.dx * grid.columns]
+    ys = [grid.top + grid.dy * grid.rows, grid.top, grid.top, grid.top + grid.dy * grid.rows]
+    sphere = "+proj=longlat +a=6378137 +b=6356752"
+    found = np.array(warp.transform(grid.proj4, sphere, xs, ys)).T
+    np.testing.assert_allclose(found, CORNERS, atol=2e-3)  # the file has three digits
+
+
+def test_a_grid_goes_through_what_preprocessing_does() -> None:
+    grid = Grid("+proj=longlat", 10.0, 50.0, 0.5, -0.25, 40, 80)
+    cut = grid.through(parse_ops("scale=2;crop=4,6,20,30;average=3"))
+    assert (cut.left, cut.top, cut.dx, cut.dy, cut.rows, cut.columns) == (13, 49, 1.5, -0.75, 6, 10)
+    small = grid.through(parse_ops("resize=20,20"))
+    assert (small.left, small.dx, small.dy, small.rows, small.columns) == (10, 2, -0.5, 20, 20)
+
+
+def test_units_are_named_only_where_they_are_known() -> None:
+    place = Place(units={0.01: "mm", 0.12: "mm/h"})
+    assert place.unit(parse_ops("nodata=65535;scale=0.12;log1p=0.25")) == "mm/h"
+    assert place.unit(parse_ops("scale=0.1;scale=0.1")) == "mm"
+    assert place.unit(parse_ops("log1p")) is None
+    assert place.unit(parse_ops("scale=0.12,3")) is None
+    assert Place().unit(()) is None
+
+
+def test_netcdf_and_geotiff_hold_the_forecast_in_mm_an_hour_where_it_falls(
+    radar: str, nowcast: Path, tmp_path: Path
+) -> None:
+    h5netcdf, rasterio = pytest.importorskip("h5netcdf"), pytest.importorskip("rasterio")
+    edgelstm.run(nowcast, radar, tmp_path / "raw.npz", limit=3, threads=1)
+    report = edgelstm.run(nowcast, radar, tmp_path / "f.nc", limit=3, threads=1)
+    edgelstm.run(nowcast, radar, tmp_path / "maps" / "{time}.tif", limit=3, threads=1)
+    edgelstm.run(nowcast, radar, tmp_path / "mm.npz", limit=3, units="physical", threads=1)
+    assert report.units == {"forecast": "mm/h"}
+    raw = np.load(tmp_path / "raw.npz")["forecast"].astype(np.float64)
+    rain = np.maximum(np.expm1(raw / 0.25), 0)[:, :, 0]
+    with np.load(tmp_path / "mm.npz") as file:
+        np.testing.assert_allclose(file["forecast"][:, :, 0], rain, rtol=1e-5, atol=1e-6)
+        said = json.loads(str(file["attrs"]))
+        assert file["time"].tolist() == [0, 300, 600]
+    assert (said["units"], said["interval_s"], said["leads"]) == ({"forecast": "mm/h"}, 300, {"forecast": 6})
+    assert said["grid"]["left"] == 300e3
+    with h5netcdf.File(tmp_path / "f.nc") as file:
+        variable = file.variables["forecast"]
+        assert variable.dimensions == ("time", "lead", "y", "x")
+        np.testing.assert_allclose(variable[:], rain, rtol=1e-5, atol=1e-6)
+        assert variable.attrs["units"] == "mm/h"
+        assert file.variables["time"][:].tolist() == [0, 300, 600]
+        assert file.variables["time"].attrs["units"] == "seconds since 2010-08-26T00:00:00Z"
+        assert file.variables["lead"][:].tolist() == [300, 600, 900, 1200, 1500, 1800]
+        crs = file.variables[variable.attrs["grid_mapping"]].attrs
+        assert (crs["grid_mapping_name"], crs["standard_parallel"], crs["semi_major_axis"]) == (
+            "polar_stereographic",
+            60.0,
+            6378137.0,
+        )
+        x = file.variables["x"][:]
+    names = sorted(p.name for p in (tmp_path / "maps").iterdir())
+    assert names == ["201008260000.tif", "201008260005.tif", "201008260010.tif"]
+    with rasterio.open(tmp_path / "maps" / names[1]) as file:
+        np.testing.assert_allclose(file.read(), rain[1], rtol=1e-5, atol=1e-6)
+        assert file.descriptions[0] == "forecast for 2010-08-26T00:10:00Z, 5 minutes ahead"
+        assert file.units[5] == "mm/h"
+        column = np.arange(128)
+        np.testing.assert_allclose(file.xy(0, column)[0], x)
+        assert file.crs.to_dict()["proj"] == "stere"
+
+
+def test_scores_are_those_of_all_frames_at_hand(radar: str, nowcast: Path, tmp_path: Path) -> None:
+    count = 16
+    report = edgelstm.score(nowcast, radar, tmp_path / "s.csv", limit=count, threads=1)
+    with edgelstm.Runner.open(nowcast, threads=1) as runner, open_source(radar, limit=count) as source:
+        inputs, mm = Inputs(runner.signature), Outputs(runner.signature, units="physical")
+        stream, x, ahead, seen = runner.stream("a"), [], [], []
+        for frame in source:
+            ready = inputs(frame)
+            missing = frame.data[250:506, 300:556] == 65535  # type: ignore[index]
+            seen.append(~missing.reshape(1, 128, 2, 128, 2).any((2, 4)))
+            x.append(np.maximum(np.expm1(ready["x"].astype(np.float64) / 0.25), 0))
+            ahead.append(mm(stream.step(ready))["forecast"].astype(np.float64))
+    truth, made = np.stack(x), np.stack(ahead)
+    known = np.stack(seen)
+    assert not known.all()
+    wanted = demo_score(made, truth, known)
+    assert [row["unit"] for row in report.rows] == ["mm/h"] * 6
+    for row, lead in zip(report.rows, wanted.leads, strict=True):
+        assert row["mae"] == pytest.approx(lead["mae"], rel=1e-4)
+        assert row["mae_persistence"] == pytest.approx(lead["mae_persistence"], rel=1e-4)
+    third = csi(made[: count - 6, 2], truth[3 : count - 3], known[3 : count - 3], 1.0)
+    assert report.rows[2]["csi"] == pytest.approx(third)
+    with (tmp_path / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["mae"]) for row in rows] == [row["mae"] for row in report.rows]
+    assert [row["lead_seconds"] for row in rows][:2] == ["300.0", "600.0"]
+
+
+def test_a_forecast_is_not_held_against_frames_behind_a_gap(
+    radar: str, nowcast: Path, tmp_path: Path
+) -> None:
+    """Two spans of ten frames with a gap of an hour: the scores are those of the spans, one by one."""
+    files = sorted(Path(radar).glob("*.h5"))
+    folders = {"both": [*files[:10], *files[22:32]], "first": files[:10], "second": files[22:32]}
+    found = {}
+    for name, chosen in folders.items():
+        (tmp_path / name).mkdir()
+        for file in chosen:
+            (tmp_path / name / file.name).symlink_to(file)
+        found[name] = edgelstm.score(nowcast, str(tmp_path / name), on_gap="reset", threads=1).rows
+    for k in range(6):
+        assert found["both"][k]["forecasts"] == 8
+        mean = (found["first"][k]["mae"] + found["second"][k]["mae"]) / 2
+        assert found["both"][k]["mae"] == pytest.approx(mean, rel=1e-6)
+
+
+def test_what_has_no_forecast_is_not_scored(tmp_path: Path) -> None:
+    import zoo
+
+    zoo.lstm().save(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
+    with pytest.raises(EdgeLstmError, match="no forecast to score: found output y"):
+        edgelstm.score(tmp_path / "m.onnx", str(tmp_path / "x.npy"), threads=1)
