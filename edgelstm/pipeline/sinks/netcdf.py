@@ -31,11 +31,9 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
     Forecasts are [time, lead, y, x]; lead times in seconds, or in frames where nobody knows. Memory holds one frame.
     """
     h5netcdf = require("h5netcdf", "geo", f"writing {path}")
-    from edgelstm import __version__
-
     with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
         file.attrs["Conventions"] = "CF-1.11"
-        file.attrs["source"] = f"{context.model} by edgelstm {__version__}, of {context.source}"
+        file.attrs["source"] = f"{context.model} by edgelstm, of {context.source}"
         file.dimensions["time"] = None
         time = file.create_variable("time", ("time",), np.float64)
         since = "the first frame" if context.start is None else context.start.strftime("%Y-%m-%dT%H:%M:%SZ")
