@@ -1,13 +1,73 @@
-"""Which backend opens which file on which device."""
+"""Which backend opens which file on which device: :data:`BACKENDS` is the table."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.runtime.device import ENGINE_SUFFIXES, OutputPlace, gpu_index
+from edgelstm.runtime.device import ENGINE_SUFFIXES, OutputPlace, device_kind
 from edgelstm.runtime.protocol import Program
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a backend. index: N of ``cuda:N``. threads, outputs: only where the backend takes them."""
+
+    path: PathLike
+    streams: int
+    index: int
+    threads: int | None
+    outputs: OutputPlace
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend. suffixes: of its files. device: "cpu", or the KIND of "KIND:N". takes: "threads", "outputs" or both."""
+
+    suffixes: tuple[str, ...]
+    device: str
+    open: Callable[[Wanted], Program]
+    takes: frozenset[str] = frozenset()
+
+
+def _onnxruntime(wanted: Wanted) -> Program:
+    from edgelstm.runtime.onnxruntime import OrtProgram
+
+    return OrtProgram(wanted.path, streams=wanted.streams, threads=wanted.threads)
+
+
+def _onnxruntime_cuda(wanted: Wanted) -> Program:
+    from edgelstm.runtime.onnxruntime_cuda import OrtCudaProgram
+
+    return OrtCudaProgram(
+        wanted.path,
+        streams=wanted.streams,
+        device=wanted.index,
+        threads=wanted.threads,
+        outputs=wanted.outputs,
+    )
+
+
+def _tensorrt(wanted: Wanted) -> Program:
+    from edgelstm.runtime.tensorrt import TensorRtProgram
+
+    return TensorRtProgram(wanted.path, streams=wanted.streams, device=wanted.index, outputs=wanted.outputs)
+
+
+#: A new backend is a function above and a line here; the first that reads a suffix says on which device it runs by itself.
+BACKENDS = (
+    Backend((".onnx",), "cpu", _onnxruntime, frozenset({"threads"})),
+    Backend((".onnx",), "cuda", _onnxruntime_cuda, frozenset({"threads", "outputs"})),
+    Backend(ENGINE_SUFFIXES, "cuda", _tensorrt, frozenset({"outputs"})),
+)
+
+
+def suffixes() -> tuple[str, ...]:
+    """Of the files that some backend opens."""
+    return tuple(dict.fromkeys(suffix for backend in BACKENDS for suffix in backend.suffixes))
 
 
 def open_program(
@@ -27,34 +87,30 @@ def open_program(
     Raises EdgeLstmError for a device or a kind of file that no backend takes.
     """
     suffix = Path(path).suffix.lower()
-    is_engine = suffix in ENGINE_SUFFIXES
-    if suffix != ".onnx" and not is_engine:
+    able = [backend for backend in BACKENDS if suffix in backend.suffixes]
+    if not able:
         raise EdgeLstmError(
             f"can't run {path}",
             found=f"suffix {suffix or '(none)'}",
-            expected=f".onnx or {' or '.join(ENGINE_SUFFIXES)}",
+            expected=" or ".join(suffixes()),
             hint="Make a step graph first: edgelstm export MODEL -o model.onnx",
         )
-    index = gpu_index(device if device is not None else "cuda" if is_engine else "cpu")
-    if is_engine:
-        if index is None:
-            raise EdgeLstmError(
-                f"{path} is an engine for a GPU",
-                found=f"device {device}",
-                expected="cuda or cuda:N",
-                hint="On the CPU run the .onnx file it was built from",
-            )
-        if threads is not None:
-            raise EdgeLstmError("threads for an engine", found=threads, expected="none: a GPU runs it")
-        from edgelstm.runtime.tensorrt import TensorRtProgram
-
-        return TensorRtProgram(path, streams=streams, device=index, outputs=outputs)
-    if index is not None:
-        from edgelstm.runtime.onnxruntime_cuda import OrtCudaProgram
-
-        return OrtCudaProgram(path, streams=streams, device=index, threads=threads, outputs=outputs)
-    if outputs != "host":
-        raise EdgeLstmError("outputs", found=outputs, expected="host, since the device is the CPU")
-    from edgelstm.runtime.onnxruntime import OrtProgram
-
-    return OrtProgram(path, streams=streams, threads=threads)
+    kind, index = device_kind(
+        able[0].device if device is None else device, [backend.device for backend in BACKENDS]
+    )
+    backend = next((backend for backend in able if backend.device == kind), None)
+    if backend is None:
+        expected = " or ".join(b.device if b.device == "cpu" else f"{b.device} or {b.device}:N" for b in able)
+        engine = suffix in ENGINE_SUFFIXES
+        raise EdgeLstmError(
+            f"{path} is an engine for a GPU" if engine else f"can't run {path} there",
+            found=f"device {device}",
+            expected=expected,
+            hint="On the CPU run the .onnx file it was built from" if engine else None,
+        )
+    where = {"cpu": "the CPU", "cuda": "a GPU"}.get(kind, kind)
+    if threads is not None and "threads" not in backend.takes:
+        raise EdgeLstmError(f"threads for {path}", found=threads, expected=f"none: {where} runs it")
+    if outputs != "host" and "outputs" not in backend.takes:
+        raise EdgeLstmError("outputs", found=outputs, expected=f"host, since the device is {where}")
+    return backend.open(Wanted(path, streams, index, threads, outputs))

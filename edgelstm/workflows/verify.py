@@ -109,11 +109,10 @@ def _open(
     threads: int | None,
 ) -> Program:
     """A Program for a runnable of ``verify``."""
-    from edgelstm.runtime.device import ENGINE_SUFFIXES
-    from edgelstm.runtime.open import open_program
+    from edgelstm.runtime.open import open_program, suffixes
 
     suffix = "" if is_factory(spec) else Path(spec).suffix.lower()
-    if suffix == ".onnx" or suffix in ENGINE_SUFFIXES:
+    if suffix in suffixes():
         return open_program(spec, threads=threads if suffix == ".onnx" else None)
     from edgelstm.frontends import Request, open_reference
 

@@ -420,3 +420,8 @@ def test_limit_must_be_positive(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", VALUES)
     with pytest.raises(EdgeLstmError, match="limit of frames: found 0; expected at least 1"):
         open_source(str(tmp_path / "a.npy"), limit=0)
+
+
+def test_a_name_is_refused_where_a_file_holds_one_source(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2), np.float32))
+    assert "found 'frames' chosen in an .npy file" in refusal(f"{tmp_path / 'x.npy'}:frames")

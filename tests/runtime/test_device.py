@@ -11,7 +11,7 @@ import zoo
 from edgelstm import machine
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime import open_program
-from edgelstm.runtime.device import gpu_index
+from edgelstm.runtime.device import device_kind
 from edgelstm.runtime.onnxruntime import OrtProgram
 
 
@@ -22,10 +22,11 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_names_of_devices() -> None:
-    assert [gpu_index(name) for name in ("cpu", "cuda", "cuda:0", "cuda:12")] == [None, 0, 0, 12]
-    for name in ("gpu", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cuda:1234"):
+    kinds = [device_kind(name) for name in ("cpu", "cuda", "cuda:0", "cuda:12")]
+    assert kinds == [("cpu", 0), ("cuda", 0), ("cuda", 0), ("cuda", 12)]
+    for name in ("gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:x", "CPU", "", "cuda:1234"):
         with pytest.raises(EdgeLstmError, match="expected cpu, cuda or cuda:N"):
-            gpu_index(name)
+            device_kind(name)
 
 
 def test_a_step_graph_runs_on_the_cpu_by_itself(path: Path) -> None:

@@ -340,7 +340,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], dict[str, Any], str]] = {
         {"device": "gpu"},
         r"device: found gpu; expected cpu, cuda or cuda:N",
     ),
-    "threads": (lambda folder: engine(folder, zoo.lstm()), {"threads": 2}, "threads for an engine: found 2"),
+    "threads": (
+        lambda folder: engine(folder, zoo.lstm()),
+        {"threads": 2},
+        r"threads for .*model\.plan: found 2; expected none: a GPU",
+    ),
     "outputs": (
         lambda folder: engine(folder, zoo.lstm()),
         {"outputs": "gpu"},

@@ -1,7 +1,9 @@
-"""Where frames come from. ``open_source`` finds the kind from the path."""
+"""Where frames come from. ``open_source`` finds the kind from the path: :data:`FILES` is the table of kinds of files."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
@@ -11,10 +13,33 @@ from edgelstm.pipeline.sources.source import Frame, Source
 
 __all__ = ["KINDS", "Frame", "Source", "open_source"]
 
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that frames are read from.
+
+    what: in words, for help texts and messages. suffixes: in lower case. open: gives the Source of a path and of NAME
+    in ``FILE:NAME``, None without one. takes_name: whether there may be one.
+    """
+
+    what: str
+    suffixes: tuple[str, ...]
+    open: Callable[[Path, str | None], Source]
+    takes_name: bool = False
+
+
+#: A new kind of file is a line here.
+FILES = (
+    Kind(
+        "a TIFF stack, an animation (.gif, .webp, .png)", images.SUFFIXES, lambda p, _: images.open_image(p)
+    ),
+    Kind("a video file", video.SUFFIXES, video.open_video, takes_name=True),
+    Kind("an .npy file", (".npy",), lambda p, _: arrays.open_npy(p)),
+    Kind("an .npz file (or FILE.npz:NAME)", (".npz",), arrays.open_npz, takes_name=True),
+)
 #: The sources there are, in words, for help texts and messages.
-KINDS = (
-    "a folder of KNMI radar files (.h5), a folder of images, a TIFF stack, an animation (.gif, .webp, .png), a video file, "
-    "an .npy file, an .npz file (or FILE.npz:NAME)"
+KINDS = ", ".join(
+    ("a folder of KNMI radar files (.h5)", "a folder of images", *(kind.what for kind in FILES))
 )
 
 
@@ -63,15 +88,16 @@ def _open(spec: str, follow: Follow) -> Source:
             f"follow: source {path}", found="a file", expected="a folder that further files come into"
         )
     suffix = path.suffix.lower()
-    if suffix == ".npz":
-        return arrays.open_npz(path, key if chosen else None)
-    if suffix == ".npy":
-        return arrays.open_npy(path)
-    if suffix in video.SUFFIXES:
-        return video.open_video(path, key if chosen else None)
-    if suffix in images.SUFFIXES and not chosen:
-        return images.open_image(path)
-    raise EdgeLstmError(f"source {path}", found=f"a {suffix or 'nameless'} file", expected=KINDS)
+    kind = next((kind for kind in FILES if suffix in kind.suffixes), None)
+    if kind is None:
+        raise EdgeLstmError(f"source {path}", found=f"a {suffix or 'nameless'} file", expected=KINDS)
+    if chosen and not kind.takes_name:
+        raise EdgeLstmError(
+            f"source {spec}",
+            found=f"{key!r} chosen in {kind.what}",
+            expected=f"{path}, which holds one source",
+        )
+    return kind.open(path, key if chosen else None)
 
 
 def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:
