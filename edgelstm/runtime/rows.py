@@ -191,6 +191,8 @@ class RowProgram:
         For a state of :meth:`new_state` that no step has run on; it is at its initial value again after it. What runs here are
         the usual calls: of all rows, and of the first few, as streams join.
         """
+        if not self._memory.warm_calls:
+            return
         rows = capacity(self.streams, self._size)
         if self._size.most == 1:
             runs = [(row, 1) for row in range(rows)]

@@ -194,6 +194,43 @@ def test_machine_code_for_other_gpus_is_zeroed_and_nothing_else_is_touched() -> 
     assert bytes(data) == noise + whole.replace(b"a" * 400, bytes(400)).replace(b"c" * 64, bytes(64)) + false
 
 
+def test_what_is_to_be_carried_is_gathered_and_weighed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import carry
+    import standalone
+
+    header = tmp_path / "headers" / "10.3" / "NvInfer.h"
+    header.parent.mkdir(parents=True)
+    header.write_text("//")
+    compiled: list[list[str]] = []
+
+    def compile_(command: list[str], check: bool) -> None:
+        compiled.append(command)
+        Path(command[command.index("-o") + 1]).write_bytes(bytes(2**20))
+
+    monkeypatch.setattr(carry.subprocess, "run", compile_)
+    monkeypatch.setattr(carry, "said", lambda *command: "abc" if "rev-parse" in command else "README.md")
+    monkeypatch.setattr(standalone, "find_nvcc", lambda: "nvcc")
+    monkeypatch.setenv("EDGELSTM_TENSORRT_HEADERS", str(tmp_path / "headers"))
+    monkeypatch.setattr(sys, "argv", ["carry.py", "contact", "--out", str(tmp_path / "out")])
+    carry.main()
+    assert [c[-1] if c[-1].startswith("-D") else "" for c in compiled] == ["", "-DEDGELSTM_MIN_BLOCKS=4"]
+    assert all("-arch=sm_90" in c for c in compiled)
+    found = {str(p.relative_to(tmp_path / "out")) for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    assert found == {"bench-sm_90", "bench-4-blocks-sm_90", "commit", "headers/10.3/NvInfer.h"}
+    assert "contact: 2.00 MiB; with the tree 2.0" in capsys.readouterr().out
+
+    # What was gathered is what `standalone.py build` takes.
+    from edgelstm import machine
+
+    gpus = (machine.Gpu("a GPU", "9.0", 2**36),)
+    monkeypatch.setattr(machine, "cuda", lambda: machine.Cuda("13.0", gpus))
+    (tmp_path / "work").mkdir()
+    assert standalone.build(tmp_path / "work", tmp_path / "out", rehearse=False) == 0
+    assert {p.name for p in (tmp_path / "work").iterdir()} == {"bench", "bench-4-blocks"}
+
+
 def test_the_readme_keeps_what_stands_around_the_tables() -> None:
     import contact_report
 
