@@ -6,6 +6,8 @@ import itertools
 import os
 import re
 import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -164,3 +166,25 @@ def test_the_plan_is_as_large_as_the_macro_says() -> None:
     import ctypes
 
     assert ctypes.sizeof(Plan) == SOME["EDGELSTM_PLAN_BYTES"]
+
+
+def test_a_wheel_brings_the_sources(tmp_path: Path) -> None:
+    """Installed, without a checkout in sight."""
+    pytest.importorskip("hatchling")
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps"]
+    root = Path(__file__).resolve().parents[2]
+    options = ["--no-index", "--no-build-isolation", "-w", str(tmp_path), str(root)]
+    subprocess.run([*pip, *options], check=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as file:
+        file.extractall(tmp_path / "site")
+    code = (
+        "from edgelstm.kernels.compile import sources, _sources_digest; print(sources(), _sources_digest())"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    folder, digest = done.stdout.split()
+    assert Path(folder) == tmp_path / "site" / "edgelstm" / "_plugins", done.stderr
+    assert digest == kernels._sources_digest(), "not the files that are tested here"

@@ -51,7 +51,7 @@ def test_it_compiles_ahead_for_tensor_cores(
     code = (
         "import json, torch; from edgelstm.kernels import ConvLstmKernel;"
         "k = ConvLstmKernel(torch.zeros(256, 80, 3, 3), torch.zeros(256));"
-        f"a = k.compile_ahead({capability}, 64, 64); assert a.cubin[:4] == b'\\x7fELF';"
+        f"k.compile_ahead({capability}, 7, 5, active=True); a = k.compile_ahead({capability}, 64, 64); assert a.cubin[:4] == b'\\x7fELF';"
         f"print(json.dumps({{'tensor cores': a.ptx.count('{instruction}'), 'local': '.local' in a.ptx, 'shared': a.shared}}))"
     )
     (found,) = child(["-c", code])
