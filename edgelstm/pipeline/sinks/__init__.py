@@ -1,10 +1,14 @@
-"""Where outputs go. ``open_sink`` finds the kind from the path; nothing is there until the sink closes without an error."""
+"""Where outputs go; nothing is there until the sink closes without an error.
+
+``open_sink`` finds the kind from the path: :data:`FILES` is the table of kinds of files.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
@@ -17,10 +21,45 @@ from edgelstm.pipeline.sources.source import Array, Frame
 
 __all__ = ["KINDS", "Sink", "View", "open_sink"]
 
-#: The sinks there are, in words, for help texts and messages.
-KINDS = "FILE.npz, FILE.jsonl, - (JSON lines on standard output), FILE.mp4, or FOLDER/ for PNG images"
-
 Write = Callable[[Frame, Mapping[str, Array], float], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What a sink is opened for. fps: frames a second, None when unknown."""
+
+    path: Path
+    signature: Signature
+    fps: float | None
+    view: View
+    context: Context
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of file that outputs are written to. what: in words, for help texts and messages; suffixes in lower case."""
+
+    what: str
+    suffixes: tuple[str, ...]
+    open: Callable[[Target], AbstractContextManager[Write]]
+
+
+#: A new kind of file is a line here.
+FILES = (
+    Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context)),
+    Kind("FILE.jsonl", (".jsonl",), lambda to: lines.json_lines(to.path, to.signature)),
+    Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context)),
+    Kind(
+        "FILE.tif",
+        (".tif", ".tiff"),
+        lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
+    ),
+    Kind("FILE.mp4", (".mp4",), lambda to: pictures.video(to.path, to.signature, to.view, to.fps)),
+)
+#: The sinks there are, in words, for help texts and messages.
+KINDS = ", ".join(
+    (*(kind.what for kind in FILES), "- (JSON lines on standard output) or FOLDER/ for PNG images")
+)
 
 
 class Sink:
@@ -98,18 +137,13 @@ def open_sink(
     ``context`` is what may be said beside the values: when, where, in which units. ``view`` says which output, channel and lead time the last two show, and which values are black and white.
     Raises EdgeLstmError, before any frame is computed, when the path can't be written or no output is an image.
     """
-    target, view, context = Path(path), view or View(), context or Context()
-    suffix = target.suffix.lower()
-    if str(path).endswith(("/", os.sep)) or target.is_dir():
-        return Sink(pictures.png_folder(target, signature, view), signature, target)
-    if suffix == ".npz":
-        return Sink(arrays.npz(target, signature, context), signature, target)
-    if suffix == ".jsonl" or str(path) == "-":
-        return Sink(lines.json_lines(target, signature), signature, target)
-    if suffix == ".nc":
-        return Sink(netcdf.netcdf(target, signature, context), signature, target)
-    if suffix in (".tif", ".tiff"):
-        return Sink(geotiff.geotiff(target, signature, view, context), signature, target)
-    if suffix == ".mp4":
-        return Sink(pictures.video(target, signature, view, fps), signature, target)
-    raise EdgeLstmError(f"output {target}", found=f"a {suffix or 'nameless'} file", expected=KINDS)
+    to = Target(Path(path), signature, fps, view or View(), context or Context())
+    suffix = to.path.suffix.lower()
+    if str(path).endswith(("/", os.sep)) or to.path.is_dir():
+        return Sink(pictures.png_folder(to.path, signature, to.view), signature, to.path)
+    if str(path) == "-":
+        return Sink(lines.json_lines(to.path, signature), signature, to.path)
+    kind = next((kind for kind in FILES if suffix in kind.suffixes), None)
+    if kind is None:
+        raise EdgeLstmError(f"output {to.path}", found=f"a {suffix or 'nameless'} file", expected=KINDS)
+    return Sink(kind.open(to), signature, to.path)
