@@ -153,6 +153,8 @@ class Signature:
     ``window`` is None for a step; for an unrolled window it is T, and axis 1 of every input and output is time.
     ``preprocessing`` maps an input's name to the list of operations that turn a raw frame into it; see
     ``edgelstm.pipeline.preprocess``. An output may bear the name of a state's output: then the two are one tensor.
+    ``ranges`` maps an input's name to the smallest and the largest value that was seen of it when the model was exported
+    or calibrated, where that is known.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -160,6 +162,7 @@ class Signature:
     states: tuple[StateSpec, ...]
     window: int | None = None
     preprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         def some(kind: str, specs: Sequence[TensorSpec | StateSpec]) -> str:
@@ -197,6 +200,13 @@ class Signature:
                 "tensors of one Signature differ in their stream axis (axis 0)",
                 found=", ".join(f"{t.name}{list(t.shape)}" for t in tensors),
                 expected="one size or one name for all",
+            )
+        odd = [n for n, (low, high) in self.ranges.items() if not -math.inf < low <= high < math.inf]
+        if odd or set(self.ranges) - {t.name for t in self.inputs}:
+            raise EdgeLstmError(
+                "ranges of inputs in the Signature",
+                found=dict(self.ranges),
+                expected="for inputs it has, finite, low first",
             )
         unknown = set(self.preprocessing) - {t.name for t in self.inputs}
         if unknown:
@@ -260,6 +270,8 @@ class Signature:
             data["preprocessing"] = {
                 name: [dict(op) for op in ops] for name, ops in self.preprocessing.items()
             }
+        if self.ranges:
+            data["ranges"] = {name: list(ends) for name, ends in self.ranges.items()}
         return data
 
     def dumps(self) -> str:
@@ -294,6 +306,10 @@ class Signature:
                 preprocessing={
                     str(name): tuple(dict(op) for op in ops)
                     for name, ops in dict(data.get("preprocessing", {})).items()
+                },
+                ranges={
+                    str(name): (float(low), float(high))
+                    for name, (low, high) in dict(data.get("ranges", {})).items()
                 },
             )
         except EdgeLstmError as error:

@@ -22,7 +22,7 @@ from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Graph, attribute
 from edgelstm.passes.products import Product, Products, Site, find_products
 from edgelstm.passes.tap import PREFIX, tap
-from edgelstm.quantize.calibration import Calibration, StateGrowth, TensorRange
+from edgelstm.quantize.calibration import Calibration, InputRange, StateGrowth, TensorRange
 from edgelstm.quantize.correlation import LARGEST, Correlation, Window, spread
 from edgelstm.quantize.movement import BYTES, FRAMES, SEQUENCES, Movement, judge
 from edgelstm.quantize.observer import Observer
@@ -121,6 +121,7 @@ def calibrate(
         streams=places,
         driven_by=driven_by,
         weights={name: c.matrix for name, c in watch.correlations.items()},
+        inputs={name: i.result() for name, i in watch.inputs.items()},
     )
     if driver is None:
         rounding = judge(
@@ -264,6 +265,11 @@ class _Watch:
                 elif member in frame_names:
                     self._views.append((site.name, member, axis, True))
         self._start(step)
+        self.inputs = {
+            t.name: _Extremes(len(t.frame_shape) == (1 if step.signature.window is None else 2))
+            for t in step.signature.inputs
+            if t.dtype not in ("bfloat16", "float8e4m3fn")
+        }
         self._gates = _gates(step)
         #: Frames a call takes.
         self.each = step.signature.window or 1
@@ -308,6 +314,8 @@ class _Watch:
                     )
 
     def see(self, frame: Frame, outputs: Outputs, index: int) -> None:
+        for name, seen in self.inputs.items():
+            seen.add(np.asarray(frame[name]))
         for name, source, axis, is_frame in self._views:
             self._seen[name].add(np.asarray(frame[source] if is_frame else outputs[source]), axis)
         for weight, source in self._met:
@@ -342,6 +350,28 @@ def _overflow(what: str, found: str) -> EdgeLstmError:
         expected="finite values",
         hint="The sequences make the float model overflow: look at them first",
     )
+
+
+@dataclass
+class _Extremes:
+    """Smallest and largest value of an input: of each number, if it is a vector (of a window: in the last axis)."""
+
+    vector: bool
+    low: Array | None = None
+    high: Array | None = None
+
+    def add(self, value: Array) -> None:
+        rows = value.reshape(-1, value.shape[-1]) if self.vector else value.reshape(-1, 1)
+        low, high = rows.min(0), rows.max(0)
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
+
+    def result(self) -> InputRange:
+        assert self.low is not None
+        assert self.high is not None
+        still = [int(k) for k in np.flatnonzero(self.low == self.high)] if self.vector else []
+        channels = len(self.low) if self.vector else 0
+        return InputRange(float(self.low.min()), float(self.high.max()), channels, tuple(still))
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,6 +174,35 @@ class StateGrowth:
         return found
 
 
+@dataclass(frozen=True)
+class InputRange:
+    """The values an input had, and which of its numbers never moved where a frame is a vector of ``channels``."""
+
+    low: float
+    high: float
+    channels: int = 0
+    still: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "low": _short(self.low),
+            "high": _short(self.high),
+            "channels": self.channels,
+            "still": list(self.still),
+        }
+
+    @classmethod
+    def from_json(cls, name: str, data: Mapping[str, Any]) -> InputRange:
+        """Read what ``to_json`` wrote. Raises EdgeLstmError for a range that is none."""
+        low, high = float(data["low"]), float(data["high"])
+        if not -math.inf < low <= high < math.inf:
+            raise EdgeLstmError(
+                f"range of input {name!r}", found=f"{low} to {high}", expected="finite, low first"
+            )
+        return cls(low, high, int(data.get("channels", 0)), tuple(int(k) for k in data.get("still", ())))
+
+
 def _rounding(state: str, dtype: str, data: Mapping[str, Any]) -> Rounding:
     slow, error, times = (float(data[key]) for key in ("slow", "error", "times"))
     found = Rounding(slow, error, times, int(data["stuck"]))
@@ -192,7 +221,7 @@ class Calibration:
 
     model: hash of the float graph (``StepModel.graph_hash``). preprocessing: what made frames of the raw ones. data:
     one entry a sequence: where it came from, its frames, the hash of the frames as the model took them. method: how
-    low and high were chosen. weights: E[a aT] of what each weight meets (``edgelstm.quantize.correlation``). driven_by: hash of the quantised model whose state drove this round, None in the first.
+    low and high were chosen. inputs: the frames themselves. weights: E[a aT] of what each weight meets (``edgelstm.quantize.correlation``). driven_by: hash of the quantised model whose state drove this round, None in the first.
     """
 
     model: str
@@ -204,6 +233,7 @@ class Calibration:
     streams: int = 1
     driven_by: str | None = None
     weights: Mapping[str, Array] = field(default_factory=dict, repr=False)
+    inputs: Mapping[str, InputRange] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Calibration({len(self.tensors)} tensors, {len(self.states)} states, {self.frames} frames)"
@@ -238,6 +268,7 @@ class Calibration:
             "tensors": {name: t.to_json() for name, t in self.tensors.items()},
             "states": {name: s.to_json() for name, s in self.states.items()},
             "weights": {name: correlation.to_json(m) for name, m in self.weights.items()},
+            "inputs": {name: i.to_json() for name, i in self.inputs.items()},
         }
 
     def save(self, path: PathLike) -> None:
@@ -286,6 +317,7 @@ class Calibration:
                 streams=int(data["streams"]),
                 driven_by=None if data.get("driven_by") is None else str(data["driven_by"]),
                 weights={str(n): correlation.from_json(m) for n, m in data.get("weights", {}).items()},
+                inputs={str(n): InputRange.from_json(str(n), i) for n, i in data.get("inputs", {}).items()},
             )
         except EdgeLstmError as error:
             raise EdgeLstmError(
@@ -335,6 +367,33 @@ def growing_states(calibration: Calibration) -> dict[str, dict[str, Any]]:
                 "fp16_overflows_at": grown.frame_reaching(65504.0),
             }
     return found
+
+
+def still_notes(calibration: Calibration) -> list[str]:
+    """A line for each input, state and activation of which channels never moved, up to five of them named."""
+    lines = []
+    told = set()
+    for name, t in calibration.tensors.items():
+        still = [int(k) for k in np.flatnonzero(t.maximum <= t.minimum)]
+        if t.role == "preactivation" or not still:
+            continue
+        told.add(name)
+        what = {"frame": "input", "state": "state"}.get(t.role, "tensor")
+        lines.append(_still(f"{what} {name!r}", still, t.channels, t.role == "frame"))
+    for name, i in calibration.inputs.items():
+        if i.still and name not in told:
+            lines.append(_still(f"input {name!r}", i.still, i.channels, True))
+    return lines
+
+
+def _still(what: str, still: Sequence[int], channels: int, is_input: bool) -> str:
+    shown = ", ".join(map(str, still[:5])) + (f" and {len(still) - 5} more" if len(still) > 5 else "")
+    do = (
+        "calibrate on frames in which they do, else their range is taken to be that of the others"
+        if is_input
+        else "fine if they never do; else calibrate on frames that move them, or they are cut off when they move"
+    )
+    return f"{what}: {len(still)} of {channels} channels never moved ({shown}): {do}"
 
 
 #: What types are called where a user chooses one.

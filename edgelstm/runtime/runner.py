@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import threading
+import warnings
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.frames import BadFrame, FrameCheck
 from edgelstm.runtime.open import open_program
+from edgelstm.runtime.outside import Outside, OutsideRange
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
 
 if TYPE_CHECKING:
@@ -115,6 +117,11 @@ class Runner:
             warm_up(self._state)
         self._lock = threading.Lock()
         self._closed = False
+        #: What is to be said of the frames: that they lie far outside what the model was made with. Said once.
+        self.notes: list[str] = []
+        self._outside: Outside | None = Outside(program.signature)
+        if self._outside.done:
+            self._outside = None
 
     @classmethod
     def open(
@@ -224,6 +231,8 @@ class Runner:
                     stream.skipped += 1
                     return {}
                 frame = checked[only.name]
+            if self._outside is not None:
+                self._look(self._outside, [{only.name: frame}])  # type: ignore[dict-item]
             outputs: Outputs = self._step_row(frame, self._state, stream._row)
             stream.frames += 1
             return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
@@ -234,6 +243,8 @@ class Runner:
             self._check_open()
             streams = tuple(self._streams.values())
             arrays = self._frames.rows(frames, streams)
+            if self._outside is not None:
+                self._look(self._outside, [arrays])
             rows = [s._row for s in streams]
             first, count = rows[0], len(rows)
             outputs: Outputs | None = None
@@ -284,6 +295,8 @@ class Runner:
                     jobs.append((stream._row, place, stream, checked))
             if len(jobs) > 1:
                 jobs.sort(key=_ROW)
+            if self._outside is not None:
+                self._look(self._outside, [j[3] for j in jobs])
             results: list[Outputs] = [{} for _ in pairs]
             if jobs:
                 outputs = self._program.step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
@@ -293,6 +306,15 @@ class Runner:
             for stream in skipped:
                 stream.skipped += 1
             return results
+
+    def _look(self, outside: Outside, frames: Sequence[Mapping[str, Any]]) -> None:
+        """Say once where frames lie far outside what the model was made with; after the first ones nobody looks."""
+        note = next((note for frame in frames if (note := outside.look(frame)) is not None), None)
+        if outside.done:
+            self._outside = None
+        if note is not None:
+            self.notes.append(note)
+            warnings.warn(note, OutsideRange, stacklevel=4)
 
     def _stream_named(self, name: str) -> Stream:
         try:

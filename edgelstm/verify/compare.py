@@ -22,7 +22,7 @@ __all__ = ["Comparison", "StateRange", "TensorError", "check_comparable", "compa
 
 @dataclass(repr=False)
 class Comparison:
-    """What :func:`compare` found. ``asked``: frames that were asked for, if fewer came."""
+    """What :func:`compare` found. ``asked``: frames that were asked for, if fewer came. ``said``: of the frames."""
 
     a: str
     b: str
@@ -31,6 +31,7 @@ class Comparison:
     states: list[StateRange] = field(default_factory=list)
     asked: int | None = None
     forecast: ForecastScores | None = None
+    said: list[str] = field(default_factory=list)
 
     @property
     def worst(self) -> TensorError:
@@ -56,6 +57,7 @@ class Comparison:
             "tensors": [t.to_json() for t in self.tensors],
             "states": [s.to_json() for s in self.states],
             "forecast": None if self.forecast is None else self.forecast.to_json(),
+            "said": list(self.said),
         }
 
     def plot(self, path: PathLike) -> None:

@@ -28,7 +28,8 @@ def errors(result: Comparison) -> Table:
 
 def notes(result: Comparison) -> list[str]:
     """What else a user has to know, a line each."""
-    lines = [state.text() for state in result.states if state.growth.grows]
+    lines = list(result.said)
+    lines += [state.text() for state in result.states if state.growth.grows]
     if result.asked is not None:
         lines.insert(0, f"{result.frames} frames were compared, not {result.asked}: the source has no more")
     return lines

@@ -14,7 +14,7 @@ from edgelstm.passes.placement import Target, check_target
 from edgelstm.pipeline import parse_preprocess
 from edgelstm.quantize.calibrate import MIN_FRAMES, Recording
 from edgelstm.quantize.calibrate import calibrate as observe
-from edgelstm.quantize.calibration import Calibration, changes, growing_states, slow_notes
+from edgelstm.quantize.calibration import Calibration, changes, growing_states, slow_notes, still_notes
 from edgelstm.quantize.correlation import spread
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Recipe, Span, load_recipe
@@ -41,7 +41,7 @@ class Calibrated:
     @property
     def notes(self) -> list[str]:
         """What the calibration saw that quantising will have to mind, a line each."""
-        return slow_notes(self.calibration)
+        return [*still_notes(self.calibration), *slow_notes(self.calibration)]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready: a summary, not the file."""

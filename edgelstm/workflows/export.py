@@ -159,10 +159,28 @@ def export(
         threads=threads,
         progress=progress,
     )
+    if frames is not None:
+        step = replace(step, signature=replace(step.signature, ranges=_ranges(step, frames, steps)))
     if output is not None:
         step.save(output)
     path = None if output is None else Path(output)
     return Exported(step, found.comparison, path, (*loaded.notes, *apart, *found.notes), found.proof)
+
+
+def _ranges(step: StepModel, frames: Any, steps: int) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each input over the user's frames; `run` says so where others lie far outside."""
+    import numpy as np
+
+    seen: dict[str, list[float]] = {}
+    for frame in ready_frames(step.signature, frames, steps):
+        for name, value in frame.items():
+            if value.size and np.asarray(value).dtype.kind in "fiu":
+                ends = seen.setdefault(name, [np.inf, -np.inf])
+                ends[:] = min(ends[0], float(value.min())), max(ends[1], float(value.max()))
+    coded = {t.name for t in step.signature.inputs if t.dtype in ("bfloat16", "float8e4m3fn")}
+    return {
+        n: (low, high) for n, (low, high) in seen.items() if n not in coded and np.isfinite([low, high]).all()
+    }
 
 
 def _with_preprocessing(step: StepModel, preprocess: Preprocessing) -> StepModel:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
 from pathlib import Path
@@ -166,6 +166,7 @@ def quantize(
             barred |= careful.weights
             notes += [n for n in careful.notes if n not in notes]
         result = to_half(result, half, target, cell_state=cell_state, keep=barred, float_states=floats)  # type: ignore[arg-type]
+    result = _with_ranges(result, ranges)
     result.check()
     some = ready_frames(result.signature, None, CALLS * (result.signature.window or 1))
     check_separate(result, some if target == "onnxruntime" else (), "the quantised model")
@@ -233,6 +234,7 @@ def _auto(
         threads=threads,
         progress=progress,
     )
+    mix.step = _with_ranges(mix.step, joined)
     mix.step.check()
     levels = {u.name: u.level for u in mix.units}
     table = _table(find_products(step), set(), "", "fp32")
@@ -256,6 +258,14 @@ def _auto(
     if output is not None:
         mix.step.save(output)
     return done
+
+
+def _with_ranges(step: StepModel, calibration: Calibration | None) -> StepModel:
+    """``step``, whose Signature tells what values its inputs had in the calibration."""
+    if calibration is None or not calibration.inputs:
+        return step
+    seen = {n: (i.low, i.high) for n, i in calibration.inputs.items()}
+    return replace(step, signature=replace(step.signature, ranges=seen))
 
 
 def _checked(

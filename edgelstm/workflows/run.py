@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.runtime.frames import BadFrame
+from edgelstm.runtime.outside import OutsideRange
 from edgelstm.runtime.runner import Runner
 from edgelstm.workflows.frames import Preprocessing, Progress, operations
 from edgelstm.workflows.streaming import Counts, Job, Loop, Stage, named_sources, out_path
@@ -172,9 +174,15 @@ def run(
         ]
         loop = Loop(stages, jobs, reset_on_gap=on_gap == "reset")
         try:
-            for steps in loop.rounds():
-                if progress is not None:
-                    progress(steps)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", OutsideRange)
+                for steps in loop.rounds():
+                    for note in [n for r in runners for n in r.notes if n not in report.said]:
+                        report.said = (*report.said, note)
+                        if say is not None:
+                            say(note)
+                    if progress is not None:
+                        progress(steps)
         except KeyboardInterrupt:
             if not follow:
                 raise

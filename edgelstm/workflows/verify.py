@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends import is_factory
 from edgelstm.graph.signature import Signature
+from edgelstm.runtime.outside import Outside
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.verify.compare import Comparison, check_comparable, compare
 from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
@@ -88,14 +89,24 @@ def verify(
         frames = ready_frames(
             signature, source, steps, preprocess, None if scorer is None else scorer.arrived, hop=hop
         )
+        outside = Outside(first.signature if first.signature.ranges else second.signature)
+        said: list[str] = []
+
+        def looked_at(frames: Iterable[Frame]) -> Iterator[Frame]:
+            for frame in frames:
+                if not outside.done and (note := outside.look(frame)) is not None:
+                    said.append(note)
+                yield frame
+
         result = compare(
             first,
             second,
-            frames,
+            frames if source is None else looked_at(frames),
             names=(names[0], names[1]),
             observe=None if scorer is None else scorer.observe,
             progress=progress,
         )
+        result.said = said
         result.asked = steps if result.frames < steps else None
         result.forecast = None if scorer is None else scorer.result()
         return result

@@ -196,6 +196,9 @@ def _scales(
             # The Signature's scales lie along axis 1; a state with its channels elsewhere has one.
             one = not codes.per_channel or (site.states and site.axis != 1)
             whole = max(-range_.tensor_low, range_.tensor_high)
+            if site.role == "frame":
+                # What never moved may still: a sensor that was unplugged. Its range is not known, the others' may do.
+                own = np.where(range_.maximum > range_.minimum, own, np.maximum(own, whole))
             ranges[part.site] = np.full(len(own), whole) if one else own
             if part.site in side_by_side:
                 ranges[part.site] = ranges[part.site] / 2

@@ -1,0 +1,49 @@
+"""Frames that lie far outside what a model was exported or calibrated with: seen in the first ones, at no cost to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from edgelstm.graph.signature import Signature
+from edgelstm.runtime.protocol import Array
+
+#: Frames that are looked at; a wrong scale shows in the first.
+LOOKS = 32
+#: Of a larger frame, so many values are.
+SAMPLES = 1 << 14
+#: So many widths of the range beyond it is far: 0 to 255 where 0 to 1 was seen, not a louder voice.
+FAR = 3.0
+
+
+class OutsideRange(UserWarning):
+    """Frames lie far outside what the model was exported or calibrated with."""
+
+
+class Outside:
+    """Looks at the first frames. ``done``: it has looked at enough, or has found something."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._ranges = {n: ends for n, ends in signature.ranges.items() if ends[1] > ends[0]}
+        self._left = LOOKS
+        self.done = not self._ranges
+
+    def look(self, frame: Mapping[str, Array]) -> str | None:
+        """What to say of a frame, once."""
+        self._left -= 1
+        self.done = self.done or self._left <= 0
+        for name, (low, high) in self._ranges.items():
+            value = frame.get(name)
+            if not isinstance(value, np.ndarray) or value.dtype.kind not in "fiu" or not value.size:
+                continue
+            flat = value.reshape(-1)[:: max(1, value.size // SAMPLES)]
+            least, most = float(flat.min()), float(flat.max())
+            width = FAR * (high - low)
+            if most > high + width or least < low - width:
+                self.done = True
+                return (
+                    f"frames of input {name!r} lie far outside what the model was made with: {least:.4g} to {most:.4g}, "
+                    f"where {low:.4g} to {high:.4g} was seen. Is a scale missing (--preprocess 'scale=...')?"
+                )
+        return None

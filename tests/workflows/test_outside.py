@@ -1,0 +1,148 @@
+"""Frames far outside what a model was exported or calibrated with are told, once; channels that never moved are named."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import zoo
+from edgelstm import Runner, calibrate, export, quantize, run, verify
+from edgelstm.cli import app
+from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
+from edgelstm.quantize.calibration import Calibration, still_notes
+from edgelstm.runtime.onnxruntime import OrtProgram
+from edgelstm.runtime.outside import LOOKS, OutsideRange
+from recordings import smooth_frames
+
+
+@pytest.fixture
+def quantised(tmp_path: Path) -> Path:
+    step = zoo.lstm()
+    found = calibrate(step, [smooth_frames(step, 80)], threads=1).calibration
+    made = quantize(step, found, tmp_path / "q.onnx", threads=1)
+    assert set(made.step.signature.ranges) == {"x"}
+    return tmp_path / "q.onnx"
+
+
+def ordinary(count: int = 4) -> np.ndarray:
+    return np.stack([f["x"] for f in smooth_frames(zoo.lstm(), count, 5)])
+
+
+def test_a_runner_says_it_once(quantised: Path) -> None:
+    with Runner.open(quantised, streams=2) as runner:
+        a, b = runner.stream("a"), runner.stream("b")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            a.step(ordinary()[0])
+            a.step(1.5 * ordinary()[1])
+        with pytest.warns(OutsideRange, match=r"input 'x' lie far outside .* was seen"):
+            runner.step({"a": ordinary()[2], "b": ordinary()[3] * 255})
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            b.step(ordinary()[0] * 255)
+        assert len(runner.notes) == 1
+
+
+def test_only_the_first_frames_are_looked_at(quantised: Path) -> None:
+    with Runner.open(quantised) as runner, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        stream = runner.stream("a")
+        for _ in range(LOOKS):
+            stream.step(ordinary()[0])
+        assert runner._outside is None
+        stream.step(ordinary()[0] * 255)
+
+
+def test_all_streams_at_once(quantised: Path) -> None:
+    with Runner.open(quantised, streams=2) as runner:
+        runner.stream("a"), runner.stream("b")
+        with pytest.warns(OutsideRange):
+            runner.step_all(ordinary(2) * 255)
+
+
+def test_run_and_verify_say_it(quantised: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "far.npy", ordinary(40) * 255)
+    np.save(tmp_path / "near.npy", ordinary(40))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        far = [s for s in run(quantised, str(tmp_path / "far.npy")).said if "far outside" in s]
+        assert len(far) == 1
+        assert not [s for s in run(quantised, str(tmp_path / "near.npy")).said if "far outside" in s]
+    zoo.lstm().save(tmp_path / "m.onnx")
+    pair = str(tmp_path / "m.onnx"), str(quantised)
+    assert len(verify(*pair, str(tmp_path / "far.npy"), steps=40).said) == 1
+    assert verify(*pair, str(tmp_path / "near.npy"), steps=40).said == []
+    shown = CliRunner().invoke(app, ["run", str(quantised), "--source", str(tmp_path / "far.npy")])
+    assert shown.exit_code == 0
+    assert "far outside" in " ".join(shown.output.split())
+
+
+def test_export_keeps_the_range_of_the_users_frames(tmp_path: Path) -> None:
+    zoo.lstm().save(tmp_path / "m.onnx")
+    pairs = {s.input: s.output for s in zoo.lstm().signature.states}
+    frames = list(ordinary(20))
+    made = export(str(tmp_path / "m.onnx"), tmp_path / "o.onnx", states=pairs, frames=frames, steps=20).step
+    low, high = made.signature.ranges["x"]
+    assert (low, high) == (pytest.approx(np.min(frames)), pytest.approx(np.max(frames)))
+    assert Signature.loads(made.signature.dumps()) == made.signature
+    with Runner(OrtProgram(made.to_bytes(), threads=1)) as runner, pytest.warns(OutsideRange):
+        runner.stream("a").step(frames[0] * 255)
+    assert export(str(tmp_path / "m.onnx"), states=pairs, steps=4).step.signature.ranges == {}
+
+
+@pytest.mark.parametrize("ranges", [{"x": [1, 0]}, {"x": [0, float("inf")]}, {"y": [0, 1]}, {"x": 3}])
+def test_ranges_that_are_none(ranges: object) -> None:
+    data = zoo.lstm().signature.to_json() | {"ranges": ranges}
+    with pytest.raises(EdgeLstmError, match=r"ranges of inputs|malformed Signature"):
+        Signature.from_json(data)
+
+
+def test_channels_that_never_moved_are_named(tmp_path: Path) -> None:
+    step = zoo.lstm()
+    channels = step.signature.inputs[0].frame_shape[0]
+    frames = ordinary(120)
+    frames[:, 1:] = 0.25
+    found = calibrate(step, [list(frames)], tmp_path / "c.json", threads=1)
+    still = ", ".join(map(str, range(1, channels)))
+    note = next(n for n in found.notes if n.startswith("input 'x'"))
+    assert f"{channels - 1} of {channels} channels never moved ({still})" in note
+    assert found.to_json()["notes"] == found.notes
+    loaded = Calibration.load(tmp_path / "c.json")
+    assert still_notes(loaded) == still_notes(found.calibration)
+    assert loaded.inputs["x"].still == tuple(range(1, channels))
+    # What it brings later is not lost.
+    made = quantize(step, found.calibration, threads=1).step
+
+    def outputs(model: zoo.StepModel) -> np.ndarray:
+        with Runner(OrtProgram(model.to_bytes(), threads=1)) as runner:
+            stream = runner.stream("a")
+            steps = [stream.step(f, copy=True) for f in ordinary(120)]
+        return np.stack([np.concatenate([v.ravel() for v in s.values()]) for s in steps])
+
+    true, other = outputs(step), outputs(made)
+    assert np.linalg.norm(other - true) < 0.3 * np.linalg.norm(true)
+    assert not [n for n in calibrate(step, [list(ordinary(120))], threads=1).notes if "input 'x'" in n]
+
+
+def test_only_five_are_named_and_inputs_that_no_product_reads_too() -> None:
+    from stepping import from_text
+
+    step = from_text(
+        """shifted (float[N, 9] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] t)
+        <float[9, 2] w, float half = {0.5}>
+        { a = Sub (x, half)  b = Mul (a, a)  m = MatMul (b, w)  t = Add (m, s)  y = Tanh (m) }""".replace(
+            "w,", "w = {" + ", ".join(["0.1"] * 18) + "},"
+        ),
+        s="t",
+    )
+    frames = np.random.default_rng(0).normal(size=(60, 9)).astype(np.float32)
+    frames[:, 2:] = 0
+    said = calibrate(step, [list(frames)], threads=1).notes
+    assert any("input 'x': 7 of 9 channels never moved (2, 3, 4, 5, 6 and 2 more)" in n for n in said), said
+    assert json.dumps(said)
