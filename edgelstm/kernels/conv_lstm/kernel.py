@@ -234,6 +234,8 @@ class ConvLstmKernel:
                 raise EdgeLstmError(
                     f"{name} of a ConvLSTM step", found=tensor.device, expected=self.weight.device
                 )
+        if height * width * max(self.inputs, self.channels) >= 2**31:
+            raise EdgeLstmError("a stream of a ConvLSTM step", expected="fewer than 2^31 values")
         if h.data_ptr() == h_out.data_ptr() and h.numel():
             raise EdgeLstmError(
                 "h_out is h", hint="Neighbours still read h: give another tensor, and swap the two"
