@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.inputs import Inputs
     from edgelstm.pipeline.outputs import Outputs
     from edgelstm.runtime.runner import Runner, Stream
+    from edgelstm.verify.anomaly import Detector
     from edgelstm.workflows.calibrate import calibrate
+    from edgelstm.workflows.detect import detect, fit_detector
     from edgelstm.workflows.export import export
     from edgelstm.workflows.inspect import inspect
     from edgelstm.workflows.lower import lower
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Detector",
     "EdgeLstmError",
     "Inputs",
     "Outputs",
@@ -44,7 +47,9 @@ __all__ = [
     "__version__",
     "build_engine",
     "calibrate",
+    "detect",
     "export",
+    "fit_detector",
     "inspect",
     "lower",
     "nn",
@@ -56,6 +61,9 @@ __all__ = [
 
 #: Where each public name lives.
 _HOME = {
+    "Detector": "edgelstm.verify.anomaly",
+    "detect": "edgelstm.workflows.detect",
+    "fit_detector": "edgelstm.workflows.detect",
     "EdgeLstmError": "edgelstm.errors",
     "Inputs": "edgelstm.pipeline.inputs",
     "Outputs": "edgelstm.pipeline.outputs",

@@ -10,12 +10,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, engine, machine, models, quantisation, score
+from edgelstm.cli import build, detect, engine, machine, models, quantisation, score
 from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
-__all__ = ["app", "build", "engine", "machine", "main", "models", "quantisation", "score"]
+__all__ = ["app", "build", "detect", "engine", "machine", "main", "models", "quantisation", "score"]
 
 #: As `edgelstm --help` lists them: in the order of the work.
 ORDER = (
@@ -28,6 +28,9 @@ ORDER = (
     "lower",
     "run",
     "score",
+    "scales",
+    "fit_detector",
+    "detect",
     "inspect",
     "bench",
     "doctor",

@@ -69,6 +69,8 @@ class Inputs:
         }
         self._checked: tuple[float, float] | None = None
         self._windows: dict[str | None, _Window] = {}
+        #: Frames of streams that ended, in no step.
+        self._short = 0
 
     def __call__(self, frame: Frame | Array | Mapping[str, Array]) -> dict[str, Array]:
         """One raw frame's arrays by input name, each of its ``frame_shape`` (for a window: of one of its frames)."""
@@ -116,6 +118,9 @@ class Inputs:
         window.frames.append(ready)
         window.due -= 1
         window.new += 1
+        if isinstance(frame, Frame) and frame.last:
+            del self._windows[stream]
+            self._short += window.new if window.due else 0
         if window.due:
             return None
         window.due, window.new = self.hop, 0
@@ -138,7 +143,8 @@ class Inputs:
             if ready is not None:
                 gap = gaps.pop(frame.stream, None)
                 yield (frame if gap == frame.gap else replace(frame, gap=gap)), ready
-        short = sum(window.new for window in self._windows.values())
+        short = self._short + sum(window.new for window in self._windows.values())
+        self._short = 0
         if short:
             log.warning("left out at the end: %d frames, too few for a window of %d", short, self.window)
         self._windows.clear()

@@ -17,7 +17,7 @@ from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.outside import OutsideRange
 from edgelstm.runtime.runner import Runner
 from edgelstm.workflows.frames import Preprocessing, Progress, operations
-from edgelstm.workflows.streaming import Counts, Job, Loop, Stage, named_sources, out_path
+from edgelstm.workflows.streaming import Counts, Job, Loop, Stage, Step, named_sources, out_path
 
 if TYPE_CHECKING:
     from edgelstm.pipeline import Context, Outputs, Source, View
@@ -98,6 +98,7 @@ def run(
     follow: bool = False,
     idle: float | None = None,
     view: View | None = None,
+    observe: Callable[[Step], None] | None = None,
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunReport:
@@ -113,6 +114,8 @@ def run(
     then: models that take what the one before gives, each with states and preprocessing of its own.
     score: hold forecasts of the input against the frames that came; CSI of ``threshold``.
     follow: wait for further files of a folder, for ``idle`` seconds or (None) until interrupted, which ends the run well.
+
+    observe: called with every step, :class:`edgelstm.workflows.streaming.Step`.
 
     See :func:`edgelstm.pipeline.open_source` for sources and :func:`edgelstm.pipeline.open_sink` for outputs; frames
     go through the preprocessing the Signature declares, unless ``preprocess`` replaces it. ``say`` gets how the source is
@@ -166,13 +169,15 @@ def run(
                     )
                 )
             scorer = _scorer(first, ops, threshold, hop) if score else None
-            jobs.append(Job(name, inputs.steps(opened), inputs, sink, scorer))
+            job = Job(name, iter(()), inputs, sink, scorer)
+            job.steps = inputs.steps(job.watched(opened))
+            jobs.append(job)
         report.out = ", ".join(report.outs.values()) or None
         stages = [
             Stage(r, jobs[0].inputs if r is runners[0] else Inputs(r.signature, on_gap=on_gap), o)
             for r, o in zip(runners, outputs, strict=True)
         ]
-        loop = Loop(stages, jobs, reset_on_gap=on_gap == "reset")
+        loop = Loop(stages, jobs, reset_on_gap=on_gap == "reset", observe=observe)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OutsideRange)

@@ -3,17 +3,38 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
 from edgelstm.verify.forecast import ForecastScorer
+
+#: What a source is called that is alone and has no name.
+ONLY = "main"
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one step of one stream took and gave; arrays are valid until the next.
+
+    frame: the raw frame (of a window: its last). inputs, outputs: of the model (the first's, the last's of several in
+    series), in its own units, without the stream axis. state(): what the state is worth now, by state name.
+    """
+
+    stream: str
+    signature: Signature
+    frame: Frame
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    seconds: float
+    state: Callable[[], dict[str, Array]]
 
 
 @dataclass
@@ -25,12 +46,23 @@ class Job:
     inputs: Inputs
     sink: Sink | None
     scorer: ForecastScorer | None = None
+    #: Streams of which nothing more comes; with windows, their last frame may be in no step.
+    ended: set[str] = field(default_factory=set)
     #: A frame was skipped, so time passed that the scorer did not see.
     passed: bool = False
 
     def stream(self, frame: Frame) -> str:
         """Whose state the frame goes on."""
-        return self.name if frame.stream is None else f"{self.name}:{frame.stream}"
+        if frame.stream is None:
+            return self.name
+        return frame.stream if self.name == ONLY else f"{self.name}:{frame.stream}"
+
+    def watched(self, source: Iterable[Frame]) -> Iterator[Frame]:
+        """The frames of ``source``; those who end are kept in mind."""
+        for frame in source:
+            if frame.last:
+                self.ended.add(self.stream(frame))
+            yield frame
 
 
 @dataclass
@@ -66,8 +98,17 @@ class Counts:
 class Loop:
     """Rounds of one step of every source that has one."""
 
-    def __init__(self, stages: list[Stage], jobs: list[Job], *, reset_on_gap: bool) -> None:
+    def __init__(
+        self,
+        stages: list[Stage],
+        jobs: list[Job],
+        *,
+        reset_on_gap: bool,
+        observe: Callable[[Step], None] | None = None,
+    ) -> None:
+        self._observe = observe
         self._stages, self._jobs, self._reset = stages, list(jobs), reset_on_gap
+        self._several = len(jobs) > 1
         self.counts = Counts()
 
     def rounds(self) -> Iterator[int]:
@@ -87,6 +128,7 @@ class Loop:
     def _round(self, due: list[tuple[Job, tuple[Frame, dict[str, Array]]]]) -> None:
         frames = {job.stream(frame): (job, frame) for job, (frame, _) in due}
         arrays = {job.stream(frame): ready for job, (frame, ready) in due}
+        self._leave(set(frames))
         for name, (_, frame) in frames.items():
             if frame.gap is not None and self._reset:
                 self.counts.resets += 1
@@ -110,12 +152,26 @@ class Loop:
                 job.scorer.arrived(arrays[name], frame.data, gap=gap)
                 job.scorer.observe(repeated(job.scorer, arrays[name]), outputs)
                 job.passed = False
+            if self._observe is not None:
+                last = self._stages[-1].runner
+                self._observe(
+                    Step(
+                        name, last.signature, frame, arrays[name], outputs, seconds, last.stream(name).values
+                    )
+                )
             if job.sink is not None:
-                job.sink.write(frame, self._stages[-1].outputs(outputs), seconds)
-        for name, (_, frame) in frames.items():
-            if frame.last:
+                shown = replace(frame, stream=name) if self._several else frame
+                job.sink.write(shown, self._stages[-1].outputs(outputs), seconds)
+        self._leave(set())
+
+    def _leave(self, staying: set[str]) -> None:
+        """Close the streams that ended: their places are free for others."""
+        for job in self._jobs:
+            for name in job.ended - staying:
                 for stage in self._stages:
-                    stage.runner.stream(name).close()
+                    if name in stage.runner.streams:
+                        stage.runner.stream(name).close()
+            job.ended &= staying
 
     def _through(
         self, arrays: dict[str, dict[str, Array]], frames: Mapping[str, tuple[Job, Frame]]
@@ -168,7 +224,7 @@ def named_sources(source: str | Sequence[str] | Mapping[str, str]) -> dict[str, 
     for spec in specs:
         name, equals, rest = spec.partition("=")
         if not equals or not name.replace("-", "_").isidentifier() or Path(spec).exists():
-            name, rest = ("main" if len(specs) == 1 else Path(spec.partition(":")[0]).stem), spec
+            name, rest = (ONLY if len(specs) == 1 else Path(spec.partition(":")[0]).stem), spec
         if name in named:
             raise EdgeLstmError(
                 f"two streams called {name!r}",
@@ -183,7 +239,7 @@ def out_path(out: str, name: str, several: bool) -> str:
     """The path of one stream's outputs: ``{stream}`` in ``out`` is its name; without it, several get it before the suffix."""
     if "{stream}" in out:
         return out.replace("{stream}", name)
-    if not several:
+    if not several or out == "-":
         return out
     if out.endswith("/"):
         return f"{out}{name}/"

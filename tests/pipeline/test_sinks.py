@@ -241,8 +241,8 @@ def refusal(path: str | Path, sig: Signature, **options: object) -> str:
 
 def test_bad_sinks(tmp_path: Path) -> None:
     numbers = signature(level=(3,))
-    assert f"output {tmp_path / 'out.csv'}: found a .csv file; expected FILE.npz, FILE.jsonl" in refusal(
-        tmp_path / "out.csv", BOTH
+    assert f"output {tmp_path / 'out.xyz'}: found a .xyz file; expected FILE.npz, FILE.jsonl" in refusal(
+        tmp_path / "out.xyz", BOTH
     )
     for name in ("out.mp4", "out/"):
         path = f"{tmp_path}/{name}"

@@ -403,9 +403,9 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         "found a folder with 0 other files; expected a folder of KNMI radar files (.h5), a folder of images"
         in refusal(tmp_path)
     )
-    (tmp_path / "a.txt").touch()
-    assert f"source {tmp_path / 'a.txt'}: found a .txt file; expected a folder of KNMI" in refusal(
-        tmp_path / "a.txt"
+    (tmp_path / "a.xyz").touch()
+    assert f"source {tmp_path / 'a.xyz'}: found a .xyz file; expected a folder of KNMI" in refusal(
+        tmp_path / "a.xyz"
     )
     (tmp_path / "a.h5").touch()
     (tmp_path / "a.png").touch()

@@ -15,7 +15,7 @@ from types import TracebackType
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.sinks import arrays, geotiff, lines, netcdf, pictures
+from edgelstm.pipeline.sinks import arrays, geotiff, lines, netcdf, pictures, tables
 from edgelstm.pipeline.sinks.panels import View
 from edgelstm.pipeline.sources.source import Array, Frame
 
@@ -48,6 +48,7 @@ class Kind:
 FILES = (
     Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context)),
     Kind("FILE.jsonl", (".jsonl",), lambda to: lines.json_lines(to.path, to.signature)),
+    Kind("FILE.csv or .parquet", (".csv", ".parquet"), lambda to: tables.table(to.path, to.signature)),
     Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context)),
     Kind(
         "FILE.tif",
@@ -127,6 +128,7 @@ def open_sink(
     FILE.jsonl   a line for each frame: index, name, time, milliseconds; of each output min, mean, max, and all values
                  if there are at most 64
     -            the same lines on standard output, each as soon as it is known
+    FILE.csv     a row for each step, a column for each element of each output; FILE.parquet alike     ``edgelstm[tables]``
     FILE.nc      NetCDF by the CF conventions: times, lead times, grid, projection, units                ``edgelstm[geo]``
     FILE.tif     GeoTIFF, lead times as bands: ``{time}`` or ``{index}`` in the name is a file for each step, else the
                  newest step                                                                          ``edgelstm[geo]``

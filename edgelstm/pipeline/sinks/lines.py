@@ -34,7 +34,8 @@ def json_lines(path: Path, signature: Signature) -> Iterator[Write]:
     with _opened(path) as file:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            line = {
+            line: dict[str, Any] = {} if frame.stream is None else {"stream": frame.stream}
+            line |= {
                 "index": frame.index,
                 "name": frame.name,
                 "time": frame.time,

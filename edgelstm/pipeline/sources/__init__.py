@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sources import arrays, images, knmi, video
+from edgelstm.pipeline.sources import arrays, images, knmi, table, video
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
 
@@ -19,13 +19,16 @@ class Kind:
     """A kind of file that frames are read from.
 
     what: in words, for help texts and messages. suffixes: in lower case. open: gives the Source of a path and of NAME
-    in ``FILE:NAME``, None without one. takes_name: whether there may be one.
+    in ``FILE:NAME``, None without one. takes_name: whether there may be one. options: names of what may be said behind
+    the file, ``FILE:name=value:name=value``, and how such a source is opened.
     """
 
     what: str
     suffixes: tuple[str, ...]
     open: Callable[[Path, str | None], Source]
     takes_name: bool = False
+    options: tuple[str, ...] = ()
+    open_with: Callable[[Path, Mapping[str, str]], Source] | None = None
 
 
 #: A new kind of file is a line here.
@@ -36,6 +39,13 @@ FILES = (
     Kind("a video file", video.SUFFIXES, video.open_video, takes_name=True),
     Kind("an .npy file", (".npy",), lambda p, _: arrays.open_npy(p)),
     Kind("an .npz file (or FILE.npz:NAME)", (".npz",), arrays.open_npz, takes_name=True),
+    Kind(
+        "a table (.csv, .tsv, .txt, .parquet)",
+        table.SUFFIXES,
+        lambda p, _: table.open_table(p, {}),
+        options=table.OPTIONS,
+        open_with=table.open_table,
+    ),
 )
 #: The sources there are, in words, for help texts and messages.
 KINDS = ", ".join(
@@ -58,6 +68,8 @@ def open_source(
     FILE.npy               array[t], axis 0 is time
     FILE.npz, or           the array NAME, else ``frames``, else the only one; several arrays of one length give
     FILE.npz:NAME          mappings, for models with several inputs
+    FILE.csv, .parquet     [columns], a frame a row; ``FILE.csv:key=unit:columns=a,b:time=t:scale=own``: a stream for each
+                           value of a column (Parquet: ``edgelstm[tables]``), ``docs/tables.md``
     =====================  =========================================================================================
 
     ``follow`` a folder: wait for further files, for ``idle`` seconds after the last one or (None) for ever.
@@ -75,6 +87,7 @@ def open_source(
 def _open(spec: str, follow: Follow) -> Source:
     if "://" in spec or spec.startswith(("camera:", "/dev/")):
         raise EdgeLstmError(f"{spec!r}: cameras and network streams are not sources yet", expected=KINDS)
+    spec, options = _split_options(spec)
     path, key, chosen = Path(spec), "", False
     if not path.exists() and ":" in spec:
         stem, _, key = spec.rpartition(":")
@@ -97,7 +110,28 @@ def _open(spec: str, follow: Follow) -> Source:
             found=f"{key!r} chosen in {kind.what}",
             expected=f"{path}, which holds one source",
         )
+    unknown = [name for name in options if name not in kind.options]
+    if unknown:
+        raise EdgeLstmError(
+            f"source {path}: option {unknown[0]}",
+            found=kind.what,
+            expected=", ".join(kind.options) or "no options",
+        )
+    if options and kind.open_with is not None:
+        return kind.open_with(path, options)
     return kind.open(path, key if chosen else None)
+
+
+def _split_options(spec: str) -> tuple[str, dict[str, str]]:
+    """``FILE:name=value:...`` as the file and the options that some kind of file has."""
+    if Path(spec).exists():
+        return spec, {}
+    known = {name for kind in FILES for name in kind.options}
+    parts, options = spec.split(":"), dict[str, str]()
+    while len(parts) > 1 and "=" in parts[-1] and parts[-1].partition("=")[0] in known:
+        name, _, value = parts.pop().partition("=")
+        options[name] = value
+    return ":".join(parts), options
 
 
 def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:

@@ -1,0 +1,173 @@
+"""Rows of CSV and Parquet files, one by one, under the names of their columns."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sources.source import Array
+
+#: Longer lines are no table of numbers.
+MAX_LINE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row; cells are text or, in Parquet, what the column holds. index counts from 0, without the header."""
+
+    path: Path
+    index: int
+    cells: Mapping[str, Any]
+
+    def text(self, column: str) -> str:
+        """A cell as text; whole numbers without a decimal point."""
+        value = self._cell(column)
+        if isinstance(value, datetime):
+            return value.isoformat()
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return "" if value is None else str(value).strip()
+
+    def numbers(self, columns: Sequence[str]) -> Array:
+        """float64 [columns]; NaN for an empty cell."""
+        return np.array([self._number(column) for column in columns], np.float64)
+
+    def _number(self, column: str) -> float:
+        value = self._cell(column)
+        try:
+            if value is None or (isinstance(value, str) and not value.strip()):
+                return math.nan
+            return float(value)
+        except (TypeError, ValueError):
+            raise EdgeLstmError(
+                f"{self.path}, row {self.index + 1}, column {column!r}",
+                found=repr(value),
+                expected="a number",
+                hint=f"Choose the columns: {self.path.name}:columns=...",
+            ) from None
+
+    def _cell(self, column: str) -> Any:
+        try:
+            return self.cells[column]
+        except KeyError:
+            raise EdgeLstmError(
+                f"{self.path}, row {self.index + 1}: no value for column {column!r}",
+                found=f"{len(self.cells)} values",
+            ) from None
+
+
+@dataclass(frozen=True)
+class Rows:
+    """names: of the columns. read(columns): the rows; Parquet reads these columns only."""
+
+    names: tuple[str, ...]
+    read: Callable[[Sequence[str]], Iterator[Row]]
+
+
+def open_rows(path: Path) -> Rows:
+    """A table's rows. CSV: the separator is what the first line has of tab, semicolon and comma, else white space; a first line
+    of numbers is a row, and columns are then called 1, 2, ..."""
+    return _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
+
+
+def _text(path: Path) -> Rows:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline(MAX_LINE)
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgeLstmError(f"{path}: not a table of text", found=str(error)) from error
+    delimiter = next((d for d in "\t;," if d in first), None)
+    head = _cells(first, delimiter)
+    if not head:
+        raise EdgeLstmError(f"{path}: an empty first line", expected="names of columns, or numbers")
+    headless = all(_is_number(cell) for cell in head)
+    names = tuple(map(str, range(1, len(head) + 1))) if headless else tuple(head)
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
+
+    def read(columns: Sequence[str]) -> Iterator[Row]:
+        index = 0
+        try:
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                if not headless:
+                    file.readline(MAX_LINE)
+                lines = (
+                    csv.reader(file, delimiter=delimiter)
+                    if delimiter is not None
+                    else (line.split() for line in file)
+                )
+                for cells in lines:
+                    if not any(cells):
+                        continue
+                    if len(cells) > len(names):
+                        raise EdgeLstmError(
+                            f"{path}, row {index + 1}",
+                            found=f"{len(cells)} values",
+                            expected=f"{len(names)} as the first line has",
+                        )
+                    # A header may name more columns than the rows have: what is missing shows when it is asked for.
+                    yield Row(path, index, dict(zip(names, cells, strict=False)))
+                    index += 1
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise EdgeLstmError(f"{path}, row {index + 1}: can't be read", found=str(error)) from error
+
+    return Rows(names, read)
+
+
+def _cells(line: str, delimiter: str | None) -> list[str]:
+    if delimiter is None:
+        return line.split()
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _parquet(path: Path) -> Rows:
+    arrow = require("pyarrow", "tables", f"reading {path}")
+    parquet = require("pyarrow.parquet", "tables", f"reading {path}")
+
+    def read(columns: Sequence[str]) -> Iterator[Row]:
+        index = 0
+        try:
+            with parquet.ParquetFile(path) as file:
+                for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
+                    for cells in batch.to_pylist():
+                        yield Row(path, index, cells)
+                        index += 1
+        except (OSError, arrow.ArrowException) as error:
+            raise EdgeLstmError(f"{path}, row {index + 1}: can't be read", found=str(error)) from error
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            return Rows(tuple(file.schema_arrow.names), read)
+    except (OSError, arrow.ArrowException) as error:
+        raise EdgeLstmError(f"{path}: not a Parquet file, or a damaged one", found=str(error)) from error
+
+
+def read_time(text: str, where: str) -> float:
+    """Seconds: a number as it is, else ISO 8601 (UTC where no zone is given)."""
+    try:
+        return float(text)
+    except ValueError:
+        pass
+    try:
+        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    except ValueError:
+        raise EdgeLstmError(f"{where}: time", found=repr(text), expected="seconds, or ISO 8601") from None
+    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()

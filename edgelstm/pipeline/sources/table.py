@@ -1,0 +1,216 @@
+"""Tables: CSV and Parquet, a frame a row, a stream for each value of a key column.
+
+``FILE.csv:key=unit:columns=s2,s3:time=cycle:scale=own``. Read row by row: first the key column alone (whose rows end
+where, what is smallest and largest), then the frames. Memory holds one number of each stream, and the scale of each.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike, check_file
+from edgelstm.pipeline.sources.rows import Row, open_rows, read_time
+from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
+from edgelstm.pipeline.sources.source import Array, Frame, Source
+
+SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
+OPTIONS = ("columns", "key", "keys", "scale", "head", "time")
+#: A step in time this much longer than the usual one is a gap.
+GAP = 1.5
+
+
+@dataclass(frozen=True)
+class Options:
+    """What stands behind the file's name."""
+
+    columns: tuple[str, ...] = ()
+    key: str | None = None
+    keys: tuple[str, ...] = ()
+    scale: str | None = None
+    head: int | None = None
+    time: str | None = None
+
+
+@dataclass
+class Span:
+    """One stream of a table: rows, its first and last, and its smallest and largest values."""
+
+    rows: int
+    first: int
+    last: int
+    low: Array
+    high: Array
+
+
+def split_options(spec: str) -> tuple[str, dict[str, str]]:
+    """``FILE:name=value:...`` as the file and its options."""
+    parts = spec.split(":")
+    options: dict[str, str] = {}
+    while len(parts) > 1 and parts[-1].partition("=")[0] in OPTIONS and "=" in parts[-1]:
+        name, _, value = parts.pop().partition("=")
+        options[name] = value
+    return ":".join(parts), options
+
+
+def open_table(path: Path, given: Mapping[str, str]) -> Source:
+    """Frames float64 [columns], in the order of the rows. Cells that are empty are NaN.
+
+    columns: which, in this order; all but key and time if none are named. key: the column that says whose row it is; keys: only
+    these, ``a,b`` or ``81-100``. head: only the first so many rows of each stream. time: seconds, or ISO 8601; a gap is
+    said, and time that runs backwards within a stream is an error. scale: ``own`` brings each stream to 0..1 by its own
+    smallest and largest value (of the whole file: nothing live), FILE.csv by the values that ``edgelstm scales`` wrote.
+    """
+    options = _options(path, given)
+    columns = _columns(path, options)
+    spans = scan(path, columns, options)
+    scales = None
+    if options.scale == "own":
+        scales = Scales({key: (span.low, span.high) for key, span in spans.items()})
+    elif options.scale is not None:
+        scales = read_scales(Path(options.scale), columns)
+    said = [f"{len(columns)} columns: {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}"]
+    if options.key is not None:
+        said.append(f"{len(spans)} streams by {options.key!r}")
+    if options.scale == "own":
+        said.append("each stream brought to 0..1 by its own smallest and largest value in the file")
+    return Source(
+        f"table {path}",
+        lambda: _frames(path, columns, options, spans, scales),
+        length=sum(span.rows for span in spans.values()),
+        said=tuple(said),
+        streams=_together(spans),
+    )
+
+
+def fit_scales(spec: str, out: PathLike) -> int:
+    """Write the smallest and largest values of each stream of a table, and give how many streams there are."""
+    file, given = split_options(spec)
+    path = check_file(file)
+    options = _options(path, {name: value for name, value in given.items() if name != "scale"})
+    columns = _columns(path, options)
+    spans = scan(path, columns, options)
+    write_scales(Path(out), columns, Scales({key: (s.low, s.high) for key, s in spans.items()}))
+    return len(spans)
+
+
+def _columns(path: Path, options: Options) -> tuple[str, ...]:
+    names = open_rows(path).names
+    for name in (*options.columns, *filter(None, (options.key, options.time))):
+        if name not in names:
+            raise EdgeLstmError(
+                f"{path}: no column {name!r}", found=", ".join(names), expected="one of these"
+            )
+    return options.columns or tuple(n for n in names if n not in (options.key, options.time))
+
+
+def scan(path: Path, columns: Sequence[str], options: Options) -> dict[str, Span]:
+    """All streams of a table by key, in the order in which they begin; the only one has the key ``""``."""
+    spans: dict[str, Span] = {}
+    for row, key in _chosen(path, columns, options, {}):
+        values = row.numbers(columns)
+        span = spans.get(key)
+        if span is None:
+            spans[key] = Span(1, row.index, row.index, values.copy(), values.copy())
+            continue
+        span.rows, span.last = span.rows + 1, row.index
+        np.fmin(span.low, values, out=span.low)
+        np.fmax(span.high, values, out=span.high)
+    if not spans:
+        raise EdgeLstmError(f"{path}: no rows", expected="at least one")
+    return spans
+
+
+def _chosen(
+    path: Path, columns: Sequence[str], options: Options, counts: dict[str, int]
+) -> Iterator[tuple[Row, str]]:
+    """The rows of the streams that are wanted, with their key."""
+    wanted = set(options.keys)
+    needed = [*columns, *filter(None, (options.key, options.time))]
+    for row in open_rows(path).read(needed):
+        key = "" if options.key is None else row.text(options.key)
+        if wanted and key not in wanted:
+            continue
+        counts[key] = counts.get(key, 0) + 1
+        if options.head is None or counts[key] <= options.head:
+            yield row, key
+
+
+def _frames(
+    path: Path, columns: Sequence[str], options: Options, spans: Mapping[str, Span], scales: Scales | None
+) -> Iterator[Frame]:
+    steps: Counter[float] = Counter()
+    before: dict[str, tuple[float, str]] = {}
+    starts: dict[str, float] = {}
+    for index, (row, key) in enumerate(_chosen(path, columns, options, {})):
+        values = row.numbers(columns)
+        if scales is not None:
+            values = scales.apply(key, values, path)
+        stamp, gap, name = None, None, f"row {row.index + 1}"
+        if options.time is not None:
+            name = row.text(options.time)
+            stamp = read_time(name, f"{path}, row {row.index + 1}")
+            if key in before:
+                gap = _gap(
+                    stamp - before[key][0], steps, before[key][1], name, f"{path}, row {row.index + 1}"
+                )
+            before[key] = (stamp, name)
+            stamp -= starts.setdefault(key, stamp)
+        last = spans[key].last == row.index if key in spans else False
+        stream = None if options.key is None else key
+        yield Frame(index, stamp, name, values, gap=gap, stream=stream, last=last)
+
+
+def _gap(step: float, steps: Counter[float], before: str, after: str, where: str) -> str | None:
+    """What is missing, judged by the step that was commonest so far."""
+    if step < 0:
+        raise EdgeLstmError(f"{where}: time runs backwards", found=f"{after} after {before}")
+    usual = steps.most_common(1)[0][0] if steps else None
+    steps[round(step, 6)] += 1
+    if usual is None or step <= GAP * usual:
+        return None
+    missing = max(1, round(step / usual) - 1) if usual else 1
+    return f"{missing} row{'s' * (missing > 1)} missing between {before} and {after}"
+
+
+def _together(spans: Mapping[str, Span]) -> int:
+    """How many streams are open at one time, at most."""
+    edges = sorted([(s.first, 1) for s in spans.values()] + [(s.last + 0.5, -1) for s in spans.values()])
+    now = most = 0
+    for _, change in edges:
+        now += change
+        most = max(most, now)
+    return most
+
+
+def _options(path: Path, given: Mapping[str, str]) -> Options:
+    made: dict[str, Any] = {}
+    for name, value in given.items():
+        if not value:
+            raise EdgeLstmError(f"{path}: option {name}", found="nothing", expected=f"{name}=VALUE")
+        if name == "columns":
+            made[name] = tuple(value.split(","))
+        elif name == "keys":
+            made[name] = tuple(k for part in value.split(",") for k in _range(part))
+        elif name == "head":
+            if not value.isdecimal() or not int(value):
+                raise EdgeLstmError(f"{path}: head", found=value, expected="a number of rows, at least 1")
+            made[name] = int(value)
+        else:
+            made[name] = value
+    if "keys" in made and "key" not in made:
+        raise EdgeLstmError(f"{path}: keys without a key", expected="key=COLUMN too")
+    return Options(**made)
+
+
+def _range(part: str) -> list[str]:
+    low, dash, high = part.partition("-")
+    if dash and low.isdecimal() and high.isdecimal() and int(high) - int(low) < 1_000_000:
+        return [str(k) for k in range(int(low), int(high) + 1)]
+    return [part]

@@ -1,0 +1,196 @@
+"""fit_detector and detect: what a model did not foretell, or could not give back, is an anomaly."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from edgelstm.dtypes import to_float32
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike, atomic_path
+from edgelstm.graph.signature import Signature
+from edgelstm.runtime.protocol import Array
+from edgelstm.verify.anomaly import Detector, Method, Target
+from edgelstm.workflows.run import RunReport, run
+from edgelstm.workflows.streaming import Step
+
+if TYPE_CHECKING:
+    from edgelstm.workflows.frames import Preprocessing, Progress
+
+#: Streams told one by one.
+HEAD = ("stream", "index", "name", "time", "score", "threshold", "anomaly")
+
+
+@dataclass
+class Detections:
+    """What :func:`detect` found: steps scored and above the threshold, and of each stream (steps, anomalies, highest score)."""
+
+    run: RunReport
+    detector: Detector
+    steps: int = 0
+    anomalies: int = 0
+    streams: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "steps": self.steps,
+            "anomalies": self.anomalies,
+            "threshold": self.detector.threshold,
+            "streams": {
+                name: {"steps": n, "anomalies": a, "highest": h if np.isfinite(h) else None}
+                for name, (n, a, h) in self.streams.items()
+            },
+            "run": self.run.to_json(),
+        }
+
+
+def fit_detector(
+    model: PathLike,
+    source: str | Sequence[str] | Mapping[str, str],
+    out: PathLike | None = None,
+    *,
+    method: Method = "mae",
+    quantile: float = 0.999,
+    target: Target | None = None,
+    hop: int | None = None,
+    preprocess: Preprocessing | None = None,
+    threads: int | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Detector:
+    """Fit a :class:`Detector` on normal data: stream it through ``model`` and see how large its errors are.
+
+    target: ``input`` for a model that gives its input back, ``next`` for one that foretells it; by default told from the
+    shapes, where they tell. ``out``: a JSON file for :func:`detect`. Other arguments as :func:`run`.
+    """
+    errors: list[Array] = []
+    watch = Errors(target, lambda step, error: errors.append(error))
+    run(
+        model,
+        source,
+        hop=hop,
+        preprocess=preprocess,
+        threads=threads,
+        limit=limit,
+        observe=watch,
+        progress=progress,
+    )
+    detector = Detector.fit(errors, method=method, quantile=quantile, target=watch.target or "next")
+    if out is not None:
+        detector.save(out)
+    return detector
+
+
+def detect(
+    model: PathLike,
+    detector: Detector | PathLike,
+    source: str | Sequence[str] | Mapping[str, str],
+    out: PathLike | None = None,
+    *,
+    hop: int | None = None,
+    preprocess: Preprocessing | None = None,
+    threads: int | None = None,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Detections:
+    """Score every step of ``source`` with a fitted detector, and write a row for each to ``out`` (.csv).
+
+    A step whose score is above the threshold is an anomaly. Steps without a score (the first of a stream for a model that
+    foretells) are left out.
+    """
+    found = detector if isinstance(detector, Detector) else Detector.load(detector)
+    if out is not None and Path(out).suffix.lower() != ".csv":
+        raise EdgeLstmError(f"output {out}", expected="a .csv file")
+    counts: dict[str, list[float]] = {}
+    with _rows(out) as add:
+
+        def scored(step: Step, error: Array) -> None:
+            value = found.score(error)
+            alarm = found.is_anomaly(value)
+            of = counts.setdefault(step.stream, [0, 0, -np.inf])
+            of[0], of[1], of[2] = of[0] + 1, of[1] + alarm, max(of[2], value)
+            frame = step.frame
+            add((step.stream, frame.index, frame.name, frame.time, value, found.threshold, int(alarm)))
+
+        report = run(
+            model,
+            source,
+            hop=hop,
+            preprocess=preprocess,
+            threads=threads,
+            limit=limit,
+            observe=Errors(found.target, scored),
+            progress=progress,
+        )
+    streams = {name: (int(n), int(a), h) for name, (n, a, h) in counts.items()}
+    steps, alarms = (sum(s[k] for s in streams.values()) for k in (0, 1))
+    return Detections(report, found, int(steps), int(alarms), streams)
+
+
+class Errors:
+    """Watches a run: what was there minus what the model gave, handed to ``take`` with the step it belongs to."""
+
+    def __init__(self, target: Target | None, take: Callable[[Step, Array], None]) -> None:
+        self.target = target
+        self._take = take
+        self._output = ""
+        self._foretold: dict[str, Array] = {}
+        self._leads = False
+
+    def __call__(self, step: Step) -> None:
+        if not self._output:
+            self._output, self.target, self._leads = _compared(step.signature, self.target)
+        [(name, seen)] = step.inputs.items()
+        dtypes = {t.name: t.dtype for t in (*step.signature.inputs, *step.signature.outputs)}
+        there = to_float32(seen, dtypes[name]).astype(np.float64)
+        made = to_float32(step.outputs[self._output], dtypes[self._output]).astype(np.float64)
+        if self.target == "input":
+            return self._take(step, there - made)
+        if step.frame.gap is not None:
+            self._foretold.pop(step.stream, None)
+        before = self._foretold.get(step.stream)
+        self._foretold[step.stream] = made[0] if self._leads else made
+        if before is not None:
+            self._take(step, there - before)
+        if step.frame.last:
+            self._foretold.pop(step.stream, None)
+
+
+def _compared(signature: Signature, target: Target | None) -> tuple[str, Target, bool]:
+    """The output to compare with frames, what it stands for, and whether it holds several lead times."""
+    if len(signature.inputs) == 1 and signature.window is None:
+        frame = signature.inputs[0].frame_shape
+        for spec in signature.outputs:
+            if spec.frame_shape == frame and target is not None:
+                return spec.name, target, False
+            if spec.frame_shape[1:] == frame and target in (None, "next"):
+                return spec.name, "next", True
+            if spec.frame_shape == frame:
+                raise EdgeLstmError(
+                    f"output {spec.name!r} has the shape of the input",
+                    expected="to be told whether it is the input given back, or the next one foretold",
+                    hint="--target input (an autoencoder) or --target next (a forecaster)",
+                )
+    raise EdgeLstmError(
+        "no output to compare with the input",
+        found=", ".join(f"{t.name} {list(t.frame_shape)}" for t in (*signature.inputs, *signature.outputs)),
+        expected="one input, and an output of its shape, or of several of it",
+    )
+
+
+@contextmanager
+def _rows(out: PathLike | None) -> Iterator[Callable[[tuple[Any, ...]], Any]]:
+    if out is None:
+        yield lambda row: None
+        return
+    with atomic_path(out) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(HEAD)
+        yield writer.writerow

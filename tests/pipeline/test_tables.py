@@ -1,0 +1,176 @@
+"""Tables as sources and sinks: CSV and Parquet, a stream a key, scales, gaps in time."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgelstm
+import zoo
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline import open_source
+
+RNG = np.random.default_rng(3)
+
+
+def write(path: Path, rows: list[list[object]], sep: str = ",") -> str:
+    path.write_text("\n".join(sep.join(map(str, row)) for row in rows) + "\n", encoding="utf-8")
+    return str(path)
+
+
+def refusal(spec: str) -> str:
+    with pytest.raises(EdgeLstmError) as caught:
+        list(open_source(spec))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("sep", [",", ";", "\t", " "])
+def test_every_separator_gives_the_same_frames(tmp_path: Path, sep: str) -> None:
+    spec = write(tmp_path / "t.csv", [["a", "b", "c"], [1, 2.5, 3], [4, 5, 6e3]], sep)
+    assert [f.data.tolist() for f in open_source(spec)] == [[1, 2.5, 3], [4, 5, 6000]]
+    assert [f.data.tolist() for f in open_source(f"{spec}:columns=c,a")] == [[3, 1], [6000, 4]]
+
+
+def test_numbers_in_the_first_line_are_a_row(tmp_path: Path) -> None:
+    spec = write(tmp_path / "t.txt", [[1, 2], [3, 4]], " ")
+    assert [f.data.tolist() for f in open_source(spec)] == [[1, 2], [3, 4]]
+    assert [f.data.tolist() for f in open_source(f"{spec}:columns=2")] == [[2], [4]]
+
+
+def test_an_empty_cell_is_nan(tmp_path: Path) -> None:
+    spec = write(tmp_path / "t.csv", [["a", "b"], [1, ""], ["", 2]])
+    np.testing.assert_array_equal([f.data for f in open_source(spec)], [[1, np.nan], [np.nan, 2]])
+
+
+def test_parquet_gives_what_csv_gives(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    unit, a, b = [1, 1, 2, 2], RNG.normal(size=4), RNG.normal(size=4).astype(np.float32)
+    parquet.write_table(arrow.table({"unit": unit, "a": a, "b": b}), tmp_path / "t.parquet", row_group_size=3)
+    spec = write(
+        tmp_path / "t.csv",
+        [
+            ["unit", "a", "b"],
+            *([u, repr(float(x)), repr(float(y))] for u, x, y in zip(unit, a, b, strict=True)),
+        ],
+    )
+    for options in (":key=unit", ":key=unit:scale=own", ":columns=b"):
+        found = [list(open_source(f"{s}{options}")) for s in (spec, str(tmp_path / "t.parquet"))]
+        for one, other in zip(*found, strict=True):
+            np.testing.assert_array_equal(one.data, other.data)
+            assert (one.stream, one.last) == (other.stream, other.last)
+
+
+def test_streams_by_key_run_as_if_each_were_alone(tmp_path: Path) -> None:
+    """Interleaved, with streams that begin and end in between."""
+    model = tmp_path / "m.onnx"
+    zoo.lstm().save(model)
+    order = "aabababccbccdd"
+    values = RNG.normal(size=(len(order), 3)).astype(np.float32)
+    rows = [[k, *map(repr, map(float, v))] for k, v in zip(order, values, strict=True)]
+    spec = write(tmp_path / "t.csv", [["who", "x", "y", "z"], *rows])
+    with open_source(f"{spec}:key=who") as source:
+        assert source.streams == 2
+        assert [f.stream for f in source if f.last] == list("abcd")
+    report = edgelstm.run(model, f"{spec}:key=who", tmp_path / "y.csv", threads=1)
+    assert report.frames == len(order)
+    with (tmp_path / "y.csv").open() as file:
+        found = list(csv.DictReader(file))
+    assert [row["stream"] for row in found] == list(order)
+    for who in "abcd":
+        with edgelstm.Runner.open(model, threads=1) as runner:
+            stream = runner.stream("alone")
+            wanted = [stream.step(v, copy=True)["y"] for k, v in zip(order, values, strict=True) if k == who]
+        made = [[float(row["y[0]"]), float(row["y[1]"])] for row in found if row["stream"] == who]
+        np.testing.assert_allclose(made, wanted, atol=1e-6)
+
+
+def test_windows_do_not_cross_streams(tmp_path: Path) -> None:
+    from edgelstm.graph.signature import Signature, TensorSpec
+    from edgelstm.pipeline import Inputs
+
+    spec = write(tmp_path / "t.csv", [["who", "x"], *[[who, k] for k, who in enumerate("aaabbccc")]])
+    signature = Signature(
+        (TensorSpec("x", "float32", ("N", 3, 1)),), (TensorSpec("y", "float32", ("N", 1)),), ()
+    )
+    with open_source(f"{spec}:key=who") as source:
+        assert source.streams == 1
+        steps = [(f.stream, w["x"].ravel().tolist()) for f, w in Inputs(signature, hop=1).steps(source)]
+    assert steps == [("a", [0, 1, 2]), ("c", [5, 6, 7])]
+
+
+def test_scales_from_a_file_are_the_own_ones(tmp_path: Path) -> None:
+    from edgelstm.pipeline.sources.table import fit_scales
+
+    values = RNG.normal(size=(20, 2)) * 100
+    spec = write(
+        tmp_path / "t.csv",
+        [["k", "a", "b"], *[[n % 2, *map(repr, v.tolist())] for n, v in enumerate(values)]],
+    )
+    assert fit_scales(f"{spec}:key=k", tmp_path / "s.csv") == 2
+    own = [f.data for f in open_source(f"{spec}:key=k:scale=own")]
+    np.testing.assert_array_equal(
+        own, [f.data for f in open_source(f"{spec}:key=k:scale={tmp_path / 's.csv'}")]
+    )
+    one = values[::2]
+    np.testing.assert_allclose(own[::2], (one - one.min(0)) / (one.max(0) - one.min(0)), rtol=1e-12)
+    swapped = [f.data for f in open_source(f"{spec}:key=k:columns=b,a:scale={tmp_path / 's.csv'}")]
+    np.testing.assert_array_equal([d[::-1] for d in swapped], own)
+    other = write(tmp_path / "o.csv", [["k", "a", "b"], [7, 1, 2]])
+    assert "no scale for stream '7': found 0, 1" in refusal(f"{other}:key=k:scale={tmp_path / 's.csv'}")
+
+
+def test_only_some_streams_and_their_first_rows(tmp_path: Path) -> None:
+    spec = write(tmp_path / "t.csv", [["k", "a"], *[[n // 4 + 9, n] for n in range(16)]])
+    found = [(f.stream, f.data[0], f.last) for f in open_source(f"{spec}:key=k:keys=10-11:head=2")]
+    assert found == [("10", 4, False), ("10", 5, True), ("11", 8, False), ("11", 9, True)]
+
+
+def test_gaps_and_backward_steps_in_time(tmp_path: Path) -> None:
+    times = ["2024-01-01T00:00", "2024-01-01T00:10", "2024-01-01T00:20", "2024-01-01T01:00"]
+    spec = write(tmp_path / "t.csv", [["t", "a"], *[[t, 1] for t in times]])
+    found = list(open_source(f"{spec}:time=t"))
+    assert [f.time for f in found] == [0, 600, 1200, 3600]
+    assert [f.gap for f in found[:3]] == [None] * 3
+    assert found[3].gap == "3 rows missing between 2024-01-01T00:20 and 2024-01-01T01:00"
+    spec = write(tmp_path / "b.csv", [["t", "a"], [5, 1], [4, 1]])
+    assert "row 2: time runs backwards: found 4 after 5" in refusal(f"{spec}:time=t")
+    spec = write(tmp_path / "n.csv", [["t", "a"], ["noon", 1]])
+    assert "row 1: time: found 'noon'; expected seconds, or ISO 8601" in refusal(f"{spec}:time=t")
+
+
+def test_what_is_no_table_of_numbers_is_refused(tmp_path: Path) -> None:
+    spec = write(tmp_path / "t.csv", [["a", "b"], [1, "red"]])
+    assert (
+        "row 1, column 'b': found 'red'; expected a number. Choose the columns: t.csv:columns=..."
+        in refusal(spec)
+    )
+    assert "no column 'c': found a, b" in refusal(f"{spec}:columns=c")
+    assert "keys without a key" in refusal(f"{spec}:keys=1")
+    assert "head: found 0" in refusal(f"{spec}:head=0")
+    assert "row 1: found 3 values; expected 2" in refusal(write(tmp_path / "w.csv", [["a", "b"], [1, 2, 3]]))
+    assert "no value for column 'b'" in refusal(write(tmp_path / "s.csv", [["a", "b"], [1]]))
+    assert "columns of one name: found a" in refusal(write(tmp_path / "d.csv", [["a", "a"], [1, 2]]))
+    (tmp_path / "e.csv").write_bytes(b"")
+    assert "an empty first line" in refusal(str(tmp_path / "e.csv"))
+    (tmp_path / "x.csv").write_bytes(b"\xff\xfe\x00\x01")
+    assert "not a table of text" in refusal(str(tmp_path / "x.csv"))
+    pytest.importorskip("pyarrow")
+    (tmp_path / "x.parquet").write_bytes(b"PAR1 no")
+    assert "not a Parquet file" in refusal(str(tmp_path / "x.parquet"))
+
+
+def test_parquet_out_is_csv_out(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    zoo.lstm().save(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", RNG.normal(size=(5, 3)).astype(np.float32))
+    for suffix in ("csv", "parquet"):
+        edgelstm.run(tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / f"y.{suffix}", threads=1)
+    table = parquet.read_table(tmp_path / "y.parquet").to_pydict()
+    with (tmp_path / "y.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(table) == list(rows[0]) == ["stream", "index", "name", "time", "milliseconds", "y[0]", "y[1]"]
+    np.testing.assert_array_equal(table["y[1]"], [float(row["y[1]"]) for row in rows])

@@ -1,0 +1,100 @@
+"""Anomaly scores and thresholds: against independent computations, and against the scores published with a real model."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import edgelstm
+import zoo
+from edgelstm.errors import EdgeLstmError
+
+SENSORS = "s2,s3,s4,s7,s9,s11,s12,s14,s17,s20,s21"
+RNG = np.random.default_rng(5)
+
+
+def test_the_turbofan_autoencoder_scores_as_published(shared_dir: Path, tmp_path: Path) -> None:
+    """Three commands' worth: export, fit-detector, detect."""
+    pytest.importorskip("h5py")
+    models, table = shared_dir / "models" / "turbofan", shared_dir / "data" / "cmapss" / "train_FD001.txt"
+    source = f"{table}:key=unit_number:columns={SENSORS}:time=time:scale=own"
+    model = tmp_path / "engine.onnx"
+    edgelstm.export(str(models / "lstm_autoencoder.keras"), model, steps=60, threads=1)
+    normal = tmp_path / "normal.json"
+    fitted = edgelstm.fit_detector(
+        model, f"{source}:keys=1-5:head=80", normal, target="input", hop=1, quantile=0.99, threads=1
+    )
+    assert fitted.samples == 5 * 51
+    found = edgelstm.detect(model, normal, f"{source}:keys=81-84", tmp_path / "s.csv", hop=1, threads=1)
+    truth, engines = np.load(models / "precomp_ae_score.npy"), np.load(models / "precomp_eng_ids_test.npy")
+    with (tmp_path / "s.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    wanted = truth[engines <= 84]
+    assert [row["stream"] for row in rows] == [str(e) for e in engines[engines <= 84]]
+    np.testing.assert_allclose([float(row["score"]) for row in rows], wanted, atol=2e-7)
+    assert found.anomalies == (wanted > fitted.threshold).sum()
+
+
+def test_mahalanobis_is_scipy_s() -> None:
+    distance = pytest.importorskip("scipy.spatial.distance")
+    normal = RNG.normal(size=(500, 4)) @ RNG.normal(size=(4, 4)) + 3
+    detector = edgelstm.Detector.fit(normal, method="mahalanobis", quantile=0.95)
+    covariance = np.cov(normal.T)
+    inverse = np.linalg.inv(covariance + 1e-4 * np.trace(covariance) / 4 * np.eye(4))  # shrunk a little
+    for e in RNG.normal(size=(10, 4)) * 5:
+        wanted = distance.mahalanobis(e, normal.mean(0), inverse) ** 2
+        assert detector.score(e) == pytest.approx(wanted, rel=1e-9)
+    assert sum(detector.is_anomaly(detector.score(e)) for e in normal) == 24
+
+
+def test_mae_mse_and_their_threshold() -> None:
+    errors = [np.array([[k, -k], [0.0, 0.0]]) for k in range(1, 101)]
+    mae = edgelstm.Detector.fit(errors, method="mae", quantile=0.9)
+    mse = edgelstm.Detector.fit(errors, method="mse", quantile=1)
+    assert (mae.score(errors[3]), mse.score(errors[3])) == (2.0, 8.0)
+    assert (mae.threshold, mse.threshold) == (45.5, 5000.0)
+    assert mae.is_anomaly(float("nan"))
+
+
+def test_a_detector_is_kept_in_a_file(tmp_path: Path) -> None:
+    for method in ("mae", "mse", "mahalanobis"):
+        made = edgelstm.Detector.fit(RNG.normal(size=(50, 3)), method=method)  # type: ignore[arg-type]
+        made.save(tmp_path / "d.json")
+        assert edgelstm.Detector.load(tmp_path / "d.json") == made
+    data = json.loads((tmp_path / "d.json").read_text())
+    for key, value in (("schema", 2), ("method", "guess"), ("whiten", [[1.0]]), ("threshold", "high")):
+        (tmp_path / "bad.json").write_text(json.dumps({**data, key: value}))
+        with pytest.raises(EdgeLstmError, match="detector"):
+            edgelstm.Detector.load(tmp_path / "bad.json")
+    (tmp_path / "bad.json").write_text("[")
+    with pytest.raises(EdgeLstmError, match="not a detector"):
+        edgelstm.Detector.load(tmp_path / "bad.json")
+
+
+def test_too_little_or_unusable_normal_data_is_refused() -> None:
+    with pytest.raises(EdgeLstmError, match="found 3; expected more than"):
+        edgelstm.Detector.fit(RNG.normal(size=(3, 4)), method="mahalanobis")
+    with pytest.raises(EdgeLstmError, match="1 NaN or infinite"):
+        edgelstm.Detector.fit([np.ones(2), np.array([np.nan, 1])])
+    with pytest.raises(EdgeLstmError, match="found 0; expected at least one"):
+        edgelstm.Detector.fit([])
+
+
+def test_a_forecaster_is_held_against_the_next_frame(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    zoo.lstm(head=3).save(model)
+    x = RNG.normal(size=(12, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    with pytest.raises(EdgeLstmError, match="--target input"):
+        edgelstm.fit_detector(model, str(tmp_path / "x.npy"), threads=1)
+    detector = edgelstm.fit_detector(model, str(tmp_path / "x.npy"), target="next", threads=1)
+    edgelstm.detect(model, detector, str(tmp_path / "x.npy"), tmp_path / "s.csv", threads=1)
+    with edgelstm.Runner.open(model, threads=1) as runner:
+        made = np.stack([runner.stream("a").step(v, copy=True)["y"] for v in x])
+    with (tmp_path / "s.csv").open() as file:
+        scores = [float(row["score"]) for row in csv.DictReader(file)]
+    np.testing.assert_allclose(scores, np.abs(x[1:] - made[:-1]).mean(1), rtol=1e-5)
