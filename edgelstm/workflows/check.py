@@ -21,6 +21,9 @@ from edgelstm.workflows.held_back import frames_of
 #: An output that is further off is warned of: 20 dB of signal to noise, a hundredth of its power. Networks that take
 #: eight bits well stay below a third of it (docs/quantisation.md), and what is above is seen or heard.
 THRESHOLD = 0.1
+#: The same of an output that hardly varies beside what it is (a temperature in kelvin): half of what varies is lost. Below
+#: ``CONSTANT`` of its size it is taken to be constant.
+VARIATION, CONSTANT = 0.5, 1e-3
 _LOUD = 1e3
 
 
@@ -33,6 +36,11 @@ class OutputError:
     of_variation: float
     worst: float
     worst_frame: int
+
+    @property
+    def lost(self) -> bool:
+        """Whether what varies of it is lost in the error, though that is small beside the whole."""
+        return VARIATION < self.of_variation < self.error / CONSTANT
 
     @property
     def decibels(self) -> float:
@@ -77,7 +85,9 @@ class Check:
         """What to say where an output is too far off."""
         off = [o for o in self.outputs if not o.error <= THRESHOLD]
         if not off:
-            return None
+            lost = [o for o in self.outputs if o.lost]
+            said = [f"{o.name} is off by {o.of_variation:.0%} of what varies of it" for o in lost[:5]]
+            return ", ".join(said) or None
         said = [f"{o.name} is {o.error:.0%} off ({o.decibels:.0f} dB)" for o in off[:5]]
         more = f" and {len(off) - 5} more" if len(off) > 5 else ""
         return f"{', '.join(said)}{more}, more than {THRESHOLD:.0%}"

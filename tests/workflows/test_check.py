@@ -18,7 +18,7 @@ from edgelstm.quantize.calibration import Calibration
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.runner import Runner
 from edgelstm.workflows import held_back
-from edgelstm.workflows.check import THRESHOLD
+from edgelstm.workflows.check import THRESHOLD, Check, _Sums
 from recordings import smooth_frames
 
 
@@ -145,6 +145,22 @@ def test_what_cannot_be_verified_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     del data["data"][0]["check"]
     assert "calibrate again" in str(quantize(step, Calibration.from_json(data), threads=1).check.why_not)
     assert quantize(step, found, verify=False, threads=1).check.outputs == []
+
+
+def test_an_output_that_hardly_varies() -> None:
+    """300 K give or take one: 0.2 K are nothing of it, and much of what it says."""
+
+    def measured(noise: float, wave: float = 1.0) -> Check:
+        sums, rng = _Sums(), np.random.default_rng(0)
+        for k in range(200):
+            true = np.array([300 + wave * np.sin(k / 9), 290.0])
+            sums.add(k, true, true + noise * rng.normal(size=2))
+        return Check([sums.result("kelvin")])
+
+    assert measured(0.05).warning is None
+    assert "kelvin is off by" in str(measured(0.6).warning)
+    assert measured(0.001, wave=0).warning is None, "what does not vary at all can't be lost"
+    assert "more than 10%" in str(measured(60).warning)
 
 
 @pytest.mark.parametrize("damage", ["AAAA", "not base64", None])
