@@ -25,8 +25,11 @@ from edgelstm.passes.stream_axis import find_mixing
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame, Program
 
-#: Calls of each run, and seconds for one call above which a single one has to do.
+#: Calls of each run, of the cheapest graphs.
 CALLS = 4
+#: Seconds that a call of one stream may take so that everything is run; one call and every pair of data; two streams, one
+#: call, two kinds of data. Above the last a stream runs beside one that is NaN, once.
+EVERYTHING, ONE_CALL, TWO_STREAMS = 0.05, 0.25, 1.0
 #: Streams of a graph that takes any number of them, or one in a call.
 ROWS = 3
 SLOW = 0.5
@@ -111,6 +114,7 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
     """Run ``step`` with several streams, one of them idle in turn, and each alone; None where neighbours change nothing."""
     signature = step.signature
     axis = signature.stream_axis
+    fixed = isinstance(axis, int) and axis > 1
     rows = axis if isinstance(axis, int) and axis > 1 else ROWS
     calls = _calls(signature, frames, CALLS)
     if not calls:
@@ -119,23 +123,27 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
     try:
         start = perf_counter()
         alone = _run(program, {0: calls[:1]}, rows)
+        took = perf_counter() - start
         if not all(np.isfinite(v).all() for v in alone[0][0].values()):  # a logarithm, a root
             calls = [{n: np.abs(v) if v.dtype.kind == "f" else v for n, v in c.items()} for c in calls]
-        if perf_counter() - start > SLOW:
+        if took > EVERYTHING:
             calls = calls[:1]
+        taking = rows if took <= ONE_CALL or fixed else 2
         alone = _run(program, {0: calls}, rows)
         loud = [_scaled(c, 100.0) for c in reversed(calls)]
         quiet = [_scaled(c, -0.01 if k % 2 else 0.01) for k, c in enumerate(calls)]
         lost = [_scaled(c, np.nan) for c in calls]
-        for place in dict.fromkeys((0, rows - 1)):
-            others = [row for row in range(rows) if row != place]
+        kinds = [(lost, loud), (loud, quiet), (quiet, lost)]
+        kinds = kinds if took <= ONE_CALL else kinds[:2] if took <= TWO_STREAMS else kinds[:1]
+        for place in dict.fromkeys((0, taking - 1) if took <= ONE_CALL else (0,)):
+            others = [row for row in range(taking) if row != place]
             runs = [
                 _run(program, {place: calls} | {r: data[k % 2] for k, r in enumerate(others)}, rows, place)[
                     place
                 ]
-                for data in ((loud, lost), (quiet, loud), (lost, quiet))
+                for data in kinds
             ]
-            for other in runs[1:]:
+            for other in runs:
                 leak = _different(runs[0], other, 0.0, "changes with what other streams are fed")
                 leak = leak or _different(alone[0], other, _bound(step), "is not what the stream gives alone")
                 if leak is not None:
@@ -165,7 +173,7 @@ def _run(
     results: dict[int, Results] = {row: [] for row in frames}
     worth = {s.name: s for s in signature.states}
     for k in range(len(next(iter(frames.values())))):
-        active = sorted(r for r in frames if place is None or r == place or (k + r) % 3)
+        active = sorted(r for r in frames if place is None or r == place or (k + r) % 3 or len(frames) == 2)
         before = {r: program.read_state(state, r) for r in range(rows) if r not in active}
         outputs = program.step([frames[r][k] for r in active], state, active)
         for row, given in zip(active, outputs, strict=True):

@@ -128,3 +128,20 @@ def test_a_pass_that_would_mix_is_caught() -> None:
     )
     with pytest.raises(EdgeLstmError, match="DynamicQuantizeLinear"):
         check_separate(step, ())
+
+
+class Window(nn.Module):  # type: ignore[misc]
+    """An LSTM over frames [N, T, 4] that are divided by the largest value of the whole batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.lstm(x / x.abs().max())[0]
+
+
+def test_a_window_that_mixes_the_batch_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EdgeLstmError, match="one stream other results when the frames of another changed"):
+        edgelstm.export(Window().eval(), tmp_path / "m.onnx", frame=(4,), window=5, steps=10)
+    assert not list(tmp_path.iterdir())

@@ -85,6 +85,8 @@ def open_module(
         try:
             whole = as_window(_copied(module), read_frames(frame), window)
         except EdgeLstmError as other:
+            if "is a window" in error.what:  # then why it can't be one of this length is what helps
+                raise other from error
             raise error from other
         return whole, (_window_note(type(module).__name__, window, whole.signature.window is None),), True
     from edgelstm.frontends.torch.inner_states import Inside
