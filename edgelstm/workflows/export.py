@@ -39,6 +39,11 @@ class Exported:
         how = self.comparison.worst if self.proof is None else self.proof
         return f"Exported({self.path or 'not written'}, {how})"
 
+    @property
+    def model(self) -> StepModel:
+        """The model: another name of ``step``."""
+        return self.step
+
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
         return {

@@ -1,0 +1,79 @@
+"""Small inputs found in the field, each with what is expected of it: ``../shared/cases`` beside the checkout, run as they are."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+#: What a case has to print (patterns), by its number; ``!`` before a pattern: what it must not.
+EXPECTED: dict[str, tuple[str, ...]] = {
+    "01": (r"alone and beside b: 0\.0$",),
+    "03": (r"error 0\.00\d",),
+    "04": (r"(?s)exported .*exported ",),
+    "05": (r"^uint16 \(48, 64\) distinct values: \[30000, .* 30110\]",),
+    "06": (r"-90 degrees; frame \(64, 48, 3\)", r"-180 degrees; .* top left: False"),
+    "08": (r"^uint16 stored (\[[\d ]+\]) read \1$",),
+    "11": (r"last 200 ms frames: 30$", r"last 4 s frames: 30$"),
+    "12": (r"u=q", r"v=p", r"!v=q"),
+    "14": (r"^\(StateSpec\(name='r1'.*StateSpec\(name='r2'",),
+    "15": (
+        r"Attribute \{\} REFUSED: .*'st'",
+        r"Attribute \{'carry_state': True\} exported",
+        r"Buffer \{\} REFUSED: .*'hidden'",
+        r"Buffer \{'carry_state': True\} exported",
+        r"!needs cells which are modules",
+        r"!Expected hidden size",
+    ),
+    "16": (r"^refused: .*'t'",),
+    "18": (r"^exported$",),
+    "20": (r"'x'.*never moved|never moved.*'x'",),
+    "22": (
+        r"Normalization exported",
+        r"RNN\(LSTMCell\) exported",
+        r"Embedding exported",
+        # Over a sequence of open length Keras normalises over all of its frames: no stream can.
+        r"GroupNormalization REFUSED: .* can't be streamed frame by frame",
+        r"x \* 0\.5 exported",
+        r"x\[:, :, :2\] exported",
+    ),
+    "24": (r"difference of h over 6 frames: (0\.0|\d\.?\d*e-0[78])|^REFUSED: .*which",),
+    "25": (r"^exported",),
+    "26": (r"^17 exported", r"^9 exported"),
+    "27": (r"^\{\} exported None", r"^\{'window': 10\} exported 10 "),
+    "28": (r"^exported \['h0?', 'c0?'\]",),
+    "29": (r"^exported|^REFUSED: .*'w'.*init_hidden",),
+}
+#: Case 23 shows what a file gives that does not say where its state starts; the way to say it is tested with the ONNX door.
+WISHES = {"23"}
+
+
+@pytest.mark.parametrize("number", sorted(EXPECTED))
+def test_case(number: str, shared_dir: Path, tmp_path: Path) -> None:
+    found = sorted((shared_dir / "cases").glob(f"{number}_*.py"))
+    if not found:
+        pytest.skip(f"real inputs are not here: no case {number}")
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONWARNINGS": "ignore"}
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    done = subprocess.run(
+        [sys.executable, str(found[0])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+        timeout=250,
+    )
+    text = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    assert done.returncode == 0, done.stderr[-2000:]
+    for pattern in EXPECTED[number]:
+        there = re.search(pattern.removeprefix("!"), text, re.MULTILINE)
+        assert bool(there) is not pattern.startswith("!"), f"{pattern}\n{text[-3000:]}"
+
+
+def test_every_case_is_expected_something_of(shared_dir: Path) -> None:
+    here = {path.name[:2] for path in (shared_dir / "cases").glob("*.py")}
+    assert here <= set(EXPECTED) | WISHES
