@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from time import thread_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from edgelstm.frontends.torch.torch_step import TorchStep
     from edgelstm.frontends.torch.windows import TorchWindow
 
+#: Seconds of computing a step up to which one thread does it.
+SHORT = 0.2
 #: One tensor [streams, ...] per state, in the Signature's order.
 State = list["Tensor"]
 
@@ -42,6 +46,7 @@ class TorchProgram:
         self.signature = step.signature
         self.streams = streams
         self._torch, self._step, self._double = torch, step, double
+        self._alone, self._before = False, 0
         self._call: Any = torch.compile(step, dynamic=False) if compile else step
         if double:
             from edgelstm.frontends.torch.double import InDouble
@@ -50,11 +55,31 @@ class TorchProgram:
 
     def exact(self) -> TorchProgram:
         """The same module in float64, its results unrounded."""
-        return TorchProgram(self._step, streams=self.streams, double=True)
+        return self._for_proof(TorchProgram(self._step, streams=self.streams, double=True))
 
     def rounded(self) -> TorchProgram:
-        """Itself: it computes as the module does."""
-        return self
+        """The module as it is."""
+        return self._for_proof(TorchProgram(self._step, streams=self.streams))
+
+    def _for_proof(self, program: TorchProgram) -> TorchProgram:
+        program._alone = True
+        return program
+
+    @contextmanager
+    def _threads(self) -> Iterator[None]:
+        """For a proof: one thread until ``close`` if a step is short. The graph runs in turns with it, and threads that wait for
+        each other cost more; so does changing their number at every step."""
+        if not self._alone:
+            yield
+            return
+        self._alone, before = False, self._torch.get_num_threads()
+        self._torch.set_num_threads(1)
+        self._before = before
+        start = thread_time()
+        yield
+        if thread_time() - start >= SHORT:
+            self._torch.set_num_threads(before)
+            self._before = 0
 
     def new_state(self) -> State:
         """Every row at its initial value."""
@@ -74,7 +99,7 @@ class TorchProgram:
             torch.from_numpy(np.stack([np.asarray(f[t.name]) for f in frames])) for t in self.signature.inputs
         ]
         # Not inference_mode: its tensors may not be written to outside of it, and rows are.
-        with torch.no_grad():
+        with torch.no_grad(), self._threads():
             outputs, following = self._call(*inputs, *(s[rows] for s in state))
             # A module may give back a view of what it was given; what we hand out must outlive the next step.
             arrays = [y.numpy().copy() for y in outputs]
@@ -97,3 +122,6 @@ class TorchProgram:
     def close(self) -> None:
         """Let go of the module."""
         self._call = None
+        if self._before:
+            self._torch.set_num_threads(self._before)
+            self._before = 0
