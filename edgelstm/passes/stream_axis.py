@@ -16,9 +16,10 @@ from edgelstm.graph.gates import is_fused_gates
 from edgelstm.graph.step import StepModel, value_shape
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Array, Graph, node_inputs
+from edgelstm.passes.marks import Marked, Visit
 from edgelstm.passes.one_stream import evaluated
 from edgelstm.passes.shapes import element_types, shapes_of
-from edgelstm.passes.stream_marks import Marked, Visit, rule_of
+from edgelstm.passes.stream_marks import rule_of
 
 #: Streams that are followed where the graph takes any number.
 STREAMS = 3
