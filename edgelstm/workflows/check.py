@@ -140,6 +140,8 @@ class Checker:
         """How far ``made`` is off. What can't be measured is said, not raised."""
         if not self._entries:
             return Check(why_not="the calibration does not say where its frames are: calibrate again")
+        if not self._step.signature.outputs:
+            return Check(why_not="the model has no outputs: `edgelstm verify` compares its states")
         try:
             return self._compare(made)
         except (EdgeLstmError, KeyError, ValueError, TypeError) as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from itertools import islice
@@ -128,6 +128,7 @@ def quantize(
     kept = _kept({p.weight for p in found.products}, keep)
     result = step
     chosen: list[str] = []
+    barred: set[str] = set()
     if precision in ("int8", "fp8"):
         if ranges is None:
             raise EdgeLstmError(
@@ -153,7 +154,7 @@ def quantize(
         if cell_state == "fp16" and ranges is not None:
             _check_cell_states(step, growing_states(ranges))
         floats: set[str] = set()
-        barred = set(kept)
+        barred |= kept
         if ranges is None:
             notes.append(
                 f"no calibration was given, so whether a state grows, or moves by less than {half} resolves, is not known: "
@@ -176,14 +177,14 @@ def quantize(
         target,
         precision,
         len(step.to_bytes()),
-        _table(found, set(chosen), precision, half),
+        _table(found, set(chosen), precision, half, barred),
         notes,
     )
     if verify and ranges is None:
         done.check = Check(why_not="no calibration was given, which says what frames to run")
     elif verify:
         assert ranges is not None
-        done.check = _checked(step, result, ranges, without if chosen else None, threads, progress)
+        done.check = _checked(step, result, ranges, precision, without if chosen else None, threads, progress)
     if output is not None:
         result.save(output)
     return done
@@ -254,7 +255,7 @@ def _auto(
         search=mix,
     )
     if verify:
-        done.check = _checked(step, mix.step, joined, None, threads, progress)
+        done.check = _checked(step, mix.step, joined, "auto", None, threads, progress)
     if output is not None:
         mix.step.save(output)
     return done
@@ -272,6 +273,7 @@ def _checked(
     step: StepModel,
     made: StepModel,
     calibration: Calibration,
+    precision: str,
     without: Callable[[str], StepModel] | None,
     threads: int | None,
     progress: Progress | None,
@@ -286,6 +288,11 @@ def _checked(
             check.remedies += _weights_to_keep(step, checker, check, without)
     finally:
         checker.close()
+    if precision == "auto":
+        check.remedies.append("a smaller --budget, or --source frames more like those of the calibration")
+        return check
+    if precision == "bf16":
+        check.remedies.append("--precision fp16 resolves eight times as much")
     named = [d["check"]["source"] for d in calibration.data if "source" in d.get("check", {})]
     source = " ".join(f"--source {s}" for s in dict.fromkeys(named)) or "--source FRAMES"
     check.remedies.append(
@@ -347,7 +354,9 @@ def _check_cell_states(step: StepModel, growing: dict[str, dict[str, Any]]) -> N
         )
 
 
-def _table(found: Any, chosen: set[str], precision: str, half: str) -> list[dict[str, Any]]:
+def _table(
+    found: Any, chosen: set[str], precision: str, half: str, barred: Collection[str] = ()
+) -> list[dict[str, Any]]:
     total = sum(p.macs for p in found.products) or 1
     rows = []
     for weight, products in found.by_weight().items():
@@ -358,7 +367,7 @@ def _table(found: Any, chosen: set[str], precision: str, half: str) -> list[dict
                 "reads": [part.value for part in products[0].parts],
                 "times": len(products),
                 "work": sum(p.macs for p in products) / total,
-                "precision": precision if weight in chosen else half,
+                "precision": precision if weight in chosen else "fp32" if weight in barred else half,
             }
         )
     return rows
