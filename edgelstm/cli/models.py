@@ -13,6 +13,7 @@ from edgelstm.cli.shared import (
     Hop,
     Init,
     Json,
+    Postprocess,
     Preprocess,
     Threads,
     Weights,
@@ -99,6 +100,7 @@ def export(
         ),
     ] = None,
     preprocess: Preprocess = None,
+    postprocess: Postprocess = None,
     lower: Annotated[
         str | None,
         typer.Option(help="plain or openvino: the gates in standard operators, for other ONNX runtimes."),
@@ -124,6 +126,7 @@ def export(
             carry_state=carry_state,
             gate_order=gate_order,
             preprocess=preprocess,
+            postprocess=postprocess,
             kwargs=json_option("--init", init),
             steps=steps,
             tolerance=tolerance,
@@ -193,6 +196,7 @@ def run(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     preprocess: Preprocess = None,
+    postprocess: Postprocess = None,
     hop: Hop = None,
     then: Annotated[
         list[Path] | None, typer.Option(help="A model that takes what the one before gives; may be repeated.")
@@ -249,6 +253,7 @@ def run(
             threads=threads,
             limit=limit,
             preprocess=preprocess,
+            postprocess=postprocess,
             hop=hop,
             then=then or (),
             units=units,  # type: ignore[arg-type]
@@ -402,6 +407,13 @@ def _print_signature(path: str, s: Signature) -> None:
         from edgelstm.pipeline import format_ops
 
         out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False, markup=False)
+    for name, ops in s.postprocessing.items():
+        from edgelstm.pipeline import format_ops
+        from edgelstm.pipeline.postprocess import POST_OPERATIONS
+
+        out.print(
+            f"postprocessing of {name}: {format_ops(ops, POST_OPERATIONS)}", highlight=False, markup=False
+        )
 
 
 def _start(state: StateSpec) -> str:

@@ -43,15 +43,22 @@ Preprocess = Annotated[
     typer.Option(
         "--preprocess",
         help="What is done to raw frames, such as 'resize=64,64;grey;scale=0.0039'; 'INPUT:...' for one of several. "
-        "Operations: nodata, scale, log1p, clip, normalize, grey, crop, average, resize, channels_first; what each takes "
+        "Operations: nodata, scale, log1p, clip, normalize, grey, crop, average, resize, channels_first, samples, magnitude; what each takes "
         "stands in docs/preprocessing.md.",
+    ),
+]
+Postprocess = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--postprocess",
+        help="What is done to outputs: mask_spectrum, overlap_add, threshold (docs/preprocessing.md); 'OUTPUT:...' for one of several.",
     ),
 ]
 Hop = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="Models whose step takes T frames together: a window every so many frames, 1 slides, T is end to end.",
+        help="Models whose step takes T frames together: a window every so many frames, 1 slides, T is end to end. Of sound: samples from frame to frame.",
     ),
 ]
 

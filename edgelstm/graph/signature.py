@@ -152,7 +152,7 @@ class Signature:
 
     ``window`` is None for a step; for an unrolled window it is T, and axis 1 of every input and output is time.
     ``preprocessing`` maps an input's name to the list of operations that turn a raw frame into it; see
-    ``edgelstm.pipeline.preprocess``. An output may bear the name of a state's output: then the two are one tensor.
+    ``edgelstm.pipeline.preprocess``; ``postprocessing`` does so for outputs. An output may bear the name of a state's output: then the two are one tensor.
     ``ranges`` maps an input's name to the smallest and the largest value that was seen of it when the model was exported
     or calibrated, where that is known.
     """
@@ -162,6 +162,7 @@ class Signature:
     states: tuple[StateSpec, ...]
     window: int | None = None
     preprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    postprocessing: Mapping[str, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
@@ -208,12 +209,13 @@ class Signature:
                 found=dict(self.ranges),
                 expected="for inputs it has, finite, low first",
             )
-        unknown = set(self.preprocessing) - {t.name for t in self.inputs}
-        if unknown:
-            raise EdgeLstmError(
-                "preprocessing for an input the Signature does not have",
-                found=sorted(unknown),
-            )
+        for kind, given, specs in (
+            ("preprocessing for an input", self.preprocessing, self.inputs),
+            ("postprocessing for an output", self.postprocessing, self.outputs),
+        ):
+            unknown = set(given) - {t.name for t in specs}
+            if unknown:
+                raise EdgeLstmError(f"{kind} the Signature does not have", found=sorted(unknown))
         if self.window is not None:
             if self.window < 1:
                 raise EdgeLstmError("window", found=self.window, expected="at least 1 frame")
@@ -270,6 +272,10 @@ class Signature:
             data["preprocessing"] = {
                 name: [dict(op) for op in ops] for name, ops in self.preprocessing.items()
             }
+        if self.postprocessing:
+            data["postprocessing"] = {
+                name: [dict(op) for op in ops] for name, ops in self.postprocessing.items()
+            }
         if self.ranges:
             data["ranges"] = {name: list(ends) for name, ends in self.ranges.items()}
         return data
@@ -303,10 +309,8 @@ class Signature:
                 outputs=tuple(_tensor(item) for item in data["outputs"]),
                 states=tuple(_state(item) for item in data["states"]),
                 window=_optional_int(data.get("window")),
-                preprocessing={
-                    str(name): tuple(dict(op) for op in ops)
-                    for name, ops in dict(data.get("preprocessing", {})).items()
-                },
+                preprocessing=_operations(data.get("preprocessing", {})),
+                postprocessing=_operations(data.get("postprocessing", {})),
                 ranges={
                     str(name): (float(low), float(high))
                     for name, (low, high) in dict(data.get("ranges", {})).items()
@@ -382,6 +386,10 @@ def _optional_int(value: Any) -> int | None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise EdgeLstmError("window", found=value, expected="a whole number")
     return value
+
+
+def _operations(data: Any) -> dict[str, tuple[dict[str, Any], ...]]:
+    return {str(name): tuple(dict(op) for op in ops) for name, ops in dict(data).items()}
 
 
 def _dims(items: Any) -> tuple[Dim, ...]:

@@ -73,12 +73,11 @@ def one_stream(step: StepModel) -> StepModel:
         return replace(spec, shape=(1, *spec.shape[1:]))
 
     graph.declare(
-        Signature(
-            tuple(fixed(t) for t in s.inputs),
-            tuple(fixed(t) for t in s.outputs),
-            tuple(replace(x, shape=(1, *x.shape[1:])) for x in s.states),
-            s.window,
-            s.preprocessing,
+        replace(
+            s,
+            inputs=tuple(fixed(t) for t in s.inputs),
+            outputs=tuple(fixed(t) for t in s.outputs),
+            states=tuple(replace(x, shape=(1, *x.shape[1:])) for x in s.states),
         )
     )
     return graph.finish()

@@ -6,6 +6,7 @@ from edgelstm.pipeline.inputs import Inputs
 from edgelstm.pipeline.optext import format_ops, parse_ops, parse_preprocess
 from edgelstm.pipeline.outputs import Outputs
 from edgelstm.pipeline.place import Context, Grid, Place
+from edgelstm.pipeline.postprocess import parse_postprocess
 from edgelstm.pipeline.preprocess import Preprocess, inverse
 from edgelstm.pipeline.sinks import Sink, View, open_sink
 from edgelstm.pipeline.sources import Frame, Source, open_source
@@ -26,5 +27,6 @@ __all__ = [
     "open_sink",
     "open_source",
     "parse_ops",
+    "parse_postprocess",
     "parse_preprocess",
 ]

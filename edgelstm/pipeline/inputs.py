@@ -15,7 +15,7 @@ from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import Array
 from edgelstm.pipeline.optext import format_ops
 from edgelstm.pipeline.preprocess import Preprocess
-from edgelstm.pipeline.sources.source import Frame
+from edgelstm.pipeline.sources.source import Frame, Source
 
 log = logging.getLogger(__name__)
 
@@ -148,6 +148,36 @@ class Inputs:
         if short:
             log.warning("left out at the end: %d frames, too few for a window of %d", short, self.window)
         self._windows.clear()
+
+
+def cut(
+    source: Source,
+    signature: Signature,
+    overrides: Mapping[str, Sequence[Op]] | None = None,
+    hop: int | None = None,
+) -> tuple[Source, int | None, tuple[int, int] | None]:
+    """(source, hop, (rate, hop in samples)): sound in the frames that the model takes, every other source as it is.
+
+    What a frame of sound is, the operation ``samples`` says; without it, ``hop`` samples at a time, as many as the input is
+    long, at the file's rate. The hop that is left is for :class:`Inputs`.
+    """
+    if not source.is_sound:
+        return source, hop, None
+    spec = signature.inputs[0]
+    ops = {**signature.preprocessing, **(overrides or {})}.get(spec.name, ())
+    declared = next((op for op in ops if op.get("op") == "samples"), None)
+    if declared is not None:
+        rate, step = declared["rate"], hop or declared["hop"]
+        return source.reframed(declared["length"], step, rate), None, (rate, step)
+    if hop is None:
+        length = spec.frame_shape[-1] if spec.frame_shape else 1
+        raise EdgeLstmError(
+            f"{source.description}: what a frame of it is",
+            expected=f"preprocessing that says so, such as 'samples={length},{length},16000', or --hop with the samples from "
+            "frame to frame",
+        )
+    made = source.reframed(spec.frame_shape[-1], hop, None)
+    return made, None, (round((made.fps or 0) * hop), hop)
 
 
 class _Window:

@@ -220,6 +220,22 @@ def _channels_first(layout: Layout) -> tuple[Layout, Transform]:
     return Layout((channels, height, width), 0), lambda x: x.transpose(2, 0, 1)
 
 
+def _samples(layout: Layout, length: int, hop: int, rate: int) -> tuple[Layout, Transform]:
+    """The source cuts the frames so; here it is only checked that it did."""
+    if min(length, hop, rate) < 1:
+        raise EdgeLstmError("length, hop and rate", found=[length, hop, rate], expected="at least 1")
+    if layout.shape != (length,):
+        raise EdgeLstmError("samples", found=list(layout.shape), expected=f"blocks of {length} samples")
+    return layout, lambda x: x
+
+
+def _magnitude(layout: Layout) -> tuple[Layout, Transform]:
+    if len(layout.shape) != 1:
+        raise EdgeLstmError("works on samples", found=list(layout.shape), expected="[length]")
+    bins = layout.shape[0] // 2 + 1
+    return Layout((bins,), 0), lambda x: np.abs(np.fft.rfft(x.astype(np.float64))).astype(np.float32)
+
+
 _REQUIRED = object()
 
 
@@ -264,7 +280,7 @@ class Operation:
     does: what it does, in words. back: what ``Outputs`` undoes it by, in words; empty where it leaves units alone.
     """
 
-    build: Callable[..., tuple[Layout, Transform]]
+    build: Callable[..., tuple[Layout, Any]]
     keys: tuple[Key, ...] = ()
     does: str = ""
     back: str = ""
@@ -326,14 +342,24 @@ OPERATIONS: Mapping[str, Operation] = {
         (Key("height", "integer"), Key("width", "integer")),
         'bilinear, half-pixel centres, no smoothing; as PyTorch\'s `interpolate(mode="bilinear", align_corners=False)`',
     ),
+    "samples": Operation(
+        _samples,
+        (Key("length", "integer"), Key("hop", "integer"), Key("rate", "integer")),
+        "sound: a frame is the newest `length` samples, every `hop` samples, at `rate` Hz (what comes at another is resampled)",
+    ),
+    "magnitude": Operation(
+        _magnitude,
+        (),
+        "sound: magnitudes of the frame's spectrum, `length // 2 + 1` values; no window function",
+    ),
     "channels_first": Operation(_channels_first, (), "[H, W, C] becomes [C, H, W]"),
 }
 
 
-def table() -> str:
-    """The vocabulary as a Markdown table: what docs/preprocessing.md shows."""
+def table(operations: Mapping[str, Operation] = OPERATIONS) -> str:
+    """A vocabulary as a Markdown table: what docs/preprocessing.md shows."""
     lines = ["| operation | parameters | what it does | undone by |", "| --- | --- | --- | --- |"]
-    for name, operation in OPERATIONS.items():
+    for name, operation in operations.items():
         keys = ", ".join(
             f"`{k.name}` ({k.kind}{'' if k.required else f'; {k.default:g} if left out'})"
             for k in operation.keys

@@ -16,17 +16,17 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
-from edgelstm.pipeline.operations import OPERATIONS, Key
+from edgelstm.pipeline.operations import OPERATIONS, Key, Operation
 
 
-def parse_ops(text: str) -> list[dict[str, Any]]:
+def parse_ops(text: str, operations: Mapping[str, Operation] = OPERATIONS) -> list[dict[str, Any]]:
     """JSON operations from compact text; empty text gives none. Raises EdgeLstmError naming the part that is wrong."""
-    return [_parse(part.strip()) for part in text.split(";") if part.strip()]
+    return [_parse(part.strip(), operations) for part in text.split(";") if part.strip()]
 
 
-def format_ops(ops: Sequence[Mapping[str, Any]]) -> str:
+def format_ops(ops: Sequence[Mapping[str, Any]], operations: Mapping[str, Operation] = OPERATIONS) -> str:
     """Compact text from JSON operations; ``parse_ops`` gives them back."""
-    return ";".join(_format(op) for op in ops)
+    return ";".join(_format(op, operations) for op in ops)
 
 
 def parse_preprocess(texts: Sequence[str], signature: Signature) -> dict[str, list[dict[str, Any]]]:
@@ -45,14 +45,14 @@ def parse_preprocess(texts: Sequence[str], signature: Signature) -> dict[str, li
     return chosen
 
 
-def _parse(part: str) -> dict[str, Any]:
+def _parse(part: str, operations: Mapping[str, Operation]) -> dict[str, Any]:
     name, equals, rest = (piece.strip() for piece in part.partition("="))
-    where = f"preprocessing {part!r}"
-    if name not in OPERATIONS:
+    where = f"preprocessing {part!r}" if operations is OPERATIONS else f"postprocessing {part!r}"
+    if name not in operations:
         raise EdgeLstmError(
-            f"{where}: unknown operation", found=name, expected=f"one of {', '.join(OPERATIONS)}"
+            f"{where}: unknown operation", found=name, expected=f"one of {', '.join(operations)}"
         )
-    operation = OPERATIONS[name]
+    operation = operations[name]
     values = [v.strip() for v in rest.split(",")] if equals else []
     required = sum(key.required for key in operation.keys)
     if not required <= len(values) <= len(operation.keys):
@@ -80,8 +80,8 @@ def _value(key: Key, text: str) -> Any:
         return text
 
 
-def _format(op: Mapping[str, Any]) -> str:
-    values = [_text(op.get(key.name, key.default)) for key in OPERATIONS[op["op"]].keys]
+def _format(op: Mapping[str, Any], operations: Mapping[str, Operation]) -> str:
+    values = [_text(op.get(key.name, key.default)) for key in operations[op["op"]].keys]
     return f"{op['op']}={','.join(values)}" if values else str(op["op"])
 
 

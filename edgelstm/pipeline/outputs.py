@@ -12,6 +12,7 @@ from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.operations import Array, Transform
+from edgelstm.pipeline.postprocess import Before, Postprocess
 from edgelstm.pipeline.preprocess import inverse
 from edgelstm.pipeline.units import physical
 
@@ -27,6 +28,8 @@ class Outputs:
 
     units: ``model`` leaves values as they are; ``physical`` undoes logarithm and normalization (mm/h of rain, 0 to 1 of
     brightness); ``source`` undoes scales too (0 to 255 of a camera's pixels, counts of a radar's file).
+    postprocess: operations by output name that take the place of those that the model declares; each stream has a
+    memory of its own (``stream``), and ``raw`` is the frame as it came.
 
     Outputs that have the shape of a frame, or of several side by side, are forecasts of frames and are converted, to
     float32: :attr:`converted` names them. All others stay. :attr:`signature` is the model's with the outputs as they come
@@ -40,6 +43,7 @@ class Outputs:
         overrides: Mapping[str, Sequence[Op]] | None = None,
         *,
         units: Units = "model",
+        postprocess: Mapping[str, Sequence[Op]] | None = None,
     ) -> None:
         if units not in get_args(Units):
             raise EdgeLstmError("units", found=units, expected=" or ".join(get_args(Units)))
@@ -66,15 +70,44 @@ class Outputs:
                 states=(),
             )
         self.converted = tuple(self._undo)
+        post = {**signature.postprocessing, **(postprocess or {})}
+        spec = signature.inputs[0]
+        before = Before({**signature.preprocessing, **(overrides or {})}.get(spec.name, ()), spec)
+        self._post = {
+            name: Postprocess(ops, signature.output(name), before) for name, ops in post.items() if ops
+        }
+        if self._post:
+            self.signature = replace(
+                self.signature,
+                outputs=tuple(
+                    replace(t, dtype="float32", shape=(t.shape[0], *self._post[t.name].shape))
+                    if t.name in self._post
+                    else t
+                    for t in self.signature.outputs
+                ),
+                states=(),
+                window=None,
+                postprocessing={},
+            )
 
-    def __call__(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    def __call__(
+        self, outputs: Mapping[str, Array], raw: Any = None, stream: str | None = None
+    ) -> dict[str, Array]:
         """Outputs by name; those not converted are passed on as they are."""
-        return {
+        made = {
             name: self._undo[name](to_float32(array, self._dtypes[name]))
             if name in self._undo
             else np.asarray(array)
             for name, array in outputs.items()
         }
+        for name, post in self._post.items():
+            made[name] = post(to_float32(made[name], self.signature.output(name).dtype), raw, stream)
+        return made
+
+    def forget(self, stream: str | None = None) -> None:
+        """Begin anew for a stream: what postprocessing remembers of it."""
+        for post in self._post.values():
+            post.forget(stream)
 
 
 def frame_outputs(signature: Signature) -> list[str]:

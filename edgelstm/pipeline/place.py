@@ -93,7 +93,8 @@ class Place:
 class Context:
     """What a sink may say beside the values: when, where, in which unit (by output name), of what.
 
-    leads: output name to the axis of lead times' length K, for outputs that are forecasts of the frames.
+    leads: output name to the axis of lead times' length K, for outputs that are forecasts of the frames. hop: of sound, (rate in Hz, samples
+    from frame to frame).
     """
 
     start: datetime | None = None
@@ -101,6 +102,7 @@ class Context:
     grid: Grid | None = None
     units: Mapping[str, str] = field(default_factory=dict)
     leads: Mapping[str, int] = field(default_factory=dict)
+    hop: tuple[int, int] | None = None
     model: str = ""
     source: str = ""
 

@@ -71,6 +71,7 @@ def export(
     carry_state: bool = False,
     gate_order: str | None = None,
     preprocess: Preprocessing | None = None,
+    postprocess: Preprocessing | None = None,
     kwargs: Mapping[str, Any] | None = None,
     steps: int = STEPS,
     tolerance: float | None = None,
@@ -101,7 +102,7 @@ def export(
     window: frames T of an unrolled window. A torch module that starts anew at every call is exported as such windows.
     carry_state: carry the states that such a module keeps to itself from frame to frame instead.
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
-    preprocess: operations by input name (or as text), kept in the Signature for ``run``.
+    preprocess, postprocess: operations by input or output name (or as text), kept in the Signature for ``run``.
     lower: write the gates in standard operators ("plain", "openvino"), for runtimes that know no functions.
     steps: frames of the comparison; where a whole window is a frame, as many windows as they make.
     tolerance: the largest relative error from float64 that passes, in place of the rule in :mod:`edgelstm.verify.proof`.
@@ -138,6 +139,8 @@ def export(
     step = loaded.step
     if preprocess:
         step = _with_preprocessing(step, preprocess)
+    if postprocess:
+        step = _with_postprocessing(step, postprocess)
     if window is not None and not loaded.windowed:
         step = unroll(step, window)
     if (length := step.signature.window) is not None:
@@ -186,6 +189,18 @@ def _ranges(step: StepModel, frames: Any, steps: int) -> dict[str, tuple[float, 
     return {
         n: (low, high) for n, (low, high) in seen.items() if n not in coded and np.isfinite([low, high]).all()
     }
+
+
+def _with_postprocessing(step: StepModel, postprocess: Preprocessing) -> StepModel:
+    from edgelstm.pipeline import Outputs, parse_postprocess
+
+    chosen = (
+        postprocess if isinstance(postprocess, Mapping) else parse_postprocess(postprocess, step.signature)
+    )
+    ops = {name: tuple(dict(op) for op in items) for name, items in chosen.items()}
+    signature = replace(step.signature, postprocessing={**step.signature.postprocessing, **ops})
+    Outputs(signature)  # a wrong operation shows here
+    return replace(step, signature=signature)
 
 
 def _with_preprocessing(step: StepModel, preprocess: Preprocessing) -> StepModel:

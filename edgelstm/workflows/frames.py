@@ -104,9 +104,14 @@ def ready_frames(
         )
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
+        from edgelstm.pipeline.inputs import cut
 
-        inputs = Inputs(signature, operations(signature, preprocess), hop=hop)
-        with open_source(frames, limit=None if hop else steps) as source:
+        ops = operations(signature, preprocess)
+        with open_source(frames) as opened, cut(opened, signature, ops, hop)[0] as source:
+            hop = None if opened.is_sound else hop
+            inputs = Inputs(signature, ops, hop=hop)
+            if hop is None:
+                source.limit(steps)
             if hop is not None:
                 yield from (ready for _, ready in islice(inputs.steps(source), steps))
                 return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +88,7 @@ def run(
     threads: int | None = None,
     limit: int | None = None,
     preprocess: Preprocessing | None = None,
+    postprocess: Preprocessing | None = None,
     hop: int | None = None,
     on_bad_frame: BadFrame = "error",
     on_gap: OnGap = "hold",
@@ -108,7 +109,8 @@ def run(
     mapping by name. Each has a state and an output of its own: ``{stream}`` in ``out`` is its name, else it stands
     before the suffix. ``limit`` frames of each.
     device: see :func:`edgelstm.runtime.open_program`; default: the CPU for a step graph, the first GPU for an engine.
-    hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`.
+    postprocess: of the (last) model's outputs, in place of what it declares; see ``docs/preprocessing.md``.
+    hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`; of sound, in samples.
     on_gap: where a source says that frames are missing: ``hold`` the state and go on, ``reset`` it, or ``error``.
     units: of what is written, see :class:`edgelstm.Outputs`; None: ``physical`` in .nc and .tif where it can be, else ``model``.
     then: models that take what the one before gives, each with states and preprocessing of its own.
@@ -122,6 +124,7 @@ def run(
     read, line by line, before the first frame (``said`` of the report). Nothing is left behind when it fails.
     """
     from edgelstm.pipeline import Inputs, Outputs, open_sink, open_source
+    from edgelstm.pipeline.inputs import cut
 
     specs = named_sources(source)
     with ExitStack() as stack:
@@ -140,6 +143,10 @@ def run(
             )
             for path in (model, *then)
         ]
+        first = runners[0].signature
+        ops = operations(first, preprocess)
+        parts = {name: cut(s, first, ops, hop) for name, s in sources.items()}
+        sources = {name: stack.enter_context(part[0]) for name, part in parts.items()}
         report = RunReport(
             " then ".join(map(str, (model, *then))),
             "; ".join(s.description for s in sources.values()),
@@ -151,16 +158,14 @@ def run(
         if say is not None:
             for line in report.said:
                 say(line)
-        first = runners[0].signature
-        ops = operations(first, preprocess)
         outputs = [Outputs(r.signature) for r in runners]
         is_map = out is not None and Path(out).suffix.lower() in MAPS
-        outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, is_map)
+        outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, is_map, postprocess)
         jobs = []
         for name, opened in sources.items():
-            inputs = Inputs(first, ops, hop=hop, on_gap=on_gap)
+            inputs = Inputs(first, ops, hop=parts[name][1], on_gap=on_gap)
             sink = None
-            context = _context(report, opened, inputs, outputs[-1])
+            context = replace(_context(report, opened, inputs, outputs[-1]), hop=parts[name][2])
             if out is not None:
                 report.outs[name] = out_path(str(out), name, len(sources) > 1)
                 sink = stack.enter_context(
@@ -201,15 +206,19 @@ def _count(report: RunReport, counts: Counts) -> None:
     report.milliseconds = counts.milliseconds
 
 
-def _outputs(signature: Any, ops: Any, units: Units | None, is_map: bool) -> Outputs:
-    from edgelstm.pipeline import Outputs
+def _outputs(
+    signature: Any, ops: Any, units: Units | None, is_map: bool, postprocess: Preprocessing | None
+) -> Outputs:
+    from edgelstm.pipeline import Outputs, parse_postprocess
 
+    if postprocess is not None and not isinstance(postprocess, Mapping):
+        postprocess = parse_postprocess(postprocess, signature)
     if units is None and is_map:
         try:
-            return Outputs(signature, ops, units="physical")
+            return Outputs(signature, ops, units="physical", postprocess=postprocess)
         except EdgeLstmError:
             units = None  # nothing with units: values as the model gives them
-    return Outputs(signature, ops, units=units or "model")
+    return Outputs(signature, ops, units=units or "model", postprocess=postprocess)
 
 
 def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:
@@ -230,7 +239,13 @@ def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -
     }
     grid = None if place.grid is None else place.grid.through(ops)
     return Context(
-        place.start, place.interval, grid, report.units, leads, Path(report.model).name, source.description
+        place.start,
+        place.interval,
+        grid,
+        report.units,
+        leads,
+        model=Path(report.model).name,
+        source=source.description,
     )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.step import StepModel
 from edgelstm.pipeline import Inputs, open_source
+from edgelstm.pipeline.inputs import cut
 from edgelstm.quantize.calibrate import Recording
 from edgelstm.quantize.recipe import Span
 from edgelstm.runtime.protocol import Array, Frame
@@ -28,7 +29,8 @@ class SpanFrames:
         span, inputs = self._span, Inputs(self._step.signature, self._ops)
         stop = None if span.frames is None else span.start + span.frames
         count = 0
-        with open_source(span.source, limit=stop) as source:
+        with open_source(span.source, limit=stop) as opened:
+            source, _, _ = cut(opened, self._step.signature, self._ops)
             for _, arrays in inputs.steps(islice(source, span.start, None)):
                 count += self._step.signature.window or 1
                 yield arrays

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -109,6 +110,7 @@ class Loop:
         self._observe = observe
         self._stages, self._jobs, self._reset = stages, list(jobs), reset_on_gap
         self._several = len(jobs) > 1
+        self._raw: dict[str, Any] = {}
         self.counts = Counts()
 
     def rounds(self) -> Iterator[int]:
@@ -134,6 +136,7 @@ class Loop:
                 self.counts.resets += 1
                 for stage in self._stages:
                     stage.runner.stream(name).reset()
+                    stage.outputs.forget(name)
                 for stage in self._stages[1:]:
                     stage.inputs.forget(name)
         started = time.perf_counter()
@@ -161,14 +164,18 @@ class Loop:
                 )
             if job.sink is not None:
                 shown = replace(frame, stream=name) if self._several else frame
-                job.sink.write(shown, self._stages[-1].outputs(outputs), seconds)
+                job.sink.write(shown, self._shown(name, outputs), seconds)
         self._leave(set())
+
+    def _shown(self, name: str, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        return self._stages[-1].outputs(outputs, self._raw[name], name)
 
     def _leave(self, staying: set[str]) -> None:
         """Close the streams that ended: their places are free for others."""
         for job in self._jobs:
             for name in job.ended - staying:
                 for stage in self._stages:
+                    stage.outputs.forget(name)
                     if name in stage.runner.streams:
                         stage.runner.stream(name).close()
             job.ended &= staying
@@ -176,12 +183,14 @@ class Loop:
     def _through(
         self, arrays: dict[str, dict[str, Array]], frames: Mapping[str, tuple[Job, Frame]]
     ) -> dict[str, Mapping[str, Array]]:
-        """The last stage's outputs by stream."""
+        """The last stage's outputs by stream; a stage's raw frame is what it was handed."""
+        self._raw = {name: frame.data for name, (_, frame) in frames.items()}
         made = self._stages[0].step(arrays)
         for before, stage in zip(self._stages, self._stages[1:], strict=False):
             ready = {}
             for name, outputs in made.items():
-                data = _handed_on(before.outputs(outputs), stage)
+                data = _handed_on(before.outputs(outputs, self._raw[name], name), stage)
+                self._raw[name] = data
                 given = stage.inputs.push(Frame(frames[name][1].index, None, name, data), name)
                 if given is not None:
                     ready[name] = given

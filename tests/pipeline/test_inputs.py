@@ -15,6 +15,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.pipeline import Frame, Inputs, Outputs, parse_ops
 from edgelstm.pipeline.operations import OPERATIONS, table
+from edgelstm.pipeline.postprocess import POST_OPERATIONS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -150,4 +151,7 @@ def test_the_help_names_every_operation() -> None:
     group = typer.main.get_command(app)
     option = next(p for p in group.commands["run"].params if "--preprocess" in p.opts)  # type: ignore[attr-defined]
     for name in (*OPERATIONS, "docs/preprocessing.md"):
+        assert name in option.help
+    option = next(p for p in group.commands["run"].params if "--postprocess" in p.opts)  # type: ignore[attr-defined]
+    for name in POST_OPERATIONS:
         assert name in option.help

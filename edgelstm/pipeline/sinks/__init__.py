@@ -15,7 +15,7 @@ from types import TracebackType
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.sinks import arrays, geotiff, lines, netcdf, pictures, tables
+from edgelstm.pipeline.sinks import arrays, geotiff, lines, netcdf, pictures, tables, wav
 from edgelstm.pipeline.sinks.panels import View
 from edgelstm.pipeline.sources.source import Array, Frame
 
@@ -55,6 +55,7 @@ FILES = (
         (".tif", ".tiff"),
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
     ),
+    Kind("FILE.wav", (".wav",), lambda to: wav.wav(to.path, to.signature, to.view, to.context)),
     Kind("FILE.mp4", (".mp4",), lambda to: pictures.video(to.path, to.signature, to.view, to.fps)),
 )
 #: The sinks there are, in words, for help texts and messages.
@@ -129,6 +130,7 @@ def open_sink(
                  if there are at most 64
     -            the same lines on standard output, each as soon as it is known
     FILE.csv     a row for each step, a column for each element of each output; FILE.parquet alike     ``edgelstm[tables]``
+    FILE.wav     samples of one output, 16 bits, for a source that is sound
     FILE.nc      NetCDF by the CF conventions: times, lead times, grid, projection, units                ``edgelstm[geo]``
     FILE.tif     GeoTIFF, lead times as bands: ``{time}`` or ``{index}`` in the name is a file for each step, else the
                  newest step                                                                          ``edgelstm[geo]``

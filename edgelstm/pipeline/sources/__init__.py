@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sources import arrays, images, knmi, table, video
+from edgelstm.pipeline.sources import arrays, images, knmi, table, video, wav
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
 
@@ -46,6 +46,13 @@ FILES = (
         options=table.OPTIONS,
         open_with=table.open_table,
     ),
+    Kind(
+        "a sound (.wav)",
+        wav.SUFFIXES,
+        lambda p, _: wav.open_wav(p, {}),
+        options=wav.OPTIONS,
+        open_with=wav.open_wav,
+    ),
 )
 #: The sources there are, in words, for help texts and messages.
 KINDS = ", ".join(
@@ -70,6 +77,7 @@ def open_source(
     FILE.npz:NAME          mappings, for models with several inputs
     FILE.csv, .parquet     [columns], a frame a row; ``FILE.csv:key=unit:columns=a,b:time=t:scale=own``: a stream for each
                            value of a column (Parquet: ``edgelstm[tables]``), ``docs/tables.md``
+    FILE.wav               samples, cut as the model says, ``docs/sound.md``; ``FILE.wav:channel=0``
     =====================  =========================================================================================
 
     ``follow`` a folder: wait for further files, for ``idle`` seconds after the last one or (None) for ever.

@@ -56,7 +56,7 @@ class Source:
     description: kind and place, for people. length: number of frames, None when only reading tells.
     fps: frames per second, None when unknown. gaps: the places where frames are missing, in words. said: how the frames
     are read, in words, for a person to see once at the start. values: see :class:`Frame`.
-    place: when and where, and in which units. streams: how many streams the frames belong to at one time.
+    reframe: for sound, see :meth:`reframed`. place: when and where, and in which units. streams: how many streams the frames belong to at one time.
 
     look: read the first frame at once, for what it tells; a later frame that tells something new is logged as a warning.
 
@@ -77,6 +77,7 @@ class Source:
         limit: int | None = None,
         place: Place | None = None,
         streams: int = 1,
+        reframe: Callable[[int, int, int | None], Source] | None = None,
     ) -> None:
         self.description = description
         self.length = length
@@ -86,6 +87,7 @@ class Source:
         self.values: tuple[float, float] | None = None
         self.place = place or Place()
         self.streams = streams
+        self._reframe = reframe
         self._frames = frames
         self._limit: int | None = None
         self._current: Generator[Frame, None, None] | None = None
@@ -96,6 +98,17 @@ class Source:
                 self.said = (*said, *first.notes)
                 self.values = first.values
             self.close()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether :meth:`reframed` has to say what a frame is."""
+        return self._reframe is not None
+
+    def reframed(self, length: int, hop: int, rate: int | None = None) -> Source:
+        """Of sound: frames of the newest ``length`` samples, every ``hop``, at ``rate`` Hz (None: as in the file)."""
+        assert self._reframe is not None
+        made = self._reframe(length, hop, rate)
+        return made if self._limit is None else made.limit(self._limit)
 
     def limit(self, frames: int) -> Source:
         """Give the first ``frames`` only."""

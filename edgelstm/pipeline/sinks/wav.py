@@ -1,0 +1,61 @@
+"""One output as sound: a WAV file of 16 bits, one channel."""
+
+from __future__ import annotations
+
+import logging
+import wave
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import atomic_path
+from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.sinks.panels import View, as_float
+from edgelstm.pipeline.sources.source import Array, Frame
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.sinks import Write
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def wav(path: Path, signature: Signature, view: View, context: Context) -> Iterator[Write]:
+    """The samples of each step, one behind the other; -1 to 1 is the full range, what lies outside is cut and told."""
+    specs = signature.outputs if view.output is None else (signature.output(view.output),)
+    if len(specs) != 1 or context.hop is None:
+        raise EdgeLstmError(
+            f"{path}: sound",
+            found=f"outputs {', '.join(t.name for t in specs)}{'' if context.hop else ' of a source that is no sound'}",
+            expected="one output of samples, of a model whose source is sound",
+        )
+    spec = specs[0]
+    rate, hop = context.hop
+    size = int(np.prod(spec.frame_shape))
+    if size != hop:
+        raise EdgeLstmError(
+            f"{path}: sound",
+            found=f"{size} samples a step of output {spec.name!r}",
+            expected=f"{hop}, the hop of the source",
+            hint=f"Blocks that overlap are added by --postprocess overlap_add={hop}" if size > hop else None,
+        )
+    cut = 0
+    with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(rate)
+
+        def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            nonlocal cut
+            values = as_float(outputs[spec.name], spec.dtype).ravel() * 32768.0
+            cut += int(np.sum((values > 32767) | (values < -32768)))
+            file.writeframes(np.clip(np.rint(values), -32768, 32767).astype("<i2").tobytes())
+
+        yield write
+    if cut:
+        log.warning("%s: %d samples outside -1..1 were cut", path, cut)

@@ -1,0 +1,205 @@
+"""WAV files: the newest samples of one channel, at the rate, in the length and by the hop that the model takes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sources.source import Array, Frame, Source
+
+SUFFIXES = (".wav", ".wave")
+OPTIONS = ("channel",)
+#: Samples read at a time, of each channel.
+CHUNK = 16384
+#: A header that was never finished states one of these.
+_UNKNOWN = (0, 0xFFFFFFFF)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What a WAV file's header says. data: where its samples begin; frames: how many there are, of all channels."""
+
+    rate: int
+    channels: int
+    kind: str  # NumPy's, "i3" for 24 bits
+    data: int
+    frames: int
+
+
+def open_wav(path: Path, options: Mapping[str, str]) -> Source:
+    """A source whose frames the model's preprocessing cuts (``samples=length,hop,rate``), float32 [length] in -1..1.
+
+    channel: which, from 0; without it the mean of all. Frame k holds the ``length`` samples up to (k + 1) * hop, zeros before
+    the first; the last one is filled up with zeros. Resampled by soxr where the rate is another.
+    """
+    sound = _header(path)
+    channel = None
+    if "channel" in options:
+        text = options["channel"]
+        if not text.isdecimal() or int(text) >= sound.channels:
+            raise EdgeLstmError(f"{path}: channel", found=text, expected=f"0 to {sound.channels - 1}")
+        channel = int(text)
+
+    def reframe(length: int, hop: int, rate: int | None) -> Source:
+        wanted = rate or sound.rate
+        said = [f"{sound.frames / sound.rate:.2f} s at {sound.rate} Hz, {sound.channels} channels"]
+        if sound.channels > 1:
+            said.append("the mean of all channels" if channel is None else f"channel {channel}")
+        if wanted != sound.rate:
+            require("soxr", "audio", f"resampling {path}")
+            said.append(f"resampled to {wanted} Hz")
+        count = -(-round(sound.frames * wanted / sound.rate) // hop)
+        return Source(
+            f"sound {path}",
+            lambda: _frames(path, sound, channel, length, hop, wanted),
+            length=count if wanted == sound.rate else None,
+            fps=wanted / hop,
+            said=tuple(said),
+        )
+
+    def nothing() -> Iterator[Frame]:
+        raise EdgeLstmError(
+            f"sound {path}: how many samples a frame has",
+            expected="preprocessing that says so: 'samples=512,128,16000' is 512 samples, every 128, at 16 kHz",
+        )
+
+    return Source(f"sound {path}", nothing, reframe=reframe)
+
+
+def _frames(
+    path: Path, sound: Sound, channel: int | None, length: int, hop: int, rate: int
+) -> Iterator[Frame]:
+    window = np.zeros(length, np.float32)
+    pending = np.zeros(0, np.float32)
+    index = 0
+
+    def frame(new: Array) -> Frame:
+        nonlocal index
+        if hop >= length:
+            window[:] = new[hop - length :]
+        else:
+            window[:-hop] = window[hop:].copy()
+            window[-hop:] = new
+        made = Frame(index, index * hop / rate, f"{index * hop / rate:.3f} s", window.copy())
+        index += 1
+        return made
+
+    for chunk in _at_rate(_mono(path, sound, channel), sound.rate, rate):
+        pending = np.concatenate([pending, chunk])
+        whole = len(pending) // hop
+        for k in range(whole):
+            yield frame(pending[k * hop : (k + 1) * hop])
+        pending = pending[whole * hop :]
+    if len(pending):
+        yield frame(np.pad(pending, (0, hop - len(pending))))
+
+
+def _at_rate(chunks: Iterator[Array], have: int, want: int) -> Iterator[Array]:
+    if have == want:
+        yield from chunks
+        return
+    soxr = require("soxr", "audio", "resampling")
+    stream = soxr.ResampleStream(have, want, 1, dtype="float32")
+    for chunk in chunks:
+        yield stream.resample_chunk(chunk)
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _mono(path: Path, sound: Sound, channel: int | None) -> Iterator[Array]:
+    width = int(sound.kind[1])
+    left = sound.frames
+    try:
+        with path.open("rb") as file:
+            file.seek(sound.data)
+            while left:
+                data = file.read(min(left, CHUNK) * width * sound.channels)
+                data = data[: len(data) // (width * sound.channels) * width * sound.channels]
+                if not data:
+                    raise EdgeLstmError(f"{path} ends early", found=f"{left} samples missing")
+                values = _decode(data, sound.kind).reshape(-1, sound.channels)
+                left -= len(values)
+                yield (values.mean(1, dtype=np.float32) if channel is None else values[:, channel]).astype(
+                    np.float32
+                )
+    except OSError as error:
+        raise EdgeLstmError(f"can't read {path}", found=error.strerror or str(error)) from error
+
+
+def _decode(data: bytes, kind: str) -> Array:
+    if kind == "u1":
+        return (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+    if kind == "i3":
+        parts = np.frombuffer(data, np.uint8).reshape(-1, 3)
+        wide = np.zeros((len(parts), 4), np.uint8)
+        wide[:, 1:] = parts
+        return (wide.view("<i4")[:, 0] / 2**31).astype(np.float32)
+    values = np.frombuffer(data, f"<{kind}")
+    if kind[0] == "f":
+        return values.astype(np.float32)
+    return (values / 2.0 ** (8 * values.itemsize - 1)).astype(np.float32)
+
+
+def _header(path: Path) -> Sound:
+    try:
+        with path.open("rb") as file:
+            return _parse(path, file)
+    except (OSError, struct.error) as error:
+        raise EdgeLstmError(f"{path}: not a WAV file, or a damaged one", found=str(error)) from error
+
+
+def _parse(path: Path, file: IO[bytes]) -> Sound:
+    head = file.read(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        raise EdgeLstmError(f"{path}: not a WAV file", found=repr(head[:4]), expected="RIFF ... WAVE")
+    size = file.seek(0, 2)
+    place, form = 12, None
+    while place + 8 <= size:
+        file.seek(place)
+        name, length = struct.unpack("<4sI", file.read(8))
+        place += 8
+        if name == b"fmt ":
+            form = struct.unpack("<HHIIHH", file.read(16))
+            code = form[0]
+            if code == 0xFFFE and length >= 40:
+                code = struct.unpack("<H", file.read(10)[8:])[0]
+            form = (code, *form[1:])
+        elif name == b"data" and form is not None:
+            code, channels, rate, _, _, bits = form
+            kind = {
+                (1, 8): "u1",
+                (1, 16): "i2",
+                (1, 24): "i3",
+                (1, 32): "i4",
+                (3, 32): "f4",
+                (3, 64): "f8",
+            }.get((code, bits))
+            if kind is None or not channels or not rate:
+                raise EdgeLstmError(
+                    f"{path}: samples",
+                    found=f"format {code}, {bits} bits, {channels} channels at {rate} Hz",
+                    expected="PCM of 8, 16, 24 or 32 bits, or floating point",
+                    hint="Convert it first, e.g. with ffmpeg",
+                )
+            there = size - place
+            if length in _UNKNOWN:
+                length = there
+            if length > there:
+                raise EdgeLstmError(
+                    f"{path} ends early",
+                    found=f"{there} bytes of samples",
+                    expected=f"{length}",
+                    hint="The file is truncated",
+                )
+            frames = length // (bits // 8 * channels)
+            if not frames:
+                raise EdgeLstmError(f"{path}: no samples", expected="at least one")
+            return Sound(rate, channels, kind, place, frames)
+        place += length + length % 2
+    raise EdgeLstmError(f"{path}: no samples in the file", expected="a fmt and a data chunk")
