@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+#: Names that a message lists at most.
+LISTED = 5
+
+
+def some(names: Iterable[object]) -> str:
+    """The first few of ``names``, and how many more there are: nobody reads the names of 312 tensors."""
+    every = [str(name) for name in names]
+    more = len(every) - LISTED
+    return ", ".join(every[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
 
 class EdgeLstmError(Exception):
     """Something the user can act on.

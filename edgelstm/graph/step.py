@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, read_bytes, sha256, write_bytes
 from edgelstm.graph.signature import Dim, Signature
 
@@ -212,10 +212,16 @@ def _check_names(where: str, kind: str, graph: dict[str, Any], declared: list[st
     if set(graph) != set(declared):
         raise EdgeLstmError(
             f"{where}: the graph's {kind} and its Signature disagree",
-            found=f"graph {sorted(graph)}",
-            expected=f"{sorted(set(declared))} as the Signature says",
+            found=f"graph {_first(graph, declared)}",
+            expected=f"{_first(declared, graph)} as the Signature says",
             hint="The file was edited after export: export it again",
         )
+
+
+def _first(names: Iterable[str], others: Iterable[str]) -> str:
+    """``names``, those that are not among ``others`` first."""
+    known = set(others)
+    return some(sorted(set(names), key=lambda name: (name in known, name)))
 
 
 def _check_value(where: str, value: onnx.ValueInfoProto, dtype: str, shape: tuple[Dim, ...]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.protocol import Array, Frame, Outputs
@@ -263,7 +263,7 @@ def read_signature(session: Any, where: str) -> Signature:
     if text is None:
         raise EdgeLstmError(
             f"{where} has no Signature: nothing tells which of its tensors are states",
-            found=f"inputs {', '.join(inputs)}; outputs {', '.join(outputs)}",
+            found=f"inputs {some(inputs)}; outputs {some(outputs)}",
             hint=f"Declare the state pairs: edgelstm export {where} --state INPUT=OUTPUT -o step.onnx",
         )
     signature = Signature.loads(text, where)
@@ -275,8 +275,8 @@ def read_signature(session: Any, where: str) -> Signature:
         if set(have) != set(want):
             raise EdgeLstmError(
                 f"{where}: the graph's {kind} and its Signature disagree",
-                found=f"graph {sorted(have)}",
-                expected=f"{sorted(want)} as the Signature says",
+                found=f"graph {some(sorted(have, key=lambda n: (n in want, n)))}",
+                expected=f"{some(sorted(want, key=lambda n: (n in have, n)))} as the Signature says",
                 hint="The file was edited after export: export it again",
             )
         for name, (dtype, shape) in want.items():

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import from_float32, np_dtype, to_float32
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
@@ -178,7 +178,7 @@ def check_comparable(a: Signature, b: Signature, names: tuple[str, str]) -> None
     if inputs_a != inputs_b:
         raise EdgeLstmError(
             f"{names[0]} and {names[1]} take different frames",
-            found=f"{inputs_a} and {inputs_b}",
+            found=" and ".join(some(f"{n}{list(s)}" for n, s in x.items()) for x in (inputs_a, inputs_b)),
             expected="the same input names and shapes",
         )
     named_a, named_b = (
@@ -187,7 +187,7 @@ def check_comparable(a: Signature, b: Signature, names: tuple[str, str]) -> None
     if not named_a & named_b:
         raise EdgeLstmError(
             f"{names[0]} and {names[1]} share no output and no state",
-            found=f"{', '.join(sorted(named_a))} and {', '.join(sorted(named_b))}",
+            found=f"{some(sorted(named_a))} and {some(sorted(named_b))}",
             expected="some names in common",
         )
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import from_float32, np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.runtime.protocol import Array, Frame
 
@@ -137,7 +137,7 @@ def _checked(signature: Signature, index: int, frame: Array | Frame) -> Frame:
     names = [t.name for t in signature.inputs]
     named = frame if isinstance(frame, Mapping) else {names[0]: frame}
     if set(named) != set(names):
-        raise EdgeLstmError(f"frame {index}", found=f"inputs {', '.join(named)}", expected=", ".join(names))
+        raise EdgeLstmError(f"frame {index}", found=f"inputs {some(named)}", expected=some(names))
     for t in signature.inputs:
         array, shape, dtype = named[t.name], _frame_shape(signature, t), np_dtype(t.dtype)
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.runtime.protocol import Array
@@ -208,8 +208,8 @@ def _handed_on(outputs: Mapping[str, Array], stage: Stage) -> Array | dict[str, 
         return only
     raise EdgeLstmError(
         "models in series",
-        found=f"outputs {', '.join(outputs)}",
-        expected=f"the inputs of the next: {', '.join(names)}",
+        found=f"outputs {some(outputs)}",
+        expected=f"the inputs of the next: {some(names)}",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.frontends.frame_shapes import read_shapes
 from edgelstm.frontends.keras.builder import STREAM_AXIS, Builder, NeedsWindow, Time, Value
 from edgelstm.frontends.keras.layers.layer import Layer
@@ -80,7 +80,7 @@ def _entries(network: Network, frame: Shapes) -> list[_Entry]:
         unknown = set(given) - set(names)
         if unknown:
             raise EdgeLstmError(
-                "frame for inputs the model does not have", found=sorted(unknown), expected=names
+                "frame for inputs the model does not have", found=some(sorted(unknown)), expected=some(names)
             )
     entries = []
     for k, (name, source) in enumerate(zip(names, network.inputs, strict=True)):

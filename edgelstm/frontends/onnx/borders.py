@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from edgelstm.dtypes import DTYPES, np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.frontends.onnx.file import STREAM_AXIS
 from edgelstm.graph.signature import Dim, Signature, TensorSpec
 from edgelstm.graph.step import StepModel, dtype_name, onnx_dtype, value_shape
@@ -86,8 +86,8 @@ def open_borders(model: onnx.ModelProto, where: str, fix: Fix) -> tuple[Borders,
     unknown = [name for name in fix if name not in by_name and name not in sizes]
     if unknown:
         raise EdgeLstmError(
-            f"{where}: nothing to fix is called {', '.join(unknown)}",
-            expected=f"an input ({', '.join(by_name)}) or a dynamic dimension ({', '.join(sorted(sizes)) or 'none'})",
+            f"{where}: nothing to fix is called {some(unknown)}",
+            expected=f"an input ({some(by_name)}) or a dynamic dimension ({some(sorted(sizes)) or 'none'})",
         )
     fixed = {name: value for name, value in fix.items() if name in by_name}
     freed = {name: _size(where, name, value) for name, value in fix.items() if name not in by_name}
@@ -200,7 +200,7 @@ def _stream_axes(where: str, shapes: Mapping[str, list[Any]]) -> dict[str, int]:
             free = next(next(iter(d.values())) for d in dynamic.values() if d)
             raise EdgeLstmError(
                 f"{where}: some inputs take any number of streams, others a fixed one",
-                found=", ".join(f"{name}{shapes[name]}" for name in shapes),
+                found=some(f"{name}{shapes[name]}" for name in shapes),
                 expected="the streams free in all inputs, or in none",
                 hint=f"Fix it: --fix {free}=1",
             )
@@ -215,7 +215,7 @@ def _stream_axes(where: str, shapes: Mapping[str, list[Any]]) -> dict[str, int]:
         return {name: shape.index(count) for name, shape in shapes.items()}
     raise EdgeLstmError(
         f"{where}: tensors of one Signature differ in their stream axis (axis 0)",
-        found=", ".join(f"{name}{shape}" for name, shape in shapes.items()),
+        found=some(f"{name}{shape}" for name, shape in shapes.items()),
         expected="an axis for the streams in each, of one size",
         hint="Export the model with a batch axis",
     )

@@ -9,7 +9,7 @@ import onnx
 from onnx import helper
 
 from edgelstm.dtypes import DTYPES
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Dim, Signature, StateSpec, TensorSpec
 from edgelstm.graph.step import StepModel, dtype_name, onnx_dtype, parse_onnx, value_shape
 
@@ -77,7 +77,7 @@ def _check_pairs(where: str, pairs: Mapping[str, str], inputs: list[str], output
     if not pairs:
         raise EdgeLstmError(
             f"{where}: no state declared",
-            expected=f"pairs INPUT=OUTPUT of inputs {', '.join(inputs)} and outputs {', '.join(outputs)}",
+            expected=f"pairs INPUT=OUTPUT of inputs {some(inputs)} and outputs {some(outputs)}",
         )
     _known(where, "input", pairs, inputs)
     _known(where, "output", pairs.values(), outputs)
@@ -88,7 +88,7 @@ def _known(where: str, kind: str, named: Iterable[str], existing: Iterable[str])
     unknown = [name for name in named if name not in candidates]
     if unknown:
         raise EdgeLstmError(
-            f"{where}: no such {kind}", found=", ".join(unknown), expected=f"one of {', '.join(candidates)}"
+            f"{where}: no such {kind}", found=some(unknown), expected=f"one of {some(candidates)}"
         )
 
 

@@ -11,7 +11,7 @@ import onnx
 from onnx import helper
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike
 from edgelstm.frontends.door import Source
 from edgelstm.frontends.onnx.advice import advise, needs_of
@@ -215,7 +215,7 @@ def _confirmed(pairs: list[Pair], where: str, confirm: Confirm) -> dict[str, str
 
 
 def _without_states(step: StepModel, borders: Borders) -> str:
-    names = f"inputs {', '.join(i.name for i in borders.inputs)}; outputs {', '.join(borders.outputs)}"
+    names = f"inputs {some(i.name for i in borders.inputs)}; outputs {some(borders.outputs)}"
     operators = [n for n in step.model.graph.node if is_rnn(n)]
     if not operators:
         return f"{names}; no recurrent operator"
