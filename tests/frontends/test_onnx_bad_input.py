@@ -83,11 +83,6 @@ ONE = "float[1, 3] x, float[1, 3] s"
             "can't be resolved: found a course that depends on x",
         ),
         (
-            zoo.text("float[1, 3] x, float[2, 4] s", "float[2, 4] n", "n = Neg (s)"),
-            {"states": {"s": "n"}},
-            "tensors of one Signature differ in their stream axis",
-        ),
-        (
             zoo.text(ONE, "float[1, 3] n", "n = Add (x, s)", opset=6),
             {"states": {"s": "n"}},
             "found 6; expected opset 7",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_zoo as zoo
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 import edgelstm
 from edgelstm import EdgeLstmError
 from edgelstm.cli import app
+from tolerances import assert_close
 
 X, U = 5, 4
 
@@ -124,6 +126,74 @@ def test_one_name_for_sizes_that_differ(tmp_path: Path) -> None:
     )
     assert done.step.signature.inputs[0].shape == ("N", 3)
     assert done.step.signature.states[0].shape == ("N", 2, 3)
+
+
+# -- files without an axis for the streams ----------------------------------------------------------------------------
+
+
+W = "float[4, 3] W = {1, 2, 3, 4, 5, 6, 7, 8, 9, 1, 2, 3}"
+BARE = {
+    "no batch": (
+        "float[4] x, float[3] s",
+        "float[3] y, float[3] n",
+        "t = MatMul (x, W) n = Add (t, s) y = Tanh (n)",
+        W,
+        (4,),
+        (3,),
+    ),
+    "a running mean": (
+        "float[N, 3] x, float[3] s",
+        "float[N, 3] y, float[3] n",
+        "t = ReduceMean <axes = [0], keepdims = 0> (x) n = Add (t, s) y = Sub (x, n)",
+        "",
+        (3,),
+        (3,),
+    ),
+    "a scalar": (
+        "float[N, 3] x, float s",
+        "float[N, 3] y, float n",
+        "t = ReduceMean <keepdims = 0> (x) n = Add (t, s) y = Sub (x, n)",
+        "",
+        (3,),
+        (),
+    ),
+    "a batch of four": (
+        "float[4, 3] x, float[4, 3] s",
+        "float[4, 3] y, float[4, 3] n",
+        "n = Add (x, s) y = Tanh (n)",
+        "",
+        (4, 3),
+        (4, 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", sorted(BARE))
+def test_files_without_an_axis_for_streams_get_one(tmp_path: Path, name: str) -> None:
+    inputs, outputs, body, weights, frame, state = BARE[name]
+    data = zoo.text(inputs, outputs, body, f"<{weights}>" if weights else "")
+    (tmp_path / "f.onnx").write_bytes(data)
+    done = edgelstm.export(
+        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": ("n", 0.5)}, steps=5, threads=1
+    )
+    s = done.step.signature
+    assert (s.inputs[0].shape, s.states[0].shape) == ((1, *frame), (1, *state))
+    assert any("written for one stream" in note and "got one" in note for note in done.notes)
+    session = ort.InferenceSession(data)
+    x = np.random.default_rng(0).normal(size=(6, *frame)).astype("f4")
+    before, want = np.full(state, 0.5, "f4"), []
+    for value in x:
+        y, before = session.run(
+            ["y", "n"], {"x": value.reshape(-1, *frame[-1:]) if "N" in inputs else value, "s": before}
+        )
+        want.append(y.reshape(s.outputs[0].frame_shape))
+    with edgelstm.Runner.open(tmp_path / "m.onnx", streams=2, threads=1) as runner:
+        a, b = runner.stream("a"), runner.stream("b")
+        got = []
+        for value in x:
+            b.step(100 * value)
+            got.append(a.step(value)["y"].copy())
+    assert_close(np.stack(got), np.stack(want), "float32")
 
 
 # -- opsets 7 to 10 ---------------------------------------------------------------------------------------------------

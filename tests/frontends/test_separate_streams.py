@@ -11,7 +11,7 @@ import pytest
 
 import edgelstm
 from edgelstm import EdgeLstmError
-from edgelstm.verify.streams import check_separate
+from edgelstm.verify.streams import check_separate, separate
 from stepping import from_text
 
 torch = pytest.importorskip("torch")
@@ -112,12 +112,24 @@ def test_onnx_files(tmp_path: Path, batch: object) -> None:
     np.testing.assert_array_equal(beside(tmp_path / "m.onnx", 2), beside(tmp_path / "m.onnx", 1))
 
 
-def test_a_fixed_batch_whose_rows_mix_is_refused(tmp_path: Path) -> None:
+def test_a_fixed_batch_is_one_stream_with_all_its_rows(tmp_path: Path) -> None:
+    """Its rows may mix, for they are one stream's."""
     (tmp_path / "f.onnx").write_bytes(
         onnx_zoo.text("float[2, 4] x, float[2, 4] h_in", "float[2, 4] y, float[2, 4] h_out", MIXED)
     )
+    done = edgelstm.export(tmp_path / "f.onnx", None, states={"h_in": "h_out"}, steps=10, threads=1)
+    assert done.step.signature.inputs[0].shape == (1, 2, 4)
+    assert any("x, h_in got one" in note for note in done.notes)
+
+
+def test_a_graph_for_two_rows_that_mix_is_refused() -> None:
+    step = from_text(
+        f"g (float[2, 4] x, float[2, 4] h_in) => (float[2, 4] y, float[2, 4] h_out) {{ {MIXED} }}",
+        h_in="h_out",
+    )
+    frames = [{"x": np.ones(4, "f4")}]
     with pytest.raises(EdgeLstmError, match=r"see each other.*ReduceMax"):
-        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"h_in": "h_out"}, steps=10)
+        separate(step, frames, None)  # type: ignore[arg-type]
 
 
 def test_a_pass_that_would_mix_is_caught() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, product
 from time import monotonic
@@ -70,8 +70,8 @@ class Needs:
     sizes: list[str] = field(default_factory=list)
 
 
-def needs_of(model: onnx.ModelProto, fix: Fix) -> Needs:
-    """What is open once ``fix`` is fixed."""
+def needs_of(model: onnx.ModelProto, fix: Fix, states: Collection[str]) -> Needs:
+    """What is open once ``fix`` is fixed and ``states`` are named: a scalar among those is no number that never changes."""
     weights = {t.name for t in model.graph.initializer}
     values = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in model.graph.input]
     values = [v for v in values if v.name not in weights]
@@ -86,7 +86,7 @@ def needs_of(model: onnx.ModelProto, fix: Fix) -> Needs:
     for value in values:
         if value.name in fix:
             continue
-        if value_shape(value) == []:
+        if value_shape(value) == [] and value.name not in states:
             needs.numbers[value.name] = _numbers(model, value)
         dims = free[value.name]
         stream = next((d for d in dims if d in shared), dims[0] if dims else None)
@@ -110,7 +110,7 @@ def advise(
     said: the state pairs that were named, as the command line has them. Where nothing that is tried works, the error of
     the attempt that is one frame and one stream in a call, if that is another one than ``error``.
     """
-    needs = needs_of(model, fix)
+    needs = needs_of(model, fix, said)
     runs = list(islice(_running(model, needs, fix), 12))
     last: EdgeLstmError | None = None
     for streams_free in (True, False):

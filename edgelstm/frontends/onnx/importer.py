@@ -18,6 +18,7 @@ from edgelstm.frontends.onnx.advice import advise, needs_of
 from edgelstm.frontends.onnx.borders import HOLD, Borders, Fix, open_borders, resolve, to_front
 from edgelstm.frontends.onnx.file import declare
 from edgelstm.frontends.onnx.first_values import Pairs, as_text, read_pairs, take_defaults, with_first
+from edgelstm.frontends.onnx.no_batch import with_stream_axis
 from edgelstm.frontends.onnx.old_opsets import upgraded
 from edgelstm.frontends.onnx.program import DeclaredProgram, OnnxProgram
 from edgelstm.frontends.onnx.source import read_onnx
@@ -90,7 +91,7 @@ def import_onnx(
     try:
         return _guarded(model, where, states, fix, ask)
     except EdgeLstmError as error:
-        open_ = needs_of(model, fix)
+        open_ = needs_of(model, fix, states or ())
         if not open_.numbers and not open_.sizes and open_.streams and not answers:
             # Nothing is open but the number of streams, and for any number there is no step.
             ones = dict.fromkeys(open_.streams, 1)
@@ -128,7 +129,13 @@ def _guarded(
     try:
         copied = onnx.ModelProto()
         copied.CopyFrom(model)
-        return _imported(copied, where, states, fix, confirm)
+        wide, left, added = with_stream_axis(copied, fix, states or ())
+        found = _imported(wide, where, states, left, confirm)
+        if not added:
+            return found
+        shown = ", ".join(added[:5]) + (", ..." if len(added) > 5 else "")
+        note = f"written for one stream, since the file has no axis of one for it: {shown} got one"
+        return replace(found, notes=(note, *found.notes))
     except EdgeLstmError:
         raise
     except Exception as error:
