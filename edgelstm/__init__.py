@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgelstm.demo.own import report
     from edgelstm.engine.build import build_engine
     from edgelstm.errors import EdgeLstmError
     from edgelstm.frontends.torch import nn
@@ -54,6 +55,7 @@ __all__ = [
     "lower",
     "nn",
     "quantize",
+    "report",
     "run",
     "score",
     "verify",
@@ -80,6 +82,7 @@ _HOME = {
     "lower": "edgelstm.workflows.lower",
     "nn": "edgelstm.frontends.torch.nn",
     "quantize": "edgelstm.workflows.quantize",
+    "report": "edgelstm.demo.own",
     "run": "edgelstm.workflows.run",
     "score": "edgelstm.workflows.score",
     "verify": "edgelstm.workflows.verify",

@@ -10,12 +10,12 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, detect, engine, machine, models, quantisation, score
+from edgelstm.cli import build, detect, engine, machine, models, quantisation, report, score
 from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
-__all__ = ["app", "build", "detect", "engine", "machine", "main", "models", "quantisation", "score"]
+__all__ = ["app", "build", "detect", "engine", "machine", "main", "models", "quantisation", "report", "score"]
 
 #: As `edgelstm --help` lists them: in the order of the work.
 ORDER = (
@@ -27,6 +27,7 @@ ORDER = (
     "build_plugin",
     "lower",
     "run",
+    "report",
     "score",
     "scales",
     "fit_detector",

@@ -31,16 +31,31 @@ def sprite(frames: Array, levels: int = 255) -> dict[str, Any]:
     }
 
 
-def png(grey: Array) -> bytes:
-    """An 8-bit grey PNG of uint8 [H, W] (PNG specification, section 11.2)."""
-    height, width = grey.shape
+def png(pixels: Array) -> bytes:
+    """An 8-bit PNG of uint8 [H, W] grey or [H, W, 3] RGB (PNG specification, section 11.2)."""
+    height, width = pixels.shape[:2]
+    rows = pixels.reshape(height, -1)
     # Each row begins with its filter, 2: the difference from the row above, which packs pictures well.
-    lines = np.empty((height, width + 1), np.uint8)
+    lines = np.empty((height, rows.shape[1] + 1), np.uint8)
     lines[:, 0] = 2
-    lines[:, 1:] = np.diff(grey, axis=0, prepend=np.zeros((1, width), np.uint8))
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    lines[:, 1:] = np.diff(rows, axis=0, prepend=np.zeros((1, rows.shape[1]), np.uint8))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2 if pixels.ndim == 3 else 0, 0, 0, 0)
     parts = ((b"IHDR", header), (b"IDAT", zlib.compress(lines.tobytes(), 9)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(
         struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
         for kind, data in parts
     )
+
+
+def colour_sprite(frames: Array) -> dict[str, Any]:
+    """RGB frames uint8 [T, H, W, 3] in one picture, as :func:`sprite`."""
+    count, height, width = frames.shape[:3]
+    rows = -(-count // COLUMNS)
+    sheet = np.zeros((rows * COLUMNS, height, width, 3), np.uint8)
+    sheet[:count] = frames
+    whole = sheet.reshape(rows, COLUMNS, height, width, 3).swapaxes(1, 2)
+    whole = whole.reshape(rows * height, COLUMNS * width, 3)
+    return {
+        "src": "data:image/png;base64," + base64.b64encode(png(whole)).decode("ascii"),
+        "columns": COLUMNS,
+    }

@@ -16,12 +16,12 @@ def write_report(folder: Path, report: dict[str, Any], views: list[dict[str, Any
     write_text(folder / "report.html", page({"report": report, "views": views}))
 
 
-def page(data: dict[str, Any]) -> str:
+def page(data: dict[str, Any], name: str = "page") -> str:
     """The page with its style, its script and ``data`` inside."""
     assets = files("edgelstm.demo")
-    text = assets.joinpath("page.html").read_text("utf-8")
-    for mark, name in (("/*STYLE*/", "page.css"), ("/*SCRIPT*/", "page.js")):
-        text = text.replace(mark, assets.joinpath(name).read_text("utf-8"))
+    text = assets.joinpath(f"{name}.html").read_text("utf-8")
+    for mark, parts in (("/*STYLE*/", ["page.css"]), ("/*SCRIPT*/", ["shared.js", f"{name}.js"])):
+        text = text.replace(mark, "\n".join(assets.joinpath(part).read_text("utf-8") for part in parts))
     packed = json.dumps(data, separators=(",", ":"), allow_nan=False)
     # Inside a script element only this sequence could end it early.
     return text.replace("/*DATA*/", packed.replace("</", "<\\/"))

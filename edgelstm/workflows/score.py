@@ -66,7 +66,7 @@ def score(
         threshold=threshold,
         progress=progress,
     )
-    rows = [row for name, found in report.scores.items() for row in _rows(name, found, report)]
+    rows = [row for name, found in report.scores.items() for row in score_rows(name, found, report)]
     if out is not None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -76,7 +76,8 @@ def score(
     return ScoreReport(report, rows)
 
 
-def _rows(stream: str, found: ForecastScores | None, report: RunReport) -> list[dict[str, Any]]:
+def score_rows(stream: str, found: ForecastScores | None, report: RunReport) -> list[dict[str, Any]]:
+    """Rows of a stream by ``COLUMNS``, one for each lead time; none where nothing was scored."""
     if found is None:
         return []
     leads = zip(found.mae_b, found.mae_a, found.csi_b, found.csi_a, strict=True)
