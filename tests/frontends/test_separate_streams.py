@@ -11,7 +11,9 @@ import pytest
 
 import edgelstm
 from edgelstm import EdgeLstmError
-from edgelstm.verify.streams import check_separate, separate
+from edgelstm.frontends.torch.trace import trace
+from edgelstm.passes.stream_axis import find_mixing
+from edgelstm.verify.streams import check_separate, find_leak, separate
 from stepping import from_text
 
 torch = pytest.importorskip("torch")
@@ -132,6 +134,18 @@ def test_a_graph_for_two_rows_that_mix_is_refused() -> None:
         separate(step, frames, None)  # type: ignore[arg-type]
 
 
+def test_random_numbers_are_not_taken_for_a_leak() -> None:
+    step = from_text(
+        """g (float[N, 2] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] s_next)
+        { noise = RandomNormalLike (x)  y = Add (x, noise)  s_next = Add (y, s) }""",
+        s="s_next",
+    )
+    frames = [{"x": np.ones(2, "f4")}]
+    with pytest.raises(EdgeLstmError, match="other results for the same frames"):
+        find_leak(step, frames)
+    assert separate(step, frames, None) == (step, ())  # type: ignore[arg-type]
+
+
 def test_a_pass_that_would_mix_is_caught() -> None:
     step = from_text(
         """g (float[N, 2] x, float[N, 2] s) => (float[N, 2] y, float[N, 2] s_next)
@@ -140,6 +154,43 @@ def test_a_pass_that_would_mix_is_caught() -> None:
     )
     with pytest.raises(EdgeLstmError, match="DynamicQuantizeLinear"):
         check_separate(step, ())
+
+
+PLANTED: dict[str, tuple[Any, str | None]] = {
+    "sorted": (lambda x: x.sort(0)[0], "TopK"),
+    "normalised over the batch": (lambda x: nn.functional.normalize(x, dim=0), "ReduceL2"),
+    "next row": (lambda x: x.roll(1, 0), "Slice"),
+    "first row": (lambda x: x + x[:1], "Slice"),
+    "gram": (lambda x: (x @ x.T) @ x, "MatMul"),
+    "spread": (lambda x: x / (x.std() + 1e-3), "ReduceMean"),
+    "a millionth of the sum": (lambda x: x + 1e-6 * x.sum(0, keepdim=True), "ReduceSum"),
+    "so far": (lambda x: x.cumsum(0), "CumSum"),
+    "the batch as channels": (
+        lambda x: nn.functional.group_norm(x.t()[None], 1)[0].t(),
+        "InstanceNormalization",
+    ),
+    "rows cut in two": (lambda x: torch.softmax(x.reshape(-1, 2), -1).reshape(x.shape), None),
+    "channels as batch": (lambda x: torch.softmax(x.t(), 0).t(), None),
+    "every row by itself": (lambda x: x / x.abs().amax(1, keepdim=True), None),
+}
+
+
+class Planted(nn.Module):  # type: ignore[misc]
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def forward(self, x: Any) -> Any:
+        return PLANTED[self.kind][0](x)
+
+
+@pytest.mark.parametrize("kind", sorted(PLANTED))
+def test_what_a_traced_module_does_to_its_batch_is_named(kind: str) -> None:
+    step = trace(Cell(Planted(kind)).eval(), (4,), states=[(8,)])
+    found = find_mixing(step)
+    assert (None if found is None else found.node.op_type) == PLANTED[kind][1]
+    frames = [{"x": np.random.default_rng(k).normal(size=4).astype("f4")} for k in range(4)]
+    assert (find_leak(step, frames) is None) == (found is None), "running it says the same"
 
 
 class Window(nn.Module):  # type: ignore[misc]

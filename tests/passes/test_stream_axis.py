@@ -144,6 +144,8 @@ APART = [
     *(folded, folded_inside, swapped, convolved, cut, gathered, centred, flattened, attended, padded),
     written,
 ]
+#: Padded with zeros a planted operator may have nothing left to mix, which a run then does not show.
+SHOWN = [part for part in APART if part is not padded]
 
 #: Operator, further inputs and attributes; each mixes the rows of [N, 4, 6], the first of them whatever comes before it.
 MIXING: dict[str, Any] = {
@@ -185,9 +187,9 @@ def test_what_keeps_streams_apart_is_left_alone(parts: list[Any], window: bool) 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.sampled_from(APART), max_size=3),
+    st.lists(st.sampled_from(SHOWN), max_size=3),
     st.sampled_from(sorted(MIXING)),
-    st.lists(st.sampled_from(APART), max_size=2),
+    st.lists(st.sampled_from(SHOWN), max_size=2),
 )
 def test_a_planted_operator_is_named(before: list[Any], kind: str, after: list[Any]) -> None:
     c = Chain()
