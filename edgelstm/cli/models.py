@@ -224,6 +224,10 @@ def run(
     show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
     lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
     channel: Annotated[int | None, typer.Option(help="PNG and MP4: which channel.")] = None,
+    colours: Annotated[str | None, typer.Option(help="PNG and MP4: blue or heat instead of grey.")] = None,
+    beside: Annotated[
+        bool, typer.Option("--beside", help="MP4: the input stands left of the output.")
+    ] = False,
     value_range: Annotated[
         str | None,
         typer.Option(
@@ -261,7 +265,14 @@ def run(
             follow=follow,
             idle=idle,
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
-            view=View(output=show, channel=channel, lead=lead, range=two_numbers("--range", value_range)),
+            view=View(
+                output=show,
+                channel=channel,
+                lead=lead,
+                range=two_numbers("--range", value_range),
+                colours=colours,
+                beside=beside,
+            ),
             progress=tick,
             say=say,
         )

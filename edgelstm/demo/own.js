@@ -48,9 +48,10 @@ async function picture(panel) {
   } else {
     const all = await frames(panel.sprite ?? data.pictures[panel.of].sprite, panel.size, data.frames);
     listeners.push(t => {
-      const at = t + panel.shift, shown = all[at];
+      // Behind a gap the frame so many places on is not the one so much later.
+      const at = t + panel.shift, apart = data.gaps.some(g => g > t && g <= at), shown = apart ? undefined : all[at];
       paint(canvas, shown ? p => ramp[shown[p]] : () => 0);
-      text.textContent = shown ? data.names[at] : "after the end";
+      text.textContent = shown ? data.names[at] : apart ? "frames are missing before it" : "after the end";
     });
   }
   return make("figure", {}, canvas, make("figcaption", {}, make("b", {}, panel.title), text));

@@ -120,6 +120,8 @@ class _Seen:
     def __init__(self, preprocess: Preprocessing | None) -> None:
         self._preprocess = preprocess
         self.names: list[str] = []
+        #: Frames with something missing before them.
+        self.gaps: list[int] = []
         self._stream: str | None = None
         self._signature: Signature | None = None
         self._panels: dict[str, _Panel] = {}
@@ -138,6 +140,8 @@ class _Seen:
             self._frames = frame_outputs(step.signature)
         if step.stream != self._stream:
             return
+        if step.frame.gap is not None:
+            self.gaps.append(len(self.names))
         self.names.append(step.frame.name)
         self._milliseconds.append(step.seconds * 1e3)
         for name, value in step.state().items():
@@ -225,6 +229,7 @@ class _Seen:
             "machine": [cpu().model, f"edgelstm {__version__}", time.strftime("%Y-%m-%d %H:%M")],
             "frames": count,
             "names": self.names,
+            "gaps": self.gaps,
             "milliseconds": [round(m, 4) for m in self._milliseconds],
             "p50": float(np.percentile(self._milliseconds, 50)),
             "p99": float(np.percentile(self._milliseconds, 99)),
@@ -293,6 +298,8 @@ class _Seen:
                 continue
             for element, values in lines.items():
                 shifted = [None] * lead + _numbers(values)[: count - lead]
+                for gap in self.gaps if lead else []:
+                    shifted[gap] = None
                 drawn = [{"name": title, "values": shifted}]
                 if lead:
                     came = next((v for t, v in self._lines.items() if t.startswith("input ")), {})

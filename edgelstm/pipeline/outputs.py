@@ -104,6 +104,11 @@ class Outputs:
             made[name] = post(to_float32(made[name], self.signature.output(name).dtype), raw, stream)
         return made
 
+    def frame(self, values: Array, dtype: str) -> Array:
+        """A frame as the model took it, float32, in the units of the outputs that are frames."""
+        undo = next(iter(self._undo.values()), None)
+        return to_float32(values, dtype) if undo is None else undo(to_float32(values, dtype))
+
     def forget(self, stream: str | None = None) -> None:
         """Begin anew for a stream: what postprocessing remembers of it."""
         for post in self._post.values():

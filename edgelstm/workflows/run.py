@@ -182,7 +182,13 @@ def run(
             Stage(r, jobs[0].inputs if r is runners[0] else Inputs(r.signature, on_gap=on_gap), o)
             for r, o in zip(runners, outputs, strict=True)
         ]
-        loop = Loop(stages, jobs, reset_on_gap=on_gap == "reset", observe=observe)
+        loop = Loop(
+            stages,
+            jobs,
+            reset_on_gap=on_gap == "reset",
+            beside=view is not None and view.beside,
+            observe=observe,
+        )
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OutsideRange)

@@ -13,6 +13,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
+from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
 from edgelstm.verify.forecast import ForecastScorer
@@ -105,9 +106,10 @@ class Loop:
         jobs: list[Job],
         *,
         reset_on_gap: bool,
+        beside: bool = False,
         observe: Callable[[Step], None] | None = None,
     ) -> None:
-        self._observe = observe
+        self._observe, self._beside = observe, beside
         self._stages, self._jobs, self._reset = stages, list(jobs), reset_on_gap
         self._several = len(jobs) > 1
         self._raw: dict[str, Any] = {}
@@ -164,11 +166,19 @@ class Loop:
                 )
             if job.sink is not None:
                 shown = replace(frame, stream=name) if self._several else frame
-                job.sink.write(shown, self._shown(name, outputs), seconds)
+                job.sink.write(shown, self._shown(name, outputs, arrays[name]), seconds)
         self._leave(set())
 
-    def _shown(self, name: str, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        return self._stages[-1].outputs(outputs, self._raw[name], name)
+    def _shown(
+        self, name: str, outputs: Mapping[str, Array], arrays: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """What a sink is given: outputs in the units asked for, and the first input beside them where that is wanted."""
+        last = self._stages[-1].outputs
+        made = last(outputs, self._raw[name], name)
+        if self._beside:
+            spec = self._stages[0].runner.signature.inputs[0]
+            made[INPUT] = last.frame(arrays[spec.name], spec.dtype)
+        return made
 
     def _leave(self, staying: set[str]) -> None:
         """Close the streams that ended: their places are free for others."""

@@ -10,6 +10,14 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.sources.source import Array
 
+#: Under this name a sink is given the input of the model, float32, in the units of the outputs that are frames.
+INPUT = "@input"
+#: Colours of black, of what lies evenly between, and of white.
+COLOURS = {
+    "blue": ((11, 14, 19), (18, 58, 99), (47, 134, 198), (159, 212, 238), (255, 255, 255)),
+    "heat": ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)),
+}
+
 
 @dataclass(frozen=True)
 class View:
@@ -20,12 +28,20 @@ class View:
     lead: which lead time of a forecast [K, C, H, W], from 0; None for all K side by side.
     range: the values that are black and white; None for 0 and 1 when the first frame lies in there (0 and 255 for
         uint8), else its minimum and maximum. The same for all frames, so brightness can be compared.
+    colours: how one channel is coloured, a name of ``COLOURS``; None for grey. beside: the input stands left of the output
+        (MP4).
     """
 
     output: str | None = None
     channel: int | None = None
     lead: int | None = None
     range: tuple[float, float] | None = None
+    colours: str | None = None
+    beside: bool = False
+
+    def __post_init__(self) -> None:
+        if self.colours not in (None, *COLOURS):
+            raise EdgeLstmError("colours", found=self.colours, expected=" or ".join(COLOURS))
 
 
 class Panels:
@@ -46,6 +62,8 @@ class Panels:
         channel = view.channel or 0
         self._channels = slice(None) if colour else slice(channel, channel + 1)
         self._range = view.range
+        self._colours = view.colours
+        self._input_range: tuple[float, float] | None = None
 
     def __call__(self, array: Array) -> Array:
         x = as_float(array, self.spec.dtype)
@@ -59,8 +77,47 @@ class Panels:
         # [K, C, H, W] to [H, K, W, C]: the K panels stand side by side.
         side_by_side: Array = np.rint(grey).astype(np.uint8).transpose(2, 0, 3, 1)
         height, leads, width, channels = side_by_side.shape
-        shape = (height, leads * width, channels) if channels == 3 else (height, leads * width)
-        return side_by_side.reshape(shape)
+        if channels == 3:
+            return side_by_side.reshape(height, leads * width, channels)
+        return coloured(side_by_side.reshape(height, leads * width), self._colours)
+
+    def beside(self, raw: Array | None, values: tuple[float, float] | None, frame: Array | None) -> Array:
+        """The input as a picture in these colours: an RGB source as it came, else what the model took; call it after the output.
+
+        raw: of the source, with its ``values`` of black and white. frame: what the model took, [C, H, W] or [H, W].
+        """
+        if raw is not None and raw.ndim == 3 and raw.shape[2] == 3 and values is not None:
+            low, high = values
+            return np.rint(np.clip((raw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        image = None if frame is None else frame[0] if frame.ndim == 3 else frame
+        if image is None or image.ndim != 2:
+            raise EdgeLstmError(
+                "the input beside the output",
+                found="no image" if frame is None else list(frame.shape),
+                expected="a source or an input of images",
+            )
+        if self._input_range is None:
+            same = frame is not None and _like(frame.shape, self.spec.frame_shape) and self._range is not None
+            self._input_range = self._range if same else _first_range(image, "float32")
+        assert self._input_range is not None
+        low, high = self._input_range
+        grey = np.clip((np.nan_to_num(image, nan=low) - low) / (high - low), 0, 1) * 255
+        return coloured(np.rint(grey).astype(np.uint8), self._colours)
+
+
+def coloured(grey: Array, colours: str | None) -> Array:
+    """RGB [H, W, 3] of grey uint8 [H, W], or itself without colours."""
+    if colours is None:
+        return grey
+    stops = np.array(COLOURS[colours], np.float64)
+    places = np.linspace(0, 255, len(stops))
+    table = np.stack([np.interp(np.arange(256), places, stops[:, c]) for c in range(3)], 1)
+    picture: Array = np.rint(table).astype(np.uint8)[grey]
+    return picture
+
+
+def _like(frame: tuple[int, ...], output: tuple[int, ...]) -> bool:
+    return frame in (output, output[1:])
 
 
 def image_outputs(signature: Signature, view: View) -> list[TensorSpec]:

@@ -17,7 +17,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.optional import require
-from edgelstm.pipeline.sinks.panels import Panels, View, image_outputs
+from edgelstm.pipeline.sinks.panels import INPUT, Panels, View, image_outputs
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -62,7 +62,11 @@ def video(path: Path, signature: Signature, view: View, fps: float | None) -> It
 
             def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
                 nonlocal started
-                picture = _even(_enlarged(panels(outputs[panels.spec.name])))
+                picture = panels(outputs[panels.spec.name])
+                if view.beside:
+                    raw = frame.data if isinstance(frame.data, np.ndarray) else None
+                    picture = _side_by_side(panels.beside(raw, frame.values, outputs.get(INPUT)), picture)
+                picture = _even(_enlarged(picture))
                 if not started:
                     stream.height, stream.width = picture.shape[:2]
                     stream.pix_fmt = "yuv420p"
@@ -82,6 +86,17 @@ def video(path: Path, signature: Signature, view: View, fps: float | None) -> It
 def _encode(container: Any, stream: Any, picture: Any) -> None:
     for packet in stream.encode(picture):
         container.mux(packet)
+
+
+def _side_by_side(left: Array, right: Array) -> Array:
+    """Two pictures in one, the left one brought to the right one's height (nearest pixels); RGB when either is."""
+    height, width = right.shape[0], max(1, round(left.shape[1] * right.shape[0] / left.shape[0]))
+    rows = (np.arange(height) + 0.5) * left.shape[0] // height
+    columns = (np.arange(width) + 0.5) * left.shape[1] // width
+    left = left[rows.astype(int)][:, columns.astype(int)]
+    if left.ndim != right.ndim:
+        left, right = (p if p.ndim == 3 else np.repeat(p[..., None], 3, 2) for p in (left, right))
+    return np.concatenate([left, right], 1)
 
 
 def _enlarged(picture: Array) -> Array:
