@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
@@ -16,14 +16,14 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array
-from edgelstm.verify.anomaly import Detector, Method, Target
+from edgelstm.verify.anomaly import Detector, Method, Target, error_vector
 from edgelstm.workflows.run import RunReport, run
 from edgelstm.workflows.streaming import Step
 
 if TYPE_CHECKING:
     from edgelstm.workflows.frames import Preprocessing, Progress
 
-#: Streams told one by one.
+#: Columns of what is written.
 HEAD = ("stream", "index", "name", "time", "score", "threshold", "anomaly")
 
 
@@ -70,8 +70,17 @@ def fit_detector(
     target: ``input`` for a model that gives its input back, ``next`` for one that foretells it; by default told from the
     shapes, where they tell. ``out``: a JSON file for :func:`detect`. Other arguments as :func:`run`.
     """
+    # Of each step what the method needs, no more: normal data may be long.
+    reductions: dict[str, Callable[[Array], Any]] = {
+        "mae": lambda e: np.abs(e).mean(),
+        "mse": lambda e: np.sqrt(np.square(e).mean()),
+        "mahalanobis": lambda e: error_vector(e).astype(np.float32),
+    }
+    if method not in reductions:
+        raise EdgeLstmError("method", found=method, expected=" or ".join(get_args(Method)))
+    small = reductions[method]
     errors: list[Array] = []
-    watch = Errors(target, lambda step, error: errors.append(error))
+    watch = Errors(target, lambda step, error: errors.append(np.asarray(small(error))))
     run(
         model,
         source,

@@ -174,3 +174,10 @@ def test_parquet_out_is_csv_out(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(table) == list(rows[0]) == ["stream", "index", "name", "time", "milliseconds", "y[0]", "y[1]"]
     np.testing.assert_array_equal(table["y[1]"], [float(row["y[1]"]) for row in rows])
+
+
+def test_times_with_jitter_have_no_gaps_but_real_ones(tmp_path: Path) -> None:
+    times = np.arange(200) + RNG.uniform(-0.1, 0.1, 200)
+    times[120:] += 5
+    spec = write(tmp_path / "t.csv", [["t", "a"], *[[repr(float(t)), 1] for t in times]])
+    assert [k for k, f in enumerate(open_source(f"{spec}:time=t")) if f.gap is not None] == [120]

@@ -6,10 +6,10 @@ import json
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -38,9 +38,11 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
             for spec in signature.outputs
         }
         count = 0
-        times: list[float] = []
-        names: list[str] = []
-        streams: list[str] = []
+        times = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
+        texts = {
+            name: _Texts(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)))
+            for name in ("name", "stream")
+        }
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             nonlocal count
@@ -48,10 +50,10 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
                 array = np.ascontiguousarray(outputs[spec.name], np_dtype(spec.dtype))
                 spools[spec.name].write(array.data)
             count += 1
-            times.append(np.nan if frame.time is None else frame.time)
-            names.append(frame.name)
+            times.write(np.float64(np.nan if frame.time is None else frame.time).tobytes())
+            texts["name"].add(frame.name)
             if frame.stream is not None:
-                streams.append(frame.stream)
+                texts["stream"].add(frame.stream)
 
         yield write
 
@@ -67,13 +69,45 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
                 with archive.open(f"{spec.name}.npy", "w", force_zip64=True) as member:
                     npy.write_array_header_2_0(member, header)
                     shutil.copyfileobj(spool, member, 1024 * 1024)
-            said = {
-                "time": np.array(times),
-                "name": np.array(names, np.str_),
-                "attrs": np.array(json.dumps(context.to_json())),
-                **({"stream": np.array(streams, np.str_)} if len(streams) == count and count else {}),
+            times.seek(0)
+            said: dict[str, tuple[np.dtype[Any], tuple[int, ...], Iterable[bytes]]] = {
+                "time": (np.dtype(np.float64), (count,), iter(lambda: times.read(1024 * 1024), b"")),
+                **{
+                    name: (text.dtype, (count,), text.cells())
+                    for name, text in texts.items()
+                    if name == "name" or (count and text.count == count)
+                },
             }
-            for name, array in said.items():
-                if name not in spools:
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        npy.write_array(member, array, allow_pickle=False)
+            told = np.array(json.dumps(context.to_json()))
+            said["attrs"] = (told.dtype, (), [told.tobytes()])
+            for name, (dtype, shape, parts) in said.items():
+                if name in spools:
+                    continue
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+                    npy.write_array_header_2_0(member, header)
+                    for part in parts:
+                        member.write(part)
+
+
+class _Texts:
+    """Texts spooled to a file, and back as cells of one width, as NumPy has them."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._longest = 1
+        self.count = 0
+
+    def add(self, text: str) -> None:
+        self._file.write(json.dumps(text).encode() + b"\n")
+        self._longest = max(self._longest, len(text))
+        self.count += 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(f"<U{self._longest}")
+
+    def cells(self) -> Iterator[bytes]:
+        self._file.seek(0)
+        for line in self._file:
+            yield np.array(json.loads(line), self.dtype).tobytes()

@@ -6,7 +6,7 @@ where, what is smallest and largest), then the frames. Memory holds one number o
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,8 @@ from edgelstm.pipeline.sources.source import Array, Frame, Source
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 OPTIONS = ("columns", "key", "keys", "scale", "head", "time")
+#: Steps in time that say what is usual.
+RECENT = 64
 #: A step in time this much longer than the usual one is a gap.
 GAP = 1.5
 
@@ -145,7 +147,7 @@ def _chosen(
 def _frames(
     path: Path, columns: Sequence[str], options: Options, spans: Mapping[str, Span], scales: Scales | None
 ) -> Iterator[Frame]:
-    steps: Counter[float] = Counter()
+    steps: deque[float] = deque(maxlen=RECENT)
     before: dict[str, tuple[float, str]] = {}
     starts: dict[str, float] = {}
     for index, (row, key) in enumerate(_chosen(path, columns, options, {})):
@@ -167,12 +169,12 @@ def _frames(
         yield Frame(index, stamp, name, values, gap=gap, stream=stream, last=last)
 
 
-def _gap(step: float, steps: Counter[float], before: str, after: str, where: str) -> str | None:
-    """What is missing, judged by the step that was commonest so far."""
+def _gap(step: float, steps: deque[float], before: str, after: str, where: str) -> str | None:
+    """What is missing, judged by the median of the last steps, which come with some jitter."""
     if step < 0:
         raise EdgeLstmError(f"{where}: time runs backwards", found=f"{after} after {before}")
-    usual = steps.most_common(1)[0][0] if steps else None
-    steps[round(step, 6)] += 1
+    usual = float(np.median(steps)) if steps else None
+    steps.append(step)
     if usual is None or step <= GAP * usual:
         return None
     missing = max(1, round(step / usual) - 1) if usual else 1
