@@ -2,114 +2,124 @@
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.frame_shapes import is_shape
+from edgelstm.frontends.torch.arguments import forms, parameters
 from edgelstm.frontends.torch.examples import example
-from edgelstm.frontends.torch.torch_step import Form, Unfit, argument_names, describe
+from edgelstm.frontends.torch.running import Frames, run, sample
+from edgelstm.frontends.torch.torch_step import RETURNED, Form, Unfit
+from edgelstm.frontends.torch.tree import children, describe, flatten, mapped, tensors_in
 
 DOCUMENTED = "its documented states"
 GIVEN = "states as given"
 LEFT_OUT = "states left out"
 INSIDE = "states found in the cells inside"
+KEPT = "states it keeps in its attributes"
 
-Result = TypeVar("Result")
+#: Methods that make a module's states, or what it needs before its first frame.
+MAKERS = (
+    "initial_states",
+    "initial_state",
+    "init_hidden",
+    "init_hidden_state",
+    "init_hidden_states",
+    "init_state",
+    "init_states",
+    "get_initial_state",
+    "get_default_rnn_state",
+    "zero_state",
+)
+#: Methods that may have to be called before the first frame.
+STARTERS = (
+    *MAKERS,
+    "reset",
+    "reset_state",
+    "reset_states",
+    "reset_hidden",
+    "reset_memory",
+)
 
-#: What people call the argument that takes states.
-_STATE_NAME = re.compile(r"state|hidden|hx|hc|carry|memor|^h_?0?$|prev")
-
-#: Examples of one frame, without the stream axis, by input name.
-Frames = Mapping[str, Tensor]
 #: The states of so many streams, nested as the module nests them.
 MakeStates = Callable[[int], Any]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A guess to be borne out: a form, and how states are made. ``source`` says where they come from."""
+    """A guess to be borne out: how states are made, and where they come from; ``form`` restricts how they are given."""
 
-    form: Form
     make: MakeStates
     source: str
+    form: Form | None = None
+
+    def forms(
+        self, module: nn.Module, frames: Frames, count: int, keys: tuple[str, ...], batch_first: bool | None
+    ) -> Iterator[Form]:
+        """The ways in which its states may be given."""
+        only = self.form
+        if only is not None and self.source in (DOCUMENTED, INSIDE, KEPT):
+            yield only
+            return
+        for form in forms(module, tuple(frames), count, keys, batch_first):
+            alike = only is None or (form.time, form.frame_names, form.arguments == "mapping") == (
+                only.time,
+                only.frame_names,
+                only.arguments == "mapping",
+            )
+            if alike:
+                yield form
 
 
 def candidates(
     module: nn.Module, frames: Frames, states: Any, batch_first: bool | None
 ) -> Iterator[Candidate]:
+    """Every guess, for a module that takes states at all."""
     if (known := _of_torch(module, batch_first)) is not None:
         yield known
         return
-    forms = list(_forms(module, frames, batch_first))
-
-    def each(make: MakeStates, source: str) -> Iterator[Candidate]:
-        for form in forms:
-            yield Candidate(form, make, source)
-
+    if not takes_states(module, len(frames)) and not takes_mapping(module, frames):
+        return
     if states is not None:
         for make in _given(states):
-            yield from each(make, GIVEN)
-    for name, arguments in (
-        ("initial_states", ()),
-        ("init_hidden", ()),
-        ("init_hidden", _image_size(frames)),
-    ):
+            yield Candidate(make, GIVEN)
+    for name in MAKERS:
         if callable(method := getattr(module, name, None)):
-            yield from each(_method(method, arguments), f"states from its {name}()")
-    bare = _Bare(module, frames)
-    for form in forms:
-        yield Candidate(form, _left_out(bare, form), LEFT_OUT)
+            for arguments in maker_arguments(method, frames, module, states):
+                yield Candidate(partial(made, method, arguments), f"states from its {name}()")
+    for form in forms(module, tuple(frames), 0, (), batch_first):
+        yield from _left_out(module, frames, form)
     for make, source in _by_attribute(module, frames):
-        yield from each(make, source)
-
-
-def _forms(module: nn.Module, frames: Frames, batch_first: bool | None) -> Iterator[Form]:
-    """Every way to call a module, the usual ones first."""
-    keyword = _state_argument(module, len(frames))
-    if batch_first is None:
-        batch_first = getattr(module, "batch_first", None)
-        yield Form("cell", "nested", "states", keyword=keyword)
-        yield Form("step", "leaves", "pair")
-        yield Form("step", "nested", "pair", keyword=keyword)
-        yield Form("cell", "leaves", "states")
-        yield Form("step", "leaves", "flat")
-        yield Form("step", "nested", "flat", keyword=keyword)
-    for time in (1, 0):
-        if batch_first in (None, time == 1):
-            yield Form("sequence", "nested", "pair", time, keyword)
-            yield Form("sequence", "leaves", "pair", time)
-            yield Form("sequence", "nested", "flat", time, keyword)
-            yield Form("sequence", "leaves", "flat", time)
+        yield Candidate(make, source)
 
 
 def takes_states(module: nn.Module, frames: int) -> bool:
     """Whether forward has arguments beyond the frames."""
-    names, any_number = argument_names(module)
-    return any_number or len(names) > frames
+    named, any_number = parameters(module)
+    return any_number or len(named) > frames
 
 
-def _state_argument(module: nn.Module, frames: int) -> str | None:
-    """The argument of forward that is called like a state, where others stand between it and the frames."""
-    names = argument_names(module)[0][frames:]
-    named = [k for k, name in enumerate(names) if _STATE_NAME.search(name.lower())]
-    return names[named[0]] if named and named[0] > 0 else None
+def takes_mapping(module: nn.Module, frames: Frames) -> bool:
+    """Whether forward may want one mapping of all there is; a lone frame nobody named is none."""
+    return tuple(frames) != ("x",) and len(parameters(module)[0]) == 1
 
 
 def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
     """torch's own recurrent modules, which say all there is to know."""
+    nested = Form("nested")
     if isinstance(module, nn.LSTMCell):
         hidden = module.hidden_size
-        return Candidate(Form("cell", "nested", "states"), _zeros((hidden,), (hidden,)), DOCUMENTED)
+        return Candidate(_zeros((hidden,), (hidden,)), DOCUMENTED, nested)
     if isinstance(module, nn.GRUCell | nn.RNNCell):
-        return Candidate(Form("cell", "nested", "states"), _zero((module.hidden_size,)), DOCUMENTED)
+        return Candidate(_zero((module.hidden_size,)), DOCUMENTED, nested)
     if not isinstance(module, nn.RNNBase):
         return None
     if module.bidirectional:
@@ -117,99 +127,215 @@ def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
             f"a bidirectional {type(module).__name__} is no step",
             found="a direction that runs from the last frame to the first",
             expected="a module that needs no frames of the future",
-            hint="It sees whole windows: run it with any ONNX runtime, or train one with bidirectional=False",
+            hint="It sees whole windows: window=10 (--window 10) exports windows of 10 frames, or train one with bidirectional=False",
         )
     if batch_first not in (None, module.batch_first):
         raise EdgeLstmError(
             "batch_first", found=batch_first, expected=f"{module.batch_first}, as the module has it"
         )
     time, layers, hidden = int(module.batch_first), module.num_layers, module.hidden_size
-    form = Form("sequence", "nested", "pair", time)
+    form = Form("nested", time)
     if isinstance(module, nn.LSTM):
         h = module.proj_size or hidden
         return Candidate(
-            form, lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)), DOCUMENTED
+            lambda n: (torch.zeros(layers, n, h), torch.zeros(layers, n, hidden)), DOCUMENTED, form
         )
-    return Candidate(form, lambda n: torch.zeros(layers, n, hidden), DOCUMENTED)
+    return Candidate(lambda n: torch.zeros(layers, n, hidden), DOCUMENTED, form)
 
 
 def _given(states: Any) -> Iterator[MakeStates]:
     """States as the user gave them, in the nestings a module may want: streams on axis 0, then on axis 1."""
+    nestings: list[Any] = []
+    values: Any
     if isinstance(states, Mapping):
-        states = tuple(states.values())
-    nested = examples(states)
-    nestings = [nested]
-    leaves = pytree.tree_leaves(nested)
-    if isinstance(nested, tuple | list) and all(isinstance(item, Tensor) for item in nested):
-        if len(leaves) == 1:
+        named = {name: examples(value) for name, value in states.items()}
+        values = tuple(named.values())
+        nestings = [values, *(values if len(values) == 1 else [named])]
+    else:
+        nestings = [examples(states)]
+        values = nestings[0] if isinstance(nestings[0], tuple | list) else (nestings[0],)
+    leaves = tensors_in(values)
+    count = len(leaves)
+    if all(isinstance(item, Tensor) for item in values):
+        if count == 1:
             nestings.append(leaves[0])
-        elif len(leaves) % 2 == 0:
-            nestings.append([tuple(leaves[k : k + 2]) for k in range(0, len(leaves), 2)])
+        nestings.append(list(leaves))
+        if count % 2 == 0 and count > 2:
+            nestings.append([tuple(leaves[k : k + 2]) for k in range(0, count, 2)])
+            nestings.append((leaves[0::2], leaves[1::2]))
+            nestings.append(tuple(torch.stack(part) for part in (leaves[0::2], leaves[1::2]) if _alike(part)))
+        if count > 1 and _alike(leaves):
+            nestings.append(torch.stack(list(leaves)))
     for axis in (0, 1):
-        if all(leaf.dim() >= axis for leaf in leaves):
-            yield from (_repeated(nesting, axis) for nesting in nestings)
+        for nesting in nestings:
+            if tensors_in(nesting) and all(leaf.dim() >= axis for leaf in tensors_in(nesting)):
+                yield partial(_repeated, nesting, axis)
 
 
-def _repeated(nested: Any, axis: int) -> MakeStates:
-    return lambda n: pytree.tree_map(lambda t: torch.stack([t] * n, dim=axis), nested)
+def _alike(tensors: Any) -> bool:
+    return len({(t.shape, t.dtype) for t in tensors}) == 1
 
 
-def _method(method: Callable[..., Any], arguments: tuple[Any, ...]) -> MakeStates:
-    return lambda n: method(n, *arguments)
+def _repeated(nested: Any, axis: int, n: int) -> Any:
+    return mapped(nested, lambda t: torch.stack([t] * n, dim=axis) if isinstance(t, Tensor) else t)
 
 
 def examples(states: Any) -> Any:
     """``states`` with every shape turned into zeros."""
+    if isinstance(states, Mapping):
+        return {name: examples(value) for name, value in states.items()}
     if isinstance(states, tuple | list) and not (is_shape(states) and states):
         return type(states)(map(examples, states)) if states else states
     return example(states, "a state")
 
 
-def _image_size(frames: Frames) -> tuple[tuple[int, ...], ...]:
-    first = next(iter(frames.values()))
-    return (tuple(first.shape[-2:]),)
+# -- methods that make states -----------------------------------------------------------------------------------------
 
 
-class _Bare:
-    """What the module returns when it is called with frames alone; each such call is made once."""
-
-    def __init__(self, module: nn.Module, frames: Frames) -> None:
-        self.module, self.frames = module, frames
-        self.known: dict[tuple[int, int | None], Any] = {}
-
-    def __call__(self, streams: int, time: int | None) -> Any:
-        """The returned value, or Unfit raised, for so many streams with time on that axis."""
-        key = (streams, time)
-        if key not in self.known:
-            try:
-                self.known[key] = call(self.module, *sample(self.frames, streams, time=time))
-            except Unfit as unfit:
-                self.known[key] = unfit
-        if isinstance(self.known[key], Unfit):
-            raise self.known[key]
-        return self.known[key]
+def made(method: Callable[..., Any], arguments: Mapping[str, Any], n: int) -> Any:
+    given = {name: n if value is _STREAMS else value for name, value in arguments.items()}
+    return run(partial(method, **given))
 
 
-def _left_out(bare: _Bare, form: Form) -> MakeStates:
+_STREAMS = object()
+_ARGUMENTS = (
+    (re.compile(r"batch|^bs|^b$|^n$|stream|num_envs"), "streams"),
+    (re.compile(r"device"), "device"),
+    (re.compile(r"dtype"), "dtype"),
+    (re.compile(r"shape|size$|spatial|image|resolution"), "space"),
+    (re.compile(r"^h(eight)?$"), "height"),
+    (re.compile(r"^w(idth)?$"), "width"),
+    (re.compile(r"hidden|channel|units|dim|features"), "hidden"),
+)
+
+
+def maker_arguments(
+    method: Callable[..., Any], frames: Frames, module: nn.Module, states: Any
+) -> Iterator[dict[str, Any]]:
+    """The arguments of such a method by what they are called; nothing where one of them is not known."""
+    try:
+        wanted = list(inspect.signature(method).parameters.values())
+    except (TypeError, ValueError):
+        return
+    frame = next(iter(frames.values()))
+    size = _hidden_size(module, states)
+    sizes = dict(_sizes(module))
+    known: dict[str, Any] = {
+        "streams": _STREAMS,
+        "device": torch.device("cpu"),
+        "dtype": torch.float32,
+        "space": tuple(frame.shape[1:]),
+        "height": frame.shape[-2] if frame.dim() > 1 else None,
+        "width": frame.shape[-1] if frame.dim() > 1 else None,
+        "hidden": size,
+    }
+    found: dict[str, Any] = {}
+    for number, p in enumerate(wanted):
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            continue
+        kind = next((kind for pattern, kind in _ARGUMENTS if pattern.search(p.name.lower())), None)
+        if p.name.lower() in ("hidden_size", "hidden_dim"):
+            kind = "hidden"
+        kind = kind or ("streams" if number == 0 and p.default is p.empty else None)
+        value = sizes.get(p.name) if kind == "hidden" and p.name in sizes else known.get(kind or "")
+        if p.default is not p.empty and kind not in ("streams",):
+            continue
+        if value is None:
+            return
+        found[p.name] = value
+    yield found
+
+
+def _hidden_size(module: nn.Module, states: Any) -> int | None:
+    if states is not None:
+        first = next(
+            iter(tensors_in(examples(tuple(states.values()) if isinstance(states, Mapping) else states))),
+            None,
+        )
+        if first is not None and first.dim():
+            return int(first.shape[0])
+    return next((size for _, size in _sizes(module)), None)
+
+
+# -- states left out ----------------------------------------------------------------------------------------------------
+
+
+def _left_out(module: nn.Module, frames: Frames, form: Form) -> Iterator[Candidate]:
     """What a call without states gives back, as zeros: where the module starts when nobody says otherwise."""
+    known: dict[int, Any] = {}
 
-    def make(n: int) -> Any:
-        _, returned = form.parts(bare(n, form.time))
-        leaves = pytree.tree_leaves(returned)
-        if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-            raise Unfit(f"returned {describe(returned)} as its next state", returned=True)
-        return pytree.tree_map(torch.zeros_like, returned)
+    def bare(n: int) -> Any:
+        if n not in known:
+            given = sample(frames, n, time=form.time)
+            args, kwargs = form.bound(given, ())
+            known[n] = run(module, *args, **kwargs)
+        return known[n]
 
-    return make
+    try:
+        parts = list(_state_parts(bare(2)))
+    except Unfit as unfit:
+        reason, got = str(unfit), unfit.got
+
+        def failed(n: int) -> Any:
+            raise Unfit(reason, got=got)
+
+        yield Candidate(failed, LEFT_OUT, form)
+        return
+    for part in parts:
+        yield Candidate(partial(_zeroed, bare, part), LEFT_OUT, form)
+
+
+def _state_parts(returned: Any) -> Iterator[Callable[[Any], Any]]:
+    """Ways to take the states out of what came back without any having been given."""
+    parts = children(returned)
+    if parts is not None and len(parts) > 1:
+        values = [value for _, value in parts]
+        keys = [key for key, _ in parts]
+        if len(values) == 2:
+            yield lambda r: children(r)[1][1]  # type: ignore[index]
+        named = [k for k, key in enumerate(keys) if isinstance(key, str)]
+        containers = [
+            k for k, value in enumerate(values) if not isinstance(value, Tensor) and tensors_in(value)
+        ]
+        for k in dict.fromkeys([*named, *containers]):
+            yield partial(_part, k)
+        for start in range(1, len(values)):
+            yield partial(_tail, start)
+        yield partial(_part, len(values) - 1)
+    yield lambda r: r
+
+
+def _part(k: int, returned: Any) -> Any:
+    return (children(returned) or [])[k][1]
+
+
+def _tail(start: int, returned: Any) -> Any:
+    return tuple(value for _, value in (children(returned) or [])[start:])
+
+
+def _zeroed(bare: Callable[[int], Any], part: Callable[[Any], Any], n: int) -> Any:
+    state = part(bare(n))
+    tensors, nesting = flatten(state)
+    if not tensors:
+        raise Unfit(f"returned {describe(bare(n))} and no next state", got=RETURNED)
+    return nesting.build([torch.zeros_like(t) for t in tensors])
+
+
+# -- sizes the module holds -----------------------------------------------------------------------------------------------
+
+
+def _sizes(module: nn.Module) -> Iterator[tuple[str, int]]:
+    for name in ("hidden_size", "hidden_channels", "hidden_dim", "hidden", "n_hidden", "units"):
+        value = getattr(module, name, None)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            yield name, value
 
 
 def _by_attribute(module: nn.Module, frames: Frames) -> Iterator[tuple[MakeStates, str]]:
     """A cell's (h, c), or its h, of a size that an attribute or the gates' weight tells."""
     sizes: dict[int, str] = {}
-    for name in ("hidden_size", "hidden_channels", "hidden_dim", "hidden", "n_hidden", "units"):
-        value = getattr(module, name, None)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            sizes.setdefault(value, f"states of the size its {name} tells")
+    for name, value in _sizes(module):
+        sizes.setdefault(value, f"states of the size its {name} tells")
     for part in module.modules():
         weight = getattr(part, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() >= 2 and weight.shape[0] % 4 == 0:
@@ -228,56 +354,3 @@ def _zero(shape: tuple[int, ...]) -> MakeStates:
 
 def _zeros(*shapes: tuple[int, ...]) -> MakeStates:
     return lambda n: tuple(torch.zeros(n, *shape) for shape in shapes)
-
-
-def call(run: Callable[..., Any], *arguments: Any) -> Any:
-    """``run(*arguments)``, and Unfit for whatever a user's module raises."""
-    try:
-        return run(*arguments)
-    except Unfit:
-        raise
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [""])[0]
-        raise Unfit(f"raised {type(error).__name__}: {first}"[:300], returned=False) from error
-
-
-#: How floats are drawn: noise, and what modules want that take logarithms, roots or counts.
-_DRAWS: tuple[Callable[[Tensor], Tensor], ...] = (lambda t: t, torch.abs, torch.sigmoid)
-_draw: ContextVar[int] = ContextVar("draw", default=0)
-
-
-class NoNumbers(Unfit):
-    """A module gave NaN or infinity for the frames that were drawn: nothing can be told by them."""
-
-
-def with_numbers(attempt: Callable[[], Result]) -> Result:
-    """``attempt()``, with other frames drawn where it raises NoNumbers; the last time it is what it raises."""
-    for k in range(len(_DRAWS)):
-        token = _draw.set(k)
-        try:
-            return attempt()
-        except NoNumbers:
-            if k == len(_DRAWS) - 1:
-                raise
-        finally:
-            _draw.reset(token)
-    raise AssertionError
-
-
-def check_numbers(values: Iterable[Tensor]) -> None:
-    """Raise NoNumbers where one of ``values`` holds NaN or infinity."""
-    if not all(bool(torch.isfinite(t).all()) for t in values if t.is_floating_point()):
-        raise NoNumbers("gave NaN or infinity for the frames that were drawn", returned=True)
-
-
-def sample(frames: Frames, n: int, *, seed: int = 0, time: int | None = None) -> list[Tensor]:
-    """Frames of ``n`` streams: noise, or the example itself where that is of integers; one long on axis ``time``."""
-    generator = torch.Generator().manual_seed(seed)
-    draw = _DRAWS[_draw.get()]
-    samples = [
-        draw(torch.randn((n, *frame.shape), generator=generator)).to(frame.dtype)
-        if frame.is_floating_point()
-        else torch.stack([frame] * n)
-        for frame in frames.values()
-    ]
-    return samples if time is None else [frame.unsqueeze(time) for frame in samples]

@@ -24,8 +24,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from edgelstm.frontends.torch.conventions import Frames, call, sample
-from edgelstm.frontends.torch.torch_step import called
+from edgelstm.frontends.torch.pairing import choices
+from edgelstm.frontends.torch.running import Frames, run, sample
+from edgelstm.frontends.torch.torch_step import Form, called
+from edgelstm.frontends.torch.tree import tensors_in
 
 #: Frames of the run in which cells are looked for: enough for a state to go round twice.
 FRAMES = 3
@@ -106,9 +108,12 @@ class Inside(nn.Module):
     gives_states: the module gives its states back itself, as the second of two things; they are not outputs then.
     """
 
-    def __init__(self, module: nn.Module, sites: Sequence[Site], gives_states: bool) -> None:
+    def __init__(
+        self, module: nn.Module, sites: Sequence[Site], gives_states: bool, time: int | None
+    ) -> None:
         super().__init__()
-        self.called = called(module)
+        self.time = time
+        self.source_name = called(module)
         self.module = copy.deepcopy(module)
         self.sites = tuple(sites)
         self.gives_states = gives_states
@@ -138,7 +143,7 @@ class Inside(nn.Module):
         return [site.path for site in self.sites]
 
 
-def find(module: nn.Module, frames: Frames, time: int) -> Inside | None:
+def find(module: nn.Module, frames: Frames, time: int | None) -> Inside | None:
     """``module`` with its inner states at the door, None where no inner module carries any. Raises Unfit if it can't run."""
     first, second = (_record(module, _frames(frames, STREAMS, time, seed)) for seed in (1, 2))
     sites: list[Site] = []
@@ -147,15 +152,20 @@ def find(module: nn.Module, frames: Frames, time: int) -> Inside | None:
             continue
         others = _by_path(second[0]).get(path, [])
         cell = module.get_submodule(path)
-        site = _loop(cell, calls, others) if len(calls) > 1 else _sequence(cell, calls[0], others)
+        if len(calls) > 1 and time is not None:
+            site = _loop(cell, calls, others)
+        else:
+            site = (_once if time is None else _sequence)(cell, calls[0], others)
         if site is not None:
             sites.append(site)
     if not sites:
         return None
-    return Inside(module, sites, _gives_states(first[1], first[0], sites))
+    return Inside(module, sites, _gives_states(first[1], first[0], sites), time)
 
 
-def initial(module: nn.Module, inside: Inside, frames: Frames, time: int, streams: int) -> list[list[Tensor]]:
+def initial(
+    module: nn.Module, inside: Inside, frames: Frames, time: int | None, streams: int
+) -> list[list[Tensor]]:
     """What the states of so many streams start from, as :class:`Inside` takes them: ``module``'s own constants, or zeros."""
     calls, _ = _record(module, _frames(frames, streams, time, 0, count=1))
     states = []
@@ -175,8 +185,10 @@ def initial(module: nn.Module, inside: Inside, frames: Frames, time: int, stream
 # -- what the module does -----------------------------------------------------------------------------------------
 
 
-def _frames(frames: Frames, streams: int, time: int, seed: int, count: int = FRAMES) -> list[Tensor]:
-    """Frames [streams, count, ...] or [count, streams, ...]."""
+def _frames(frames: Frames, streams: int, time: int | None, seed: int, count: int = FRAMES) -> list[Tensor]:
+    """Frames [streams, count, ...] or [count, streams, ...]; one frame without an axis of time."""
+    if time is None:
+        return sample(frames, streams, seed=100 * seed)
     each = [sample(frames, streams, seed=100 * seed + k) for k in range(count)]
     return [torch.stack(some, dim=time) for some in zip(*each, strict=True)]
 
@@ -198,7 +210,7 @@ def _record(module: nn.Module, frames: Sequence[Tensor]) -> tuple[list[Call], An
         return run
 
     with _replaced_forwards(module, watched):
-        returned = call(module, *frames)
+        returned = run(module, *frames)
     return [each for each in calls if each is not None], returned
 
 
@@ -280,6 +292,33 @@ def _sequence(cell: nn.Module, only: Call, others: Sequence[Call]) -> Site | Non
             continue
         return _starting({name: nesting}, outputs, only, others)
     return None
+
+
+def _once(cell: nn.Module, only: Call, others: Sequence[Call]) -> Site | None:
+    """A cell called once for one frame, from arguments that do not depend on it; of what it gives back some have their shape."""
+    if not others:
+        return None
+    other = others[0].arguments
+    names = [
+        name
+        for name, value in only.arguments.items()
+        if (found := tensors_in(value))
+        and len(found) == len(again := tensors_in(other.get(name)))
+        and all(map(_same, found, again))
+    ]
+    given = [t for name in names for t in tensors_in(only.arguments[name])]
+    if not given or any(t.dim() == 0 or t.shape[0] != STREAMS for t in given):
+        return None
+    keys = [
+        name if len(tensors_in(only.arguments[name])) == 1 else f"{name}_{k}"
+        for name in names
+        for k in range(len(tensors_in(only.arguments[name])))
+    ]
+    left = choices(Form("none"), [given, given], [only.returned, only.returned], keys, None)
+    if len(left) != 1:
+        return None
+    nestings = {name: pytree.tree_structure(only.arguments[name]) for name in names}
+    return _starting(nestings, left[0].states, only, others)
 
 
 def _starts_at_zero(cell: nn.Module, only: Call, name: str, state: Any) -> bool:

@@ -37,6 +37,7 @@ def as_step(
     batch_first: bool | None = None,
     outputs: Sequence[str] | None = None,
     carry_state: bool = False,
+    results: Sequence[str] | None = None,
 ) -> TorchStep:
     """A copy of ``module`` (evaluation mode, float32, CPU) as one step; ``module`` itself is left as it is.
 
@@ -60,7 +61,7 @@ def as_step(
     """
     from edgelstm.frontends.torch.trial import probe
 
-    return probe(_copied(module), read_frames(frame), states, batch_first, outputs, carry_state)
+    return probe(_copied(module), read_frames(frame), states, batch_first, outputs, carry_state, results)
 
 
 def open_module(
@@ -70,13 +71,14 @@ def open_module(
     states: Any = None,
     window: int | None = None,
     carry_state: bool = False,
+    results: Sequence[str] | None = None,
 ) -> tuple[TorchStep | TorchWindow, tuple[str, ...], bool]:
     """``module`` as a step if it is one; else, with ``window``, as windows of so many frames, just as it computes them.
 
     Also what the user should know of that, and whether it is such a window. Arguments and errors as :func:`as_step`'s.
     """
     try:
-        step = as_step(module, frame, states=states, carry_state=carry_state)
+        step = as_step(module, frame, states=states, carry_state=carry_state, results=results)
     except EdgeLstmError as error:
         if window is None or carry_state or states is not None:
             raise
@@ -97,7 +99,7 @@ def open_module(
     note = f"states of {', '.join(inner.paths)} are carried from frame to frame"
     if not inner.gives_states:
         note += (
-            f", though {inner.called} itself starts anew at every call: past the length of its training windows "
+            f", though {inner.source_name} itself starts anew at every call: past the length of its training windows "
             "nothing is known of how well it does"
         )
     return step, (note,), False

@@ -1,40 +1,44 @@
-"""The three forms of recurrent torch modules, and the one form all of them become: :class:`TorchStep`."""
+"""How recurrent torch modules are called and read, and the one form all of them become: :class:`TorchStep`."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
+from edgelstm.frontends.torch.tree import Leaf, Tree, leaves
 from edgelstm.graph.signature import Signature
 
-Kind = Literal["cell", "step", "sequence"]
-#: States in one nested argument, or each tensor an argument of its own.
-Arguments = Literal["nested", "leaves"]
-#: What comes back: (outputs, states); the states alone, the first of which is the output; or one after the other.
-Returns = Literal["pair", "states", "flat"]
-FORMS: dict[Kind, str] = {
-    "cell": "a cell, cell(x, (h, c)) -> (h, c)",
-    "step": "a step, forward(x, *states) -> (outputs, next states)",
-    "sequence": "a sequence module, forward(x[B, T, ...], state) -> (y, state)",
-}
+#: States in one nested argument; each tensor an argument of its own; in one mapping together with the frames; none.
+Arguments = Literal["nested", "leaves", "mapping", "none"]
 
 
 class Unfit(Exception):
-    """A module does not have the form it was tried as; ``returned``: its forward ran, but gave something else."""
+    """A module does not have the form it was tried as. got: how far it came, the larger the further."""
 
-    def __init__(self, reason: str, *, returned: bool) -> None:
-        self.returned = returned
+    def __init__(self, reason: str, *, got: float = 0) -> None:
+        self.got = got
         super().__init__(reason)
+
+
+#: How far a call came: its arguments did not fit; it raised (and after how many operators); it gave something back.
+UNBOUND, RAISED, RETURNED, PAIRED = 0.0, 1.0, 2.0, 3.0
 
 
 class Windowed(Unfit):
     """A module that takes and gives states, and yet sees more of time than these tell."""
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Which of the tensors that came back are what: places of the outputs, of the next states in the order they go in."""
+
+    outputs: tuple[int, ...]
+    states: tuple[int, ...]
+    names: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,28 +54,54 @@ class Result:
 class Form:
     """How a module is called and how its result is read.
 
-    nesting: how it nests its states. keyword: the argument they are given as, where it is not the one after the
-    frames. time: the axis of its frames that a sequence module runs along. timed: which of its outputs have that
-    axis, too.
+    keyword: the argument a nested state is given as, or the key in the mapping; None: the one after the frames. names: the
+    frames' arguments, or those of single states, where they go by name. lengths, batches: arguments that say how many
+    frames and streams there are. nesting: how the states are nested. picked: what came back. time: the axis of the frames
+    that a sequence module runs along; timed: which outputs have that axis, too.
     """
 
-    kind: Kind
     arguments: Arguments
-    returns: Returns
     time: int | None = None
     keyword: str | None = None
-    nesting: Any = None
+    frame_names: tuple[str, ...] | None = None
+    state_names: tuple[str, ...] | None = None
+    lengths: tuple[str, ...] = ()
+    batches: tuple[str, ...] = ()
+    nesting: Tree | None = None
+    picked: Picked | None = None
     timed: tuple[bool, ...] = ()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Form:
-        """Itself: nothing changes it, and copies of torch's nestings warn."""
+        """Itself: nothing changes it."""
         return self
 
+    @property
+    def text(self) -> str:
+        """How the module is called, in words."""
+        frames = ", ".join(f"{name}=" for name in self.frame_names or ()) or "x"
+        if self.time is not None:
+            frames += "[B, T, ...]" if self.time == 1 else "[T, B, ...]"
+        extra = "".join(
+            f", {name}={'B' if name in self.batches else 'T'}" for name in (*self.lengths, *self.batches)
+        )
+        if self.arguments == "mapping":
+            return f"forward({{{frames}, {self.keyword!r}: states}})"
+        if self.arguments == "none":
+            return f"forward({frames}{extra})"
+        if self.arguments == "leaves":
+            return (
+                f"forward({frames}, {', '.join(self.state_names) if self.state_names else '*states'}{extra})"
+            )
+        return f"forward({frames}, {f'{self.keyword}=' if self.keyword else ''}states{extra})"
+
     def call(self, module: nn.Module, frames: Sequence[Tensor], states: Sequence[Tensor]) -> Result:
-        """One step, frames without a time axis. Raises Unfit when the result does not have this form."""
+        """One step, frames without a time axis."""
         if self.time is not None:
             frames = [frame.unsqueeze(self.time) for frame in frames]
-        result = self.read(self.run(module, frames, states))
+        return self.without_time(self.read(self.run(module, frames, states)))
+
+    def without_time(self, result: Result) -> Result:
+        """The result of one frame: outputs that have a time axis lose it."""
         timed = self.timed or (False,) * len(result.outputs)
         outputs = [
             y.squeeze(self.time) if has_time and self.time is not None else y
@@ -81,31 +111,38 @@ class Form:
 
     def run(self, module: nn.Module, frames: Sequence[Tensor], states: Sequence[Tensor]) -> Any:
         """Call the module with frames as they are."""
+        args, kwargs = self.bound(frames, states)
+        return module(*args, **kwargs)
+
+    def bound(self, frames: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
+        """The arguments of a call."""
+        args: list[Any] = list(frames)
+        kwargs: dict[str, Any] = {}
+        first = frames[0]
+        if self.frame_names is not None:
+            args, kwargs = [], dict(zip(self.frame_names, frames, strict=True))
+        nested = None if self.nesting is None else self.nesting.build(states)
+        if self.arguments == "mapping":
+            return [{**kwargs, **({self.keyword: nested} if self.keyword else {})}], {}
+        kwargs |= dict.fromkeys(self.lengths, 1 if self.time is None else first.shape[self.time])
+        kwargs |= dict.fromkeys(self.batches, first.shape[1 if self.time == 0 else 0])
         if self.arguments == "leaves":
-            return module(*frames, *states)
-        nested = pytree.tree_unflatten(list(states), self.nesting)
-        if self.keyword is not None:
-            return module(*frames, **{self.keyword: nested})
-        return module(*frames, nested)
+            if self.state_names is None:
+                args += states
+            else:
+                kwargs |= dict(zip(self.state_names, states, strict=True))
+        elif self.arguments == "nested" and self.keyword is not None:
+            kwargs[self.keyword] = nested
+        elif self.arguments == "nested":
+            args.append(nested)
+        return args, kwargs
 
     def read(self, returned: Any) -> Result:
         """Take what the module returned apart."""
-        if self.returns == "states":
-            states = tensors(returned)
-            return Result(states[:1], None, states)
-        outputs, following = self.parts(returned)
-        names = tuple(map(str, outputs)) if isinstance(outputs, Mapping) else None
-        return Result(tensors(outputs), names, tensors(following))
-
-    def parts(self, returned: Any) -> tuple[Any, Any]:
-        """(outputs, next states), as the module nests them."""
-        if self.returns == "states":
-            return (), returned
-        enough = isinstance(returned, tuple | list) and len(returned) >= 2
-        if not enough or (self.returns == "pair" and len(returned) != 2):
-            raise Unfit(f"returned {describe(returned)}", returned=True)
-        outputs, *following = returned
-        return outputs, following[0] if self.returns == "pair" else tuple(following)
+        assert self.picked is not None
+        found = [leaf.tensor for leaf in leaves(returned)]
+        picked = self.picked
+        return Result([found[k] for k in picked.outputs], picked.names, [found[k] for k in picked.states])
 
 
 @dataclass(frozen=True)
@@ -161,45 +198,23 @@ class TorchStep(nn.Module):
         return tuple(result.outputs), tuple(place.take(result.states) for place in self.places)
 
 
-def tensors(value: Any) -> list[Tensor]:
-    """All tensors in ``value``, in order. Raises Unfit where anything else is among them."""
-    if isinstance(value, Mapping):
-        value = tuple(value.values())
-    leaves = pytree.tree_leaves(value)
-    if not leaves or not all(isinstance(leaf, Tensor) for leaf in leaves):
-        raise Unfit(f"returned {describe(value)} where tensors belong", returned=True)
-    return leaves
-
-
 def called(module: nn.Module) -> str:
     """What messages call a module: its class, not that of a wrapper of ours."""
     if isinstance(module, torch.jit.ScriptModule):
         return str(module.original_name)
-    return str(getattr(module, "called", type(module).__name__))
+    return str(getattr(module, "source_name", type(module).__name__))
 
 
-def argument_names(module: nn.Module) -> tuple[list[str], bool]:
-    """What forward's arguments are called, and whether it takes any number of them."""
-    if isinstance(module, torch.jit.ScriptModule):
-        schema: Any = getattr(getattr(module, "forward", None), "schema", None)
-        return ([argument.name for argument in schema.arguments[1:]], False) if schema else ([], True)
-    parameters = inspect.signature(module.forward).parameters.values()
-    named = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return named, any(p.kind == p.VAR_POSITIONAL for p in parameters)
-
-
-def describe(value: Any) -> str:
-    """Types and shapes, in one line."""
-    if isinstance(value, Tensor):
-        return f"Tensor{list(value.shape)}"
-    if isinstance(value, Mapping):
-        return "{" + _some(f"{key!r}: {describe(item)}" for key, item in value.items()) + "}"
-    if isinstance(value, tuple | list):
-        left, right = "()" if isinstance(value, tuple) else "[]"
-        return left + _some(map(describe, value)) + right
-    return "None" if value is None else type(value).__name__
-
-
-def _some(texts: Iterable[str], limit: int = 6) -> str:
-    items = list(texts)
-    return ", ".join(items[:limit]) + (", ..." if len(items) > limit else "")
+def names_of(found: Sequence[Leaf], picked: Sequence[int]) -> tuple[str, ...] | None:
+    """The names that what was returned gives its parts, if all of these have one of their own."""
+    names = []
+    for k in picked:
+        leaf = found[k]
+        strings = [str(key) for key in leaf.path if isinstance(key, str)]
+        numbers = [str(key) for key in leaf.path if isinstance(key, int) and strings]
+        if not strings:
+            return None
+        names.append(
+            "_".join([strings[-1], *(numbers if sum(1 for o in found if o.name == leaf.name) > 1 else [])])
+        )
+    return tuple(names) if len(set(names)) == len(names) else None

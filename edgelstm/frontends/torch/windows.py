@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.torch.conventions import Frames, call, check_numbers, sample, with_numbers
-from edgelstm.frontends.torch.torch_step import Unfit, called, tensors
-from edgelstm.frontends.torch.trial import FEW, MORE, close, dtype_of, output_names, stream_axis
+from edgelstm.frontends.torch.arguments import forms
+from edgelstm.frontends.torch.memory import Call, recall
+from edgelstm.frontends.torch.naming import dtype_of, output_names, stream_axis
+from edgelstm.frontends.torch.running import FEW, MORE, Frames, close, returned, sample
+from edgelstm.frontends.torch.snapshot import remember
+from edgelstm.frontends.torch.torch_step import RETURNED, Form, Unfit, called, names_of
+from edgelstm.frontends.torch.tree import children, describe, leaves
 from edgelstm.graph.signature import Signature, TensorSpec
+
+#: Lengths of windows that are tried before one is proposed.
+LENGTHS = (10, 16, 8, 5, 4, 20, 12, 6, 3, 2)
 
 
 @dataclass(frozen=True)
@@ -39,16 +45,17 @@ class TorchWindow(nn.Module):
     window. Otherwise a whole window is what the Signature calls a frame.
     """
 
-    def __init__(self, module: nn.Module, time: int, taken: Sequence[Taken], signature: Signature) -> None:
+    def __init__(self, module: nn.Module, form: Form, taken: Sequence[Taken], signature: Signature) -> None:
         super().__init__()
-        self.module, self.time, self.taken, self.signature = module, time, tuple(taken), signature
+        self.module, self.form, self.taken, self.signature = module, form, tuple(taken), signature
 
     def around(self, module: nn.Module) -> TorchWindow:
         """The same window of another module."""
-        return TorchWindow(module, self.time, self.taken, self.signature)
+        return TorchWindow(module, self.form, self.taken, self.signature)
 
     def forward(self, *frames: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        found, _ = _outputs(self.module, self.module(*(_laid(frame, self.time) for frame in frames)))
+        laid = [_laid(frame, self.form.time) for frame in frames]
+        found, _ = _outputs(self.module, self.form.run(self.module, laid, ()))
         timed = self.signature.window is not None
         return tuple(t.take(found, timed) for t in self.taken), ()
 
@@ -65,45 +72,78 @@ def as_window(
     Where its streams and its time are is found by running it. Of what it gives back, a second thing that is a tuple
     or list is taken for its states and left out. Raises EdgeLstmError when it can't take such a window.
     """
-    attempts = []
-    with torch.no_grad(), warnings.catch_warnings():
+    attempts: list[tuple[Form, Unfit]] = []
+    with torch.no_grad(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
-        for time in (1, 0):
-            if batch_first in (None, time == 1):
-                try:
-                    return with_numbers(partial(_fit, module, frames, length, time, outputs))
-                except Unfit as unfit:
-                    attempts.append(f"with time on axis {time} it {unfit}")
+        remember(module)
+        for form in forms(module, tuple(frames), 0, (), batch_first):
+            if form.time is None:
+                continue
+            try:
+                window = _fit(module, frames, length, form, outputs)
+            except Unfit as unfit:
+                attempts.append((form, unfit))
+                continue
+            _check_forgets_nothing(module, frames, length, form)
+            return window
+    tried = sorted(attempts, key=lambda each: -each[1].got)[:2]
     raise EdgeLstmError(
         f"{called(module)} can't take a window of {length} frames",
-        found="; ".join(attempts),
+        found="; ".join(f"called as {form.text} it {unfit}" for form, unfit in tried)
+        or "a forward that takes no frames",
         expected="forward(x[B, T, ...]) -> y, or forward(x[T, B, ...]) -> y",
         hint="Check the shape of the frame (without streams and time) and the length of the window",
     )
 
 
+def window_that_works(module: nn.Module, frames: Frames) -> int | None:
+    """A length of windows that :func:`as_window` takes, None where none was found."""
+    for length in LENGTHS:
+        try:
+            as_window(module, frames, length)
+        except EdgeLstmError:
+            continue
+        return length
+    return None
+
+
+def _check_forgets_nothing(module: nn.Module, frames: Frames, length: int, form: Form) -> None:
+    """A window is all there is: nothing is kept from call to call, nothing is drawn. Raises EdgeLstmError."""
+    windows = {name: torch.stack([frame] * length) for name, frame in frames.items()}
+    call = Call(module, form, windows, lambda n: (), laid=True)
+    memory = recall(call)
+    if memory is not None:
+        raise EdgeLstmError(
+            f"{called(module)} keeps {memory.text()} from call to call, which a window would lose",
+            expected="a step: carry_state=True (--carry-state) carries it from frame to frame as a state",
+        )
+
+
 def _fit(
-    module: nn.Module, frames: Frames, length: int, time: int, outputs: Sequence[str] | None
+    module: nn.Module, frames: Frames, length: int, form: Form, outputs: Sequence[str] | None
 ) -> TorchWindow:
+    time = form.time
+    assert time is not None
+
     def run(streams: int, *, frames_of: int = length, seed: int = 0) -> tuple[list[Tensor], Any]:
-        return _outputs(module, call(module, *_windows(frames, streams, frames_of, time, seed)))
+        windows = _windows(frames, streams, frames_of, time, seed)
+        return _outputs(module, returned(module, form, windows, ()))
 
     few, names = run(FEW)
-    check_numbers(few)
     more, _ = run(MORE)
     if len(few) != len(more):
-        raise Unfit("gave more outputs for more streams", returned=True)
+        raise Unfit("gave more outputs for more streams", got=RETURNED)
     axes = [stream_axis(f"output {k}", a, b) for k, (a, b) in enumerate(zip(few, more, strict=True))]
     # The first stream's, since time taken for streams shows in what comes later only.
     first, other = (_windows(frames, FEW, length, time, seed) for seed in (0, 1))
     for a, b in zip(first, other, strict=True):
         if a.is_floating_point():
             a.select(1 - time, 0).copy_(b.select(1 - time, 0))
-    changed, _ = _outputs(module, call(module, *first))
+    changed, _ = _outputs(module, returned(module, form, first, ()))
     if not all(
         close(a.select(axis, 1), b.select(axis, 1)) for a, b, axis in zip(few, changed, axes, strict=True)
     ):
-        raise Unfit("gave one stream other results when the frames of another changed", returned=True)
+        raise Unfit("gave one stream other results when the frames of another changed", got=RETURNED)
     try:
         longer, _ = run(FEW, frames_of=length + 1)
         times = [_time_axis(a, b, length) for a, b in zip(few, longer, strict=True)]
@@ -119,18 +159,23 @@ def _fit(
         states=(),
         window=length if timed else None,
     )
-    return TorchWindow(module, time, taken, signature)
+    return TorchWindow(module, form, taken, signature)
 
 
-def _outputs(module: nn.Module, returned: Any) -> tuple[list[Tensor], Any]:
+def _outputs(module: nn.Module, back: Any) -> tuple[list[Tensor], Any]:
     """The tensors that are outputs, and their names if the module names them."""
-    pair = isinstance(returned, tuple | list) and len(returned) == 2
-    if pair and (isinstance(returned[1], tuple | list) or isinstance(module, nn.RNNBase)):
-        returned = returned[0]
-    return tensors(returned), tuple(map(str, returned)) if isinstance(returned, Mapping) else None
+    parts = children(back)
+    if parts is not None and len(parts) == 2 and isinstance(back, tuple | list):
+        second = parts[1][1]
+        if isinstance(second, tuple | list) or isinstance(module, nn.RNNBase):
+            back = parts[0][1]
+    found = leaves(back)
+    if not found:
+        raise Unfit(f"returned {describe(back)} where tensors belong", got=RETURNED)
+    return [leaf.tensor for leaf in found], names_of(found, range(len(found)))
 
 
-def _laid(frame: Tensor, time: int) -> Tensor:
+def _laid(frame: Tensor, time: int | None) -> Tensor:
     """From [N, T, ...] to the module's layout, and back."""
     return frame if time == 1 else frame.transpose(0, 1)
 

@@ -1,0 +1,408 @@
+"""What a module remembers from call to call, though nobody handed it in: found by running it and looking at its attributes.
+
+What changes and makes a difference is a state. What is made once and for all at the first call (peepholes whose size the first
+frame tells) is no state and stays. Numbers drawn at random, and whatever is kept where nobody can look, are told apart from
+both by running the same frames again.
+"""
+
+from __future__ import annotations
+
+import random as python_random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice, product
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.torch.kept import Kept, Layout, Slot, nested
+from edgelstm.frontends.torch.running import Frames, returned, run, sample
+from edgelstm.frontends.torch.snapshot import Place, Snapshot, put_back, remember
+from edgelstm.frontends.torch.torch_step import Form, Unfit, called
+from edgelstm.frontends.torch.tree import leaves
+from edgelstm.frontends.torch.watch import reaches, watched
+
+#: Calls after which what is kept must have its final shape: longer rings of frames are not waited for.
+LONGEST = 130
+#: Layouts of what is kept that are tried.
+LAYOUTS = 24
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Call:
+    """A form in which a module can be called, and the states it is given as arguments, for ``n`` streams.
+
+    laid: its frames have their axis of time already, after that of the streams.
+    """
+
+    module: nn.Module
+    form: Form
+    frames: Frames
+    states: Any
+    laid: bool = False
+
+    def __call__(self, n: int, seed: int, *, fresh: bool) -> list[Tensor]:
+        """The tensors that come back."""
+        frames = sample(self.frames, n, seed=seed, time=None if self.laid else self.form.time)
+        if self.laid and self.form.time == 0:
+            frames = [frame.transpose(0, 1) for frame in frames]
+        found = returned(self.module, self.form, frames, self.states(n), fresh=fresh)
+        return [leaf.tensor for leaf in leaves(found)]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is kept: the attributes that are states, and how many calls it takes until they have their shape."""
+
+    slots: tuple[Slot, ...]
+    calls: int
+    branches: tuple[str, ...] = ()
+
+    def text(self) -> str:
+        """Where it is kept, in words."""
+        kinds = [f"{str(s.place)!r} ({'a buffer' if s.buffer else 'an attribute'})" for s in self.slots]
+        return ", ".join(kinds[:3]) + (f" and {len(kinds) - 3} more" if len(kinds) > 3 else "")
+
+
+def recall(call: Call) -> Memory | None:
+    """What ``call.module`` keeps that makes a difference; None: nothing. What it makes once and for all it has afterwards.
+
+    Raises Unfit where it can't be run, EdgeLstmError for one that draws numbers, grows for ever or remembers elsewhere.
+    """
+    module = call.module
+    n = _streams(call)
+    before = Snapshot(module)
+    call(n, 1, fresh=False)
+    states = [Snapshot(module)]
+    for seed in (2, 3):
+        call(n, seed, fresh=False)
+        states.append(Snapshot(module))
+    changed = states[0].changed(before)
+    lasting = list(dict.fromkeys([*changed, *states[1].changed(states[0]), *states[2].changed(states[1])]))
+    if once := [
+        p for p in lasting if p not in states[1].changed(states[0]) and p not in states[2].changed(states[1])
+    ]:
+        call(n + 1, 9, fresh=True)
+        again = Snapshot(module).changed(states[0])
+        put_back(module)
+        made = {p for p in once if p not in again}
+        if made:
+            _adopt(call, n, made)
+        lasting = [p for p in lasting if p not in made]
+        # What is made anew for another number of streams, and the same whatever the frames are, is no memory either.
+        call(n, 9, fresh=True)
+        other = Snapshot(module).changed(states[0])
+        lasting = [p for p in lasting if p not in once or p in other]
+    put_back(module)
+    if not lasting:
+        _check_repeats(call, n)
+        return None
+    slots, calls = _steady(call, n, lasting, before)
+    return _relevant(call, n, slots, calls)
+
+
+def _streams(call: Call) -> int:
+    """A number of streams it can be run with."""
+    failed: Unfit | None = None
+    for n in (1, 2, *_sizes(call.module)):
+        try:
+            call(n, 0, fresh=True)
+        except Unfit as unfit:
+            failed = failed or unfit
+            continue
+        put_back(call.module)
+        return n
+    assert failed is not None
+    raise failed
+
+
+def _sizes(module: nn.Module) -> list[int]:
+    found = {size for _, b in module.named_buffers() for size in b.shape if 2 < size <= 64}
+    return sorted(found)[:8]
+
+
+def _adopt(call: Call, n: int, made: set[Place]) -> None:
+    """Make what the first call makes once and for all part of the module."""
+    call(n, 1, fresh=True)
+    parts = {place: call.module.get_submodule(place.path) for place in made}
+    values = {place: getattr(part, place.name) for place, part in parts.items()}
+    put_back(call.module)
+    for place, value in values.items():
+        setattr(parts[place], place.name, value)
+    remember(call.module)
+
+
+def _check_repeats(call: Call, n: int) -> None:
+    """The same frames give the same results. Raises EdgeLstmError with the reason where they don't."""
+    results = []
+    state = torch.random.get_rng_state(), np.random.get_state(), python_random.getstate()
+    try:
+        for seed in (1, 2):
+            torch.manual_seed(seed)
+            np.random.seed(seed)
+            python_random.seed(seed)
+            results.append(call(n, 5, fresh=True))
+        put_back(call.module)
+        if _same(*results):
+            return
+        torch.manual_seed(1)
+        np.random.seed(1)
+        python_random.seed(1)
+        same_numbers = _same(results[0], call(n, 5, fresh=True))
+        with watched() as watch:
+            call(n, 5, fresh=True)
+        put_back(call.module)
+    finally:
+        torch.random.set_rng_state(state[0])
+        np.random.set_state(state[1])
+        python_random.setstate(state[2])
+    name = called(call.module)
+    if watch.random:
+        event = watch.random[0]
+        place = f" at {event.where}" if event.where else ""
+        raise EdgeLstmError(
+            f"{name} draws random numbers at every call, in evaluation mode too",
+            found=f"{event.operator.strip('_')}{place}",
+            expected="a forward that gives the same for the same frames",
+            hint="Let dropout follow the mode (training=self.training), or take the numbers as an input",
+        )
+    reason = (
+        "random numbers that are not torch's"
+        if same_numbers
+        else "something kept outside its attributes and buffers"
+    )
+    raise EdgeLstmError(
+        f"{name} gives other results for the same frames, from the same attributes",
+        found=reason,
+        expected="a forward that gives the same for the same frames and states",
+    )
+
+
+def _same(a: Sequence[Tensor], b: Sequence[Tensor]) -> bool:
+    return len(a) == len(b) and all(
+        x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=1e-5, atol=1e-6, equal_nan=True)
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def _steady(call: Call, n: int, places: Sequence[Place], before: Snapshot) -> tuple[list[Slot], int]:
+    """The attributes once their shapes no longer change, and after how many calls."""
+    module = call.module
+    known: list[Any] = []
+    put_back(module)
+    for calls in range(1, LONGEST + 1):
+        call(n, calls, fresh=False)
+        shape = [_shape(place.get(module)) for place in places]
+        if known and shape == known[-1]:
+            break
+        known.append(shape)
+    else:
+        last, one = known[-1], known[-2]
+        grows = next(str(p) for p, a, b in zip(places, last, one, strict=True) if a != b)
+        put_back(module)
+        raise EdgeLstmError(
+            f"{called(module)} keeps ever more in {grows!r}",
+            found=f"still growing after {LONGEST} calls",
+            expected="a memory of a fixed size, such as collections.deque(maxlen=8)",
+        )
+    slots = []
+    for place in places:
+        value, first = place.get(module), before.values.get(place)
+        tensors, nesting = nested(value)
+        if not tensors:
+            slots.append(Slot(place, nesting, first, (), place.is_buffer(module)))
+            continue
+        begin, _ = nested(first)
+        same = len(begin) == len(tensors) and all(
+            a.shape == b.shape and a.dtype == b.dtype for a, b in zip(begin, tensors, strict=True)
+        )
+        start = begin if same else [torch.zeros_like(t) for t in tensors]
+        slots.append(Slot(place, nesting, first, tuple(t.clone() for t in start), place.is_buffer(module)))
+    put_back(module)
+    return slots, calls
+
+
+def _shape(value: Any) -> Any:
+    tensors, nesting = nested(value)
+    return [(tuple(t.shape), t.dtype) for t in tensors], repr(nesting.template)
+
+
+def _relevant(call: Call, n: int, slots: Sequence[Slot], calls: int) -> Memory | None:
+    """Those that results, or others of them, are made from."""
+    module = call.module
+    put_back(module)
+    for seed in range(calls):
+        call(n, seed, fresh=False)
+    values = {slot.place: slot.place.get(module) for slot in slots}
+    given: dict[Place, list[Tensor]] = {}
+    for slot in slots:
+        tensors, nesting = nested(values[slot.place])
+        given[slot.place] = [t.detach().clone() for t in tensors]
+        part = module.get_submodule(slot.place.path)
+        part._buffers.pop(slot.place.name, None)
+        object.__setattr__(part, slot.place.name, nesting.build(given[slot.place]))
+    try:
+        with watched() as watch:
+            sources = {place: [watch.node(t) for t in tensors] for place, tensors in given.items()}
+            out = call(n, 77, fresh=False)
+            nodes = [watch.node(t) for t in out]
+            after = {slot.place: [watch.node(t) for t in nested(slot.place.get(module))[0]] for slot in slots}
+            escapes = list(watch.escapes)
+    except Unfit as unfit:
+        which = next(
+            (str(s.place) for s in slots if str(s.place).rpartition(".")[2] in str(unfit)),
+            str(slots[0].place),
+        )
+        raise EdgeLstmError(
+            f"{called(module)} keeps {which!r} from call to call, and needs it to be a number of Python's",
+            found=f"given as a tensor it {unfit}",
+            expected="arithmetic that a graph can hold",
+        ) from unfit
+    finally:
+        _buffers_again(module, slots)
+    branches = [
+        (event, place)
+        for event in escapes
+        for place, found in sources.items()
+        if reaches([event.node], found)
+    ]
+    needed: set[Place] = set()
+    goals = [*nodes, *(event.node for event, _ in branches)]
+    while True:
+        more = {p for p, found in sources.items() if p not in needed and found and reaches(goals, found)}
+        if not more:
+            break
+        needed |= more
+        goals += [node for p in more for node in after[p]]
+    lines = tuple(dict.fromkeys(f"{place!s} decides at {event.where}" for event, place in branches))
+    kept = tuple(slot for slot in slots if slot.place in needed)
+    flags = [slot for slot in slots if not slot.start]
+    if not kept and not flags:
+        _check_repeats(call, n)
+        return None
+    return Memory((*kept, *flags), calls, lines)
+
+
+def _buffers_again(module: nn.Module, slots: Sequence[Slot]) -> None:
+    """What was a buffer is one, and everything is as it was."""
+    for slot in slots:
+        part = module.get_submodule(slot.place.path)
+        if slot.buffer and slot.place.name in vars(part):
+            part._buffers[slot.place.name] = vars(part).pop(slot.place.name)
+    put_back(module)
+
+
+# -- put at the door ---------------------------------------------------------------------------------------------------
+
+
+def at_the_door(call: Call, memory: Memory) -> Kept:
+    """The module with what it keeps as states; equal to the module itself, stream by stream, over many calls.
+
+    Raises Unfit with the reason where none of the layouts that were tried is.
+    """
+    scales = _scales(call, memory)
+    failures: list[Unfit] = []
+    for anew in (False, True):
+        for layouts in islice(_layouts(memory, scales, call), LAYOUTS):
+            kept = Kept(call.module, call.form, memory.slots, layouts, anew)
+            try:
+                check_equal(call, kept, memory)
+            except Unfit as unfit:
+                failures.append(unfit)
+                continue
+            return kept
+    raise max(failures, key=lambda unfit: unfit.got)
+
+
+def _scales(call: Call, memory: Memory) -> Mapping[int, list[tuple[int, ...]]]:
+    """The shapes of all that is kept after as many calls, by number of streams; of those numbers that can be run."""
+    found: dict[int, list[tuple[int, ...]]] = {}
+    for n in (1, 2, 3):
+        try:
+            put_back(call.module)
+            for seed in range(memory.calls):
+                call(n, seed, fresh=False)
+        except Unfit:
+            continue
+        finally:
+            values = [t for slot in memory.slots for t in nested(slot.place.get(call.module))[0]]
+            put_back(call.module)
+        found[n] = [tuple(t.shape) for t in values]
+    return found
+
+
+def _layouts(
+    memory: Memory, scales: Mapping[int, list[tuple[int, ...]]], call: Call
+) -> Iterator[tuple[Layout, ...]]:
+    options: list[list[Layout]] = []
+    depth = next(iter(call.frames.values())).dim() + (call.form.time is not None)
+    for k, value in enumerate(t for slot in memory.slots for t in slot.start):
+        shapes = {n: shapes[k] for n, shapes in scales.items() if len(shapes) > k}
+        axes = [
+            axis
+            for axis in range(value.dim())
+            if len(shapes) > 1 and all(len(s) > axis and s[axis] == n for n, s in shapes.items())
+        ]
+        if axes:
+            options.append([Layout(axes[0])])
+            continue
+        spread = [Layout(axis) for axis in range(value.dim()) if value.shape[axis] == 1]
+        lead = Layout(None, max(0, depth - value.dim()) if value.dim() == 0 else 0)
+        options.append([*spread, lead])
+    yield from islice(product(*options), LAYOUTS - 1)
+    yield tuple(Layout(None) for _ in options)
+
+
+def check_equal(call: Call, kept: Kept, memory: Memory) -> None:
+    """Several streams through ``kept`` give what the module gives each of them alone. Raises Unfit."""
+    steps = memory.calls + 4
+    for n in (1,) if kept.one_stream else (2, 3):
+        many = [sample(call.frames, n, seed=1000 + k, time=call.form.time) for k in range(steps)]
+        wanted = [_alone(call, many, row) for row in range(n)]
+        explicit, state = list(call.states(n)), kept.first(n)
+        for k, frames in enumerate(many):
+            values = run(kept, *frames, [*explicit, *state])
+            outputs = values[: kept.outputs]
+            explicit, state = (
+                values[kept.outputs : kept.outputs + kept.given],
+                values[kept.outputs + kept.given :],
+            )
+            for row in range(n):
+                for place, y in enumerate(outputs):
+                    axis = kept._axis(place)
+                    mine = y.select(axis, row) if y.dim() > axis and y.shape[axis] == n else y
+                    if not _close(mine, wanted[row][k][place].select(axis, 0)):
+                        raise Unfit(
+                            f"gave other results at call {k + 1} than from what {memory.slots[0].place} was before",
+                            got=2.5 if k else 2.4,
+                        )
+
+
+def _alone(call: Call, many: Sequence[Sequence[Tensor]], row: int) -> list[list[Tensor]]:
+    """What the module gives one stream."""
+    time = call.form.time
+    axis = 1 if time == 0 else 0
+    put_back(call.module)
+    states, results = list(call.states(1)), []
+    try:
+        for frames in many:
+            one = [frame.narrow(axis, row, 1) for frame in frames]
+            result = call.form.read(returned(call.module, call.form, one, states, fresh=False))
+            states = [t.clone() for t in result.states]
+            results.append([y.clone() for y in result.outputs])
+    finally:
+        put_back(call.module)
+    return results
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    if a.shape != b.shape:
+        return False
+    scale = float(b.abs().max()) if b.numel() else 0.0
+    return torch.allclose(
+        a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE * scale + 1e-7, equal_nan=True
+    )

@@ -1,0 +1,91 @@
+"""Trial runs of a user's module: always as it was at first, and whatever it raises told with its line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from edgelstm.frontends.torch.arguments import unfilled
+from edgelstm.frontends.torch.snapshot import put_back
+from edgelstm.frontends.torch.torch_step import RAISED, UNBOUND, Form, Result, Unfit
+from edgelstm.frontends.torch.watch import where_raised
+
+#: Examples of one frame, without the stream axis, by input name.
+Frames = Mapping[str, Tensor]
+
+#: Two numbers of streams; the axis of a tensor that follows them is the stream axis.
+FEW, MORE = 2, 3
+#: How far two runs of one computation may be from each other, relative to the largest value.
+TOLERANCE = 1e-3
+
+
+class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """How many operators ran."""
+
+    operators = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.operators += 1
+        return func(*args, **(kwargs or {}))
+
+
+def run(function: Callable[..., Any], *args: Any, _fresh: bool = True, **kwargs: Any) -> Any:
+    """``function(*args)``, and Unfit for whatever a user's module raises. A module is put back as it was first."""
+    module = function if isinstance(function, nn.Module) else None
+    if module is not None and _fresh:
+        put_back(module)
+    if module is not None and (reason := unfilled(module, args, kwargs)):
+        raise Unfit(reason, got=UNBOUND)
+    counted = _Counted()  # type: ignore[no-untyped-call]
+    try:
+        with counted:
+            return function(*args, **kwargs)
+    except Unfit:
+        raise
+    except Exception as error:
+        raise Unfit(raised(error), got=RAISED + counted.operators / (counted.operators + 100)) from error
+
+
+def raised(error: BaseException) -> str:
+    """An exception of a user's module in one line, with the line of theirs that it came from."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    place = where_raised(error)
+    return f"raised {type(error).__name__}: {first}"[:300] + (f" ({place})" if place else "")
+
+
+def returned(module: nn.Module, form: Form, frames: Any, states: Any, *, fresh: bool = True) -> Any:
+    """What a call in this form gives back; frames as the module takes them. Raises Unfit."""
+    args, kwargs = form.bound(frames, states)
+    return run(module, *args, _fresh=fresh, **kwargs)
+
+
+def step(module: nn.Module, form: Form, frames: Any, states: Any, *, fresh: bool = True) -> Result:
+    """One step, frames without a time axis. Raises Unfit."""
+    if form.time is not None:
+        frames = [frame.unsqueeze(form.time) for frame in frames]
+    result = form.read(returned(module, form, frames, states, fresh=fresh))
+    return form.without_time(result)
+
+
+def sample(frames: Frames, n: int, *, seed: int = 0, time: int | None = None) -> list[Tensor]:
+    """Frames of ``n`` streams: noise, or the example itself where that is of integers; one long on axis ``time``."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = [
+        torch.randn((n, *frame.shape), generator=generator).to(frame.dtype)
+        if frame.is_floating_point()
+        else torch.stack([frame] * n)
+        for frame in frames.values()
+    ]
+    return samples if time is None else [frame.unsqueeze(time) for frame in samples]
+
+
+def close(a: Tensor, b: Tensor) -> bool:
+    """Whether two results of one computation are the same."""
+    if a.shape != b.shape:
+        return False
+    scale = float(a.abs().max()) if a.numel() else 0.0
+    return torch.allclose(a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE * scale)
