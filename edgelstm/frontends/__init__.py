@@ -22,13 +22,13 @@ TORCH = Door(
     "a torch module, or package.module:factory",
     (),
     "edgelstm.frontends.torch.door",
-    frozenset({"weights", "frame", "states", "kwargs", "window", "carry_state"}),
+    frozenset({"weights", "frame", "states", "kwargs", "window", "carry_state", "results"}),
 )
 CHECKPOINT = Door(
     "a TorchScript file or a checkpoint",
     (".pt", ".pth", ".ckpt", ".ts", ".torchscript", ".pkl", ".pickle", ".joblib", ".bin"),
     "edgelstm.frontends.torch.checkpoint_door",
-    frozenset({"frame", "states", "window", "carry_state", "gate_order"}),
+    frozenset({"frame", "states", "window", "carry_state", "gate_order", "results"}),
 )
 DOORS = (
     Door(

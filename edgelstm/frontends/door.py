@@ -52,6 +52,7 @@ USE = {
     "confirm": "it is for ONNX files made elsewhere",
     "window": "the file says it itself",
     "carry_state": "it is for torch modules and Keras models",
+    "results": "it is for torch modules",
     "gate_order": "it is for checkpoints alone; elsewhere the arithmetic tells it",
 }
 
@@ -69,6 +70,7 @@ class Request:
     window: int | None = None
     carry_state: bool = False
     gate_order: str | None = None
+    results: Sequence[str] | None = None
 
     def only(self, source: object, taken: frozenset[str]) -> None:
         """Raise EdgeLstmError where something was said that is not among ``taken``: it would be ignored."""

@@ -8,7 +8,7 @@ from edgelstm.frontends.door import Loaded, Request
 from edgelstm.frontends.torch.state_dict import load_bare
 from edgelstm.frontends.torch.torchscript import is_torchscript, load_torchscript
 
-OF_SCRIPTS = frozenset({"frame", "states", "window", "carry_state", "confirm"})
+OF_SCRIPTS = frozenset({"frame", "states", "window", "carry_state", "confirm", "results"})
 OF_WEIGHTS = frozenset({"frame", "window", "gate_order", "confirm"})
 
 

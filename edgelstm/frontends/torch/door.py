@@ -34,6 +34,7 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
         states=request.states,
         window=request.window,
         carry_state=request.carry_state,
+        results=request.results,
     )
     name = name or (source if isinstance(source, str) else type(source).__name__)
     if drawn:

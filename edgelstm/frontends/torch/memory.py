@@ -99,7 +99,7 @@ def recall(call: Call) -> Memory | None:
         lasting = [p for p in lasting if p not in once or p in other]
     put_back(module)
     if not lasting:
-        _check_repeats(call, n)
+        check_repeats(call, n)
         return None
     slots, calls = _steady(call, n, lasting, before)
     return _relevant(call, n, slots, calls)
@@ -136,7 +136,7 @@ def _adopt(call: Call, n: int, made: set[Place]) -> None:
     remember(call.module)
 
 
-def _check_repeats(call: Call, n: int) -> None:
+def check_repeats(call: Call, n: int) -> None:
     """The same frames give the same results. Raises EdgeLstmError with the reason where they don't."""
     results = []
     state = torch.random.get_rng_state(), np.random.get_state(), python_random.getstate()
@@ -161,8 +161,8 @@ def _check_repeats(call: Call, n: int) -> None:
         np.random.set_state(state[1])
         python_random.setstate(state[2])
     name = called(call.module)
-    if watch.random:
-        event = watch.random[0]
+    if drawn := [event for event in watch.random if event.where]:
+        event = drawn[0]
         place = f" at {event.where}" if event.where else ""
         raise EdgeLstmError(
             f"{name} draws random numbers at every call, in evaluation mode too",
@@ -282,7 +282,7 @@ def _relevant(call: Call, n: int, slots: Sequence[Slot], calls: int) -> Memory |
     kept = tuple(slot for slot in slots if slot.place in needed)
     flags = [slot for slot in slots if not slot.start]
     if not kept and not flags:
-        _check_repeats(call, n)
+        check_repeats(call, n)
         return None
     return Memory((*kept, *flags), calls, lines)
 

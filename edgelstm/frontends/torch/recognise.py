@@ -80,7 +80,7 @@ def open_module(
     try:
         step = as_step(module, frame, states=states, carry_state=carry_state, results=results)
     except EdgeLstmError as error:
-        if window is None or carry_state or states is not None:
+        if window is None or carry_state or states is not None or error.__class__ is not EdgeLstmError:
             raise
         from edgelstm.frontends.torch.windows import as_window
 
@@ -91,18 +91,32 @@ def open_module(
                 raise other from error
             raise error from other
         return whole, (_window_note(type(module).__name__, window, whole.signature.window is None),), True
+    return step, _notes(step), False
+
+
+def _notes(step: TorchStep) -> tuple[str, ...]:
+    """What the user should know of how a step was made."""
     from edgelstm.frontends.torch.inner_states import Inside
+    from edgelstm.frontends.torch.kept import Kept
 
     inner = step.module
+    if isinstance(inner, Kept):
+        places = ", ".join(str(slot.place) for slot in inner.slots)
+        note = f"{places}, which {inner.source_name} keeps from call to call, carried as states"
+        if inner.anew:
+            note += "; a stream's first frame is computed as the module computes its first call, by a second copy of it"
+        if inner.one_stream:
+            note += "; written for one stream, since what is kept has no place for more"
+        return (note,)
     if not isinstance(inner, Inside):
-        return step, (), False
+        return ()
     note = f"states of {', '.join(inner.paths)} are carried from frame to frame"
     if not inner.gives_states:
         note += (
             f", though {inner.source_name} itself starts anew at every call: past the length of its training windows "
             "nothing is known of how well it does"
         )
-    return step, (note,), False
+    return (note,)
 
 
 def _window_note(name: str, window: int, whole: bool) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.frontends.torch.conventions import DOCUMENTED, GIVEN, Candidate, takes_states
+from edgelstm.frontends.torch.conventions import DOCUMENTED, GIVEN, KEPT, Candidate, takes_states
 from edgelstm.frontends.torch.inner_states import Inside
 from edgelstm.frontends.torch.memory import Memory
 from edgelstm.frontends.torch.running import Frames
@@ -89,7 +89,8 @@ def refusal(
     if candidate.source == DOCUMENTED:
         shapes = ", ".join(str(list(frame.shape)) for frame in frames.values())
         return EdgeLstmError(f"{name} can't take a frame of shape {shapes}", found=f"it {unfit}")
-    how = f"called as {form.text} ({candidate.source}) " if form is not None else f"({candidate.source}) "
+    source = "" if candidate.source == KEPT else f"({candidate.source}) "
+    how = (f"called as {form.text} " if form is not None else "") + source
     hints = [as_window] if as_window else []
     if not takes_states(module, len(frames)):
         hints.insert(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from edgelstm.frontends.torch.arguments import unfilled
 from edgelstm.frontends.torch.snapshot import put_back
 from edgelstm.frontends.torch.torch_step import RAISED, UNBOUND, Form, Result, Unfit
-from edgelstm.frontends.torch.watch import where_raised
+from edgelstm.frontends.torch.watch import is_users, where_raised
 
 #: Examples of one frame, without the stream axis, by input name.
 Frames = Mapping[str, Tensor]
@@ -87,5 +88,19 @@ def close(a: Tensor, b: Tensor) -> bool:
     """Whether two results of one computation are the same."""
     if a.shape != b.shape:
         return False
+    a, b = a.double(), b.double()
     scale = float(a.abs().max()) if a.numel() else 0.0
-    return torch.allclose(a.double(), b.double(), rtol=TOLERANCE, atol=TOLERANCE * scale)
+    return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * scale)
+
+
+def users_files(module: nn.Module) -> tuple[str, ...]:
+    """The files in which the classes of a module's parts are written, torch's and ours left out."""
+    found: dict[str, None] = {}
+    for part in module.modules():
+        try:
+            file = inspect.getfile(type(part))
+        except (TypeError, OSError):
+            continue
+        if is_users(file):
+            found[file] = None
+    return tuple(found)

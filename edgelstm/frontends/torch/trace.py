@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -62,6 +62,7 @@ def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
     import torch
 
     from edgelstm.frontends.torch.plain_cells import rewrite
+    from edgelstm.frontends.torch.running import users_files
     from edgelstm.frontends.torch.torch_step import called
 
     try:
@@ -76,8 +77,9 @@ def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
     scripted = holds_script(step.module)
     plain = step if scripted else step.around(rewrite(step.module)).eval()
     specs: list[TensorSpec | StateSpec] = [*step.signature.inputs, *step.signature.states]
+    one = step.signature.stream_axis == 1
     # Two streams: torch takes sizes 0 and 1 for special cases and would fix them.
-    examples = tuple(torch.zeros(2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs)
+    examples = tuple(torch.zeros(1 if one else 2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs)
     streams = torch.export.Dim("N")
     try:
         if scripted:
@@ -89,18 +91,18 @@ def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
                 examples,
                 dynamo=True,
                 opset_version=OPSET,
-                dynamic_shapes=(tuple({0: streams} for _ in specs),),
+                dynamic_shapes=None if one else (tuple({0: streams} for _ in specs),),
                 verbose=False,
                 external_data=False,
             )
     except EdgeLstmError:
         raise
     except Exception as error:  # the exporter raises whatever went wrong inside
-        raise _refused(name, error) from error
+        raise _refused(name, error, users_files(step.module)) from error
     assert program is not None
     model: onnx.ModelProto = program.model_proto
     # Where the code compares the number of streams with a constant, torch fixes it without a word.
-    if any(v.type.tensor_type.shape.dim[0].HasField("dim_value") for v in model.graph.input):
+    if not one and any(v.type.tensor_type.shape.dim[0].HasField("dim_value") for v in model.graph.input):
         raise _fixed(name)
     return model
 
@@ -113,7 +115,9 @@ def _fixed(name: str) -> EdgeLstmError:
     )
 
 
-def _refused(name: str, error: BaseException) -> EdgeLstmError:
+def _refused(name: str, error: BaseException, files: Sequence[str]) -> EdgeLstmError:
+    from edgelstm.frontends.torch.watch import where_raised
+
     chain = [error]
     while (cause := chain[-1].__cause__ or chain[-1].__context__) is not None and cause not in chain:
         chain.append(cause)
@@ -121,9 +125,10 @@ def _refused(name: str, error: BaseException) -> EdgeLstmError:
     if "onstraints violated" in text or "pecialized" in text:
         return _fixed(name)
     reason = next((line.strip() for e in reversed(chain) for line in str(e).splitlines() if line.strip()), "")
+    place = where_raised(error, files)
     return EdgeLstmError(
         f"torch can't export {name}.forward",
-        found=f"{type(chain[-1]).__name__}: {reason}"[:400],
+        found=f"{type(chain[-1]).__name__}: {reason}"[:400] + (f" ({place})" if place else ""),
         hint="Branches on the values of tensors and calls outside torch can't be exported",
     )
 

@@ -22,7 +22,8 @@ from edgelstm.frontends.torch.conventions import (
     maker_arguments,
 )
 from edgelstm.frontends.torch.inner_states import Inside, find, initial
-from edgelstm.frontends.torch.memory import Call, Memory, at_the_door, recall
+from edgelstm.frontends.torch.kept import Kept
+from edgelstm.frontends.torch.memory import Call, Memory, at_the_door, check_repeats, recall
 from edgelstm.frontends.torch.naming import keys_of, make_step, stream_axis
 from edgelstm.frontends.torch.pairing import choices, depends, settle
 from edgelstm.frontends.torch.refusal import Attempt, forgets, refusal, restarts
@@ -137,6 +138,7 @@ def _keeping(
     module: nn.Module, frames: Frames, batch_first: bool | None, attempts: list[Attempt]
 ) -> Made | None:
     """The module as one that takes frames alone and keeps its states to itself."""
+    of_one: Made | None = None
     for form in forms(module, tuple(frames), 0, (), batch_first):
         candidate = Candidate(_nothing, KEPT, form)
         try:
@@ -149,11 +151,17 @@ def _keeping(
         if not count:
             continue
         try:
-            if (found := _remembering(module, frames, form, candidate)) is not None:
-                return found
+            found = _remembering(module, frames, form, candidate)
         except Unfit as unfit:
             attempts.append((candidate, form, unfit))
-    return None
+            continue
+        if found is None:
+            continue
+        if not (isinstance(found[3], Kept) and found[3].one_stream):
+            return found
+        # Another form may tell streams apart: a sequence without streams looks like a frame of several.
+        of_one = of_one or found
+    return of_one
 
 
 def _nothing(n: int) -> tuple[Any, ...]:
@@ -236,6 +244,7 @@ def _fit(
     left = [form.picked] if form.picked is not None else choices(form, given, back, keys, results)
     fitting: list[Form] = []
     failed: Unfit | None = None
+    check_repeats(Call(module, form, frames, lambda n: tensors_in(run(candidate.make, n))), FEW)
     for picked in left:
         each = replace(form, picked=picked, timed=())
         try:

@@ -215,11 +215,14 @@ def _unmoved(nodes: Iterable[Node]) -> list[Node]:
 
 
 def where() -> str | None:
-    """The innermost line of the user's code that is running now: ``net.py:12``."""
+    """The innermost line of the user's code that is running now, ``net.py:12``; None where it is ours that does."""
     frame: Any = sys._getframe(1)
     while frame is not None:
-        if is_users(frame.f_code.co_filename):
-            return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        file = frame.f_code.co_filename
+        if is_users(file):
+            return f"{Path(file).name}:{frame.f_lineno}"
+        if file.startswith(_INTERNAL[0]) and frame.f_code.co_name not in ("__torch_dispatch__", "where"):
+            return None
         frame = frame.f_back
     return None
 
