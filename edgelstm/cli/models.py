@@ -86,6 +86,12 @@ def export(
             "--carry-state", help="Carry states from frame to frame though each call starts from zeros."
         ),
     ] = False,
+    results: Annotated[
+        str | None,
+        typer.Option(
+            help="Torch: names of what forward gives back, in order, 'y,h,c': states by their names, '_' left out."
+        ),
+    ] = None,
     gate_order: Annotated[
         str | None, typer.Option(help="Checkpoints without a module: the order of the gates, such as 'ifog'.")
     ] = None,
@@ -124,6 +130,7 @@ def export(
             frames=frames,
             window=window,
             carry_state=carry_state,
+            results=None if results is None else [name.strip() for name in results.split(",")],
             gate_order=gate_order,
             preprocess=preprocess,
             postprocess=postprocess,

@@ -69,6 +69,7 @@ def export(
     frames: str | Iterable[Array | Frame] | None = None,
     window: int | None = None,
     carry_state: bool = False,
+    results: Sequence[str] | None = None,
     gate_order: str | None = None,
     preprocess: Preprocessing | None = None,
     postprocess: Preprocessing | None = None,
@@ -101,6 +102,8 @@ def export(
         it, seeded noise: normal, or what the source gives numbers for.
     window: frames T of an unrolled window. A torch module that starts anew at every call is exported as such windows.
     carry_state: carry the states that such a module keeps to itself from frame to frame instead.
+    results: torch modules: names of the tensors that forward gives back, in order, where it can't be found out which are
+        the next states: a state's name marks its next value, ``_`` one that is left out.
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess, postprocess: operations by input or output name (or as text), kept in the Signature for ``run``.
     lower: write the gates in standard operators ("plain", "openvino"), for runtimes that know no functions.
@@ -131,6 +134,7 @@ def export(
         confirm=confirm,
         window=window,
         carry_state=carry_state,
+        results=results,
         gate_order=gate_order,
     )
     if doing is not None:

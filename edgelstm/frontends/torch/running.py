@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgelstm.frontends.torch.arguments import unfilled
 from edgelstm.frontends.torch.snapshot import put_back
-from edgelstm.frontends.torch.torch_step import RAISED, UNBOUND, Form, Result, Unfit
+from edgelstm.frontends.torch.torch_step import PAIRED, RAISED, UNBOUND, Form, Result, Unfit
 from edgelstm.frontends.torch.watch import is_users, where_raised
 
 #: Examples of one frame, without the stream axis, by input name.
@@ -22,6 +23,36 @@ Frames = Mapping[str, Tensor]
 FEW, MORE = 2, 3
 #: How far two runs of one computation may be from each other, relative to the largest value.
 TOLERANCE = 1e-3
+
+
+#: How floats are drawn: noise, and what modules want that take logarithms, roots or counts.
+_DRAWS: tuple[Callable[[Tensor], Tensor], ...] = (lambda t: t, torch.abs, torch.sigmoid)
+_draw: ContextVar[int] = ContextVar("draw", default=0)
+T = TypeVar("T")
+
+
+class NoNumbers(Unfit):
+    """A module gave NaN or infinity for the frames that were drawn: nothing can be told by them."""
+
+
+def with_numbers(attempt: Callable[[], T]) -> T:
+    """``attempt()``, with other frames drawn where it raises NoNumbers; the last time it is what it raises."""
+    for k in range(len(_DRAWS)):
+        token = _draw.set(k)
+        try:
+            return attempt()
+        except NoNumbers:
+            if k == len(_DRAWS) - 1:
+                raise
+        finally:
+            _draw.reset(token)
+    raise AssertionError
+
+
+def check_numbers(values: Iterable[Tensor]) -> None:
+    """Raise NoNumbers where one of ``values`` holds NaN or infinity."""
+    if not all(bool(torch.isfinite(t).all()) for t in values if t.is_floating_point()):
+        raise NoNumbers("gave NaN or infinity for the frames that were drawn", got=PAIRED)
 
 
 class _Counted(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -75,8 +106,9 @@ def step(module: nn.Module, form: Form, frames: Any, states: Any, *, fresh: bool
 def sample(frames: Frames, n: int, *, seed: int = 0, time: int | None = None) -> list[Tensor]:
     """Frames of ``n`` streams: noise, or the example itself where that is of integers; one long on axis ``time``."""
     generator = torch.Generator().manual_seed(seed)
+    draw = _DRAWS[_draw.get()]
     samples = [
-        torch.randn((n, *frame.shape), generator=generator).to(frame.dtype)
+        draw(torch.randn((n, *frame.shape), generator=generator)).to(frame.dtype)
         if frame.is_floating_point()
         else torch.stack([frame] * n)
         for frame in frames.values()
@@ -88,6 +120,7 @@ def close(a: Tensor, b: Tensor) -> bool:
     """Whether two results of one computation are the same."""
     if a.shape != b.shape:
         return False
+    check_numbers([a, b])
     a, b = a.double(), b.double()
     scale = float(a.abs().max()) if a.numel() else 0.0
     return torch.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * scale)

@@ -79,7 +79,9 @@ def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
     specs: list[TensorSpec | StateSpec] = [*step.signature.inputs, *step.signature.states]
     one = step.signature.stream_axis == 1
     # Two streams: torch takes sizes 0 and 1 for special cases and would fix them.
-    examples = tuple(torch.zeros(1 if one else 2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs)
+    examples = tuple(
+        torch.zeros(1 if one else 2, *s.frame_shape, dtype=getattr(torch, s.dtype)) for s in specs
+    )
     streams = torch.export.Dim("N")
     try:
         if scripted:

@@ -27,7 +27,19 @@ from edgelstm.frontends.torch.memory import Call, Memory, at_the_door, check_rep
 from edgelstm.frontends.torch.naming import keys_of, make_step, stream_axis
 from edgelstm.frontends.torch.pairing import choices, depends, settle
 from edgelstm.frontends.torch.refusal import Attempt, forgets, refusal, restarts
-from edgelstm.frontends.torch.running import FEW, MORE, Frames, close, returned, run, sample, step
+from edgelstm.frontends.torch.running import (
+    FEW,
+    MORE,
+    Frames,
+    NoNumbers,
+    check_numbers,
+    close,
+    returned,
+    run,
+    sample,
+    step,
+    with_numbers,
+)
 from edgelstm.frontends.torch.snapshot import Snapshot, put_back, remember
 from edgelstm.frontends.torch.torch_step import (
     PAIRED,
@@ -54,32 +66,56 @@ def probe(
 ) -> TorchStep:
     """See :func:`edgelstm.frontends.torch.recognise.as_step`; ``module`` is a copy in evaluation mode."""
     attempts: list[Attempt] = []
-    with torch.no_grad(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
-        warnings.simplefilter("ignore")
-        for _ in _started(module, frames, states):
-            found = _taking(module, frames, states, batch_first, results, attempts)
-            found = found or _keeping(module, frames, batch_first, attempts)
-            if found is None:
+
+    def once() -> TorchStep:
+        del attempts[:]
+        with torch.no_grad(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
+            warnings.simplefilter("ignore")
+            return _probe(module, frames, states, batch_first, outputs, carry_state, results, attempts)
+
+    try:
+        return with_numbers(once)
+    except NoNumbers:
+        raise refusal(module, frames, attempts, states, partial(window_that_works, module, frames)) from None
+
+
+def _probe(
+    module: nn.Module,
+    frames: Frames,
+    states: Any,
+    batch_first: bool | None,
+    outputs: Sequence[str] | None,
+    carry_state: bool,
+    results: Sequence[str] | None,
+    attempts: list[Attempt],
+) -> TorchStep:
+    """Raises NoNumbers where other frames may tell more, EdgeLstmError where nothing will."""
+    for _ in _started(module, frames, states):
+        found = _taking(module, frames, states, batch_first, results, attempts)
+        found = found or _keeping(module, frames, batch_first, attempts)
+        if found is None:
+            continue
+        form, candidate, memory, kept = found
+        if kept is None:
+            return make_step(module, frames, form, candidate, states, outputs)
+        assert memory is not None
+        if not carry_state:
+            raise forgets(module, memory, None)
+        return make_step(kept, frames, form, candidate, states, outputs)
+    if not any(isinstance(unfit, Windowed) for _, _, unfit in attempts):
+        for inside, candidate in _inside(module, frames, batch_first):
+            assert candidate.form is not None
+            try:
+                form = _fit(inside, frames, candidate, candidate.form, None, None)
+                _check_same(module, inside, frames, candidate)
+            except Unfit as unfit:
+                attempts.append((candidate, candidate.form, unfit))
                 continue
-            form, candidate, memory, kept = found
-            if kept is None:
-                return make_step(module, frames, form, candidate, states, outputs)
-            assert memory is not None
-            if not carry_state:
-                raise forgets(module, memory, None)
-            return make_step(kept, frames, form, candidate, states, outputs)
-        if not any(isinstance(unfit, Windowed) for _, _, unfit in attempts):
-            for inside, candidate in _inside(module, frames, batch_first):
-                assert candidate.form is not None
-                try:
-                    form = _fit(inside, frames, candidate, candidate.form, None, None)
-                    _check_same(module, inside, frames, candidate)
-                except Unfit as unfit:
-                    attempts.append((candidate, candidate.form, unfit))
-                    continue
-                if not (carry_state or inside.gives_states):
-                    raise restarts(inside, window_that_works(module, frames))
-                return make_step(inside, frames, form, candidate, states, outputs)
+            if not (carry_state or inside.gives_states):
+                raise restarts(inside, window_that_works(module, frames))
+            return make_step(inside, frames, form, candidate, states, outputs)
+    if numbers := [unfit for _, _, unfit in attempts if isinstance(unfit, NoNumbers)]:
+        raise numbers[0]
     raise refusal(module, frames, attempts, states, partial(window_that_works, module, frames))
 
 
@@ -238,6 +274,7 @@ def _fit(
         given.append([_noise(t, k) for k, t in enumerate(tensors)])
         keys = keys_of(module, form, made, states, len(frames), len(tensors))
         back.append(returned(module, form, sample(frames, n, time=form.time), given[-1]))
+        check_numbers(tensors_in(back[-1]))
     if candidate.source == INSIDE:
         outputs = len(tensors_in(back[0][0]))
         form = replace(form, picked=all_of(outputs, len(given[0])))
@@ -304,6 +341,10 @@ def _check_streams(
     axes = [
         stream_axis(f"state {k}", a, b) for k, (a, b) in enumerate(zip(few.states, more.states, strict=True))
     ]
+    assert form.picked is not None
+    cell = form.picked.outputs[0] in form.picked.states
+    if form.time is None and (form.arguments == "leaves" or cell):
+        return
     changed = [
         torch.stack([y[0], x[1]]) if x.is_floating_point() else x
         for x, y in zip(sample(frames, FEW), sample(frames, FEW, seed=1), strict=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,16 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.arguments import forms
 from edgelstm.frontends.torch.memory import Call, recall
 from edgelstm.frontends.torch.naming import dtype_of, output_names, stream_axis
-from edgelstm.frontends.torch.running import FEW, MORE, Frames, close, returned, sample
+from edgelstm.frontends.torch.running import (
+    FEW,
+    MORE,
+    Frames,
+    check_numbers,
+    close,
+    returned,
+    sample,
+    with_numbers,
+)
 from edgelstm.frontends.torch.snapshot import remember
 from edgelstm.frontends.torch.torch_step import RETURNED, Form, Unfit, called, names_of
 from edgelstm.frontends.torch.tree import children, describe, leaves
@@ -80,7 +90,7 @@ def as_window(
             if form.time is None:
                 continue
             try:
-                window = _fit(module, frames, length, form, outputs)
+                window = with_numbers(partial(_fit, module, frames, length, form, outputs))
             except Unfit as unfit:
                 attempts.append((form, unfit))
                 continue
@@ -130,6 +140,7 @@ def _fit(
         return _outputs(module, returned(module, form, windows, ()))
 
     few, names = run(FEW)
+    check_numbers(few)
     more, _ = run(MORE)
     if len(few) != len(more):
         raise Unfit("gave more outputs for more streams", got=RETURNED)
