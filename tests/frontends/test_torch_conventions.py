@@ -271,3 +271,66 @@ def test_states_zeroed_inside_for_one_frame() -> None:
         for x, y in zip(frames, got, strict=True):
             carried = module.inner(torch.from_numpy(x[None]), *carried)
             np.testing.assert_allclose(y, carried[0][0], rtol=1e-4, atol=1e-6)
+
+
+# -- TorchScript -------------------------------------------------------------------------------------------------------------
+
+
+class ScriptedAttribute(nn.Module):
+    """Its state in an attribute that may be None, its frames counted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head = nn.GRUCell(3, 4), nn.Linear(4, 2)
+        self.state = torch.jit.Attribute(None, torch.jit.annotations.Optional[torch.Tensor])
+        self.count = 0
+
+    def forward(self, x):
+        self.count += 1
+        state = self.state
+        if state is None:
+            state = torch.zeros(x.size(0), 4)
+        state = self.cell(x, state)
+        self.state = state
+        return self.head(state) / self.count
+
+
+SCRIPTS = {
+    "LSTM policy, two layers": lambda: zoo.Policy(nn.LSTM, 2),
+    "GRU policy": lambda: zoo.Policy(nn.GRU),
+    "attributes": ScriptedAttribute,
+}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_file_that_keeps_its_states(name: str, tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    torch.jit.script(SCRIPTS[name]().eval()).save(tmp_path / "policy.pt")
+    module = torch.jit.load(tmp_path / "policy.pt")
+    with pytest.raises(EdgeLstmError, match=r"keeps '.*from call to call.*--carry-state"):
+        open_module(module, (3,))
+    step = as_step(module, (3,), carry_state=True)
+    assert step.signature.stream_axis == "N"
+    frames = noise((3,), 50)
+    got = [outputs["y"] for outputs in streamed(step, frames)]
+    with torch.no_grad():
+        wanted = [module(torch.from_numpy(x[None]))[0].numpy() for x in frames]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_torchscript_policy_is_exported(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    torch.jit.script(zoo.Policy().eval()).save(tmp_path / "policy.pt")
+    done = edgelstm.export(
+        tmp_path / "policy.pt", tmp_path / "policy.onnx", frame=(3,), carry_state=True, steps=20
+    )
+    assert "FusedGates_lstm" in done.step.op_types()
+    module, frames = torch.jit.load(tmp_path / "policy.pt"), noise((3,), 20)
+    with edgelstm.Runner.open(tmp_path / "policy.onnx", threads=1) as runner:
+        stream = runner.stream("a")
+        got = [stream.step(x)["y"].copy() for x in frames]
+    with torch.no_grad():
+        wanted = [module(torch.from_numpy(x[None]))[0].numpy() for x in frames]
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)

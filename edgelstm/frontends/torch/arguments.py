@@ -45,8 +45,10 @@ class Parameter:
 
 def parameters(module: nn.Module) -> tuple[list[Parameter], bool]:
     """The arguments of forward, and whether it takes any number of them."""
-    if isinstance(module, torch.jit.ScriptModule):
-        schema: Any = getattr(getattr(module, "forward", None), "schema", None)
+    source = vars(module).get("script_source")
+    script = module if source is None else source.script
+    if isinstance(script, torch.jit.ScriptModule):
+        schema: Any = getattr(getattr(script, "forward", None), "schema", None)
         if schema is None:
             return [], True
         arguments = schema.arguments[1:]

@@ -22,6 +22,7 @@ from edgelstm.frontends.torch.kept import Kept, Layout, Slot, nested
 from edgelstm.frontends.torch.running import Frames, returned, run, sample
 from edgelstm.frontends.torch.snapshot import Place, Snapshot, put_back, remember
 from edgelstm.frontends.torch.torch_step import Form, Unfit, called
+from edgelstm.frontends.torch.torchscript import copied_script
 from edgelstm.frontends.torch.tree import leaves
 from edgelstm.frontends.torch.watch import reaches, watched
 
@@ -168,7 +169,9 @@ def check_repeats(call: Call, n: int) -> None:
             f"{name} draws random numbers at every call, in evaluation mode too",
             found=f"{event.operator.strip('_')}{place}",
             expected="a forward that gives the same for the same frames",
-            hint="Let dropout follow the mode (training=self.training), or take the numbers as an input",
+            hint="Let dropout follow the mode: training=self.training"
+            if "bernoulli" in event.operator or "dropout" in event.operator
+            else "Take the numbers as an input instead",
         )
     reason = (
         "random numbers that are not torch's"
@@ -278,7 +281,11 @@ def _relevant(call: Call, n: int, slots: Sequence[Slot], calls: int) -> Memory |
             break
         needed |= more
         goals += [node for p in more for node in after[p]]
-    lines = tuple(dict.fromkeys(f"{place!s} decides at {event.where}" for event, place in branches))
+    lines = tuple(
+        dict.fromkeys(
+            f"{place!s} decides" + (f" at {event.where}" if event.where else "") for event, place in branches
+        )
+    )
     kept = tuple(slot for slot in slots if slot.place in needed)
     flags = [slot for slot in slots if not slot.start]
     if not kept and not flags:
@@ -387,11 +394,13 @@ def _alone(call: Call, many: Sequence[Sequence[Tensor]], row: int) -> list[list[
     time = call.form.time
     axis = 1 if time == 0 else 0
     put_back(call.module)
+    source = vars(call.module).get("script_source")
+    module = call.module if source is None else copied_script(source.script)
     states, results = list(call.states(1)), []
     try:
         for frames in many:
             one = [frame.narrow(axis, row, 1) for frame in frames]
-            result = call.form.read(returned(call.module, call.form, one, states, fresh=False))
+            result = call.form.read(returned(module, call.form, one, states, fresh=False))
             states = [t.clone() for t in result.states]
             results.append([y.clone() for y in result.outputs])
     finally:

@@ -133,7 +133,10 @@ def _copied(module: nn.Module) -> nn.Module:
         raise EdgeLstmError("the model to export", found=type(module).__name__, expected="a torch.nn.Module")
     try:
         if isinstance(module, torch.jit.ScriptModule):
-            return copied_script(module)
+            from edgelstm.frontends.torch.script_eager import Eager, keeps_states
+
+            script = copied_script(module)
+            return Eager(script) if keeps_states(script) else script
         copied: nn.Module = copy.deepcopy(module)
     except Exception as error:  # whatever a user's module raises
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error

@@ -210,6 +210,8 @@ def _remembering(module: nn.Module, frames: Frames, form: Form, candidate: Candi
     memory = recall(call)
     if memory is None:
         return None
+    if memory.branches:
+        raise forgets(module, memory, Unfit("is a number that decides what runs", got=PAIRED))
     try:
         kept = at_the_door(call, memory)
     except Unfit as unfit:
