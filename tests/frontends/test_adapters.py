@@ -16,29 +16,29 @@ from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 
 nn = torch.nn
 FORMS = (
-    r"expected a cell, cell\(x, \(h, c\)\) -> \(h, c\); or a step, forward\(x, \*states\) -> \(outputs, next states\); "
-    r"or a sequence module, forward\(x\[B, T, \.\.\.\], state\) -> \(y, state\)"
+    r"expected cell\(x, \(h, c\)\) -> \(h, c\); or forward\(x, \*states\) -> \(outputs, next states\); "
+    r"or forward\(x\[B, T, \.\.\.\], state\) -> \(y, state\)"
 )
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "no step at all": (
         zoo.NotAStep,
         (3,),
         {},
-        r"^NotAStep\.forward is not step-shaped: found called as a step \(states left out\) it returned Tensor\[2, 3\]; "
+        r"^NotAStep\.forward is not step-shaped: found called as forward\(x.*\) it returned Tensor\[.*3\]; "
         + FORMS,
     ),
     "states nobody knows": (
         zoo.Step,
         (3,),
         {},
-        r"Step\.forward is not step-shaped: .*missing 2 required positional arguments: 'hidden' and 'memory'.*"
-        r"states=\{'h0': \(64,\), 'c0': \(64,\)\}$",
+        r"Step\.forward is not step-shaped: .*also needs 'hidden', 'memory'.*"
+        r"states=\{'h': \(64,\)\} or --state h=64$",
     ),
     "states of another shape": (
         zoo.Step,
         (3,),
         {"states": ((4,), (5,))},
-        r"called as a step \(states as given\) it raised RuntimeError: .*hidden_size.*Check the shapes in states=",
+        r"called as forward\(x, \*states\) \(states as given\) it raised RuntimeError: .*hidden_size.*\(torch_zoo\.py:\d+\)",
     ),
     "a frame of another shape": (
         lambda: nn.LSTM(3, 4),

@@ -64,7 +64,7 @@ def test_the_detector_finds_the_published_ball(detector: Any, picture: Any) -> N
         states=(),
         window=2,
     )
-    graph = trace(TorchWindow(small.module, small.time, small.taken, full))
+    graph = trace(TorchWindow(small.module, small.form, small.taken, full))
     assert graph.op_types().count("FusedGates_lstm") == 6
     program = OrtProgram(graph.to_bytes())
     (outputs,) = program.step([{"x": np.stack([picture] * 2)}], program.new_state(), [0])

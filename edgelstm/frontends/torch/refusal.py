@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.torch.arguments import unfilled
 from edgelstm.frontends.torch.conventions import DOCUMENTED, GIVEN, KEPT, Candidate, takes_states
 from edgelstm.frontends.torch.inner_states import Inside
 from edgelstm.frontends.torch.memory import Memory
@@ -19,6 +20,7 @@ FORMS = (
     "cell(x, (h, c)) -> (h, c); or forward(x, *states) -> (outputs, next states); "
     "or forward(x[B, T, ...], state) -> (y, state)"
 )
+UNKNOWN = "If only its states are unknown, give one stream's shapes, as states={'h': (64,)} or --state h=64"
 
 
 class Forgets(EdgeLstmError):
@@ -84,8 +86,14 @@ def refusal(
         return unfit.got, candidate.source == GIVEN
 
     if not attempts:
-        return EdgeLstmError(f"{name}.forward takes no frames", expected=FORMS)
-    candidate, form, unfit = max(attempts, key=distance)
+        return EdgeLstmError(
+            f"{name}.forward is not step-shaped",
+            found=f"beyond the frames it {unfilled(module, list(frames.values()), {}) or 'takes what is not known'}",
+            expected=FORMS,
+            hint=UNKNOWN,
+        )
+    documented = [each for each in attempts if each[0].source == DOCUMENTED]
+    candidate, form, unfit = max(documented or attempts, key=distance)
     if candidate.source == DOCUMENTED:
         shapes = ", ".join(str(list(frame.shape)) for frame in frames.values())
         return EdgeLstmError(f"{name} can't take a frame of shape {shapes}", found=f"it {unfit}")

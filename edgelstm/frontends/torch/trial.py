@@ -43,6 +43,7 @@ from edgelstm.frontends.torch.running import (
 from edgelstm.frontends.torch.snapshot import Snapshot, put_back, remember
 from edgelstm.frontends.torch.torch_step import (
     PAIRED,
+    RETURNED,
     Form,
     Picked,
     Result,
@@ -51,7 +52,7 @@ from edgelstm.frontends.torch.torch_step import (
     Windowed,
     called,
 )
-from edgelstm.frontends.torch.tree import flatten, leaves, tensors_in
+from edgelstm.frontends.torch.tree import describe, flatten, leaves, tensors_in
 from edgelstm.frontends.torch.windows import window_that_works
 
 
@@ -192,6 +193,7 @@ def _keeping(
             attempts.append((candidate, form, unfit))
             continue
         if found is None:
+            attempts.append((candidate, form, Unfit(f"returned {describe(back)}", got=RETURNED)))
             continue
         if not (isinstance(found[3], Kept) and found[3].one_stream):
             return found
