@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from edgelstm.workflows.quantize import quantize
     from edgelstm.workflows.run import run
     from edgelstm.workflows.score import score
+    from edgelstm.workflows.serve import Pipeline
     from edgelstm.workflows.verify import verify
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ __all__ = [
     "EdgeLstmError",
     "Inputs",
     "Outputs",
+    "Pipeline",
     "Runner",
     "Signature",
     "StateSpec",
@@ -69,6 +71,7 @@ _HOME = {
     "EdgeLstmError": "edgelstm.errors",
     "Inputs": "edgelstm.pipeline.inputs",
     "Outputs": "edgelstm.pipeline.outputs",
+    "Pipeline": "edgelstm.workflows.serve",
     "Runner": "edgelstm.runtime.runner",
     "Signature": "edgelstm.graph.signature",
     "StateSpec": "edgelstm.graph.signature",

@@ -10,12 +10,24 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, detect, engine, machine, models, quantisation, report, score
+from edgelstm.cli import build, detect, engine, machine, models, quantisation, report, score, serve
 from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
 
-__all__ = ["app", "build", "detect", "engine", "machine", "main", "models", "quantisation", "report", "score"]
+__all__ = [
+    "app",
+    "build",
+    "detect",
+    "engine",
+    "machine",
+    "main",
+    "models",
+    "quantisation",
+    "report",
+    "score",
+    "serve",
+]
 
 #: As `edgelstm --help` lists them: in the order of the work.
 ORDER = (
@@ -28,6 +40,7 @@ ORDER = (
     "lower",
     "run",
     "report",
+    "serve",
     "score",
     "scales",
     "fit_detector",

@@ -26,13 +26,14 @@ Write = Callable[[Frame, Mapping[str, Array], float], None]
 
 @dataclass(frozen=True)
 class Target:
-    """What a sink is opened for. fps: frames a second, None when unknown."""
+    """What a sink is opened for. fps: frames a second, None when unknown. append: to the lines of a file that is there."""
 
     path: Path
     signature: Signature
     fps: float | None
     view: View
     context: Context
+    append: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Kind:
 #: A new kind of file is a line here.
 FILES = (
     Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context)),
-    Kind("FILE.jsonl", (".jsonl",), lambda to: lines.json_lines(to.path, to.signature)),
+    Kind("FILE.jsonl", (".jsonl",), lambda to: lines.json_lines(to.path, to.signature, to.append)),
     Kind("FILE.csv or .parquet", (".csv", ".parquet"), lambda to: tables.table(to.path, to.signature)),
     Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context)),
     Kind(
@@ -120,6 +121,7 @@ def open_sink(
     fps: float | None = None,
     view: View | None = None,
     context: Context | None = None,
+    append: bool = False,
 ) -> Sink:
     """Open the sink at ``path`` for the outputs of ``signature``.
 
@@ -139,9 +141,10 @@ def open_sink(
     ===========  ================================================================================================
 
     ``context`` is what may be said beside the values: when, where, in which units. ``view`` says which output, channel and lead time the last two show, and which values are black and white.
+    ``append``: a .jsonl file gets its lines one by one, behind those it has, instead of all at the end; other kinds don't change.
     Raises EdgeLstmError, before any frame is computed, when the path can't be written or no output is an image.
     """
-    to = Target(Path(path), signature, fps, view or View(), context or Context())
+    to = Target(Path(path), signature, fps, view or View(), context or Context(), append)
     suffix = to.path.suffix.lower()
     if str(path).endswith(("/", os.sep)) or to.path.is_dir():
         return Sink(pictures.png_folder(to.path, signature, to.view), signature, to.path)

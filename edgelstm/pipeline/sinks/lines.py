@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.sinks.panels import as_float
@@ -25,13 +26,14 @@ SMALL = 64
 
 
 @contextmanager
-def json_lines(path: Path, signature: Signature) -> Iterator[Write]:
+def json_lines(path: Path, signature: Signature, append: bool = False) -> Iterator[Write]:
     """``{"index", "name", "time", "milliseconds", "outputs": {name: {"min", "mean", "max", "values"}}}`` a frame.
 
     Strict JSON: NaN and infinities are null. ``-`` is standard output, a line as soon as its frame is done: to follow a
     run and keep its lines too, ``edgelstm run ... --output - | tee lines.jsonl``.
+    append: each line as soon as its frame is done, behind the lines of a file that is there.
     """
-    with _opened(path) as file:
+    with _opened(path, append) as file:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             line: dict[str, Any] = {} if frame.stream is None else {"stream": frame.stream}
@@ -49,12 +51,28 @@ def json_lines(path: Path, signature: Signature) -> Iterator[Write]:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
+def _opened(path: Path, append: bool) -> Iterator[TextIO]:
     if str(path) == "-":
         yield sys.stdout
         return
+    if append:
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise EdgeLstmError(f"can't write {path}", found=error.strerror) from error
+        with file:
+            _end_line(path, file)
+            yield file
+        return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         yield file
+
+
+def _end_line(path: Path, file: TextIO) -> None:
+    """A line that was cut short, by a full disk or a lost supply, must not run into the next."""
+    with path.open("rb") as written:
+        if written.seek(0, 2) and written.seek(-1, 2) is not None and written.read(1) != b"\n":
+            file.write("\n")
 
 
 def _summary(values: Array) -> dict[str, Any]:

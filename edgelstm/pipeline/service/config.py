@@ -1,0 +1,166 @@
+"""The pipeline file: what may stand in it. Needs pydantic (``edgelstm[serve]``)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
+from edgelstm.pipeline.service.writer import SinkOverload
+
+#: Streams are named in paths and logs.
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+Name = Annotated[str, Field(pattern=NAME)]
+Text = Annotated[str, Field(min_length=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelSection(_Section):
+    """A model. All streams of a model advance in one call."""
+
+    path: Text = Field(
+        description="A step graph or window (.onnx), an engine (.plan), or a .safetensors that is exported when the service starts."
+    )
+    device: Text | None = Field(
+        None, description="cpu, cuda or cuda:N; without it, cpu for .onnx and cuda for an engine."
+    )
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="On the CPU; without it, the models share the processors evenly."
+    )
+    max_wait: Annotated[float, Field(ge=0, le=60)] = Field(
+        0.01,
+        description="Seconds that a call waits, from the first frame that came, for the other streams whose next frame is expected.",
+    )
+
+
+class StreamSection(_Section):
+    """A source, its policies, and where its outputs go."""
+
+    model: Name | None = Field(
+        None, description="Whose stream it is; may be left out where there is one model."
+    )
+    source: Text = Field(
+        description="As `edgelstm run --source`. A table with a key is a stream for each value."
+    )
+    sink: Text | Annotated[list[Text], Field(max_length=16)] = Field(
+        default_factory=list,
+        description="As `edgelstm run --output`, one or several; {stream} is the stream's name. A .jsonl is appended to, line by line.",
+    )
+    preprocess: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None, description="As `edgelstm run --preprocess`, in place of what the model declares."
+    )
+    hop: Annotated[int, Field(ge=1)] | None = Field(None, description="As `edgelstm run --hop`.")
+    limit: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="The first frames of the source only."
+    )
+    follow: bool = Field(False, description="Wait for further files of a folder.")
+    rate: Seconds | None = Field(
+        None, description="Frames a second at which the source is read; without it, as they come."
+    )
+    queue: Annotated[int, Field(ge=1, le=10000)] = Field(
+        4, description="Frames that may wait for the model. With a key, of each stream."
+    )
+    overload: Overload = Field(
+        "block",
+        description="When the queue is full: block holds the source up, drop_oldest drops the oldest frame, latest keeps the newest only.",
+    )
+    max_gap: Seconds | None = Field(
+        None,
+        description="Seconds between two time stamps above which frames are missing; without it, where the source says so.",
+    )
+    gap: Annotated[str, Field(pattern=f"^({GAP})$")] = Field(
+        "hold",
+        description="At a gap: hold the state, reset it, repeat:N steps the last frame again for each missing one, N at most, blank:N one of zeros.",
+    )
+    late: Late = Field(
+        "drop",
+        description="A time stamp that is not after the last: drop the frame, step it all the same, or reset the state and step it.",
+    )
+    lost_after: Seconds | None = Field(
+        None, description="Seconds without a frame after which the source counts as lost."
+    )
+    loss: Loss = Field(
+        "keep",
+        description="When the source is lost: keep the state, reset_on_loss, or reset_on_return with its first frame.",
+    )
+    retries: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        0, description="How often a source that fails is opened again; a frame starts the count anew."
+    )
+    retry: Seconds = Field(
+        1.0,
+        description="Seconds to the first of these tries; each further wait is twice as long, 60 at most.",
+    )
+    bad: Bad = Field(
+        "skip",
+        description="NaN or infinity. A bad frame is never stepped; rollback and reset also set the state back. A bad state goes back to that before the frame (skip), to the one kept last (rollback), to the initial one (reset).",
+    )
+    keep_every: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        100, description="Frames from one kept state to the next, for rollback."
+    )
+    sink_queue: Annotated[int, Field(ge=1, le=100000)] = Field(
+        64, description="Outputs that may wait for each sink."
+    )
+    sink_overload: SinkOverload = Field(
+        "drop_oldest",
+        description="When that queue is full: drop_oldest output, or block, which holds up all streams of the model.",
+    )
+
+    @property
+    def sinks(self) -> tuple[str, ...]:
+        """All of them."""
+        return (self.sink,) if isinstance(self.sink, str) else tuple(self.sink)
+
+
+class ServiceSection(_Section):
+    """What belongs to no stream."""
+
+    threads: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="Processors that the models share; without it, all there are."
+    )
+    drain: Annotated[float, Field(ge=0, le=3600)] = Field(
+        10.0, description="Seconds that steps and sinks have to finish when the service is stopped."
+    )
+    report: Annotated[float, Field(ge=0)] = Field(
+        60.0, description="Seconds from one line of counters in the log to the next; 0 for none."
+    )
+
+
+class Config(_Section):
+    """A pipeline file."""
+
+    service: ServiceSection = Field(default_factory=ServiceSection)
+    models: Annotated[dict[Name, ModelSection], Field(min_length=1, max_length=256)] = Field(
+        description="Models by name."
+    )
+    streams: Annotated[dict[Name, StreamSection], Field(min_length=1, max_length=4096)] = Field(
+        description="Streams by name."
+    )
+
+
+#: Where a key may be wrong though it is well formed: (path in the file, what was found, what is expected).
+Wrong = tuple[tuple[str, ...], str, str]
+
+
+def cross_check(config: Config) -> Wrong | None:
+    """What no single key shows."""
+    models, taken = list(config.models), dict[str, str]()
+    for name, stream in config.streams.items():
+        where = ("streams", name)
+        if stream.model is None and len(models) > 1:
+            return (*where, "model"), "nothing", f"one of {', '.join(models)}"
+        if stream.model is not None and stream.model not in config.models:
+            return (*where, "model"), stream.model, f"one of {', '.join(models)}"
+        word = stream.gap.partition(":")[0]
+        if word in ("repeat", "blank") and stream.max_gap is None:
+            return (*where, "gap"), f"{stream.gap} without max_gap", "max_gap too: how long a gap is"
+        for sink in stream.sinks:
+            path = sink.replace("{stream}", name)
+            if path != "-" and path in taken:
+                return (*where, "sink"), f"{path}, which stream {taken[path]} writes", "a path of its own"
+            taken[path] = name
+    return None

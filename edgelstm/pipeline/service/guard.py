@@ -1,0 +1,104 @@
+"""The state guard: a state that turned to NaN or infinity, or left its range, is caught within that frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from edgelstm.graph.signature import Signature, StateSpec
+from edgelstm.pipeline.service.policies import Bad
+from edgelstm.runtime.frames import all_finite
+from edgelstm.runtime.protocol import Array
+
+if TYPE_CHECKING:
+    from edgelstm.runtime.runner import Stream
+
+Ranges = Mapping[str, tuple[float, float]]
+State = dict[str, Array]
+
+#: After so many frames in a row that spoilt the state, what it goes back to is no good either.
+TRIES = 8
+
+
+class Guard:
+    """Looks at the state of one stream after every step, and sets it back when it is bad.
+
+    bad: ``skip`` goes back to the state before the frame, ``rollback`` to the last of those kept every ``keep`` frames,
+    ``reset`` to the initial state. Eight bad frames in a row go to the initial state, whatever the policy. ranges: lowest and
+    highest value by state name, of what the state is worth.
+
+    A state that begins with NaN or infinity is meant to hold them and is not looked at.
+    """
+
+    def __init__(self, signature: Signature, bad: Bad, keep: int, ranges: Ranges | None = None) -> None:
+        self._bad, self._keep = bad, keep
+        self._ranges = dict(ranges or {})
+        self._specs = [s for s in signature.states if _is_looked_at(s, self._ranges)]
+        #: The state after the last good frame, and an older one to roll back to; None is the initial state.
+        self.last: State | None = None
+        self._kept: State | None = None
+        self._since = 0
+        self._in_a_row = 0
+
+    def look(self, stream: Stream) -> tuple[str, str] | None:
+        """After a step: None, or what was wrong with the state (``state`` or ``range``, and in words); it is then set back."""
+        if not self._specs:
+            return None
+        state = stream.snapshot()
+        found = next((p for s in self._specs if (p := self._problem(s, state[s.name])) is not None), None)
+        if found is not None:
+            self._in_a_row += 1
+            self.set_back(stream)
+            return found
+        self.last, self._in_a_row, self._since = state, 0, self._since + 1
+        if self._since >= self._keep:
+            self._kept, self._since = state, 0
+        return None
+
+    def set_back(self, stream: Stream) -> str:
+        """Set the state back as the policy says; gives where to: ``before``, ``kept`` or ``initial``."""
+        if self._bad == "reset" or self._in_a_row >= TRIES:
+            self.forget()
+            stream.reset()
+            return "initial"
+        if self._bad == "rollback":
+            self.last, self._since = self._kept, 0
+        if self.last is None:
+            stream.reset()
+            return "initial"
+        stream.restore(self.last)
+        return "kept" if self._bad == "rollback" else "before"
+
+    def forget(self) -> None:
+        """The stream was reset: nothing older is gone back to."""
+        self.last = self._kept = None
+        self._since = self._in_a_row = 0
+
+    def resume(self, state: State) -> None:
+        """The stream begins at ``state``."""
+        self.last = self._kept = state
+        self._since = self._in_a_row = 0
+
+    def _problem(self, spec: StateSpec, stored: Array) -> tuple[str, str] | None:
+        values = spec.values(stored)
+        if values.dtype.kind == "f" and not all_finite(values):
+            bad = values.size - int(np.isfinite(values).sum())
+            return "state", f"state {spec.name}: {bad} of {values.size} values are NaN or infinite"
+        if spec.name in self._ranges:
+            low, high = self._ranges[spec.name]
+            least, most = float(values.min()), float(values.max())
+            if least < low or most > high:
+                return (
+                    "range",
+                    f"state {spec.name}: {least:.6g} to {most:.6g} is outside {low:.6g} to {high:.6g}",
+                )
+        return None
+
+
+def _is_looked_at(spec: StateSpec, ranges: Ranges) -> bool:
+    values = spec.values(spec.initial_value())
+    if values.dtype.kind != "f":
+        return spec.name in ranges
+    return bool(np.isfinite(values).all())

@@ -1,0 +1,172 @@
+"""The engine loop of one model: every stream that is due advances in one call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.member import Due, Member
+from edgelstm.runtime.runner import Runner
+
+log = logging.getLogger("edgelstm.serve")
+
+#: Seconds from look to look at streams whose source may be lost, and at what else is done between steps.
+TICK = 0.2
+#: So many rounds in a row in which every step failed, and the engine is broken.
+BROKEN = 10
+
+
+class Loop:
+    """Members of one model. A call is made when every due stream has a frame, or ``max_wait`` seconds after the first came.
+
+    A stream is due if its next frame is expected within that time, judged by how its frames came so far.
+    rooms: streams that the runner has places for; the frames of others wait until one leaves.
+    between: called between calls, and now and then while none is made.
+    """
+
+    def __init__(self, name: str, runner: Runner, rooms: int, max_wait: float) -> None:
+        self.name = name
+        self.runner = runner
+        self.wake = threading.Condition()
+        self.members: list[Member] = []
+        self.between: Callable[[], None] | None = None
+        self.calls = 0
+        #: What ended the loop before its streams did.
+        self.error: BaseException | None = None
+        self._rooms, self._max_wait = rooms, max_wait
+        self._readers = 0
+        self._stopping = False
+        self._failed_in_a_row = 0
+        self._noted = 0
+
+    def expect(self) -> None:
+        """One more source will add members."""
+        self._readers += 1
+
+    def reader_ended(self) -> None:
+        """A source will not."""
+        with self.wake:
+            self._readers -= 1
+            self.wake.notify_all()
+
+    def add(self, member: Member) -> None:
+        """A stream begins."""
+        with self.wake:
+            if self._stopping:
+                member.feed.end()
+            self.members.append(member)
+            self.wake.notify_all()
+
+    def stop(self) -> None:
+        """Take no more frames; those queued are stepped."""
+        with self.wake:
+            self._stopping = True
+            for member in self.members:
+                member.feed.end()
+            self.wake.notify_all()
+
+    def run(self) -> None:
+        """Until all sources ended and all frames are stepped."""
+        try:
+            while (ready := self._wait()) is not None:
+                self._round(ready)
+                if self.between is not None:
+                    self.between()
+        except BaseException as error:
+            self.error = error
+            log.error("model %s: stopped: %s", self.name, error)
+            self.stop()
+
+    def _wait(self) -> list[Member] | None:
+        """Members to be stepped together, none at a tick; None at the end."""
+        with self.wake:
+            while True:
+                now = time.monotonic()
+                for member in self.members:
+                    member.check_loss(now)
+                ready = self._ready()
+                if ready:
+                    deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self._max_wait
+                    if now >= deadline or not any(_is_awaited(m, deadline) for m in self.members):
+                        return ready
+                    self.wake.wait(deadline - now)
+                elif any(m.is_done for m in self.members):
+                    return []
+                elif (self._readers <= 0 or self._stopping) and not any(m.has_frame for m in self.members):
+                    return None
+                elif not self.wake.wait(TICK):
+                    return []
+
+    def _ready(self) -> list[Member]:
+        free = self._rooms - len(self.runner.streams)
+        ready = []
+        for member in self.members:
+            if not member.has_frame:
+                continue
+            if member.stream is None:
+                if not free:
+                    continue
+                free -= 1
+            ready.append(member)
+        return ready
+
+    def _round(self, ready: list[Member]) -> None:
+        due: dict[str, tuple[Member, Due]] = {}
+        for member in ready:
+            member.join(self.runner)
+            found = member.next()
+            if found is not None:
+                due[member.name] = (member, found)
+        if due:
+            self._step(due)
+        with self.wake:
+            for member in [m for m in self.members if m.is_done]:
+                member.leave()
+                self.members.remove(member)
+
+    def _step(self, due: dict[str, tuple[Member, Due]]) -> None:
+        self.calls += 1
+        started = time.perf_counter()
+        try:
+            made = self.runner.step({name: d.arrays for name, (_, d) in due.items()}, copy=True)
+        except Exception as error:  # whoever is to blame, the others go on
+            self._one_by_one(due, error)
+            return
+        seconds = time.perf_counter() - started
+        self._failed_in_a_row = 0
+        for note in self.runner.notes[self._noted :]:
+            log.warning("model %s: %s", self.name, note)
+        self._noted = len(self.runner.notes)
+        for name, (member, found) in due.items():
+            member.stepped(found, made[name], seconds)
+
+    def _one_by_one(self, due: dict[str, tuple[Member, Due]], error: Exception) -> None:
+        """No state moved: each stream alone, so that only those that are to blame stay."""
+        done = 0
+        for name, (member, found) in due.items():
+            started = time.perf_counter()
+            try:
+                if len(due) == 1:
+                    raise error
+                made = self.runner.step({name: found.arrays}, copy=True)
+            except Exception as own:
+                member.failed(found, own)
+                continue
+            done += 1
+            member.stepped(found, made[name], time.perf_counter() - started)
+        self._failed_in_a_row = 0 if done else self._failed_in_a_row + 1
+        if self._failed_in_a_row >= BROKEN:
+            raise EdgeLstmError(
+                f"model {self.name}: {BROKEN} steps in a row failed", found=str(error)
+            ) from error
+
+
+def _is_awaited(member: Member, deadline: float) -> bool:
+    """Whether a frame is expected by then."""
+    feed = member.feed
+    if member.is_done or feed.ended or feed.lost or member.has_frame:
+        return False
+    return feed.last_at is None or feed.interval is None or feed.last_at + feed.interval <= deadline

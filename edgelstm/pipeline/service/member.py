@@ -1,0 +1,225 @@
+"""One stream of the service: its frames judged and made ready, its state looked after, its outputs handed on."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.inputs import Inputs
+from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
+from edgelstm.pipeline.service.feed import Arrived, Feed
+from edgelstm.pipeline.service.guard import Guard
+from edgelstm.pipeline.service.policies import Bad, Clock, GapRule, Loss
+from edgelstm.pipeline.service.writer import Writer
+from edgelstm.pipeline.sources.source import Array, Frame
+from edgelstm.runtime.frames import all_finite
+from edgelstm.runtime.runner import Runner, Stream
+
+log = logging.getLogger("edgelstm.serve")
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is declared of a stream. lost_after: seconds without a frame after which its source counts as lost."""
+
+    gap: GapRule
+    loss: Loss
+    bad: Bad
+    lost_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Due:
+    """What a step takes. filled: the frame stands in for a missing one, and what comes out goes nowhere."""
+
+    frame: Frame
+    stamp: float
+    arrays: Mapping[str, Array]
+    filled: bool
+
+
+class Member:
+    """A stream. Only the loop's thread calls it, once it was added; ``feed`` and ``counts`` belong to all."""
+
+    def __init__(
+        self,
+        name: str,
+        rules: Rules,
+        feed: Feed,
+        clock: Clock,
+        inputs: Inputs,
+        guard: Guard,
+        counts: Counts,
+        writers: Sequence[Writer],
+    ) -> None:
+        self.name = name
+        self.rules = rules
+        self.feed = feed
+        self.clock = clock
+        self.guard = guard
+        self.counts = counts
+        self.stream: Stream | None = None
+        #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
+        self.position: tuple[int, float] | None = None
+        self._inputs = inputs
+        self._writers = writers
+        self._pending: deque[tuple[Arrived, bool]] = deque()
+        self._before: Frame | None = None
+        self._ending = False
+        self._loss_seen = False
+
+    @property
+    def has_frame(self) -> bool:
+        """Whether :meth:`next` has something to look at."""
+        return bool(self._pending) or len(self.feed) > 0
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing more comes."""
+        return (self._ending or self.feed.ended) and not self.has_frame
+
+    def join(self, runner: Runner) -> None:
+        """Take a place, once."""
+        if self.stream is None:
+            self.stream = runner.stream(self.name)
+
+    def leave(self) -> None:
+        """Free the place."""
+        if self.stream is not None:
+            self.stream.close()
+            self.stream = None
+        self._inputs.forget(self.name)
+
+    def check_loss(self, now: float) -> None:
+        """Notice that no frame comes, and do what the policy says of a source that is lost."""
+        feed, after = self.feed, self.rules.lost_after
+        if after is not None and feed.last_at is not None and now - feed.last_at > after and feed.lose():
+            log.warning("stream %s: lost, no frame for %g s", self.name, after)
+        if not feed.lost:
+            self._loss_seen = False
+        elif not self._loss_seen and not self.has_frame:
+            self._loss_seen = True
+            if self.rules.loss == "reset_on_loss":
+                self.reset("loss")
+
+    def reset(self, cause: str) -> None:
+        """Go to the initial state; windows begin anew."""
+        if self.stream is not None:
+            self.stream.reset()
+        self.guard.forget()
+        self._inputs.forget(self.name)
+        if is_worth_a_line(self.counts.add(f"reset:{cause}")):
+            log.warning("stream %s: state reset (%s)", self.name, cause)
+
+    def next(self) -> Due | None:
+        """The next frame that is to be stepped; those that are not are counted. None when there is none now."""
+        while True:
+            if self._pending:
+                due = self._ready(*self._pending.popleft())
+                if due is not None:
+                    return due
+                continue
+            arrived = self.feed.take()
+            if arrived is None:
+                return None
+            self._judge(arrived)
+
+    def _judge(self, arrived: Arrived) -> None:
+        frame = arrived.frame
+        self._ending = self._ending or frame.last
+        if arrived.returned:
+            if self.rules.loss == "reset_on_return":
+                self.reset("return")
+            elif self.rules.loss == "reset_on_loss" and not self._loss_seen:
+                self.reset("loss")  # it was back before the loop looked
+            self._loss_seen = False
+        verdict = self.clock.arrived(arrived.stamp, frame.gap is not None)
+        if verdict.gap:
+            self.counts.add("gaps")
+        if verdict.drop is not None:
+            self._drop(verdict.drop, arrived, f"time stamp {arrived.stamp:g} after {self.clock.last}")
+            return
+        if verdict.late:
+            self.counts.add("stepped_late")
+        if verdict.reset is not None:
+            self.reset(verdict.reset)
+        if verdict.fill and self._before is not None:
+            filler = self._before if self.rules.gap.word == "repeat" else _blank(frame)
+            filler = replace(filler, last=False, gap=None)
+            self._pending.extend([(replace(arrived, frame=filler), True)] * verdict.fill)
+        self._pending.append((arrived, False))
+
+    def _ready(self, arrived: Arrived, filled: bool) -> Due | None:
+        frame = arrived.frame
+        try:
+            arrays: Mapping[str, Array] | None = self._inputs(frame)
+        except EdgeLstmError as error:
+            return self._drop("refused", arrived, str(error), filled)
+        assert arrays is not None
+        if not all(a.dtype.kind != "f" or all_finite(a) for a in arrays.values()):
+            self._drop("not_finite", arrived, "NaN or infinity in the frame", filled)
+            if self.rules.bad == "reset":
+                self.reset("frame")
+            elif self.rules.bad == "rollback" and self.stream is not None:
+                self.counts.add(f"rolled_back:frame:{self.guard.set_back(self.stream)}")
+            return None
+        if not filled:
+            self._before = frame if self.rules.gap.word == "repeat" else None
+        if self._inputs.window is not None:
+            arrays = self._inputs.push(frame, self.name)
+            if arrays is None:
+                self.counts.add("filled" if filled else "gathered")
+                self._seen(arrived, filled)
+                return None
+        return Due(frame, arrived.stamp, arrays, filled)
+
+    def _drop(self, reason: str, arrived: Arrived, why: str, filled: bool = False) -> None:
+        if filled:
+            self.counts.add(f"unfilled:{reason}")
+            return
+        self._seen(arrived, False)
+        if is_worth_a_line(self.counts.add(f"dropped:{reason}")):
+            name = f"frame {arrived.frame.index} ({arrived.frame.name})"
+            log.warning("stream %s: %s dropped (%s): %s", self.name, name, reason, why)
+
+    def _seen(self, arrived: Arrived | Due, filled: bool) -> None:
+        if not filled:
+            self.position = (arrived.frame.index, arrived.stamp)
+
+    def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float) -> None:
+        """The step is done; outputs are copies."""
+        assert self.stream is not None
+        self._seen(due, due.filled)
+        problem = self.guard.look(self.stream)
+        if problem is not None:
+            kind, words = problem
+            self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
+            if is_worth_a_line(self.counts.add(f"guard:{kind}")):
+                log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
+            return
+        if due.filled:
+            self.counts.add("filled")
+            return
+        self.counts.add("stepped")
+        shown = replace(due.frame, stream=self.name)
+        for writer in self._writers:
+            writer.put(shown, outputs, seconds, self.counts)
+
+    def failed(self, due: Due, error: BaseException) -> None:
+        """The step raised; the state is what it was."""
+        self._seen(due, due.filled)
+        self.counts.add(("unfilled:" if due.filled else "dropped:") + "engine")
+        if is_worth_a_line(self.counts.add("engine_errors")):
+            log.error("stream %s: frame %d: the step failed: %s", self.name, due.frame.index, error)
+
+
+def _blank(frame: Frame) -> Frame:
+    """The same with all values 0."""
+    if isinstance(frame.data, Mapping):
+        return replace(frame, data={name: np.zeros_like(a) for name, a in frame.data.items()})
+    return replace(frame, data=np.zeros_like(frame.data))

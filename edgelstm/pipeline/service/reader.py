@@ -1,0 +1,137 @@
+"""A source in a thread of its own: it reads, keeps the pace, and opens the source again when it is lost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.feed import Arrived
+from edgelstm.pipeline.sources import Source
+from edgelstm.pipeline.sources.source import Frame
+
+log = logging.getLogger("edgelstm.serve")
+
+#: Seconds between two tries to open a lost source, at most: the wait doubles from try to try.
+LONGEST_WAIT = 60.0
+
+
+class Reader:
+    """Reads a source to its end and gives its frames to ``deliver``, which says whether to go on.
+
+    first: the source, if it is open already. rate: frames a second, None for as they come. retries: how often a source that
+    fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew. after: the index of the
+    last frame that was dealt with: those up to it are passed over, also when the source is opened again. rooms: streams at
+    one time, at most. lost: called when the source fails and is tried again. ended: called once, at the end.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        open_source: Callable[[], Source],
+        deliver: Callable[[Arrived], bool],
+        *,
+        first: Source | None = None,
+        rate: float | None = None,
+        retries: int = 0,
+        retry: float = 1.0,
+        after: int = -1,
+        rooms: int = 1,
+        lost: Callable[[], None],
+        ended: Callable[[], None],
+    ) -> None:
+        self.name = name
+        #: What ended the source for good, before its end.
+        self.error: Exception | None = None
+        self._open, self._deliver, self._first = open_source, deliver, first
+        self._rate, self._retries, self._retry = rate, retries, retry
+        self._after, self._rooms = after, rooms
+        self._lost, self._ended = lost, ended
+        self._stop = threading.Event()
+        self._due: float | None = None
+        self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Read no more; a source that waits for a frame is left behind."""
+        self._stop.set()
+
+    def join(self, seconds: float) -> None:
+        """Wait for the thread."""
+        self._thread.join(seconds)
+
+    def _run(self) -> None:
+        tries = 0
+        try:
+            while not self._stop.is_set():
+                before = self._after
+                try:
+                    self._read()
+                    return
+                except (
+                    Exception
+                ) as error:  # a damaged file, a lost share, a decoder's bug: this stream's affair alone
+                    tries = 0 if self._after > before else tries
+                    if tries >= self._retries:
+                        self.error = error
+                        log.error("stream %s: its source failed, it ends: %s", self.name, error)
+                        return
+                    wait = min(self._retry * 2**tries, LONGEST_WAIT)
+                    tries += 1
+                    log.warning(
+                        "stream %s: its source failed, try %d of %d in %g s: %s",
+                        self.name,
+                        tries,
+                        self._retries,
+                        wait,
+                        error,
+                    )
+                    self._lost()
+                    self._stop.wait(wait)
+        finally:
+            self._ended()
+
+    def _read(self) -> None:
+        source, self._first = (self._first or self._open()), None
+        with source:  # closed by this thread, which alone reads it
+            if source.streams > self._rooms:
+                raise EdgeLstmError(
+                    f"source {source.description}",
+                    found=f"{source.streams} streams at one time",
+                    expected=f"at most {self._rooms}, as when the service began",
+                )
+            for frame in source:
+                if self._stop.is_set():
+                    return
+                if frame.index <= self._after:
+                    continue
+                self._keep_pace()
+                now = time.monotonic()
+                if self._stop.is_set() or not self._deliver(
+                    Arrived(frame, stamp(frame, self._rate or source.fps, now), now)
+                ):
+                    return
+                self._after = frame.index
+
+    def _keep_pace(self) -> None:
+        if self._rate is None:
+            return
+        now = time.monotonic()
+        if (
+            self._due is None or now > self._due + 1
+        ):  # behind by more than a second: no burst to make up for it
+            self._due = now
+        self._stop.wait(max(0.0, self._due - now))
+        self._due += 1 / self._rate
+
+
+def stamp(frame: Frame, rate: float | None, now: float) -> float:
+    """Time stamp in seconds: the source's, else the frame's place at ``rate``, else when it came."""
+    if frame.time is not None:
+        return frame.time
+    return frame.index / rate if rate else now

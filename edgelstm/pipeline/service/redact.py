@@ -1,0 +1,52 @@
+"""Secrets stay out of logs, errors and reports: passwords in URLs, and what the file took from the environment."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from edgelstm.errors import EdgeLstmError
+
+#: What stands in a secret's place.
+HIDDEN = "***"
+#: Shorter values from the environment are no secrets, and hiding them would blot out every "1" in a log.
+SHORTEST = 4
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/]*@")
+
+
+class Redactor(logging.Filter):
+    """Takes secrets out of texts; as a filter of a handler, out of everything that it logs."""
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        super().__init__()
+        self._secrets = sorted({s for s in secrets if len(s) >= SHORTEST}, key=len, reverse=True)
+
+    def text(self, value: object) -> str:
+        """``value`` as text, without secrets."""
+        text = _URL.sub(rf"\1{HIDDEN}@", str(value))
+        for secret in self._secrets:
+            text = text.replace(secret, HIDDEN)
+        return text
+
+    def error(self, error: EdgeLstmError) -> EdgeLstmError:
+        """The same error, without secrets."""
+        found, expected = (None if v is None else self.text(v) for v in (error.found, error.expected))
+        hint = None if error.hint is None else self.text(error.hint)
+        return EdgeLstmError(self.text(error.what), found=found, expected=expected, hint=hint)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Every record passes, its text redacted."""
+        record.msg, record.args = self.text(record.getMessage()), None
+        if record.exc_info is not None:
+            kind, value, _ = record.exc_info
+            record.msg += f": {kind.__name__ if kind else ''}: {self.text(value)}"
+            record.exc_info = record.exc_text = None
+        return True
+
+
+def log_to(logger: logging.Logger, redactor: Redactor) -> Any:
+    """Logging of ``logger`` itself goes through ``redactor``, whoever handles it."""
+    logger.addFilter(redactor)
+    return lambda: logger.removeFilter(redactor)

@@ -1,0 +1,204 @@
+"""serve: a pipeline file becomes a running service."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike, check_file, read_bytes
+from edgelstm.runtime.outside import OutsideRange
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.service.parse import Parsed
+    from edgelstm.pipeline.service.service import Service, ServeReport
+
+log = logging.getLogger("edgelstm.serve")
+
+#: What ``example:`` in a path stands for: files that the project ships.
+SHIPPED = "example:"
+EXAMPLES = ("camera", "radar", "table")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A pipeline file that would run. streams: by name, model, source, sinks and policies in words."""
+
+    path: str
+    streams: dict[str, dict[str, str]]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"path": self.path, "streams": self.streams}
+
+
+class Pipeline:
+    """A pipeline file, read and checked.
+
+    >>> report = edgelstm.Pipeline.from_file("pipeline.toml").run()
+
+    ``docs/serve.md`` says what may stand in it. Relative paths start at the file's folder.
+    """
+
+    def __init__(self, parsed: Parsed, base: Path, where: str) -> None:
+        self.config = parsed.config
+        self.redactor = parsed.redactor
+        self._base, self._where = base, where
+        self._service: Service | None = None
+        self._stop = threading.Event()
+
+    @classmethod
+    def from_file(cls, path: PathLike, environment: Mapping[str, str] | None = None) -> Pipeline:
+        """Read ``path``. ``environment`` takes the place of the process's for ``${NAME}``.
+
+        Raises EdgeLstmError that names line, key, what was found and what is allowed.
+        """
+        from edgelstm.pipeline.service.parse import read
+
+        return cls(read(path, environment), Path(path).resolve().parent, str(path))
+
+    @classmethod
+    def from_text(
+        cls, text: str, base: PathLike = ".", environment: Mapping[str, str] | None = None
+    ) -> Pipeline:
+        """The same from the text of a file whose relative paths start at ``base``."""
+        from edgelstm.pipeline.service.parse import parse
+
+        return cls(parse(text, "pipeline", environment), Path(base).resolve(), "pipeline")
+
+    def run(self) -> ServeReport:
+        """Until every source ended or :meth:`stop`. Raises EdgeLstmError when something can't be opened at the start."""
+        with self._opened() as service:
+            self._service = service
+            try:
+                if self._stop.is_set():
+                    service.stop()
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", OutsideRange)  # it is in the log
+                    report = service.run()
+            finally:
+                self._service = None
+        report.failed = {name: self.redactor.text(text) for name, text in report.failed.items()}
+        return report
+
+    def stop(self) -> None:
+        """End :meth:`run`: what is queued is stepped and written. Any thread, and a signal handler, may call it."""
+        self._stop.set()
+        service = self._service
+        if service is not None:
+            service.stop()
+
+    def check(self) -> Checked:
+        """Open everything that :meth:`run` would, and close it again; nothing is written."""
+        streams = {}
+        with self._opened(sinks=False) as service:
+            for channel in service.channels:
+                s = channel.section
+                words = {
+                    "overload": s.overload,
+                    "gap": s.gap + (f" above {s.max_gap:g} s" if s.max_gap else ""),
+                    "late": s.late,
+                    "loss": s.loss,
+                    "bad": s.bad,
+                }
+                source = "(not there yet)" if channel.source is None else channel.source.description
+                streams[channel.name] = {
+                    "model": channel.loop.name,
+                    "source": self.redactor.text(source),
+                    "sink": self.redactor.text(", ".join(s.sinks)),
+                    **words,
+                }
+        return Checked(self._where, streams)
+
+    @contextmanager
+    def _opened(self, sinks: bool = True) -> Iterator[Service]:
+        """The service; closed behind it. Errors and our own log lines come without secrets."""
+        from edgelstm.pipeline.service.redact import log_to
+        from edgelstm.pipeline.service.service import Service
+
+        undo = log_to(log, self.redactor)
+        try:
+            with tempfile.TemporaryDirectory(prefix="edgelstm-serve-") as folder:
+                models = {
+                    name: self._model(name, section.path, Path(folder))
+                    for name, section in self.config.models.items()
+                }
+                service = Service(self._shipped(), models, self._base, sinks=sinks)
+                try:
+                    yield service
+                finally:
+                    service.close()
+        except EdgeLstmError as error:
+            raise self.redactor.error(error) from None
+        finally:
+            undo()
+
+    def _shipped(self) -> Any:
+        """The configuration with ``example:`` sources in place."""
+        streams = {
+            name: s.model_copy(update={"source": shipped(s.source)})
+            for name, s in self.config.streams.items()
+        }
+        return self.config.model_copy(update={"streams": streams})
+
+    def _model(self, name: str, path: str, folder: Path) -> Path:
+        """The model's file; a described ``.safetensors`` is exported, into ``folder``."""
+        from edgelstm.pipeline.service.service import placed
+
+        source = check_file(placed(self._base, shipped(path)))
+        if source.suffix.lower() != ".safetensors":
+            return source
+        from edgelstm.workflows.export import export
+
+        log.info("model %s: exporting %s", name, source.name)
+        made = folder / f"{name}.onnx"
+        export(source, made, steps=8)
+        return made
+
+
+def shipped(spec: str) -> str:
+    """``example:NAME/FILE`` as the path of a file that the project ships; else ``spec``."""
+    if not spec.startswith(SHIPPED):
+        return spec
+    rest = spec.removeprefix(SHIPPED)
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package.parent / "examples", package / "_examples"):
+        if (folder / rest.partition(":")[0]).is_file():
+            return str(folder / rest)
+    raise EdgeLstmError(
+        f"{spec} is not there", expected="a file of examples/ in a checkout or the released wheel"
+    )
+
+
+def example(name: str) -> str:
+    """The text of a pipeline file that runs as it is: camera, radar or table."""
+    if name not in EXAMPLES:
+        raise EdgeLstmError("example", found=name, expected=", ".join(EXAMPLES))
+    return read_bytes(shipped(f"{SHIPPED}serve/{name}.toml")).decode("utf-8")
+
+
+@contextmanager
+def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
+    """SIGTERM and SIGINT end the service well, a second one at once. For the main thread."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def handle(number: int, _: Any) -> None:
+        for each, old in before.items():
+            signal.signal(each, old)
+        pipeline.stop()
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
