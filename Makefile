@@ -88,5 +88,5 @@ $(DEMO): $(BIN)/pip $(PINS)
 $(TEST): $(BIN)/pip $(PINS)
 	$(PIP) install --quiet $(TORCH)
 	$(INSTALL) hatchling editables
-	$(INSTALL) --no-build-isolation -e '.[cpu,torch,rtx,video,images,radar,bench,dev]'
+	$(INSTALL) --no-build-isolation -e '.[cpu,torch,rtx,video,images,radar,serve,bench,dev]'
 	@touch $(DEMO) $@

@@ -19,7 +19,7 @@ from edgelstm.runtime.outside import OutsideRange
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.service.parse import Parsed
-    from edgelstm.pipeline.service.service import Service, ServeReport
+    from edgelstm.pipeline.service.service import ServeReport, Service
 
 log = logging.getLogger("edgelstm.serve")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from edgelstm.pipeline.outputs import Units
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
 from edgelstm.pipeline.service.writer import SinkOverload
 
@@ -27,13 +28,13 @@ class ModelSection(_Section):
         description="A step graph or window (.onnx), an engine (.plan), or a .safetensors that is exported when the service starts."
     )
     device: Text | None = Field(
-        None, description="cpu, cuda or cuda:N; without it, cpu for .onnx and cuda for an engine."
+        default=None, description="cpu, cuda or cuda:N; without it, cpu for .onnx and cuda for an engine."
     )
     threads: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="On the CPU; without it, the models share the processors evenly."
+        default=None, description="On the CPU; without it, the models share the processors evenly."
     )
     max_wait: Annotated[float, Field(ge=0, le=60)] = Field(
-        0.01,
+        default=0.01,
         description="Seconds that a call waits, from the first frame that came, for the other streams whose next frame is expected.",
     )
 
@@ -42,7 +43,7 @@ class StreamSection(_Section):
     """A source, its policies, and where its outputs go."""
 
     model: Name | None = Field(
-        None, description="Whose stream it is; may be left out where there is one model."
+        default=None, description="Whose stream it is; may be left out where there is one model."
     )
     source: Text = Field(
         description="As `edgelstm run --source`. A table with a key is a stream for each value."
@@ -52,61 +53,65 @@ class StreamSection(_Section):
         description="As `edgelstm run --output`, one or several; {stream} is the stream's name. A .jsonl is appended to, line by line.",
     )
     preprocess: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
-        None, description="As `edgelstm run --preprocess`, in place of what the model declares."
+        default=None, description="As `edgelstm run --preprocess`, in place of what the model declares."
     )
-    hop: Annotated[int, Field(ge=1)] | None = Field(None, description="As `edgelstm run --hop`.")
+    postprocess: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
+        default=None, description="As `edgelstm run --postprocess`, in place of what the model declares."
+    )
+    units: Units = Field(default="model", description="As `edgelstm run --units`: model, physical or source.")
+    hop: Annotated[int, Field(ge=1)] | None = Field(default=None, description="As `edgelstm run --hop`.")
     limit: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="The first frames of the source only."
+        default=None, description="The first frames of the source only."
     )
-    follow: bool = Field(False, description="Wait for further files of a folder.")
+    follow: bool = Field(default=False, description="Wait for further files of a folder.")
     rate: Seconds | None = Field(
-        None, description="Frames a second at which the source is read; without it, as they come."
+        default=None, description="Frames a second at which the source is read; without it, as they come."
     )
     queue: Annotated[int, Field(ge=1, le=10000)] = Field(
-        4, description="Frames that may wait for the model. With a key, of each stream."
+        default=4, description="Frames that may wait for the model. With a key, of each stream."
     )
     overload: Overload = Field(
-        "block",
+        default="block",
         description="When the queue is full: block holds the source up, drop_oldest drops the oldest frame, latest keeps the newest only.",
     )
     max_gap: Seconds | None = Field(
-        None,
+        default=None,
         description="Seconds between two time stamps above which frames are missing; without it, where the source says so.",
     )
     gap: Annotated[str, Field(pattern=f"^({GAP})$")] = Field(
-        "hold",
+        default="hold",
         description="At a gap: hold the state, reset it, repeat:N steps the last frame again for each missing one, N at most, blank:N one of zeros.",
     )
     late: Late = Field(
-        "drop",
+        default="drop",
         description="A time stamp that is not after the last: drop the frame, step it all the same, or reset the state and step it.",
     )
     lost_after: Seconds | None = Field(
-        None, description="Seconds without a frame after which the source counts as lost."
+        default=None, description="Seconds without a frame after which the source counts as lost."
     )
     loss: Loss = Field(
-        "keep",
+        default="keep",
         description="When the source is lost: keep the state, reset_on_loss, or reset_on_return with its first frame.",
     )
     retries: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        0, description="How often a source that fails is opened again; a frame starts the count anew."
+        default=0, description="How often a source that fails is opened again; a frame starts the count anew."
     )
     retry: Seconds = Field(
-        1.0,
+        default=1.0,
         description="Seconds to the first of these tries; each further wait is twice as long, 60 at most.",
     )
     bad: Bad = Field(
-        "skip",
+        default="skip",
         description="NaN or infinity. A bad frame is never stepped; rollback and reset also set the state back. A bad state goes back to that before the frame (skip), to the one kept last (rollback), to the initial one (reset).",
     )
     keep_every: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        100, description="Frames from one kept state to the next, for rollback."
+        default=100, description="Frames from one kept state to the next, for rollback."
     )
     sink_queue: Annotated[int, Field(ge=1, le=100000)] = Field(
-        64, description="Outputs that may wait for each sink."
+        default=64, description="Outputs that may wait for each sink."
     )
     sink_overload: SinkOverload = Field(
-        "drop_oldest",
+        default="drop_oldest",
         description="When that queue is full: drop_oldest output, or block, which holds up all streams of the model.",
     )
 
@@ -120,20 +125,20 @@ class ServiceSection(_Section):
     """What belongs to no stream."""
 
     threads: Annotated[int, Field(ge=1)] | None = Field(
-        None, description="Processors that the models share; without it, all there are."
+        default=None, description="Processors that the models share; without it, all there are."
     )
     drain: Annotated[float, Field(ge=0, le=3600)] = Field(
-        10.0, description="Seconds that steps and sinks have to finish when the service is stopped."
+        default=10.0, description="Seconds that steps and sinks have to finish when the service is stopped."
     )
     report: Annotated[float, Field(ge=0)] = Field(
-        60.0, description="Seconds from one line of counters in the log to the next; 0 for none."
+        default=60.0, description="Seconds from one line of counters in the log to the next; 0 for none."
     )
 
 
 class Config(_Section):
     """A pipeline file."""
 
-    service: ServiceSection = Field(default_factory=ServiceSection)
+    service: ServiceSection = Field(default_factory=lambda: ServiceSection())
     models: Annotated[dict[Name, ModelSection], Field(min_length=1, max_length=256)] = Field(
         description="Models by name."
     )

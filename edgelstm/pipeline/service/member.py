@@ -11,6 +11,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.inputs import Inputs
+from edgelstm.pipeline.outputs import Outputs
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
@@ -53,6 +54,7 @@ class Member:
         feed: Feed,
         clock: Clock,
         inputs: Inputs,
+        outputs: Outputs,
         guard: Guard,
         counts: Counts,
         writers: Sequence[Writer],
@@ -66,7 +68,7 @@ class Member:
         self.stream: Stream | None = None
         #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
         self.position: tuple[int, float] | None = None
-        self._inputs = inputs
+        self._inputs, self._outputs = inputs, outputs
         self._writers = writers
         self._pending: deque[tuple[Arrived, bool]] = deque()
         self._before: Frame | None = None
@@ -94,6 +96,7 @@ class Member:
             self.stream.close()
             self.stream = None
         self._inputs.forget(self.name)
+        self._outputs.forget(self.name)
 
     def check_loss(self, now: float) -> None:
         """Notice that no frame comes, and do what the policy says of a source that is lost."""
@@ -113,6 +116,7 @@ class Member:
             self.stream.reset()
         self.guard.forget()
         self._inputs.forget(self.name)
+        self._outputs.forget(self.name)
         if is_worth_a_line(self.counts.add(f"reset:{cause}")):
             log.warning("stream %s: state reset (%s)", self.name, cause)
 
@@ -148,10 +152,11 @@ class Member:
             self.counts.add("stepped_late")
         if verdict.reset is not None:
             self.reset(verdict.reset)
-        if verdict.fill and self._before is not None:
+        if verdict.fill:
             filler = self._before if self.rules.gap.word == "repeat" else _blank(frame)
-            filler = replace(filler, last=False, gap=None)
-            self._pending.extend([(replace(arrived, frame=filler), True)] * verdict.fill)
+            if filler is not None:
+                stand_in = replace(arrived, frame=replace(filler, last=False, gap=None))
+                self._pending.extend([(stand_in, True)] * verdict.fill)
         self._pending.append((arrived, False))
 
     def _ready(self, arrived: Arrived, filled: bool) -> Due | None:
@@ -159,7 +164,8 @@ class Member:
         try:
             arrays: Mapping[str, Array] | None = self._inputs(frame)
         except EdgeLstmError as error:
-            return self._drop("refused", arrived, str(error), filled)
+            self._drop("refused", arrived, str(error), filled)
+            return None
         assert arrays is not None
         if not all(a.dtype.kind != "f" or all_finite(a) for a in arrays.values()):
             self._drop("not_finite", arrived, "NaN or infinity in the frame", filled)
@@ -202,10 +208,17 @@ class Member:
             if is_worth_a_line(self.counts.add(f"guard:{kind}")):
                 log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
             return
-        if due.filled:
-            self.counts.add("filled")
+        self.counts.add("filled" if due.filled else "stepped")
+        if not self._writers:
             return
-        self.counts.add("stepped")
+        try:  # of frames that stand in too: it remembers
+            outputs = self._outputs(outputs, due.frame.data, self.name)
+        except EdgeLstmError as error:
+            if is_worth_a_line(self.counts.add("undelivered:postprocess")):
+                log.warning("stream %s: frame %d: %s", self.name, due.frame.index, error)
+            return
+        if due.filled:
+            return
         shown = replace(due.frame, stream=self.name)
         for writer in self._writers:
             writer.put(shown, outputs, seconds, self.counts)

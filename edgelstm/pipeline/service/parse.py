@@ -154,12 +154,16 @@ def _at(key: Path_, lines: Mapping[Path_, int], where: str) -> str:
 def _error(errors: list[Any], lines: Mapping[Path_, int], where: str) -> EdgeLstmError:
     """The first thing that is wrong, in the file's order."""
 
-    def line(error: Any) -> int:
+    def line(error: Any) -> tuple[bool, int]:
+        """Keys that are missing come last: one that is spelt wrongly is why."""
         key = _key(error)
-        return next((lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), 0)
+        return error["type"] == "missing", next(
+            (lines[key[:n]] for n in range(len(key), 0, -1) if key[:n] in lines), 0
+        )
 
     first = min(errors, key=line)
     key, kind = _key(first), first["type"]
+    expected: str | None
     found: object = _shown(first["input"])
     expected = _expected(first)
     hint = None
@@ -194,7 +198,7 @@ def _shown(value: object) -> str:
 def _expected(error: Any) -> str:
     message: str = error["msg"]
     message = re.sub(r"^(Input|Value|String|List) should (be|have|match) ?", "", message)
-    return re.sub(r"^a valid ", "a ", message)
+    return re.sub(r"^a (?=[aeiou])", "an ", re.sub(r"^a valid ", "a ", message))
 
 
 def _allowed(key: Path_) -> list[str]:

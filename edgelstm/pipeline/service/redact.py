@@ -13,7 +13,7 @@ from edgelstm.errors import EdgeLstmError
 HIDDEN = "***"
 #: Shorter values from the environment are no secrets, and hiding them would blot out every "1" in a log.
 SHORTEST = 4
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)[^\s/]*@")
+_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)\S*@")
 
 
 class Redactor(logging.Filter):

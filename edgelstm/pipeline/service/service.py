@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.inputs import Inputs
+from edgelstm.pipeline.inputs import Inputs, cut
 from edgelstm.pipeline.optext import parse_preprocess
-from edgelstm.pipeline.outputs import frame_outputs
+from edgelstm.pipeline.outputs import Outputs, frame_outputs
 from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.postprocess import parse_postprocess
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
@@ -62,18 +63,41 @@ class Channel:
 
     def __init__(self, name: str, section: StreamSection, loop: Loop, source: Source | None) -> None:
         self.name, self.section, self.loop = name, section, loop
-        self.source = source
-        self.ops = _operations(section, loop)
+        self.signature = loop.runner.signature
+        self.ops = (
+            None
+            if section.preprocess is None
+            else parse_preprocess(_list(section.preprocess), self.signature)
+        )
+        self.postprocess = (
+            None
+            if section.postprocess is None
+            else parse_postprocess(_list(section.postprocess), self.signature)
+        )
+        self.source, self._hop = source, section.hop
+        #: Of sound, (rate in Hz, samples from frame to frame).
+        self.hop: tuple[int, int] | None = None
+        if source is not None:
+            self.source = self.cut(source)
         self.writers: list[Writer] = []
         self.members: dict[str, Member] = {}
         self.counts: dict[str, Counts] = {}
         self.reader: Reader | None = None
         self._lock = threading.Lock()
-        self.inputs()  # what doesn't fit is said now
+        self.inputs(), self.outputs()  # what doesn't fit is said now
+
+    def cut(self, source: Source) -> Source:
+        """Sound in the frames that the model takes; every other source as it is."""
+        made, self._hop, self.hop = cut(source, self.signature, self.ops, self.section.hop)
+        return made
 
     def inputs(self) -> Inputs:
         """Preprocessing, and windows, of one member."""
-        return Inputs(self.loop.runner.signature, self.ops, hop=self.section.hop)
+        return Inputs(self.signature, self.ops, hop=self._hop)
+
+    def outputs(self) -> Outputs:
+        """Units and postprocessing of one member."""
+        return Outputs(self.signature, self.ops, units=self.section.units, postprocess=self.postprocess)
 
     def deliver(self, arrived: Arrived) -> bool:
         """A frame came; called by the reader's thread alone."""
@@ -95,8 +119,8 @@ class Channel:
         feed = Feed(s.queue, s.overload, counts, self.loop.wake)
         rules = Rules(GapRule.parse(s.gap), s.loss, s.bad, s.lost_after)
         clock = Clock(rules.gap, s.late, s.max_gap, s.rate)
-        guard = Guard(self.loop.runner.signature, s.bad, s.keep_every)
-        member = Member(name, rules, feed, clock, self.inputs(), guard, counts, self.writers)
+        guard = Guard(self.signature, s.bad, s.keep_every)
+        member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
         with self._lock:
             self.members[name] = member
         self.loop.add(member)
@@ -179,6 +203,9 @@ class Service:
     def _opened(self, section: StreamSection) -> Source:
         return open_source(placed(self._base, section.source), limit=section.limit, follow=section.follow)
 
+    def _again(self, channel: Channel) -> Source:
+        return channel.cut(self._opened(channel.section))
+
     def _sinks(self, channel: Channel, model: Path) -> None:
         fps = channel.section.rate or (channel.source.fps if channel.source else None)
         context = _context(channel, model)
@@ -186,7 +213,7 @@ class Service:
             path = placed(self._base, sink.replace("{stream}", channel.name))
 
             def opened(path: str = path) -> Sink:
-                signature = channel.loop.runner.signature
+                signature = channel.outputs().signature
                 return open_sink(path, signature, fps=fps, context=context, append=True)
 
             try:
@@ -207,7 +234,7 @@ class Service:
             section = channel.section
             channel.reader = Reader(
                 channel.name,
-                partial(self._opened, section),
+                partial(self._again, channel),
                 channel.deliver,
                 first=channel.source,
                 rate=section.rate,
@@ -222,8 +249,11 @@ class Service:
             for loop in self.loops.values()
         ]
         try:
-            for thread in (*threads, *(c.reader for c in self.channels if c.reader is not None)):
+            for thread in threads:
                 thread.start()
+            for channel in self.channels:
+                if channel.reader is not None:
+                    channel.reader.start()
             log.info("streams: %s", ", ".join(channel.name for channel in self.channels))
             self._watch(threads)
         finally:
@@ -301,11 +331,8 @@ def placed(base: Path, spec: str) -> str:
     return os.path.join(base, spec)  # noqa: PTH118 (keeps the slash at the end of a folder)
 
 
-def _operations(section: StreamSection, loop: Loop) -> Any:
-    given = section.preprocess
-    if given is None:
-        return None
-    return parse_preprocess([given] if isinstance(given, str) else given, loop.runner.signature)
+def _list(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given
 
 
 def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:
@@ -322,7 +349,7 @@ def _processors() -> int:
 
 def _context(channel: Channel, model: Path) -> Context:
     """What is known of the outputs, for sinks that say it."""
-    signature, source = channel.loop.runner.signature, channel.source
+    signature, source = channel.signature, channel.source
     if source is None:
         return Context()
     own = 0 if signature.window is None else 1
@@ -333,5 +360,9 @@ def _context(channel: Channel, model: Path) -> Context:
         if t.name in frame_outputs(signature) and len(t.frame_shape) - own == frame + 1
     }
     place, ops = source.place, next(iter(channel.inputs().ops.values()), ())
+    unit = place.unit(ops)
+    units = {} if unit is None else dict.fromkeys(channel.outputs().converted, unit)
     grid = None if place.grid is None else place.grid.through(ops)
-    return Context(place.start, place.interval, grid, {}, leads, model.name, source.description)
+    return Context(
+        place.start, place.interval, grid, units, leads, channel.hop, model.name, source.description
+    )
