@@ -59,7 +59,10 @@ USE = {
 
 @dataclass(frozen=True)
 class Request:
-    """What a user may say of a model; see :func:`edgelstm.workflows.export.export`. None or False: nothing was said."""
+    """What a user may say of a model; see :func:`edgelstm.workflows.export.export`. None or False: nothing was said.
+
+    doing: called with what is being done; any door takes it.
+    """
 
     weights: PathLike | None = None
     frame: Sequence[int] | Mapping[str, Sequence[int]] | None = None
@@ -71,11 +74,17 @@ class Request:
     carry_state: bool = False
     gate_order: str | None = None
     results: Sequence[str] | None = None
+    doing: Callable[[str], None] | None = None
+
+    def say(self, what: str) -> None:
+        """Tell who waits what is being done."""
+        if self.doing is not None:
+            self.doing(what)
 
     def only(self, source: object, taken: frozenset[str]) -> None:
         """Raise EdgeLstmError where something was said that is not among ``taken``: it would be ignored."""
         for field in fields(self):
-            if field.name not in taken and getattr(self, field.name) not in (None, False):
+            if field.name not in {*taken, "doing"} and getattr(self, field.name) not in (None, False):
                 what = source if isinstance(source, str | Path) else type(source).__name__
                 raise EdgeLstmError(
                     f"{field.name} given for {what}", expected=f"no {field.name}: {USE[field.name]}"

@@ -42,6 +42,8 @@ FACTOR = 8.0
 ROUNDINGS = 8.0
 #: The same of 1, where a bounded function made the value.
 UNIT = 4.0
+#: Elements of an axis whose largest error says something of its others.
+MANY = 8
 #: The distance from 1 to the next number. float32 for whatever is not named.
 EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float64": 2.0**-52}
 EPS32 = 2.0**-23
@@ -233,12 +235,17 @@ def allowance(size: Array, source: Array, count: int, eps: float, bounded: bool 
 
 
 def _neighbours(values: Array) -> Array:
-    """The largest along an axis, of the axis along which it is least: the axis of space, not that of channels."""
-    return np.asarray(
-        np.minimum.reduce(
-            [np.broadcast_to(values.max(k, keepdims=True), values.shape) for k in range(values.ndim)]
-        )
-    )
+    """The largest along an axis, of the axis along which it is least: the axis of space, not that of channels.
+
+    Axes of a few elements tell little, so only those of at least ``MANY`` count where there are any.
+    """
+    axes = [k for k, n in enumerate(values.shape) if n >= MANY] or [
+        k for k, n in enumerate(values.shape) if n > 1
+    ]
+    if not axes:
+        return values
+    largest = [np.broadcast_to(values.max(k, keepdims=True), values.shape) for k in axes]
+    return np.asarray(np.minimum.reduce(largest))
 
 
 def prove(

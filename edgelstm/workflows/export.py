@@ -136,9 +136,9 @@ def export(
         carry_state=carry_state,
         results=results,
         gate_order=gate_order,
+        doing=doing,
     )
-    if doing is not None:
-        doing("reading and tracing")
+    request.say("reading")
     loaded = load(source, request)
     step = loaded.step
     if preprocess:
@@ -156,12 +156,10 @@ def export(
     step.check()
     if frames is not None and not isinstance(frames, str):
         frames = list(frames)  # they are needed more than once
-    if doing is not None:
-        doing("keeping streams apart")
+    request.say("keeping streams apart")
     some = ready_frames(step.signature, frames, CALLS * (step.signature.window or 1))
     step, apart = separate(step, some, loaded.reference, loaded.description)
-    if doing is not None:
-        doing("proving")
+    request.say("proving")
     found = proved(
         loaded,
         step,

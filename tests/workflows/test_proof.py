@@ -252,4 +252,4 @@ def test_what_is_being_done_is_told(tmp_path: Path) -> None:
     planted.model().save(path)
     told: list[str] = []
     edgelstm.export(path, steps=5, threads=1, doing=told.append)
-    assert told == ["reading and tracing", "keeping streams apart", "proving"]
+    assert told == ["reading", "keeping streams apart", "proving"]

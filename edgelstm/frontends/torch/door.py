@@ -43,6 +43,7 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
             f"({listed(drawn)}); give --weights",
             *notes,
         )
+    request.say("tracing")
     return Loaded(trace(opened), TorchProgram(opened), name, notes, windowed)
 
 
