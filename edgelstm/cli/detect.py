@@ -22,6 +22,8 @@ from edgelstm.cli.shared import (
 
 Model = Annotated[Path, typer.Argument(help="A step graph (.onnx) or an engine (.plan).")]
 Source = Annotated[list[str], typer.Option(help="Tables or other frames (see `run`).")]
+BadFrame = Annotated[str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")]
+OnGap = Annotated[str, typer.Option(help="Rows missing in time: hold the state, reset it, or error.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")]
 
 
@@ -37,6 +39,8 @@ def fit_detector(
     ] = None,
     hop: Hop = None,
     preprocess: Preprocess = None,
+    on_bad_frame: BadFrame = "error",
+    on_gap: OnGap = "hold",
     limit: Limit = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -55,6 +59,8 @@ def fit_detector(
             target=target,  # type: ignore[arg-type]
             hop=hop,
             preprocess=preprocess,
+            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
+            on_gap=on_gap,  # type: ignore[arg-type]
             limit=limit,
             threads=threads,
             progress=tick,
@@ -79,6 +85,8 @@ def detect(
     ] = None,
     hop: Hop = None,
     preprocess: Preprocess = None,
+    on_bad_frame: BadFrame = "error",
+    on_gap: OnGap = "hold",
     limit: Limit = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -95,6 +103,8 @@ def detect(
             output,
             hop=hop,
             preprocess=preprocess,
+            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
+            on_gap=on_gap,  # type: ignore[arg-type]
             limit=limit,
             threads=threads,
             progress=tick,

@@ -180,6 +180,21 @@ def cut(
     return made, None, (round((made.fps or 0) * hop), hop)
 
 
+def of_one_stream(source: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames of a source that holds one stream; EdgeLstmError where another's frame comes, whose state is another."""
+    first: str | None = None
+    for k, frame in enumerate(source):
+        first = frame.stream if not k else first
+        if frame.stream != first:
+            raise EdgeLstmError(
+                "a source of several streams, where one state is carried",
+                found=f"{first!r}, then {frame.stream!r}",
+                expected="one stream",
+                hint=f"Choose it: FILE.csv:key=...:keys={first}",
+            )
+        yield frame
+
+
 class _Window:
     """The last frames of a stream; ``due``: frames until the next step; ``new``: frames in no step so far."""
 

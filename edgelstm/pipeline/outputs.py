@@ -76,6 +76,12 @@ class Outputs:
         self._post = {
             name: Postprocess(ops, signature.output(name), before) for name, ops in post.items() if ops
         }
+        if self._post and signature.window is not None:
+            raise EdgeLstmError(
+                f"postprocessing of a window of {signature.window} frames",
+                expected="a model of one step",
+                hint="Export without --window",
+            )
         if self._post:
             self.signature = replace(
                 self.signature,

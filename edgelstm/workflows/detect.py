@@ -15,12 +15,14 @@ from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path
 from edgelstm.graph.signature import Signature
+from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.anomaly import Detector, Method, Target, error_vector
 from edgelstm.workflows.run import RunReport, run
 from edgelstm.workflows.streaming import Step
 
 if TYPE_CHECKING:
+    from edgelstm.pipeline.inputs import OnGap
     from edgelstm.workflows.frames import Preprocessing, Progress
 
 #: Columns of what is written.
@@ -61,6 +63,8 @@ def fit_detector(
     target: Target | None = None,
     hop: int | None = None,
     preprocess: Preprocessing | None = None,
+    on_bad_frame: BadFrame = "error",
+    on_gap: OnGap = "hold",
     threads: int | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -86,6 +90,8 @@ def fit_detector(
         source,
         hop=hop,
         preprocess=preprocess,
+        on_bad_frame=on_bad_frame,
+        on_gap=on_gap,
         threads=threads,
         limit=limit,
         observe=watch,
@@ -105,6 +111,8 @@ def detect(
     *,
     hop: int | None = None,
     preprocess: Preprocessing | None = None,
+    on_bad_frame: BadFrame = "error",
+    on_gap: OnGap = "hold",
     threads: int | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
@@ -133,6 +141,8 @@ def detect(
             source,
             hop=hop,
             preprocess=preprocess,
+            on_bad_frame=on_bad_frame,
+            on_gap=on_gap,
             threads=threads,
             limit=limit,
             observe=Errors(found.target, scored),

@@ -104,7 +104,7 @@ def ready_frames(
         )
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
-        from edgelstm.pipeline.inputs import cut
+        from edgelstm.pipeline.inputs import cut, of_one_stream
 
         ops = operations(signature, preprocess)
         with open_source(frames) as opened, cut(opened, signature, ops, hop)[0] as source:
@@ -113,9 +113,9 @@ def ready_frames(
             if hop is None:
                 source.limit(steps)
             if hop is not None:
-                yield from (ready for _, ready in islice(inputs.steps(source), steps))
+                yield from (ready for _, ready in islice(inputs.steps(of_one_stream(source)), steps))
                 return
-            for raw in source:
+            for raw in of_one_stream(source):
                 ready: Frame = inputs(raw)
                 if arrived is not None:
                     arrived(ready, raw.data, gap=raw.gap is not None)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -173,7 +174,11 @@ def run(
                         report.outs[name], outputs[-1].signature, fps=opened.fps, view=view, context=context
                     )
                 )
-            scorer = _scorer(first, ops, threshold, hop) if score else None
+            if score:
+                _scorer(
+                    first, ops, threshold, hop
+                )  # whether there is something to score is known before the first frame
+            scorer = partial(_scorer, first, ops, threshold, hop) if score else None
             job = Job(name, iter(()), inputs, sink, scorer)
             job.steps = inputs.steps(job.watched(opened))
             jobs.append(job)
@@ -203,7 +208,7 @@ def run(
             if not follow:
                 raise
         _count(report, loop.counts)
-        report.scores = {j.name: j.scorer.result() for j in jobs if j.scorer is not None}
+        report.scores = {name: scorer.result() for j in jobs for name, scorer in j.scorers.items()}
     return report
 
 

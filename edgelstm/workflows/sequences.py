@@ -11,7 +11,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.step import StepModel
 from edgelstm.pipeline import Inputs, open_source
-from edgelstm.pipeline.inputs import cut
+from edgelstm.pipeline.inputs import cut, of_one_stream
 from edgelstm.quantize.calibrate import Recording
 from edgelstm.quantize.recipe import Span
 from edgelstm.runtime.protocol import Array, Frame
@@ -31,7 +31,7 @@ class SpanFrames:
         count = 0
         with open_source(span.source, limit=stop) as opened:
             source, _, _ = cut(opened, self._step.signature, self._ops)
-            for _, arrays in inputs.steps(islice(source, span.start, None)):
+            for _, arrays in inputs.steps(of_one_stream(islice(source, span.start, None))):
                 count += self._step.signature.window or 1
                 yield arrays
         if span.frames is not None and count < span.frames - (

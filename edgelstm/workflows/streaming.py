@@ -47,11 +47,13 @@ class Job:
     steps: Iterator[tuple[Frame, dict[str, Array]]]
     inputs: Inputs
     sink: Sink | None
-    scorer: ForecastScorer | None = None
+    #: Makes the scorer of a stream; each has its own.
+    scorer: Callable[[], ForecastScorer] | None = None
+    scorers: dict[str, ForecastScorer] = field(default_factory=dict)
     #: Streams of which nothing more comes; with windows, their last frame may be in no step.
     ended: set[str] = field(default_factory=set)
-    #: A frame was skipped, so time passed that the scorer did not see.
-    passed: bool = False
+    #: Streams of which a frame was skipped: time passed that nobody saw.
+    passed: set[str] = field(default_factory=set)
 
     def stream(self, frame: Frame) -> str:
         """Whose state the frame goes on."""
@@ -148,15 +150,17 @@ class Loop:
         if made:
             self.counts.milliseconds.append(seconds * 1e3)
         for name in arrays.keys() - made.keys():
-            frames[name][0].passed = True
+            frames[name][0].passed.add(name)
         for name, outputs in made.items():
             job, frame = frames[name]
             self.counts.frames += 1
+            if name in job.passed and frame.gap is None:
+                frame = replace(frame, gap="the frame before was skipped")
+            job.passed.discard(name)
             if job.scorer is not None:
-                gap = frame.gap is not None or job.passed
-                job.scorer.arrived(arrays[name], frame.data, gap=gap)
-                job.scorer.observe(repeated(job.scorer, arrays[name]), outputs)
-                job.passed = False
+                scorer = job.scorers.get(name) or job.scorers.setdefault(name, job.scorer())
+                scorer.arrived(arrays[name], frame.data, gap=frame.gap is not None)
+                scorer.observe(repeated(scorer, arrays[name]), outputs)
             if self._observe is not None:
                 last = self._stages[-1].runner
                 self._observe(

@@ -129,6 +129,11 @@ def test_only_some_streams_and_their_first_rows(tmp_path: Path) -> None:
     assert found == [("10", 4, False), ("10", 5, True), ("11", 8, False), ("11", 9, True)]
 
 
+def test_the_own_scale_is_that_of_all_rows(tmp_path: Path) -> None:
+    spec = write(tmp_path / "t.csv", [["k", "a"], *[[1, n] for n in range(11)]])
+    assert [f.data[0] for f in open_source(f"{spec}:key=k:scale=own:head=3")] == [0, 0.1, 0.2]
+
+
 def test_gaps_and_backward_steps_in_time(tmp_path: Path) -> None:
     times = ["2024-01-01T00:00", "2024-01-01T00:10", "2024-01-01T00:20", "2024-01-01T01:00"]
     spec = write(tmp_path / "t.csv", [["t", "a"], *[[t, 1] for t in times]])

@@ -98,3 +98,59 @@ def test_a_forecaster_is_held_against_the_next_frame(tmp_path: Path) -> None:
     with (tmp_path / "s.csv").open() as file:
         scores = [float(row["score"]) for row in csv.DictReader(file)]
     np.testing.assert_allclose(scores, np.abs(x[1:] - made[:-1]).mean(1), rtol=1e-5)
+
+
+def test_nothing_is_held_against_a_frame_that_was_skipped(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    zoo.lstm(head=3).save(model)
+    x = RNG.normal(size=(9, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    detector = edgelstm.fit_detector(model, str(tmp_path / "x.npy"), target="next", threads=1)
+    x[4, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    found = edgelstm.detect(
+        model, detector, str(tmp_path / "x.npy"), tmp_path / "s.csv", on_bad_frame="skip", threads=1
+    )
+    assert found.run.skipped == 1
+    with (tmp_path / "s.csv").open() as file:
+        assert [int(row["index"]) for row in csv.DictReader(file)] == [1, 2, 3, 6, 7, 8]
+
+
+def test_forecasts_of_one_stream_are_not_scored_on_another(tmp_path: Path) -> None:
+    """Two streams interleaved in one table: each is scored as it is alone."""
+    from onnx import helper, numpy_helper
+
+    from edgelstm.graph.signature import Signature, TensorSpec
+    from edgelstm.graph.step import make_step
+
+    spec = TensorSpec("x", "float32", ("N", 2))
+    signature = Signature((spec,), (TensorSpec("y", "float32", ("N", 2, 2)),), ())
+    axes = numpy_helper.from_array(np.array([1], np.int64), "axes")
+    one = helper.make_node("Unsqueeze", ["x", "axes"], ["a"])
+    make_step([one, helper.make_node("Concat", ["a", "a"], ["y"], axis=1)], signature, [axes]).save(
+        tmp_path / "m.onnx"
+    )
+    values = np.cumsum(RNG.normal(size=(20, 2)), 0)
+    values[1::2] += 100
+    rows = [["k", "a", "b"], *[[f"s{n % 2}", *map(repr, v.tolist())] for n, v in enumerate(values)]]
+    (tmp_path / "t.csv").write_text("\n".join(",".join(row) for row in rows))
+    report = edgelstm.score(tmp_path / "m.onnx", f"{tmp_path / 't.csv'}:key=k", threads=1)
+    assert [(row["stream"], row["lead"]) for row in report.rows] == [
+        ("s0", 1),
+        ("s0", 2),
+        ("s1", 1),
+        ("s1", 2),
+    ]
+    for which in (0, 1):
+        own = values[which::2]
+        wanted = [
+            np.abs(own[1 : len(own) - 1] - own[: len(own) - 2]).mean(),
+            np.abs(own[2:] - own[:-2]).mean(),
+        ]
+        np.testing.assert_allclose(
+            [r["mae"] for r in report.rows[2 * which : 2 * which + 2]], wanted, rtol=1e-4
+        )
+    with pytest.raises(EdgeLstmError, match="a source of several streams"):
+        edgelstm.verify(
+            str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), f"{tmp_path / 't.csv'}:key=k", threads=1
+        )

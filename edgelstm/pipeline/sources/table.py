@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,7 @@ class Options:
 
 @dataclass
 class Span:
-    """One stream of a table: rows, its first and last, and its smallest and largest values."""
+    """One stream of a table: rows that are wanted, its first and last, and the smallest and largest values of all its rows."""
 
     rows: int
     first: int
@@ -115,13 +115,15 @@ def _columns(path: Path, options: Options) -> tuple[str, ...]:
 def scan(path: Path, columns: Sequence[str], options: Options) -> dict[str, Span]:
     """All streams of a table by key, in the order in which they begin; the only one has the key ``""``."""
     spans: dict[str, Span] = {}
-    for row, key in _chosen(path, columns, options, {}):
+    # The scale of a stream is that of all its rows, whatever part of them is wanted.
+    for row, key in _chosen(path, columns, replace(options, head=None), {}):
         values = row.numbers(columns)
         span = spans.get(key)
         if span is None:
             spans[key] = Span(1, row.index, row.index, values.copy(), values.copy())
             continue
-        span.rows, span.last = span.rows + 1, row.index
+        if options.head is None or span.rows < options.head:
+            span.rows, span.last = span.rows + 1, row.index
         np.fmin(span.low, values, out=span.low)
         np.fmax(span.high, values, out=span.high)
     if not spans:
