@@ -101,7 +101,10 @@ def separate(
 
 def check_separate(step: StepModel, frames: Iterable[Frame], where: str = "model") -> None:
     """Raise EdgeLstmError where :func:`separate` would change the graph: it was made of one that keeps streams apart."""
-    found = find_mixing(step) or find_leak(step, frames)
+    frames = list(islice(frames, CALLS * (step.signature.window or 1)))
+    found: object = find_mixing(step)
+    if found is None and _runs(step, frames):  # what the CPU can't run may be meant for a GPU
+        found = find_leak(step, frames)
     if found is not None:
         raise EdgeLstmError(
             f"the streams of {where} see each other",
@@ -161,10 +164,21 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
 
 
 def _runs(step: StepModel, frames: Iterable[Frame]) -> bool:
+    """Whether one stream of one call can be computed here."""
+    axis = step.signature.stream_axis
     try:
-        find_leak(step, frames)
+        program = OrtProgram(
+            step.to_bytes(), streams=axis if isinstance(axis, int) else 1, threads=1, spin=False
+        )
     except EdgeLstmError:
         return False
+    try:
+        for call in _calls(step.signature, frames, 1):
+            program.step([call], program.new_state(), [0])
+    except EdgeLstmError:
+        return False
+    finally:
+        program.close()
     return True
 
 
