@@ -71,8 +71,11 @@ def separate(
         try:
             leak = find_leak(step, frames)
         except EdgeLstmError as error:  # a graph that says any number, and can't
-            if isinstance(axis, int) or not _runs(for_one_stream(step), frames):
-                return step, ()  # not with these frames at all, which is for the comparison to say
+            if isinstance(axis, int) or not _judged(for_one_stream(step), frames):
+                return (
+                    step,
+                    (),
+                )  # not with these frames, or never twice alike: that is for the comparison to say
             why = f"more than one in a call can't be computed ({error.found or error.what})"
         else:
             if leak is None:
@@ -161,6 +164,15 @@ def find_leak(step: StepModel, frames: Iterable[Frame]) -> Leak | None:
     finally:
         program.close()
     return None
+
+
+def _judged(step: StepModel, frames: Iterable[Frame]) -> bool:
+    """Whether it can be told of ``step`` if neighbours change anything."""
+    try:
+        find_leak(step, frames)
+    except EdgeLstmError:
+        return False
+    return True
 
 
 def _runs(step: StepModel, frames: Iterable[Frame]) -> bool:
