@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import edgelstm
 import zoo
@@ -154,3 +156,24 @@ def test_forecasts_of_one_stream_are_not_scored_on_another(tmp_path: Path) -> No
         edgelstm.verify(
             str(tmp_path / "m.onnx"), str(tmp_path / "m.onnx"), f"{tmp_path / 't.csv'}:key=k", threads=1
         )
+
+
+def test_the_golden_detector_loads_for_ever() -> None:
+    golden = Path(__file__).parents[1] / "golden" / "detector-1.json"
+    found = edgelstm.Detector.load(golden)
+    assert (found.method, found.samples, found.quantile) == ("mahalanobis", 50, 0.9)
+    assert found.score(np.array(found.mean)) == 0
+    assert found.score(np.array([3.0, -3.0])) > found.threshold
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_a_changed_detector_loads_or_is_refused(data: st.DataObject) -> None:
+    text = (Path(__file__).parents[1] / "golden" / "detector-1.json").read_text()
+    at = data.draw(st.integers(0, len(text) - 1))
+    changed = text[:at] + data.draw(st.text(max_size=3)) + text[at + data.draw(st.integers(0, 4)) :]
+    try:
+        detector = edgelstm.Detector.from_json(json.loads(changed))
+    except (EdgeLstmError, ValueError, RecursionError):
+        return
+    assert isinstance(detector.score(np.zeros(2)), float)
