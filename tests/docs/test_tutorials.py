@@ -1,0 +1,138 @@
+"""Every tutorial works as it stands: its files are written into an empty folder, its commands run there in their order."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
+NEEDS = {"camera": ("av",), "radar": ("h5py", "rasterio")}
+HEADERS = ROOT.parent / "shared" / "onnxruntime-headers" / "1.21"
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def follow(page: Path, folder: Path) -> None:
+    """Do what the page says: each block of code that begins with a file's name is that file; then what is said must be seen."""
+    commands = folder / ".commands"
+    commands.mkdir()
+    for name, arguments in (("edgelstm", "-m edgelstm"), ("python", "")):
+        command = commands / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
+        command.chmod(0o755)
+    environment = {
+        **os.environ,
+        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "COLUMNS": "120",
+    }
+    for language, block in BLOCK.findall(page.read_text("utf-8")):
+        if named := re.match(r"(?:#|//) (\S+\.\w+)\n", block):
+            (folder / named[1]).write_text(block, "utf-8")
+        if language != "console":
+            continue
+        for said in re.findall(r"^\$ .*?(?=^\$ |\Z)", block, re.MULTILINE | re.DOTALL):
+            command_line, _, seen = said[2:].partition("\n")
+            done = subprocess.run(
+                command_line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
+            )
+            assert done.returncode == 0, f"{command_line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
+            wanted = ".*".join(map(re.escape, seen.strip().split("...")))
+            assert re.search(wanted, done.stdout, re.DOTALL), f"{command_line}\n{done.stdout[-2000:]}"
+
+
+def test_there_is_one_for_each_kind_of_user() -> None:
+    assert [page.stem for page in PAGES] == ["audio", "camera", "cpp", "radar", "robot", "sensors"]
+    index = (ROOT / "docs" / "index.md").read_text("utf-8")
+    assert all(f"tutorials/{page.stem}" in index for page in PAGES)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_a_tutorial(page: Path, tmp_path: Path) -> None:
+    for module in ("torch", "onnxscript", *NEEDS.get(page.stem, ())):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+    follow(page, tmp_path)
+    check = CHECKS.get(page.stem)
+    if check is not None:
+        check(tmp_path)
+
+
+def cameras(folder: Path) -> None:
+    with np.load(folder / "seen.npz") as seen:
+        assert seen["y"].shape == (40, 1, 48, 64)
+
+
+def radars(folder: Path) -> None:
+    with np.load(folder / "forecast.npz") as made:
+        assert made["forecast"].shape == (24, 3, 1, 32, 32)
+    assert len(list((folder / "maps").glob("*.png"))) == 24
+
+
+def sensors(folder: Path) -> None:
+    alarms = [
+        line for line in (folder / "scores.csv").read_text().splitlines() if line.endswith(("True", "1"))
+    ]
+    assert 1 <= len(alarms) <= 20, alarms
+
+
+CHECKS = {"camera": cameras, "radar": radars, "sensors": sensors}
+
+
+@pytest.fixture(scope="module")
+def cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if importlib.util.find_spec("torch") is None or shutil.which("g++") is None:
+        pytest.skip("needs torch and g++")
+    folder = tmp_path_factory.mktemp("cpp")
+    follow(ROOT / "docs" / "tutorials" / "cpp.md", folder)
+    return folder
+
+
+#: The wheel's library has no name to link by, and symbols that bear its version: it is opened when it is needed.
+OPENED_LATER = """
+#include <dlfcn.h>
+#include <onnxruntime_c_api.h>
+extern "C" const OrtApiBase* ORT_API_CALL OrtGetApiBase() noexcept {
+    void* library = dlopen(LIBRARY, RTLD_NOW);
+    return reinterpret_cast<const OrtApiBase*(*)()>(dlsym(library, "OrtGetApiBase"))();
+}
+"""
+
+
+def streamed(folder: Path, command: list[str | Path]) -> None:
+    """Compile, stream the frames, compare with the Runner."""
+    done = subprocess.run(["g++", "-std=c++17", "-O1", *command, "-o", "stream"], cwd=folder, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    frames = (folder / "frames.f32").read_bytes()
+    done_too = subprocess.run([folder / "stream"], cwd=folder, input=frames, capture_output=True)
+    assert done_too.returncode == 0, done_too.stderr[-2000:]
+    found = np.frombuffer(done_too.stdout, np.float32).reshape(20, 4)
+    with np.load(folder / "expected.npz") as expected:
+        np.testing.assert_allclose(found, expected["y"], rtol=1e-5, atol=1e-6)
+
+
+def test_the_program_for_onnxruntime(cpp: Path) -> None:
+    if not HEADERS.is_dir():
+        pytest.skip("needs ONNX Runtime's headers, in shared/ beside the checkout")
+    import onnxruntime
+
+    (library,) = (Path(onnxruntime.__file__).parent / "capi").glob("libonnxruntime.so.*")
+    (cpp / "later.cpp").write_text(OPENED_LATER)
+    streamed(cpp, ["stream.cpp", "later.cpp", f'-DLIBRARY="{library}"', "-I", HEADERS, "-ldl"])
+
+
+def test_the_program_for_openvino(cpp: Path) -> None:
+    openvino = pytest.importorskip("openvino")
+    home = Path(openvino.__file__).parent
+    libraries = sorted((home / "libs").glob("libopenvino.so*"))
+    if not libraries or not (home / "include").is_dir():
+        pytest.skip("this OpenVINO has no headers")
+    streamed(cpp, ["openvino.cpp", "-I", home / "include", libraries[0], f"-Wl,-rpath,{home / 'libs'}"])
