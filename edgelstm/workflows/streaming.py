@@ -76,6 +76,10 @@ class Stage:
     runner: Runner
     inputs: Inputs
     outputs: Outputs
+    #: How long the last call of the model took.
+    seconds: float = 0.0
+    #: Streams whose frame it skipped in that call.
+    skipped: set[str] = field(default_factory=set)
 
     def step(self, arrays: Mapping[str, dict[str, Array]]) -> dict[str, Mapping[str, Array]]:
         """Outputs by stream; skipped streams are left out."""
@@ -83,10 +87,17 @@ class Stage:
         before = {name: stream.skipped for name, stream in streams.items()}
         if len(arrays) == 1:
             [(name, one)] = arrays.items()
-            found = {name: streams[name].step(one)}
+            step = streams[name].step
+            started = time.perf_counter()
+            made = step(one)
+            self.seconds = time.perf_counter() - started
+            found = {name: made}
         else:
-            found = dict(self.runner.step(arrays))
-        return {name: made for name, made in found.items() if streams[name].skipped == before[name]}
+            started = time.perf_counter()
+            found = self.runner.step(arrays)
+            self.seconds = time.perf_counter() - started
+        self.skipped = {name for name, stream in streams.items() if stream.skipped != before[name]}
+        return {name: made for name, made in found.items() if name not in self.skipped}
 
 
 @dataclass
@@ -143,13 +154,13 @@ class Loop:
                     stage.outputs.forget(name)
                 for stage in self._stages[1:]:
                     stage.inputs.forget(name)
-        started = time.perf_counter()
         made = self._through(arrays, frames)
-        seconds = time.perf_counter() - started
-        self.counts.skipped += len(due) - len(made)
+        seconds = sum(stage.seconds for stage in self._stages)
+        skipped = set().union(*(stage.skipped for stage in self._stages))
+        self.counts.skipped += len(skipped)
         if made:
             self.counts.milliseconds.append(seconds * 1e3)
-        for name in arrays.keys() - made.keys():
+        for name in skipped:
             frames[name][0].passed.add(name)
         for name, outputs in made.items():
             job, frame = frames[name]
@@ -208,6 +219,7 @@ class Loop:
                 given = stage.inputs.push(Frame(frames[name][1].index, None, name, data), name)
                 if given is not None:
                     ready[name] = given
+            stage.seconds, stage.skipped = 0.0, set()
             made = stage.step(ready) if ready else {}
         return made
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -106,3 +109,41 @@ def test_a_gap_resets_the_state_where_that_is_asked(tmp_path: Path) -> None:
     with pytest.raises(EdgeLstmError, match="expected frames without a gap"):
         edgelstm.run(model, str(data), tmp_path / "e.npz", on_gap="error", threads=1)
     assert not (tmp_path / "e.npz").exists()
+
+
+def test_ctrl_c_ends_a_followed_folder_well(tmp_path: Path) -> None:
+    """What was streamed until then is written, and the exit code is 0."""
+    data = tmp_path / "radar"
+    data.mkdir()
+    zoo.conv_lstm(channels=1).save(tmp_path / "m.onnx")
+    for minute in (0, 5, 10):
+        radar(data, minute)
+    command = [
+        sys.executable,
+        "-m",
+        "edgelstm",
+        "run",
+        "m.onnx",
+        "--source",
+        "radar",
+        "--follow",
+        "-o",
+        "y.npz",
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    try:
+        temporary: list[Path] = []
+        deadline = time.monotonic() + 60
+        while not temporary and time.monotonic() < deadline:
+            time.sleep(0.2)
+            temporary = list(tmp_path.glob(".y*"))
+        time.sleep(2)
+        process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0, error
+    assert len(np.load(tmp_path / "y.npz")["h_next"]) == 3
+    assert not list(tmp_path.glob(".y*"))

@@ -60,3 +60,34 @@ def test_sources_run_side_by_side_each_with_its_own_state(tmp_path: Path) -> Non
         np.testing.assert_allclose(np.load(tmp_path / f"y-{stream}.npz")["y"], alone, atol=1e-6)
     with pytest.raises(EdgeLstmError, match="two streams called 'left'"):
         edgelstm.run(model, [str(tmp_path / "left.npy")] * 2, threads=1)
+
+
+def test_models_in_series_each_with_a_state(tmp_path: Path) -> None:
+    """Also where the second takes a window of what the first gives: what waits for it is not skipped."""
+    zoo.lstm(head=3, seed=1).save(tmp_path / "a.onnx")
+    zoo.lstm(seed=2).save(tmp_path / "b.onnx")
+    edgelstm.export(str(tmp_path / "b.onnx"), tmp_path / "w.onnx", window=3, steps=6, threads=1)
+    x = np.random.default_rng(4).normal(size=(9, 3)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    with Runner.open(tmp_path / "a.onnx", threads=1) as a, Runner.open(tmp_path / "b.onnx", threads=1) as b:
+        first, second = a.stream("s"), b.stream("s")
+        wanted = [second.step(first.step(f, copy=True)["y"], copy=True)["y"] for f in x]
+    for name, steps in (("b", 9), ("w", 3)):
+        report = edgelstm.run(
+            tmp_path / "a.onnx",
+            str(tmp_path / "x.npy"),
+            tmp_path / "y.npz",
+            then=[tmp_path / f"{name}.onnx"],
+            threads=1,
+        )
+        assert (report.frames, report.skipped) == (steps, 0)
+        np.testing.assert_allclose(np.load(tmp_path / "y.npz")["y"].reshape(9, -1), wanted, atol=1e-6)
+    with pytest.raises(EdgeLstmError, match=r"input 'x'"):
+        edgelstm.run(
+            tmp_path / "b.onnx",
+            str(tmp_path / "x.npy"),
+            tmp_path / "n.npz",
+            then=[tmp_path / "a.onnx"],
+            threads=1,
+        )
+    assert not (tmp_path / "n.npz").exists()
