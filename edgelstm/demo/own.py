@@ -162,10 +162,7 @@ class _Seen:
                 "in", "goes in, as it came", raw.astype(np.float32) * (255 / top), like=False, colour=True
             )
         for spec in step.signature.inputs:
-            value = to_float32(step.inputs[spec.name], spec.dtype)
-            undo = self._physical._undo
-            if undo and spec is step.signature.inputs[0]:
-                value = next(iter(undo.values()))(value)
+            value = self._physical.frame(step.inputs[spec.name], spec.dtype)
             if step.signature.window is not None:
                 value = value[-1]
             self._show(f"input {spec.name}", value, spec, like=True)

@@ -159,3 +159,25 @@ def test_what_has_no_forecast_is_not_scored(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
     with pytest.raises(EdgeLstmError, match="no forecast to score: found output y"):
         edgelstm.score(tmp_path / "m.onnx", str(tmp_path / "x.npy"), threads=1)
+
+
+def test_the_newest_map_is_replaced_by_a_whole_one_only(tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    import zoo
+
+    zoo.persistence(shape=(1, 8, 9)).save(tmp_path / "m.onnx")
+    x = np.random.default_rng(0).random((3, 1, 8, 9)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    (tmp_path / "newest.tif").write_bytes(b"what was there")
+    x[0, 0, 0, 0] = np.nan
+    np.save(tmp_path / "bad.npy", x)
+    with pytest.raises(EdgeLstmError, match="NaN"):
+        edgelstm.run(tmp_path / "m.onnx", str(tmp_path / "bad.npy"), tmp_path / "newest.tif", threads=1)
+    assert (tmp_path / "newest.tif").read_bytes() == b"what was there"
+    edgelstm.run(tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / "newest.tif", threads=1)
+    with rasterio.open(tmp_path / "newest.tif") as file:
+        assert (file.height, file.width) == (8, 9)
+    with pytest.raises(EdgeLstmError, match="can't write"):
+        edgelstm.run(
+            tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / "no" / "such" / "a.tif", threads=1
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
@@ -32,10 +34,14 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
     rasterio = require("rasterio", "geo", f"writing {path}")
     spec = image_outputs(signature, view)[0]
     profile = _profile(rasterio, spec, context)
-    path.parent.mkdir(exist_ok=True)
-    with atomic_path(_name(path, 0, "0")):  # whether it can be written is known before anything is computed
-        pass
-    _name(path, 0, "0").unlink(missing_ok=True)
+    try:  # whether it can be written is known before anything is computed
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise EdgeLstmError(
+            f"can't write {path}", found=error.strerror or str(error), hint=f"Create {path.parent}"
+        ) from error
 
     def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         bands = as_float(outputs[spec.name], spec.dtype).astype(np.float32)
