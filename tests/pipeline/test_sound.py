@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import edgelstm
 from edgelstm.errors import EdgeLstmError
@@ -261,3 +263,21 @@ def test_sound_out_needs_samples_at_the_hop(tmp_path: Path) -> None:
     with pytest.raises(EdgeLstmError, match="of a source that is no sound"):
         edgelstm.run(tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / "n.wav", threads=1)
     assert sorted(p.name for p in tmp_path.glob("*.wav")) == ["a.wav", "o.wav"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.data())
+def test_a_changed_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("fuzz")
+    whole = bytearray(Path(riff(folder / "a.wav", bytes(range(200)) * 2, 1, 16, 8000, 2)).read_bytes())
+    for _ in range(data.draw(st.integers(1, 4))):
+        whole[data.draw(st.integers(0, 60))] = data.draw(st.integers(0, 255))
+    (folder / "a.wav").write_bytes(bytes(whole[: data.draw(st.integers(20, len(whole)))]))
+    try:
+        with open_source(str(folder / "a.wav")) as source:
+            for frame in source.reframed(40, 30):
+                assert frame.data.shape == (40,)
+    except EdgeLstmError:
+        pass

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import edgelstm
 import zoo
@@ -186,3 +188,20 @@ def test_times_with_jitter_have_no_gaps_but_real_ones(tmp_path: Path) -> None:
     times[120:] += 5
     spec = write(tmp_path / "t.csv", [["t", "a"], *[[repr(float(t)), 1] for t in times]])
     assert [k for k, f in enumerate(open_source(f"{spec}:time=t")) if f.gap is not None] == [120]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.binary(max_size=120),
+    st.sampled_from(["", ":columns=a", ":key=b", ":key=a:scale=own", ":time=a:head=2"]),
+)
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: bytes, options: str
+) -> None:
+    path = tmp_path_factory.mktemp("fuzz") / "t.csv"
+    path.write_bytes(b"a,b\n" + data)
+    try:
+        for frame in open_source(f"{path}{options}"):
+            assert frame.data.dtype == np.float64
+    except EdgeLstmError:
+        pass

@@ -106,7 +106,10 @@ def _at_rate(chunks: Iterator[Array], have: int, want: int) -> Iterator[Array]:
         yield from chunks
         return
     soxr = require("soxr", "audio", "resampling")
-    stream = soxr.ResampleStream(have, want, 1, dtype="float32")
+    try:
+        stream = soxr.ResampleStream(have, want, 1, dtype="float32")
+    except (ValueError, RuntimeError) as error:
+        raise EdgeLstmError(f"resampling from {have} to {want} Hz", found=str(error)) from error
     for chunk in chunks:
         yield stream.resample_chunk(chunk)
     yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
