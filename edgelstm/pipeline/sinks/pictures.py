@@ -65,7 +65,9 @@ def video(path: Path, signature: Signature, view: View, fps: float | None) -> It
                 picture = panels(outputs[panels.spec.name])
                 if view.beside:
                     raw = frame.data if isinstance(frame.data, np.ndarray) else None
-                    picture = _side_by_side(panels.beside(raw, frame.values, outputs.get(INPUT)), picture)
+                    picture = _side_by_side(
+                        panels.beside(raw, frame.values, outputs.get(INPUT)), _enlarged(picture)
+                    )
                 picture = _even(_enlarged(picture))
                 if not started:
                     stream.height, stream.width = picture.shape[:2]
