@@ -16,7 +16,7 @@ import cases
 import numpy as np
 
 from edgelstm import machine
-from edgelstm.bench.contestants import Contestant, Opened, initial_states
+from edgelstm.bench.contestants import Contestant, Opened, bound
 from edgelstm.bench.job import Job, Missing
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
@@ -90,44 +90,11 @@ def open_onnxruntime(job: Job) -> Opened:
     session = ort.InferenceSession(job.plain, options, providers=[provider])
     if job.device != "cpu" and "CUDAExecutionProvider" not in session.get_providers():
         raise Missing(f"onnxruntime {ort.__version__}: its CUDA provider does not load")
-    signature = Signature.loads(job.signature)
 
     def place(array: Array) -> Any:
         return ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), job.device, 0)
 
-    sides = [{s.name: place(state) for s, state in initial_states(job)} for _ in range(2)]
-    shared = {s.output for s in signature.states}
-    results = {
-        t.name: place(np.zeros((job.streams, *t.frame_shape), t.dtype))
-        for t in signature.outputs
-        if t.name not in shared
-    }
-    turn = 0
-
-    def prepare(frame: Frame) -> list[Any]:
-        bindings = []
-        for before, after in ((0, 1), (1, 0)):
-            binding = session.io_binding()
-            for name, x in frame.items():
-                binding.bind_ortvalue_input(name, place(x))
-            for s in signature.states:
-                binding.bind_ortvalue_input(s.input, sides[before][s.name])
-                binding.bind_ortvalue_output(s.output, sides[after][s.name])
-            for name, value in results.items():
-                binding.bind_ortvalue_output(name, value)
-            bindings.append(binding)
-        return bindings
-
-    def step(bindings: list[Any]) -> None:
-        nonlocal turn
-        session.run_with_iobinding(bindings[turn])
-        turn ^= 1
-
-    def outputs(_: None) -> dict[str, Array]:
-        current = results | {s.output: sides[turn][s.name] for s in signature.states}
-        return {t.name: current[t.name].numpy() for t in signature.outputs}
-
-    return Opened(prepare, step, outputs)
+    return bound(session, job, place)
 
 
 def open_edgelstm_onnxruntime(job: Job) -> Opened:

@@ -56,13 +56,19 @@ def open_bare(job: Job) -> Opened:
 
     from edgelstm.runtime.onnxruntime import open_session
 
-    session = open_session(job.model, job.threads)
+    return bound(open_session(job.model, job.threads), job, ort.OrtValue.ortvalue_from_numpy)
+
+
+def bound(session: Any, job: Job, place: Callable[[Array], Any]) -> Opened:
+    """A session of ONNX Runtime with two bindings for every frame, made ahead of time; states lie in buffers that swap.
+
+    place: an OrtValue of an array, on the device where it is wanted.
+    """
     signature = Signature.loads(job.signature)
-    values = ort.OrtValue.ortvalue_from_numpy
-    sides = [{s.name: values(state) for s, state in initial_states(job)} for _ in range(2)]
+    sides = [{s.name: place(state) for s, state in initial_states(job)} for _ in range(2)]
     shared = {s.output for s in signature.states}
     results = {
-        t.name: values(np.zeros((job.streams, *t.frame_shape), t.dtype))
+        t.name: place(np.zeros((job.streams, *t.frame_shape), t.dtype))
         for t in signature.outputs
         if t.name not in shared
     }
@@ -73,7 +79,7 @@ def open_bare(job: Job) -> Opened:
         for before, after in ((0, 1), (1, 0)):
             binding = session.io_binding()
             for name, x in frame.items():
-                binding.bind_ortvalue_input(name, values(x))
+                binding.bind_ortvalue_input(name, place(x))
             for s in signature.states:
                 binding.bind_ortvalue_input(s.input, sides[before][s.name])
                 binding.bind_ortvalue_output(s.output, sides[after][s.name])

@@ -19,7 +19,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels import fused_gates
 from edgelstm.kernels.gates import launch
-from edgelstm.kernels.gates.call import parameters
+from edgelstm.kernels.gates.queue import parameters
 from edgelstm.kernels.launch import no_gpu
 from kernels import host_gates
 from kernels.host_gates import channels_last, fields, seen

@@ -62,7 +62,7 @@ def on_host(
     h, c_out = naive.fused_gates(variant, z, c, peepholes)
     if active is not None:
         if h_old is None:
-            from edgelstm.kernels.gates.call import NO_OLD, NO_OLD_HINT
+            from edgelstm.kernels.gates.queue import NO_OLD, NO_OLD_HINT
 
             raise EdgeLstmError(NO_OLD, hint=NO_OLD_HINT)
         lives = (active != 0).reshape(-1, *[1] * (c.ndim - 1))
@@ -83,7 +83,7 @@ def _forward(
     kind, peepholes = GateVariant.of(variant), _given(p_i, p_f, p_o)
     if not z.is_cuda:
         return on_host(z, c, peepholes, kind, active, h_old)
-    from edgelstm.kernels.gates.call import new_tensors
+    from edgelstm.kernels.gates.queue import new_tensors
 
     z, c = _taken(z, c), c.contiguous()
     h, c_out = new_tensors(z, c)
@@ -114,7 +114,7 @@ def _launch(
     kind: GateVariant, z: Any, c: Any, peepholes: Any, h: Any, c_out: Any, active: Any, h_old: Any
 ) -> None:
     from edgelstm.kernels.arrays import stream_handle
-    from edgelstm.kernels.gates.call import run
+    from edgelstm.kernels.gates.queue import run
 
     run(
         kind, stream_handle(None, z), z, c, peepholes, h, c_out, active, h_old if active is not None else None
@@ -144,7 +144,7 @@ def _given(*peepholes: Tensor | None) -> list[Tensor]:
 def _fake(z: Tensor, c: Tensor, *_: Any) -> tuple[Tensor, Tensor]:
     import torch
 
-    from edgelstm.kernels.gates.call import new_tensors
+    from edgelstm.kernels.gates.queue import new_tensors
 
     if z.device.type == "cuda":
         return new_tensors(_taken(z, c), c.contiguous())
