@@ -39,7 +39,7 @@ def follow(page: Path, folder: Path) -> None:
             (folder / named[1]).write_text(block, "utf-8")
         if language != "console":
             continue
-        for said in re.findall(r"^\$ .*?(?=^\$ |\Z)", block, re.MULTILINE | re.DOTALL):
+        for said in re.findall(r"^\$ .*?(?=^\$ |\Z)", block.replace("\\\n", ""), re.MULTILINE | re.DOTALL):
             command_line, _, seen = said[2:].partition("\n")
             done = subprocess.run(
                 command_line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
