@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, check_file, read_bytes
+from edgelstm.files import PathLike, check_file, read_bytes, sha256
 from edgelstm.runtime.outside import OutsideRange
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Pipeline:
     def check(self) -> Checked:
         """Open everything that :meth:`run` would, and close it again; nothing is written."""
         streams = {}
-        with self._opened(sinks=False) as service:
+        with self._opened(writes=False) as service:
             for channel in service.channels:
                 s = channel.section
                 words = {
@@ -119,7 +119,7 @@ class Pipeline:
         return Checked(self._where, streams)
 
     @contextmanager
-    def _opened(self, sinks: bool = True) -> Iterator[Service]:
+    def _opened(self, writes: bool = True) -> Iterator[Service]:
         """The service; closed behind it. Errors and our own log lines come without secrets."""
         from edgelstm.pipeline.service.redact import log_to
         from edgelstm.pipeline.service.service import Service
@@ -131,7 +131,14 @@ class Pipeline:
                     name: self._model(name, section.path, Path(folder))
                     for name, section in self.config.models.items()
                 }
-                service = Service(self._shipped(), models, self._base, sinks=sinks)
+                service = Service(
+                    self._shipped(),
+                    models,
+                    self._base,
+                    ranges={name: self._ranges(name, path) for name, path in models.items()},
+                    hashes=self._hashes() if writes else None,
+                    writes=writes,
+                )
                 try:
                     yield service
                 finally:
@@ -148,6 +155,53 @@ class Pipeline:
             for name, s in self.config.streams.items()
         }
         return self.config.model_copy(update={"streams": streams})
+
+    def _hashes(self) -> dict[str, str]:
+        """Of the models' files, where checkpoints are kept."""
+        from edgelstm.pipeline.service.service import placed
+
+        if self.config.service.checkpoint is None:
+            return {}
+        return {
+            name: sha256(read_bytes(placed(self._base, shipped(section.path))))
+            for name, section in self.config.models.items()
+        }
+
+    def _ranges(self, name: str, model: Path) -> dict[str, tuple[float, float]]:
+        """Of the model's states: as given, else what its calibration saw, times the margin."""
+        section = self.config.models[name]
+        found: dict[str, tuple[float, float]] = {}
+        if section.calibration is not None:
+            from edgelstm.pipeline.service.service import placed
+            from edgelstm.quantize.calibration import Calibration
+
+            seen = Calibration.load(placed(self._base, shipped(section.calibration))).states
+            for state, growth in seen.items():
+                most = max(growth.largest, default=0.0) * section.margin
+                if most > 0:
+                    found[state] = (-most, most)
+        found |= {state: (low, high) for state, (low, high) in section.ranges.items()}
+        if found:
+            self._check_ranges(name, model, found)
+        return found
+
+    def _check_ranges(self, name: str, model: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
+        from edgelstm.runtime.runner import Runner
+
+        with Runner.open(model, self.config.models[name].device) as runner:
+            states = [s.name for s in runner.signature.states]
+        unknown = sorted(set(ranges) - set(states))
+        if unknown:
+            raise EdgeLstmError(
+                f"model {name}: ranges of states", found=unknown[0], expected=f"states {', '.join(states)}"
+            )
+        for state, (low, high) in ranges.items():
+            if not low < high:
+                raise EdgeLstmError(
+                    f"model {name}: range of state {state}",
+                    found=f"{low:g} to {high:g}",
+                    expected="low < high",
+                )
 
     def _model(self, name: str, path: str, folder: Path) -> Path:
         """The model's file; a described ``.safetensors`` is exported, into ``folder``."""

@@ -292,3 +292,26 @@ def _wait_for(condition: Any) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def test_ranges_of_states_are_those_given_or_calibrated(folder: Path) -> None:
+    """Frames a hundred times as large as any that was calibrated with: an LSTM's cell state leaves its range, another's not."""
+    import edgelstm
+
+    np.save(folder / "c.npy", np.tile(np.load(folder / "a.npy"), (3, 1)))
+    edgelstm.calibrate(folder / "model.onnx", str(folder / "c.npy"), folder / "m.calib.json")
+    np.save(folder / "b.npy", np.concatenate([np.load(folder / "a.npy"), np.full((30, 3), 100, np.float32)]))
+    text = MODEL + 'calibration = "m.calib.json"\nmargin = 1.5\n' + section("a") + section("b")
+    report = Pipeline.from_text(text, folder).run()
+    assert report.streams["a"] == {"delivered": 20, "read": 20, "stepped": 20}
+    assert report.streams["b"]["guard:range"] == report.streams["b"]["dropped:range"] > 0
+    with Runner.open(folder / "model.onnx") as runner:
+        name = runner.signature.states[0].name
+    tight = f"{MODEL}ranges = {{ {name} = [-1e-6, 1e-6] }}\n"
+    assert Pipeline.from_text(tight + section("b"), folder).run().streams["b"]["guard:range"] > 0
+    for ranges, said in (
+        ("{ other = [0, 1] }", "found other; expected states"),
+        (f"{{ {name} = [1, 0] }}", "low < high"),
+    ):
+        with pytest.raises(EdgeLstmError, match=said):
+            Pipeline.from_text(f"{MODEL}ranges = {ranges}\n" + section("b"), folder).run()

@@ -14,6 +14,7 @@ from edgelstm.pipeline.service.writer import SinkOverload
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
@@ -37,6 +38,16 @@ class ModelSection(_Section):
         default=0.01,
         description="Seconds that a call waits, from the first frame that came, for the other streams whose next frame is expected.",
     )
+
+    ranges: dict[Text, Annotated[list[Finite], Field(min_length=2, max_length=2)]] = Field(
+        default_factory=dict,
+        description="Lowest and highest value of states by name: one that leaves them is bad, see the streams' `bad`.",
+    )
+    calibration: Text | None = Field(
+        default=None,
+        description="A file of `edgelstm calibrate`: no state may leave `margin` times the range that it had there.",
+    )
+    margin: Annotated[float, Field(ge=1, le=1e6)] = Field(default=2.0, description="See `calibration`.")
 
 
 class StreamSection(_Section):
@@ -130,6 +141,11 @@ class ServiceSection(_Section):
     drain: Annotated[float, Field(ge=0, le=3600)] = Field(
         default=10.0, description="Seconds that steps and sinks have to finish when the service is stopped."
     )
+    checkpoint: Text | None = Field(
+        default=None,
+        description="A folder for checkpoints; the service goes on from the newest when it starts.",
+    )
+    checkpoint_every: Seconds = Field(default=30.0, description="Seconds from one checkpoint to the next.")
     report: Annotated[float, Field(ge=0)] = Field(
         default=60.0, description="Seconds from one line of counters in the log to the next; 0 for none."
     )

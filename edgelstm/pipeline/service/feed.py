@@ -13,12 +13,16 @@ from edgelstm.pipeline.sources.source import Frame
 
 @dataclass(frozen=True)
 class Arrived:
-    """A frame, its time stamp in seconds, when it came (``time.monotonic``), and whether it is the first after a loss."""
+    """A frame, its time stamp in seconds, and when it came (``time.monotonic``).
+
+    returned: it is the first after a loss; anew: the first of a source that begins elsewhere than before.
+    """
 
     frame: Frame
     stamp: float
     at: float
     returned: bool = False
+    anew: bool = False
 
 
 class Feed:
@@ -40,6 +44,7 @@ class Feed:
         self.last_at: float | None = None
         #: The source is away: since its last frame, or since it was noticed.
         self.lost = False
+        self._anew = False
         self.interval: float | None = None
 
     def __len__(self) -> int:
@@ -62,6 +67,9 @@ class Feed:
                 self.lost = False
                 self._counts.add("returned")
                 arrived = replace(arrived, returned=True)
+            if self._anew:
+                self._anew = False
+                arrived = replace(arrived, anew=True)
             while len(self._queue) >= self._size:
                 dropped = self._queue.popleft()
                 self._counts.add("dropped:overload")
@@ -92,6 +100,16 @@ class Feed:
             self.ended = True
             self._wake.notify_all()
 
+    def begin_anew(self) -> None:
+        """What comes from here on is another source's: its numbers and time stamps say nothing beside the old ones."""
+        with self._wake:
+            self._anew = True
+
+    def oldest_index(self) -> int | None:
+        """Index of the next frame, if there is one."""
+        with self._wake:
+            return self._queue[0].frame.index if self._queue else None
+
     def lose(self) -> bool:
         """The source is away; False when that was known."""
         with self._wake:
@@ -107,4 +125,4 @@ def _behind(arrived: Arrived, dropped: Arrived) -> Arrived:
     """What lay before a dropped frame lies before the next."""
     if dropped.frame.gap is not None and arrived.frame.gap is None:
         arrived = replace(arrived, frame=replace(arrived.frame, gap=dropped.frame.gap))
-    return replace(arrived, returned=True) if dropped.returned else arrived
+    return replace(arrived, returned=arrived.returned or dropped.returned, anew=arrived.anew or dropped.anew)

@@ -33,6 +33,8 @@ class Loop:
         self.wake = threading.Condition()
         self.members: list[Member] = []
         self.between: Callable[[], None] | None = None
+        #: Called with a member that left.
+        self.left: Callable[[Member], None] | None = None
         self.calls = 0
         #: What ended the loop before its streams did.
         self.error: BaseException | None = None
@@ -125,6 +127,8 @@ class Loop:
         with self.wake:
             for member in [m for m in self.members if m.is_done]:
                 member.leave()
+                if self.left is not None:
+                    self.left(member)
                 self.members.remove(member)
 
     def _step(self, due: dict[str, tuple[Member, Due]]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.inputs import Inputs
 from edgelstm.pipeline.outputs import Outputs
+from edgelstm.pipeline.service.checkpoint import StreamPart
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
@@ -74,6 +75,12 @@ class Member:
         self._before: Frame | None = None
         self._ending = False
         self._loss_seen = False
+        self._resumed: StreamPart | None = None
+        self._left: StreamPart | None = None
+        #: While frames stand in for missing ones: what was before the first of them.
+        self._held: StreamPart | None = None
+        #: Of a window: index of the oldest frame since its last step.
+        self._gathered_from: int | None = None
 
     @property
     def has_frame(self) -> bool:
@@ -89,9 +96,53 @@ class Member:
         """Take a place, once."""
         if self.stream is None:
             self.stream = runner.stream(self.name)
+            if self._resumed is not None:
+                self.stream.restore(self._resumed.states)
+                self.guard.resume(dict(self._resumed.states))
+                self._resumed = None
+
+    def resume(self, part: StreamPart) -> None:
+        """Begin where a checkpoint left off; before the first frame."""
+        self._resumed = part
+        self.position = (part.index, part.stamp)
+        self.clock.begin_anew(part.stamp)
+        self.counts.load(part.counts)
+
+    def part(self) -> StreamPart | None:
+        """What a checkpoint keeps: nothing before the first frame."""
+        return self._held if self._pending else self._part()
+
+    def _part(self, stamp: float | None = None) -> StreamPart | None:
+        """``stamp``: of the last frame, where the clock is ahead."""
+        if self._resumed is not None:
+            return self._resumed
+        if self.position is None or self.stream is None:
+            return self._left
+        state = self.guard.last or self.stream.snapshot()
+        counts = self.counts.to_json()
+        # What is read but not dealt with is read again.
+        seen = counts.get("stepped", 0) + counts.get("gathered", 0)
+        counts["read"] = seen + sum(n for name, n in counts.items() if name.startswith("dropped:"))
+        last = self.clock.last if stamp is None else stamp
+        return StreamPart(self.position[0], self.position[1] if last is None else last, counts, state)
+
+    def open_index(self) -> int | None:
+        """Index of the oldest frame that is not dealt with; None when all are."""
+        waiting = [a.frame.index for a, filled in self._pending if not filled]
+        queued = self.feed.oldest_index()
+        found = min((*waiting, *(() if queued is None else (queued,))), default=None)
+        if self._gathered_from is not None:
+            return self._gathered_from if found is None else min(found, self._gathered_from)
+        return found
+
+    @property
+    def has_ended(self) -> bool:
+        """Its source said that it gave its last frame."""
+        return self._ending
 
     def leave(self) -> None:
         """Free the place."""
+        self._left = self.part()
         if self.stream is not None:
             self.stream.close()
             self.stream = None
@@ -115,6 +166,7 @@ class Member:
         if self.stream is not None:
             self.stream.reset()
         self.guard.forget()
+        self._gathered_from = None
         self._inputs.forget(self.name)
         self._outputs.forget(self.name)
         if is_worth_a_line(self.counts.add(f"reset:{cause}")):
@@ -142,6 +194,10 @@ class Member:
             elif self.rules.loss == "reset_on_loss" and not self._loss_seen:
                 self.reset("loss")  # it was back before the loop looked
             self._loss_seen = False
+        if arrived.anew:
+            self.clock.begin_anew()
+            self.reset("source")
+        before = self.clock.last
         verdict = self.clock.arrived(arrived.stamp, frame.gap is not None)
         if verdict.gap:
             self.counts.add("gaps")
@@ -153,6 +209,7 @@ class Member:
         if verdict.reset is not None:
             self.reset(verdict.reset)
         if verdict.fill:
+            self._held = self._part(before)
             filler = self._before if self.rules.gap.word == "repeat" else _blank(frame)
             if filler is not None:
                 stand_in = replace(arrived, frame=replace(filler, last=False, gap=None))
@@ -180,8 +237,10 @@ class Member:
             arrays = self._inputs.push(frame, self.name)
             if arrays is None:
                 self.counts.add("filled" if filled else "gathered")
-                self._seen(arrived, filled)
+                if self._gathered_from is None and not filled:
+                    self._gathered_from = frame.index
                 return None
+            self._gathered_from = None
         return Due(frame, arrived.stamp, arrays, filled)
 
     def _drop(self, reason: str, arrived: Arrived, why: str, filled: bool = False) -> None:

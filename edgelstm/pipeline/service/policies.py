@@ -72,6 +72,12 @@ class Clock:
         #: Stamp of the last frame in time.
         self.last: float | None = None
 
+    def begin_anew(self, last: float | None = None) -> None:
+        """Forget the time stamps, or go on from ``last``."""
+        self.last = last
+        self._late_in_a_row = 0
+        self._steps.clear()
+
     @property
     def usual(self) -> float | None:
         """Seconds from frame to frame, if known."""
@@ -117,4 +123,5 @@ class Clock:
             return 0
         if not usual:
             return self._gap.most
-        return min(self._gap.most, max(1, round(step / usual) - 1))
+        steps = step / usual
+        return self._gap.most if steps > self._gap.most + 1 else max(1, round(steps) - 1)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
+from datetime import timezone
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.feed import Arrived
@@ -22,8 +24,10 @@ class Reader:
     """Reads a source to its end and gives its frames to ``deliver``, which says whether to go on.
 
     first: the source, if it is open already. rate: frames a second, None for as they come. retries: how often a source that
-    fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew. after: the index of the
-    last frame that was dealt with: those up to it are passed over, also when the source is opened again. rooms: streams at
+    fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew. after, since: index and time of the
+    last frame that was dealt with: those up to it are passed over, also when the source is opened again; by time where the source
+    knows it, else by index. first_name: the name of the frame that the index counts from. Where a source without time begins
+    with another one, ``elsewhere`` is called, and all of its frames are new. rooms: streams at
     one time, at most. lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
@@ -38,16 +42,22 @@ class Reader:
         retries: int = 0,
         retry: float = 1.0,
         after: int = -1,
+        since: float = -math.inf,
+        first_name: str | None = None,
         rooms: int = 1,
         lost: Callable[[], None],
         ended: Callable[[], None],
+        elsewhere: Callable[[], None],
     ) -> None:
         self.name = name
         #: What ended the source for good, before its end.
         self.error: Exception | None = None
         self._open, self._deliver, self._first = open_source, deliver, first
         self._rate, self._retries, self._retry = rate, retries, retry
-        self._after, self._rooms = after, rooms
+        self._after, self._since, self._rooms = after, since, rooms
+        #: Name of the source's first frame.
+        self.first_name = first_name
+        self._elsewhere = elsewhere
         self._lost, self._ended = lost, ended
         self._stop = threading.Event()
         self._due: float | None = None
@@ -105,18 +115,34 @@ class Reader:
                     found=f"{source.streams} streams at one time",
                     expected=f"at most {self._rooms}, as when the service began",
                 )
+            start = source.place.start
+            epoch = None if start is None else start.replace(tzinfo=start.tzinfo or timezone.utc).timestamp()
             for frame in source:
                 if self._stop.is_set():
                     return
-                if frame.index <= self._after:
+                if frame.index == 0:
+                    self._begins_with(frame.name, has_time=epoch is not None)
+                when = None if epoch is None or frame.time is None else epoch + frame.time
+                if frame.index <= self._after if when is None else when <= self._since:
                     continue
                 self._keep_pace()
                 now = time.monotonic()
-                if self._stop.is_set() or not self._deliver(
-                    Arrived(frame, stamp(frame, self._rate or source.fps, now), now)
-                ):
+                at = stamp(frame, self._rate or source.fps, now) if when is None else when
+                if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
-                self._after = frame.index
+                self._after, self._since = frame.index, at
+
+    def _begins_with(self, name: str, has_time: bool) -> None:
+        before, self.first_name = self.first_name, name
+        if before is not None and before != name and not has_time and self._after >= 0:
+            log.warning(
+                "stream %s: its source begins with %s and no longer with %s: all its frames are new",
+                self.name,
+                name,
+                before,
+            )
+            self._after = -1
+            self._elsewhere()
 
     def _keep_pace(self) -> None:
         if self._rate is None:

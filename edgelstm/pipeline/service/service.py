@@ -7,26 +7,24 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.inputs import Inputs, cut
-from edgelstm.pipeline.optext import parse_preprocess
-from edgelstm.pipeline.outputs import Outputs, frame_outputs
+from edgelstm.pipeline.outputs import frame_outputs
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.postprocess import parse_postprocess
-from edgelstm.pipeline.service.counters import Counts
-from edgelstm.pipeline.service.feed import Arrived, Feed
-from edgelstm.pipeline.service.guard import Guard
+from edgelstm.pipeline.service.channel import Channel
+from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
+from edgelstm.pipeline.service.counters import is_worth_a_line
+from edgelstm.pipeline.service.guard import Ranges
 from edgelstm.pipeline.service.loop import Loop
-from edgelstm.pipeline.service.member import Member, Rules
-from edgelstm.pipeline.service.policies import Clock, GapRule
+from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.reader import Reader
+from edgelstm.pipeline.service.resume import behind, resume
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sinks import Sink, open_sink
 from edgelstm.pipeline.sources import Source, open_source
@@ -36,6 +34,10 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import Config, StreamSection
 
 log = logging.getLogger("edgelstm.serve")
+
+
+#: Seconds that a loop has to say what a checkpoint keeps of it.
+ANSWER = 5.0
 
 
 @dataclass
@@ -58,102 +60,34 @@ class ServeReport:
         }
 
 
-class Channel:
-    """A stream's section of the file at work: its source, its sinks, and its members, one for each key."""
-
-    def __init__(self, name: str, section: StreamSection, loop: Loop, source: Source | None) -> None:
-        self.name, self.section, self.loop = name, section, loop
-        self.signature = loop.runner.signature
-        self.ops = (
-            None
-            if section.preprocess is None
-            else parse_preprocess(_list(section.preprocess), self.signature)
-        )
-        self.postprocess = (
-            None
-            if section.postprocess is None
-            else parse_postprocess(_list(section.postprocess), self.signature)
-        )
-        self.source, self._hop = source, section.hop
-        #: Of sound, (rate in Hz, samples from frame to frame).
-        self.hop: tuple[int, int] | None = None
-        if source is not None:
-            self.source = self.cut(source)
-        self.writers: list[Writer] = []
-        self.members: dict[str, Member] = {}
-        self.counts: dict[str, Counts] = {}
-        self.reader: Reader | None = None
-        self._lock = threading.Lock()
-        self.inputs(), self.outputs()  # what doesn't fit is said now
-
-    def cut(self, source: Source) -> Source:
-        """Sound in the frames that the model takes; every other source as it is."""
-        made, self._hop, self.hop = cut(source, self.signature, self.ops, self.section.hop)
-        return made
-
-    def inputs(self) -> Inputs:
-        """Preprocessing, and windows, of one member."""
-        return Inputs(self.signature, self.ops, hop=self._hop)
-
-    def outputs(self) -> Outputs:
-        """Units and postprocessing of one member."""
-        return Outputs(self.signature, self.ops, units=self.section.units, postprocess=self.postprocess)
-
-    def deliver(self, arrived: Arrived) -> bool:
-        """A frame came; called by the reader's thread alone."""
-        key = arrived.frame.stream
-        name = self.name if key is None else f"{self.name}:{key}"
-        with self._lock:
-            member = self.members.get(name)
-        if member is None:
-            member = self.member(name)
-        if arrived.frame.last:
-            with self._lock:
-                self.members.pop(name, None)
-        return member.feed.put(arrived)
-
-    def member(self, name: str) -> Member:
-        """A new stream."""
-        s = self.section
-        counts = self.counts.setdefault(name, Counts())
-        feed = Feed(s.queue, s.overload, counts, self.loop.wake)
-        rules = Rules(GapRule.parse(s.gap), s.loss, s.bad, s.lost_after)
-        clock = Clock(rules.gap, s.late, s.max_gap, s.rate)
-        guard = Guard(self.signature, s.bad, s.keep_every)
-        member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
-        with self._lock:
-            self.members[name] = member
-        self.loop.add(member)
-        return member
-
-    def lost(self) -> None:
-        """The source failed and is tried again."""
-        with self._lock:
-            members = list(self.members.values())
-        for member in members:
-            member.feed.lose()
-
-    def ended(self) -> None:
-        """The source gives nothing more."""
-        with self._lock:
-            members = list(self.members.values())
-        for member in members:
-            member.feed.end()
-        self.loop.reader_ended()
-
-
 class Service:
     """Opened by the constructor, which raises EdgeLstmError with nothing left open; then :meth:`run`, once, or :meth:`close`.
 
     models: where each model's step graph or engine lies, by name. base: the folder that relative paths in ``config`` start at.
-    sinks: False opens none.
+    ranges: of states, by model. hashes: of the models' files, which tell whether a checkpoint fits. writes: False
+    opens no sinks and no checkpoints.
     """
 
-    def __init__(self, config: Config, models: Mapping[str, Path], base: Path, *, sinks: bool = True) -> None:
+    def __init__(
+        self,
+        config: Config,
+        models: Mapping[str, Path],
+        base: Path,
+        *,
+        ranges: Mapping[str, Ranges] | None = None,
+        hashes: Mapping[str, str] | None = None,
+        writes: bool = True,
+    ) -> None:
         self.config, self._base = config, base
-        self._writes = sinks
+        self._writes, self._ranges, self._hashes = writes, ranges or {}, hashes or {}
+        self._folder: Folder | None = None
+        self._parts: dict[str, dict[str, SectionPart]] = {}
+        self._marks: dict[str, dict[str, int]] = {}
+        self._wanted: set[str] = set()
         self.channels: list[Channel] = []
         self.loops: dict[str, Loop] = {}
+        #: Checkpoints that could not be written.
+        self.unsaved = 0
         self._stop = threading.Event()
         self._stack = ExitStack()
         try:
@@ -183,8 +117,13 @@ class Service:
             self.loops[name] = Loop(name, runner, rooms, section.max_wait)
         for name, stream in config.streams.items():
             loop = self.loops[stream.model or only]
-            self.channels.append(Channel(name, stream, loop, sources[name]))
-        for channel in self.channels if self._writes else ():
+            self.channels.append(Channel(name, stream, loop, sources[name], self._ranges.get(loop.name, {})))
+        if not self._writes:
+            return
+        if config.service.checkpoint is not None:
+            self._folder = Folder(Path(placed(self._base, config.service.checkpoint)))
+            resume(self._folder, self.channels, self._hashes)
+        for channel in self.channels:
             self._sinks(channel, models[channel.loop.name])
 
     def _source(self, name: str, section: StreamSection) -> Source | None:
@@ -216,12 +155,14 @@ class Service:
                 signature = channel.outputs().signature
                 return open_sink(path, signature, fps=fps, context=context, append=True)
 
+            mark = channel.mark(sink)
             try:
                 writer = Writer(
                     f"{channel.name} -> {sink}",
                     opened,
                     channel.section.sink_queue,
                     channel.section.sink_overload,
+                    None if mark is None else behind(Path(path), mark),
                 )
             except EdgeLstmError as error:
                 raise EdgeLstmError(f"stream {channel.name}: {error}") from error
@@ -243,11 +184,18 @@ class Service:
                 rooms=1 if channel.source is None else channel.source.streams,
                 lost=channel.lost,
                 ended=channel.ended,
+                elsewhere=channel.begin_anew,
+                **channel.start(),
             )
+        for loop in self.loops.values():
+            loop.left = self._left
+            loop.between = partial(self._offer, loop)
         threads = [
             threading.Thread(target=loop.run, name=f"model {loop.name}", daemon=True)
             for loop in self.loops.values()
         ]
+        if self._folder is not None:
+            self._save(threads)  # so that a crash right away is one of this run
         try:
             for thread in threads:
                 thread.start()
@@ -265,17 +213,21 @@ class Service:
         report.streams = self.report().streams
         return report
 
-    def _watch(self, threads: Iterable[threading.Thread]) -> None:
+    def _watch(self, threads: list[threading.Thread]) -> None:
         every = self.config.service.report
         due = time.monotonic() + every
+        save = time.monotonic() + self.config.service.checkpoint_every
         while any(thread.is_alive() for thread in threads):
             if self._stop.wait(0.05):
                 return
+            if self._folder is not None and time.monotonic() >= save:
+                self._save(threads)
+                save = time.monotonic() + self.config.service.checkpoint_every
             if every and time.monotonic() >= due:
                 due += every
                 log.info("counters: %s", json.dumps(self.report().streams))
 
-    def _halt(self, threads: Iterable[threading.Thread]) -> None:
+    def _halt(self, threads: list[threading.Thread]) -> None:
         """Sources read no more, queued frames are stepped."""
         for channel in self.channels:
             if channel.reader is not None:
@@ -288,6 +240,59 @@ class Service:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 log.error("%s: not done within %g s, left behind", thread.name, self.config.service.drain)
+        if self._folder is not None:
+            self._save(threads)
+
+    def _left(self, member: Member) -> None:
+        next(c for c in self.channels if member.name in c.counts).left(member)
+
+    def _offer(self, loop: Loop) -> None:
+        """What a checkpoint keeps of a loop, if one is wanted; called by its thread, between two calls."""
+        if loop.name in self._wanted:
+            self._parts[loop.name] = self._part(loop)
+            self._wanted.discard(loop.name)
+
+    def _sizes(self, channel: Channel) -> dict[str, int]:
+        """Bytes of each file of lines."""
+        sizes = {}
+        for sink, writer in zip(channel.section.sinks, channel.writers, strict=True):
+            mark = channel.mark(sink)
+            if writer.is_catching_up and mark is not None:
+                sizes[sink] = mark  # lines that lie before the end are of frames that are still to come
+                continue
+            path = Path(placed(self._base, sink.replace("{stream}", channel.name)))
+            with suppress(OSError):
+                if path.suffix.lower() == ".jsonl":
+                    sizes[sink] = path.stat().st_size
+        return sizes
+
+    def _part(self, loop: Loop) -> dict[str, SectionPart]:
+        model = self._hashes.get(loop.name, "")
+        return {c.name: c.part(model, self._marks.get(c.name, {})) for c in self.channels if c.loop is loop}
+
+    def _save(self, threads: list[threading.Thread]) -> None:
+        """Write a checkpoint: of a loop that doesn't answer, what it offered before."""
+        assert self._folder is not None
+        running = {loop.name for loop, t in zip(self.loops.values(), threads, strict=True) if t.is_alive()}
+        self._marks = {c.name: self._sizes(c) for c in self.channels}
+        self._wanted = set(running)
+        deadline = time.monotonic() + ANSWER
+        while self._wanted and any(t.is_alive() for t in threads) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        for (name, loop), thread in zip(self.loops.items(), threads, strict=True):
+            if not thread.is_alive():
+                self._parts[name] = self._part(loop)
+        # A state that is ahead of its outputs would lose them in a crash.
+        for writer in [w for c in self.channels for w in c.writers]:
+            if not writer.settle(max(0.0, deadline - time.monotonic())):
+                log.warning("sink %s: behind the checkpoint that is written now", writer.name)
+        sections = {name: part for parts in self._parts.values() for name, part in parts.items()}
+        try:
+            self._folder.save(Checkpoint(time.time(), sections))
+        except EdgeLstmError as error:  # a full disk: the next may succeed, and the last one stays
+            self.unsaved += 1
+            if is_worth_a_line(self.unsaved):
+                log.error("no checkpoint: %s", error)
 
     def stop(self) -> None:
         """End :meth:`run` soon; a signal handler may call it."""
@@ -329,10 +334,6 @@ def placed(base: Path, spec: str) -> str:
     if spec == "-" or "://" in spec or Path(spec).is_absolute():
         return spec
     return os.path.join(base, spec)  # noqa: PTH118 (keeps the slash at the end of a folder)
-
-
-def _list(given: str | list[str]) -> list[str]:
-    return [given] if isinstance(given, str) else given
 
 
 def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:

@@ -21,17 +21,26 @@ _Item = tuple[Frame, Mapping[str, Array], float, Counts]
 class Writer:
     """Takes outputs, which must stay valid, and writes them one by one.
 
-    overload, of a full queue: ``drop_oldest``, or ``block`` the streams until there is room. A sink that fails is closed, and
+    behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block`` the streams until there is room. A sink that fails is closed, and
     what it would have got is counted.
     """
 
-    def __init__(self, name: str, open_sink: Callable[[], Sink], size: int, overload: SinkOverload) -> None:
+    def __init__(
+        self,
+        name: str,
+        open_sink: Callable[[], Sink],
+        size: int,
+        overload: SinkOverload,
+        behind: Mapping[str, Mapping[int, str]] | None = None,
+    ) -> None:
         self.name = name
         self._sink = open_sink()
         self._size, self._overload = size, overload
         self._queue: deque[_Item] = deque()
         self._wake = threading.Condition()
         self._closing = False
+        self._queued = self._done = 0
+        self._behind = {stream: dict(frames) for stream, frames in (behind or {}).items()}
         #: What made the sink fail.
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
@@ -39,6 +48,9 @@ class Writer:
 
     def put(self, frame: Frame, outputs: Mapping[str, Array], seconds: float, counts: Counts) -> None:
         """Queue the outputs of one step."""
+        if self._behind and self._was_written(frame):
+            counts.add("written_before")
+            return
         with self._wake:
             while (
                 self._overload == "block"
@@ -52,10 +64,27 @@ class Writer:
                 return
             if len(self._queue) >= self._size:
                 *_, whose = self._queue.popleft()
+                self._done += 1
                 if is_worth_a_line(whose.add("undelivered:overload")):
                     log.warning("sink %s: too slow, outputs dropped", self.name)
             self._queue.append((frame, outputs, seconds, counts))
+            self._queued += 1
             self._wake.notify_all()
+
+    @property
+    def is_catching_up(self) -> bool:
+        """Whether outputs may still come that it has."""
+        return bool(self._behind)
+
+    def _was_written(self, frame: Frame) -> bool:
+        stream = str(frame.stream)
+        frames = self._behind.get(stream, {})
+        found = frames.get(frame.index) == frame.name
+        for index in [i for i in frames if i <= frame.index]:  # frames come in order
+            del frames[index]
+        if not frames:
+            self._behind.pop(stream, None)
+        return found
 
     def _run(self) -> None:
         try:
@@ -67,6 +96,9 @@ class Writer:
                     counts.add("undelivered:sink_failed")
                     raise
                 counts.add("delivered")
+                with self._wake:
+                    self._done += 1
+                    self._wake.notify_all()
             self._sink.close()
         except (
             BaseException
@@ -96,6 +128,12 @@ class Writer:
         except BaseException as later:
             if later is not error:
                 log.error("sink %s: could not be closed: %s", self.name, later)
+
+    def settle(self, seconds: float) -> bool:
+        """Wait until what is queued now is written; False if that takes longer. A sink that failed is waited for no more."""
+        with self._wake:
+            wanted = self._queued
+            return self._wake.wait_for(lambda: self._done >= wanted or self.error is not None, seconds)
 
     def close(self, seconds: float) -> bool:
         """Write what is queued and put the result in its place; False if that takes longer than ``seconds``."""

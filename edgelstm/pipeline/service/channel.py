@@ -1,0 +1,190 @@
+"""One section of the pipeline file at work."""
+
+from __future__ import annotations
+
+import math
+import threading
+from typing import TYPE_CHECKING, Any
+
+from edgelstm.pipeline.inputs import Inputs, cut
+from edgelstm.pipeline.optext import parse_preprocess
+from edgelstm.pipeline.outputs import Outputs
+from edgelstm.pipeline.postprocess import parse_postprocess
+from edgelstm.pipeline.service.checkpoint import SectionPart
+from edgelstm.pipeline.service.counters import Counts
+from edgelstm.pipeline.service.feed import Arrived, Feed
+from edgelstm.pipeline.service.guard import Guard, Ranges
+from edgelstm.pipeline.service.loop import Loop
+from edgelstm.pipeline.service.member import Member, Rules
+from edgelstm.pipeline.service.policies import Clock, GapRule
+from edgelstm.pipeline.service.reader import Reader
+from edgelstm.pipeline.service.writer import Writer
+from edgelstm.pipeline.sources import Source
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.service.config import StreamSection
+
+
+class Channel:
+    """A stream's section of the file at work: its source, its sinks, and its members, one for each key."""
+
+    def __init__(
+        self, name: str, section: StreamSection, loop: Loop, source: Source | None, ranges: Ranges
+    ) -> None:
+        self.name, self.section, self.loop = name, section, loop
+        self.signature = loop.runner.signature
+        self.ops = (
+            None
+            if section.preprocess is None
+            else parse_preprocess(_list(section.preprocess), self.signature)
+        )
+        self.postprocess = (
+            None
+            if section.postprocess is None
+            else parse_postprocess(_list(section.postprocess), self.signature)
+        )
+        self.source, self._hop = source, section.hop
+        #: Of sound, (rate in Hz, samples from frame to frame).
+        self.hop: tuple[int, int] | None = None
+        if source is not None:
+            self.source = self.cut(source)
+        self.writers: list[Writer] = []
+        self.members: dict[str, Member] = {}
+        self.counts: dict[str, Counts] = {}
+        self.reader: Reader | None = None
+        self.ranges = ranges
+        #: Index of the last frame that a feed took; where the source's first frame is named.
+        self._read = -1
+        self._lefts: dict[str, Member] = {}
+        self._gone: dict[str, int] = {}
+        self._resumed: SectionPart | None = None
+        self._lock = threading.Lock()
+        self.inputs(), self.outputs()  # what doesn't fit is said now
+
+    def cut(self, source: Source) -> Source:
+        """Sound in the frames that the model takes; every other source as it is."""
+        made, self._hop, self.hop = cut(source, self.signature, self.ops, self.section.hop)
+        return made
+
+    def inputs(self) -> Inputs:
+        """Preprocessing, and windows, of one member."""
+        return Inputs(self.signature, self.ops, hop=self._hop)
+
+    def outputs(self) -> Outputs:
+        """Units and postprocessing of one member."""
+        return Outputs(self.signature, self.ops, units=self.section.units, postprocess=self.postprocess)
+
+    def deliver(self, arrived: Arrived) -> bool:
+        """A frame came; called by the reader's thread alone."""
+        key = arrived.frame.stream
+        name = self.name if key is None else f"{self.name}:{key}"
+        if key is not None and self._is_known(name, arrived.frame.index):
+            return True
+        with self._lock:
+            member = self.members.get(name)
+        if member is None:
+            member = self.member(name)
+        if arrived.frame.last:
+            with self._lock:
+                self.members.pop(name, None)
+        with self.loop.wake:  # a checkpoint sees the frame in the queue and here, or in neither
+            taken = member.feed.put(arrived)
+            if taken:
+                self._read = arrived.frame.index
+        return taken
+
+    def _is_known(self, name: str, index: int) -> bool:
+        """Whether a checkpoint's state has seen the frame: streams of one source are not equally far."""
+        if self._resumed is None:
+            return False
+        part = self._resumed.streams.get(name)
+        seen = part.index if part is not None else self._resumed.gone.get(name, -1)
+        return index <= seen
+
+    def mark(self, sink: str) -> int | None:
+        """Bytes of a sink's file at the checkpoint that it goes on from; None without one."""
+        return None if self._resumed is None else self._resumed.marks.get(sink)
+
+    def start(self) -> dict[str, Any]:
+        """Where the reader begins: arguments of :class:`Reader`."""
+        part = self._resumed
+        if part is None:
+            return {}
+        since = max((p.stamp for p in part.streams.values()), default=-math.inf)
+        return {"after": part.floor, "since": since, "first_name": part.first}
+
+    def resume(self, part: SectionPart) -> None:
+        """Begin where a checkpoint left off; before anything runs. Raises EdgeLstmError when its states don't fit."""
+        stream = self.loop.runner.stream(next(iter(part.streams), self.name))
+        try:
+            for each in part.streams.values():
+                stream.restore(each.states)
+        finally:
+            stream.close()
+        self._resumed, self._read, self._gone = part, part.floor, dict(part.gone)
+        for name, each in part.streams.items():
+            self.member(name).resume(each)
+
+    def begin_anew(self) -> None:
+        """The source begins elsewhere than before: what was said of its frames by number says nothing now."""
+        self._resumed, self._read = None, -1
+        with self.loop.wake:
+            self._gone.clear()
+        with self._lock:
+            members = list(self.members.values())
+        for member in members:
+            member.feed.begin_anew()
+
+    def left(self, member: Member) -> None:
+        """A member is done; called by the loop's thread."""
+        part = member.part()
+        if member.has_ended:
+            if part is not None:
+                self._gone[member.name] = part.index
+        else:
+            self._lefts[member.name] = member
+
+    def part(self, model: str, marks: dict[str, int]) -> SectionPart:
+        """What a checkpoint keeps; called by the loop's thread, between two calls."""
+        with self.loop.wake:
+            mine = [m for m in self.loop.members if m.name in self.counts]
+            opened = [i for m in mine if (i := m.open_index()) is not None]
+            floor = min(opened) - 1 if opened else self._read
+            # A frame that was dropped for a newer one is dealt with: what is open never lies behind it.
+            self._gone = {name: index for name, index in self._gone.items() if index > floor}
+            parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
+            first = None if self.reader is None else self.reader.first_name
+            return SectionPart(model, first, floor, parts, dict(self._gone), marks)
+
+    def member(self, name: str) -> Member:
+        """A new stream."""
+        s = self.section
+        counts = self.counts.setdefault(name, Counts())
+        feed = Feed(s.queue, s.overload, counts, self.loop.wake)
+        rules = Rules(GapRule.parse(s.gap), s.loss, s.bad, s.lost_after)
+        clock = Clock(rules.gap, s.late, s.max_gap, s.rate)
+        guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
+        member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
+        with self._lock:
+            self.members[name] = member
+        self.loop.add(member)
+        return member
+
+    def lost(self) -> None:
+        """The source failed and is tried again."""
+        with self._lock:
+            members = list(self.members.values())
+        for member in members:
+            member.feed.lose()
+
+    def ended(self) -> None:
+        """The source gives nothing more."""
+        with self._lock:
+            members = list(self.members.values())
+        for member in members:
+            member.feed.end()
+        self.loop.reader_ended()
+
+
+def _list(given: str | list[str]) -> list[str]:
+    return [given] if isinstance(given, str) else given

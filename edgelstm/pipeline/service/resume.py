@@ -1,0 +1,69 @@
+"""What happens to a checkpoint when the service starts: which streams go on from it, and which begin anew, and why."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.channel import Channel
+from edgelstm.pipeline.service.checkpoint import Folder, SectionPart
+
+log = logging.getLogger("edgelstm.serve")
+
+#: A checkpoint so many seconds in the future is one of another clock.
+AHEAD = 60.0
+
+
+def resume(folder: Folder, channels: Sequence[Channel], hashes: Mapping[str, str]) -> None:
+    """Let every channel go on from the newest checkpoint that is whole, if it fits and is younger than ``max_gap``."""
+    found = folder.load()
+    if found is None:
+        log.info("no checkpoint in %s: all streams begin anew", folder.path)
+        return
+    checkpoint, path = found
+    age = time.time() - checkpoint.written
+    for channel in channels:
+        part = checkpoint.sections.get(channel.name)
+        why = _why_not(part, channel, age, hashes.get(channel.loop.name, ""))
+        if why is None and part is not None:
+            try:
+                channel.resume(part)
+            except EdgeLstmError as error:
+                why = str(error)
+        if why is None:
+            log.info("stream %s: goes on from %s, %.1f s old", channel.name, path.name, age)
+        else:
+            log.warning("stream %s: begins anew: %s", channel.name, why)
+
+
+def _why_not(part: SectionPart | None, channel: Channel, age: float, model: str) -> str | None:
+    if part is None:
+        return "the checkpoint does not know it"
+    if part.model != model:
+        return "the checkpoint is of another model"
+    if age < -AHEAD:
+        return f"the checkpoint was written {-age:.0f} s in the future: the clock was set"
+    limit = channel.section.max_gap
+    if limit is not None and age > limit:
+        return f"the checkpoint is {age:.1f} s old, max_gap is {limit:g} s"
+    return None
+
+
+def behind(path: Path, mark: int) -> dict[str, dict[int, str]]:
+    """Index and name of the frames, by stream, that a .jsonl file has lines of behind ``mark`` bytes: they are not written again."""
+    found: dict[str, dict[int, str]] = {}
+    if path.suffix.lower() != ".jsonl" or not path.is_file():
+        return found
+    with path.open("rb") as file:
+        file.seek(mark if mark <= file.seek(0, 2) else 0)  # shorter: another file since
+        for line in file:
+            try:
+                made = json.loads(line)
+                found.setdefault(str(made["stream"]), {})[int(made["index"])] = str(made["name"])
+            except (ValueError, KeyError, TypeError):
+                continue  # cut short
+    return found
