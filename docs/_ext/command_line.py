@@ -15,6 +15,7 @@ def page() -> str:
     import typer
 
     from edgelstm.cli import app
+    from edgelstm.cli.command import fill_help
 
     root: Any = typer.main.get_command(app)
     lines = [
@@ -24,6 +25,7 @@ def page() -> str:
         "",
     ]
     for name, command in root.commands.items():
+        fill_help(command)
         lines += [f"## {name}", "", command.help or "", ""]
         lines += ["| argument or option | |", "| --- | --- |"]
         for parameter in command.params:

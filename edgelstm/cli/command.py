@@ -1,8 +1,12 @@
-"""What every command does before it parses: old names of options become today's, and an option given twice is an error."""
+"""What every command does before it parses: old names of options become today's, and an option given twice is an error.
+
+Kinds of sources and sinks in help texts come from their tables, which are loaded only where help is shown.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
+from importlib import import_module
 from typing import Any
 
 from typer.core import TyperCommand
@@ -19,8 +23,27 @@ OLD_NAMES = {
 }
 
 
+#: Marks in help texts, and the module whose ``KINDS`` stand there.
+KINDS = {"{sources}": "edgelstm.pipeline.sources", "{sinks}": "edgelstm.pipeline.sinks"}
+
+
+def fill_help(command: Any) -> None:
+    """Put what the tables say in place of the marks in a command's help texts."""
+    for parameter in command.params:
+        for mark, module in KINDS.items():
+            text = getattr(parameter, "help", None) or ""
+            if mark in text:
+                kinds = str(import_module(module).KINDS)
+                parameter.help = text.replace(mark, kinds[0].upper() + kinds[1:])
+
+
 class Command(TyperCommand):
     """A command whose options are looked at before they are parsed."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """See :func:`fill_help`."""
+        fill_help(self)
+        super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See the module; raises EdgeLstmError for an option that takes one value and has two."""

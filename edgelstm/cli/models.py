@@ -189,8 +189,7 @@ def run(
     source: Annotated[
         list[str],
         typer.Option(
-            help="Folder of KNMI radar files or of images, video file, TIFF stack, table, .wav, .npy, or FILE.npz[:NAME]. "
-            "Several run side by side, each with a state and an output of its own: NAME=SOURCE."
+            help="{sources}. Several run side by side, each with a state and an output of its own: NAME=SOURCE."
         ),
     ],
     output: Annotated[
@@ -198,7 +197,7 @@ def run(
         typer.Option(
             "--output",
             "-o",
-            help="FILE.npz, FILE.jsonl, - for JSON lines here, FILE.mp4, or FOLDER/ for PNGs.",
+            help="{sinks}.",
         ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
