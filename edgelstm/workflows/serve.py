@@ -121,10 +121,10 @@ class Pipeline:
     @contextmanager
     def _opened(self, writes: bool = True) -> Iterator[Service]:
         """The service; closed behind it. Errors and our own log lines come without secrets."""
-        from edgelstm.pipeline.service.redact import log_to
+        from edgelstm.pipeline.service.redact import redact_logs
         from edgelstm.pipeline.service.service import Service
 
-        undo = log_to(log, self.redactor)
+        undo = redact_logs("edgelstm", self.redactor)
         try:
             with tempfile.TemporaryDirectory(prefix="edgelstm-serve-") as folder:
                 models = {

@@ -255,6 +255,10 @@ def test_secrets_are_nowhere(folder: Path, caplog: pytest.LogCaptureFixture) -> 
             environment,
         ).run()
     assert report.streams["a"]["delivered"] == 20
+    (folder / "hunter2secret").mkdir()
+    (folder / "hunter2secret" / "rows.csv").write_text("1,2,3\n" * 3)
+    with caplog.at_level(logging.INFO, "edgelstm"):
+        Pipeline.from_text(MODEL + section("b", source="${PASS}/rows.csv"), folder, environment).run()
     assert "hunter2secret" not in caplog.text + json.dumps(report.to_json())
     assert "***" in report.failed["stream b"]
 

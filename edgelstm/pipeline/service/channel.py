@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from typing import TYPE_CHECKING, Any
 
+from edgelstm.files import sha256
 from edgelstm.pipeline.inputs import Inputs, cut
 from edgelstm.pipeline.optext import parse_preprocess
 from edgelstm.pipeline.outputs import Outputs
@@ -101,6 +103,12 @@ class Channel:
         seen = part.index if part is not None else self._resumed.gone.get(name, -1)
         return index <= seen
 
+    @property
+    def setup(self) -> str:
+        """Hash of what the state depends on beside the model. A hash, since a source's address may hold a password."""
+        s = self.section
+        return sha256(json.dumps([s.source, s.preprocess, s.hop]).encode())
+
     def mark(self, sink: str) -> int | None:
         """Bytes of a sink's file at the checkpoint that it goes on from; None without one."""
         return None if self._resumed is None else self._resumed.marks.get(sink)
@@ -154,7 +162,7 @@ class Channel:
             self._gone = {name: index for name, index in self._gone.items() if index > floor}
             parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
             first = None if self.reader is None else self.reader.first_name
-            return SectionPart(model, first, floor, parts, dict(self._gone), marks)
+            return SectionPart(model, self.setup, first, floor, parts, dict(self._gone), marks)
 
     def member(self, name: str) -> Member:
         """A new stream."""

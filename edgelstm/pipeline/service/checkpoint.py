@@ -47,13 +47,14 @@ class StreamPart:
 class SectionPart:
     """One section of the pipeline file.
 
-    model: hash of its file. first: name of the first frame of the source, which tells whether a source still begins where it
+    model: hash of its file. setup: hash of what the section says of source and preprocessing. first: name of the first frame of the source, which tells whether a source still begins where it
     did. marks: length in bytes of each file of lines, by sink, before the states were read: what lies behind that is of frames
     since, or was written already. floor: all frames up to this index are dealt with. streams: by name; gone: those that ended behind ``floor``, with
     the index of their last frame.
     """
 
     model: str
+    setup: str
     first: str | None
     floor: int
     streams: dict[str, StreamPart]
@@ -83,6 +84,7 @@ class Checkpoint:
         sections = {
             name: {
                 "model": s.model,
+                "setup": s.setup,
                 "first": s.first,
                 "floor": s.floor,
                 "gone": s.gone,
@@ -143,7 +145,7 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
     first = None if raw["first"] is None else str(raw["first"])
     gone = {str(n): int(i) for n, i in raw["gone"].items()}
     marks = {str(n): int(i) for n, i in raw["marks"].items()}
-    return SectionPart(str(raw["model"]), first, int(raw["floor"]), streams, gone, marks)
+    return SectionPart(str(raw["model"]), str(raw["setup"]), first, int(raw["floor"]), streams, gone, marks)
 
 
 def _state(raw: Any, payload: memoryview) -> Array:

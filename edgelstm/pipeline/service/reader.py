@@ -117,7 +117,9 @@ class Reader:
                 )
             start = source.place.start
             epoch = None if start is None else start.replace(tzinfo=start.tzinfo or timezone.utc).timestamp()
+            seen = -1
             for frame in source:
+                seen = frame.index
                 if self._stop.is_set():
                     return
                 if frame.index == 0:
@@ -131,6 +133,13 @@ class Reader:
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
                 self._after, self._since = frame.index, at
+            if seen < self._after and epoch is None:
+                log.warning(
+                    "stream %s: its source ends with frame %d, and frame %d was seen: is it another one?",
+                    self.name,
+                    seen,
+                    self._after,
+                )
 
     def _begins_with(self, name: str, has_time: bool) -> None:
         before, self.first_name = self.first_name, name

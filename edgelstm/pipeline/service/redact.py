@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
 
 from edgelstm.errors import EdgeLstmError
 
@@ -46,7 +45,15 @@ class Redactor(logging.Filter):
         return True
 
 
-def log_to(logger: logging.Logger, redactor: Redactor) -> Any:
-    """Logging of ``logger`` itself goes through ``redactor``, whoever handles it."""
-    logger.addFilter(redactor)
-    return lambda: logger.removeFilter(redactor)
+def redact_logs(package: str, redactor: Redactor) -> Callable[[], None]:
+    """What the loggers of ``package`` log goes through ``redactor``, whoever handles it; gives how to undo that."""
+    names = [n for n in logging.root.manager.loggerDict if n == package or n.startswith(f"{package}.")]
+    loggers = [logging.getLogger(name) for name in names]
+    for logger in loggers:
+        logger.addFilter(redactor)
+
+    def undo() -> None:
+        for logger in loggers:
+            logger.removeFilter(redactor)
+
+    return undo

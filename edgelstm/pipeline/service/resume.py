@@ -45,6 +45,8 @@ def _why_not(part: SectionPart | None, channel: Channel, age: float, model: str)
         return "the checkpoint does not know it"
     if part.model != model:
         return "the checkpoint is of another model"
+    if part.setup != channel.setup:
+        return "the checkpoint is of another source or preprocessing"
     if age < -AHEAD:
         return f"the checkpoint was written {-age:.0f} s in the future: the clock was set"
     limit = channel.section.max_gap

@@ -29,7 +29,7 @@ def checkpoint(written: float = 1.5) -> Checkpoint:
     states = {"h": np.arange(6, dtype=np.float32).reshape(2, 3), "k": np.array(7, np.int8)}
     streams = {"a:1": StreamPart(4, 2.25, {"read": 5, "stepped": 5}, states), "a:2": StreamPart(3, 2.0)}
     return Checkpoint(
-        written, {"a": SectionPart("hash", "frames[0]", 3, streams, {"a:0": 4}, {"a.jsonl": 99})}
+        written, {"a": SectionPart("hash", "setup", "frames[0]", 3, streams, {"a:0": 4}, {"a.jsonl": 99})}
     )
 
 
@@ -71,7 +71,7 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(["written", "sections", "model", "floor", "streams", "gone", "index", "stamp", "counts",
+@given(st.sampled_from(["written", "sections", "model", "setup", "floor", "streams", "gone", "index", "stamp", "counts",
                         "states", "dtype", "shape", "begin", "end", "schema"]), JSON)  # fmt: skip
 @settings(deadline=None, max_examples=200)
 def test_headers_that_lie_are_one_error(key: str, value: Any) -> None:
@@ -234,7 +234,15 @@ def test_why_a_stream_begins_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
         assert "stream a: begins anew: " in log
         assert why in log
         assert report.streams["a"]["stepped"] == 20
-    np.save(tmp_path / "a.npy", np.ones(25, np.float32))
+    np.save(tmp_path / "a.npy", np.ones(5, np.float32))
+    _, log = serve(tmp_path, caplog)
+    assert "stream a: its source ends with frame 4, and frame 19 was seen: is it another one?" in log
+    np.save(tmp_path / "other.npy", np.ones(25, np.float32))
+    text = (tmp_path / "p.toml").read_text()
+    (tmp_path / "p.toml").write_text(text.replace("a.npy", "other.npy"))
+    report, log = serve(tmp_path, caplog)
+    assert "stream a: begins anew: the checkpoint is of another source or preprocessing" in log
+    assert report.streams["a"]["stepped"] == 25
     zoo.running_sum(outputs=("y",)).save(tmp_path / "other.onnx")
     (tmp_path / "model.onnx").write_bytes((tmp_path / "other.onnx").read_bytes() + b"\x72\x00")
     _, log = serve(tmp_path, caplog)
