@@ -282,6 +282,17 @@ def test_without_pydantic_the_extra_is_named(folder: Path, monkeypatch: pytest.M
         Pipeline.from_text(MODEL + section("a"), folder)
 
 
+def test_what_a_sink_wrote_before_a_restart_stays(folder: Path) -> None:
+    pytest.importorskip("PIL")
+    zoo.persistence(shape=(1, 4, 6)).save(folder / "model.onnx")
+    np.save(folder / "b.npy", np.zeros((3, 1, 4, 6), np.float32))
+    for _ in range(3):
+        report = Pipeline.from_text(MODEL + section("b", sink=["b.npz", "png/"]), folder).run()
+        assert not report.failed
+    assert {p.name for p in folder.glob("b*.npz")} == {"b.npz", "b-2.npz", "b-3.npz"}
+    assert {p.name for p in folder.glob("png*")} == {"png", "png-2", "png-3"}
+
+
 def test_lines_go_on_behind_those_that_are_there(folder: Path) -> None:
     """A line cut short by a crash does not run into the next."""
     (folder / "b.jsonl").write_text('{"cut": ')

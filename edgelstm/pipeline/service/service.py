@@ -149,7 +149,7 @@ class Service:
         fps = channel.section.rate or (channel.source.fps if channel.source else None)
         context = _context(channel, model)
         for sink in channel.section.sinks:
-            path = placed(self._base, sink.replace("{stream}", channel.name))
+            path = free(placed(self._base, sink.replace("{stream}", channel.name)))
 
             def opened(path: str = path) -> Sink:
                 signature = channel.outputs().signature
@@ -334,6 +334,23 @@ def placed(base: Path, spec: str) -> str:
     if spec == "-" or "://" in spec or Path(spec).is_absolute():
         return spec
     return os.path.join(base, spec)  # noqa: PTH118 (keeps the slash at the end of a folder)
+
+
+def free(path: str) -> str:
+    """``path``, or ``NAME-2``, ``NAME-3``, ... where something is there that the sink would replace, from before a restart.
+
+    Lines are appended, and maps are the newest step or a file a step: these keep their name.
+    """
+    if path == "-" or "{" in path or Path(path).suffix.lower() in (".jsonl", ".tif", ".tiff"):
+        return path
+    folder = path.endswith(("/", os.sep)) or Path(path).is_dir()
+    target, number = Path(path), 1
+    while target.is_file() or (target.is_dir() and any(target.iterdir())):
+        number += 1
+        target = Path(path).with_name(f"{Path(path).stem}-{number}{Path(path).suffix}")
+    if number > 1:
+        log.info("%s is there: writing to %s", Path(path).name, target.name)
+    return f"{target}/" if folder else str(target)
 
 
 def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:
