@@ -99,6 +99,15 @@ def test_a_frame_that_does_not_fit_costs_its_stream_alone(folder: Path) -> None:
     assert report.streams["a"]["delivered"] == 20
 
 
+def test_a_map_of_a_source_that_is_not_there_is_refused(folder: Path) -> None:
+    """It would be written without its grid and time."""
+    (folder / "b.npy").unlink()
+    with pytest.raises(
+        EdgeLstmError, match=r"stream b: sink b\.tif says where and when, and the source is not there yet"
+    ):
+        Pipeline.from_text(MODEL + section("b", retries=9, sink="b.tif"), folder).run()
+
+
 def test_a_sink_that_is_full_costs_its_outputs_alone(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

@@ -7,6 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timezone
 
 from edgelstm.errors import EdgeLstmError
@@ -61,6 +62,7 @@ class Reader:
         self._lost, self._ended = lost, ended
         self._stop = threading.Event()
         self._due: float | None = None
+        self._epoch: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
 
     def start(self) -> None:
@@ -127,6 +129,10 @@ class Reader:
                 when = None if epoch is None or frame.time is None else epoch + frame.time
                 if frame.index <= self._after if when is None else when <= self._since:
                     continue
+                if when is not None and epoch is not None:
+                    # A source that begins later than it did counts its seconds from there; sinks know the first start.
+                    self._epoch = epoch if self._epoch is None else self._epoch
+                    frame = replace(frame, time=when - self._epoch)
                 self._keep_pace()
                 now = time.monotonic()
                 at = stamp(frame, self._rate or source.fps, now) if when is None else when

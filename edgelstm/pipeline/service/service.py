@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgelstm.serve")
 
 
+#: Files that say of their values what only the source knows: grid, start, sampling rate.
+PLACED = (".nc", ".tif", ".tiff", ".wav")
 #: Seconds that a loop has to say what a checkpoint keeps of it.
 ANSWER = 5.0
 
@@ -149,6 +151,11 @@ class Service:
         fps = channel.section.rate or (channel.source.fps if channel.source else None)
         context = _context(channel, model)
         for sink in channel.section.sinks:
+            if channel.source is None and Path(sink).suffix.lower() in PLACED:
+                raise EdgeLstmError(
+                    f"stream {channel.name}: sink {sink} says where and when, and the source is not there yet",
+                    expected=f"a source that can be opened at the start, or a sink that is none of {', '.join(PLACED)}",
+                )
             path = free(placed(self._base, sink.replace("{stream}", channel.name)))
 
             def opened(path: str = path) -> Sink:

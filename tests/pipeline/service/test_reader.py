@@ -1,0 +1,91 @@
+"""A source that is opened again: every frame once, at the time that it was taken."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgelstm.pipeline import Frame, Place, Source
+from edgelstm.pipeline.service.feed import Arrived
+from edgelstm.pipeline.service.reader import Reader
+
+START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+
+
+def source(names: list[int], timed: bool, breaks: bool) -> Source:
+    """Frames taken at these minutes, after which it breaks or ends."""
+
+    def frames() -> Iterator[Frame]:
+        for index, minute in enumerate(names):
+            seconds = (minute - names[0]) * 60.0 if timed else None
+            yield Frame(index, seconds, str(minute), np.zeros(2, np.float32))
+        if breaks:
+            raise OSError("the share is gone")
+
+    start = START + timedelta(minutes=names[0]) if timed else None
+    return Source("test", frames, place=Place(start=start))
+
+
+@pytest.mark.parametrize("timed", [False, True])
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [([0, 1, 2], [0, 1, 2, 3, 4]), ([0, 1, 2], [2, 3, 4]), ([0], [0]), ([0, 1, 2], [7])],
+)
+def test_opened_again(timed: bool, first: list[int], again: list[int]) -> None:
+    opened = iter([source(first, timed, True), source(again, timed, False)])
+    came: list[Arrived] = []
+    elsewhere: list[int] = []
+    lost: list[int] = []
+    reader = Reader(
+        "test",
+        lambda: next(opened),
+        lambda a: came.append(a) or True,  # type: ignore[func-returns-value]
+        retries=1,
+        retry=0.001,
+        lost=lambda: lost.append(len(came)),
+        ended=lambda: None,
+        elsewhere=lambda: elsewhere.append(len(came)),
+    )
+    reader.start()
+    reader.join(60)
+    assert reader.error is None
+    assert lost == [len(first)]
+    names = [int(a.frame.name) for a in came]
+    if timed or first[0] == again[0]:
+        assert names == sorted({*first, *again}), "each once"
+        assert not elsewhere
+    else:
+        assert names == first + again, "by number nobody can tell which were seen"
+        assert elsewhere == [len(first)]
+    if timed:
+        assert [a.stamp for a in came] == [START.timestamp() + 60 * m for m in names]
+        assert [a.frame.time for a in came] == [60.0 * m for m in names], (
+            "from the first start, which sinks know"
+        )
+
+
+def test_one_that_never_opens_stays_within_its_budget() -> None:
+    tries: list[Any] = []
+
+    def never() -> Source:
+        tries.append(None)
+        raise OSError("no route")
+
+    reader = Reader(
+        "test",
+        never,
+        lambda _: True,
+        retries=5,
+        retry=0.0001,
+        lost=lambda: None,
+        ended=lambda: None,
+        elsewhere=lambda: None,
+    )
+    reader.start()
+    reader.join(60)
+    assert len(tries) == 6
+    assert str(reader.error) == "no route"
