@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -80,6 +81,9 @@ def main() -> None:
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 (sys.path holds strings)
     # A stopped service ends like an error: what was begun is taken away.
     signal.signal(signal.SIGTERM, _terminated)
+    # So does one whose terminal or connection is gone, unless nohup says that it goes on.
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, _terminated)
     try:
         # Not standalone, so that wrong options end like all other bad input, in one line.
         code = app(prog_name="edgelstm", standalone_mode=False)
@@ -90,10 +94,24 @@ def main() -> None:
             sys.exit(2)
         command = error.ctx.command_path if error.ctx else "edgelstm"
         _fail(f"{error.format_message()} Try: {command} --help")
+    except BrokenPipeError:  # who read has enough
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        # Files say for themselves what they can't; what is left is standard output, such as a file on a full disk.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+            raise
+        _drop_output()
+        _fail(f"can't write {error.filename or 'standard output'}: found {error.strerror}")
     except (KeyboardInterrupt, typer.Abort):
         err.print("edgelstm: interrupted", markup=False)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_output() -> None:
+    """What waits to be written would fail once more when Python ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _terminated(number: int, frame: Any) -> NoReturn:

@@ -73,6 +73,10 @@ class Outputs:
         post = {**signature.postprocessing, **(postprocess or {})}
         spec = signature.inputs[0]
         before = Before({**signature.preprocessing, **(overrides or {})}.get(spec.name, ()), spec)
+        #: Of outputs that are blocks of sound to be added where they overlap: samples from block to block.
+        self.hops = {
+            name: int(op["hop"]) for name, ops in post.items() for op in ops if op.get("op") == "overlap_add"
+        }
         self._post = {
             name: Postprocess(ops, signature.output(name), before) for name, ops in post.items() if ops
         }

@@ -20,9 +20,14 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
-from edgelstm.pipeline.optext import parse_ops
+from edgelstm.pipeline.optext import format_ops, parse_ops
 
 Op = Mapping[str, Any]
+
+#: Operations that say in which units a model wants its frames, whatever their shape.
+UNITS = ("nodata", "scale", "log1p", "clip", "normalize")
+#: Those of them that change every value.
+SCALING = ("scale", "log1p", "normalize")
 
 
 class Preprocess:
@@ -85,7 +90,7 @@ class Preprocess:
                 f"frames for input {self.spec.name!r}",
                 found=f"{list(layout.shape)} ({' -> '.join(trail)})",
                 expected=f"{list(want)} as the model takes it",
-                hint=_hint(layout.shape, want),
+                hint=_hint(shape, layout.shape, want, self.ops),
             )
         return transforms
 
@@ -159,12 +164,17 @@ def _without_channel(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [rest for one, rest in ((shape[:1], shape[1:]), (shape[-1:], shape[:-1])) if one == (1,)]
 
 
-def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
-    """What a user most likely wants, tried here before it is said."""
-    if len(want) >= 2 and have != want[1:]:
+def _hint(raw: tuple[int, ...], have: tuple[int, ...], want: tuple[int, ...], ops: Sequence[Op]) -> str:
+    """What a user most likely wants, tried here on a raw frame before it is said.
+
+    It takes the place of ``ops``, which made ``have`` of ``raw``: what they do for the units, it does too.
+    """
+    first = format_ops([op for op in ops if op["op"] == "nodata"])
+    then = format_ops([op for op in ops if op["op"] in UNITS and op["op"] != "nodata"])
+    if len(want) >= 2 and have != want[1:] and len(have) >= 2:
         size = f"resize={want[-2]},{want[-1]}"
         last = f"resize={want[0]},{want[1]}"
-        for ops in (
+        for shaped in (
             "grey",
             "channels_first",
             size,
@@ -173,8 +183,9 @@ def _hint(have: tuple[int, ...], want: tuple[int, ...]) -> str:
             last,
             f"{last};grey",
         ):
-            if _leads(ops, have, want):
-                return f"Say how to get there, e.g. --preprocess '{ops}'"
+            text = ";".join(filter(None, (first, shaped, then)))
+            if _leads(text, raw, want):
+                return f"Say how to get there, e.g. --preprocess '{text}'"
     if have == want[1:]:
         return (
             f"One step of the model takes {want[0]} of these frames together: `run` and `verify` take --hop 1 for a window "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -13,6 +14,8 @@ from edgelstm.dtypes import from_float32, np_dtype
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.runtime.protocol import Array, Frame
+
+log = logging.getLogger(__name__)
 
 #: Frames for which export streams source and result side by side.
 STEPS = 200
@@ -81,6 +84,22 @@ def operations(
     return parse_preprocess(preprocess, signature)
 
 
+def say_left_out(signature: Signature, ops: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> None:
+    """Warn where ``ops`` take the place of declared ones that bring frames to the model's units, and bring them to none."""
+    from edgelstm.pipeline import format_ops
+    from edgelstm.pipeline.preprocess import SCALING
+
+    for name, given in (ops or {}).items():
+        declared = [op for op in signature.preprocessing.get(name, ()) if op["op"] in SCALING]
+        if declared and not any(op["op"] in SCALING for op in given):
+            log.warning(
+                "preprocessing of input %r: what is given takes the place of what the model declares, and leaves out "
+                "'%s'; add it, unless the frames come scaled already",
+                name,
+                format_ops(declared),
+            )
+
+
 def ready_frames(
     signature: Signature,
     frames: str | Iterable[Array | Frame] | None,
@@ -107,6 +126,7 @@ def ready_frames(
         from edgelstm.pipeline.inputs import cut, of_one_stream
 
         ops = operations(signature, preprocess)
+        say_left_out(signature, ops)
         with open_source(frames) as opened, cut(opened, signature, ops, hop)[0] as source:
             hop = None if opened.is_sound else hop
             inputs = Inputs(signature, ops, hop=hop)

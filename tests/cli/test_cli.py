@@ -96,8 +96,25 @@ def test_lines_can_be_followed(model: Path, tmp_path: Path) -> None:
         assert "Traceback" not in process.stderr.read()
 
 
-def test_a_terminated_run_leaves_nothing(model: Path, tmp_path: Path) -> None:
-    """Not even a hidden temporary file."""
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("command", [["--version"], ["inspect", "{}", "--json"], ["inspect", "{}"]])
+def test_a_full_disk_behind_standard_output_is_one_line(model: Path, command: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgelstm", *(word.format(model) for word in command)],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "edgelstm: can't write standard output: found No space left on device\n"
+
+
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGHUP"])
+def test_a_terminated_run_leaves_nothing(model: Path, tmp_path: Path, sent: str) -> None:
+    """Not even a hidden temporary file; a terminal or a connection that is gone ends it too."""
+    number = getattr(signal, sent, None) or pytest.skip(f"no {sent} here")
     np.save(tmp_path / "long.npy", np.zeros((2_000_000, 3), np.float32))
     command = [sys.executable, "-m", "edgelstm", "run", str(model), "--source", str(tmp_path / "long.npy")]
     with subprocess.Popen(
@@ -106,8 +123,8 @@ def test_a_terminated_run_leaves_nothing(model: Path, tmp_path: Path) -> None:
         deadline = time.monotonic() + 60
         while not any(p.name.startswith(".out") for p in tmp_path.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.05)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
+        process.send_signal(number)
+        assert process.wait(60) == 128 + number
         assert process.stderr is not None
         assert "Traceback" not in process.stderr.read()
     assert {p.name for p in tmp_path.iterdir()} == {"long.npy", model.name}

@@ -181,3 +181,17 @@ def test_the_newest_map_is_replaced_by_a_whole_one_only(tmp_path: Path) -> None:
         edgelstm.run(
             tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / "no" / "such" / "a.tif", threads=1
         )
+
+
+def test_a_full_disk_is_seen_before_hdf5_meets_it(
+    radar: str, nowcast: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """HDF5 crashes when it closes a file there, so room is looked for before each frame."""
+    pytest.importorskip("h5netcdf")
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=100_000))
+    with pytest.raises(EdgeLstmError, match=r"can't write .*f\.nc: found No space left on device"):
+        edgelstm.run(nowcast, radar, tmp_path / "f.nc", limit=3, threads=1)
+    assert not list(tmp_path.iterdir())

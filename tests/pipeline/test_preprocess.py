@@ -202,8 +202,19 @@ def test_wrong_shape_shows_the_way_it_went_and_how_to_get_there() -> None:
         apply("average=2;grey", RGB, 1, 64, 64)
     assert str(caught.value) == (
         "frames for input 'x': found [5, 7] (source [10, 14, 3] -> average [5, 7, 3] -> grey [5, 7]); "
-        "expected [1, 64, 64] as the model takes it. Say how to get there, e.g. --preprocess 'resize=64,64'"
+        "expected [1, 64, 64] as the model takes it. Say how to get there, e.g. --preprocess 'resize=64,64;grey'"
     )
+
+
+def test_the_suggestion_keeps_the_units_that_are_declared() -> None:
+    """It takes the place of what is declared; 0 to 255 for a model that wants 0 to 1 would be answered without a word."""
+    for declared in ("scale=0.00392156863", "average=2;scale=0.00392156863", "nodata=255;scale=0.01;log1p"):
+        with pytest.raises(EdgeLstmError) as caught:
+            apply(declared, RGB, 1, 6, 4)
+        text = str(caught.value).split("--preprocess '")[1].rstrip("'")
+        units = [op["op"] for op in parse_ops(declared) if op["op"] != "average"]
+        assert [op["op"] for op in parse_ops(text) if op["op"] not in ("resize", "grey")] == units
+        assert apply(text, RGB, 1, 6, 4).max() < 2.6
 
 
 @pytest.mark.parametrize("shape", [(1, 64, 64), (3, 64, 64), (3, 10, 14), (64, 64)])

@@ -259,6 +259,10 @@ def test_sound_out_needs_samples_at_the_hop(tmp_path: Path) -> None:
     edgelstm.run(
         tmp_path / "m.onnx", sound, tmp_path / "o.wav", hop=50, postprocess=["overlap_add=50"], threads=1
     )
+    with pytest.raises(EdgeLstmError, match=r"every 50 samples .*found a source cut every 25; expected 50"):
+        edgelstm.run(
+            tmp_path / "m.onnx", sound, tmp_path / "o.npz", hop=25, postprocess=["overlap_add=50"], threads=1
+        )
     np.save(tmp_path / "x.npy", np.zeros((3, 100), np.float32))
     with pytest.raises(EdgeLstmError, match="of a source that is no sound"):
         edgelstm.run(tmp_path / "m.onnx", str(tmp_path / "x.npy"), tmp_path / "n.wav", threads=1)

@@ -113,6 +113,9 @@ def test_scales_from_a_file_are_the_own_ones(tmp_path: Path) -> None:
         [["k", "a", "b"], *[[n % 2, *map(repr, v.tolist())] for n, v in enumerate(values)]],
     )
     assert fit_scales(f"{spec}:key=k", tmp_path / "s.csv") == 2
+    with pytest.raises(EdgeLstmError, match=r"expected a \.csv file"):
+        fit_scales(f"{spec}:key=k", tmp_path / "s.json")
+    assert "no rows of k 5: expected" in refusal(f"{spec}:key=k:keys=5")
     own = [f.data for f in open_source(f"{spec}:key=k:scale=own")]
     np.testing.assert_array_equal(
         own, [f.data for f in open_source(f"{spec}:key=k:scale={tmp_path / 's.csv'}")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,26 @@ def quantised(tmp_path: Path) -> Path:
     made = quantize(step, found, tmp_path / "q.onnx", threads=1)
     assert set(made.step.signature.ranges) == {"x"}
     return tmp_path / "q.onnx"
+
+
+def test_replacing_what_brings_frames_to_units_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nobody who only wanted another size shall lose the declared scale without a word."""
+    model = tmp_path / "m.onnx"
+    step = zoo.lstm()
+    ops = {"x": ({"op": "scale", "factor": 0.01},)}
+    replace(step, signature=replace(step.signature, preprocessing=ops)).save(model)
+    np.save(tmp_path / "x.npy", np.ones((3, 3), np.float32))
+    for given, said in (("", True), ("scale=0.5", False), ("clip=0,1", True), (None, False)):
+        caplog.clear()
+        run(model, str(tmp_path / "x.npy"), preprocess=None if given is None else [given], threads=1)
+        assert ("leaves out 'scale=0.01" in caplog.text) is said
+        caplog.clear()
+        verify(
+            model, model, str(tmp_path / "x.npy"), preprocess=None if given is None else [given], threads=1
+        )
+        assert caplog.text.count("leaves out 'scale=0.01") == int(said)
 
 
 def ordinary(count: int = 4) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +23,8 @@ from edgelstm.pipeline.sources.source import Array, Frame
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write
 
+#: What HDF5 keeps beside the values until a file is closed, in bytes, with a margin.
+ROOM = 4 << 20
 #: Standard names of the CF table by unit, for what radar sees.
 _STANDARD = {"mm/h": "lwe_precipitation_rate", "mm": "lwe_thickness_of_precipitation_amount"}
 
@@ -43,9 +48,15 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
             time.attrs["standard_name"], time.attrs["calendar"] = "time", "standard"
         variables = {spec.name: _variable(file, spec, context) for spec in signature.outputs}
         count = 0
+        room = ROOM + sum(
+            np.zeros(0, v.dtype).itemsize * int(np.prod(v.shape[1:])) for v in variables.values()
+        )
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             nonlocal count
+            # HDF5 can't close a file on a full disk: it takes the process with it.
+            if shutil.disk_usage(temporary.parent).free < room:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.resize_dimension("time", count + 1)
             time[count] = float(count) if frame.time is None else frame.time
             for spec in signature.outputs:

@@ -93,6 +93,8 @@ def open_table(path: Path, given: Mapping[str, str]) -> Source:
 
 def fit_scales(spec: str, out: PathLike) -> int:
     """Write the smallest and largest values of each stream of a table, and give how many streams there are."""
+    if Path(out).suffix.lower() != ".csv":
+        raise EdgeLstmError(f"output {out}", expected="a .csv file")
     file, given = split_options(spec)
     path = check_file(file)
     options = _options(path, {name: value for name, value in given.items() if name != "scale"})
@@ -127,7 +129,8 @@ def scan(path: Path, columns: Sequence[str], options: Options) -> dict[str, Span
         np.fmin(span.low, values, out=span.low)
         np.fmax(span.high, values, out=span.high)
     if not spans:
-        raise EdgeLstmError(f"{path}: no rows", expected="at least one")
+        wanted = f" of {options.key} {', '.join(options.keys[:3])}" if options.keys else ""
+        raise EdgeLstmError(f"{path}: no rows{wanted}", expected="at least one")
     return spans
 
 
