@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -24,6 +25,12 @@ Target = Literal["input", "next"]
 SCHEMA = 1
 #: Added to the covariance's diagonal, as a share of its mean, so that it can be inverted.
 SHRINK = 1e-4
+
+
+def check_out(path: PathLike) -> None:
+    """EdgeLstmError unless ``path`` is where a detector may be written."""
+    if Path(path).suffix.lower() != ".json":
+        raise EdgeLstmError(f"output {path}", expected="a .json file")
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,8 @@ class Detector:
     samples: int
     mean: tuple[float, ...] = ()
     whiten: tuple[tuple[float, ...], ...] = ()
+    #: SHA-256 of the model's file; empty where errors came from elsewhere.
+    model: str = ""
 
     def score(self, errors: Array) -> float:
         """The score of one step's errors."""
@@ -122,6 +131,7 @@ class Detector:
             "samples": self.samples,
             "mean": list(self.mean),
             "whiten": [list(row) for row in self.whiten],
+            "model": self.model,
         }
 
     @classmethod
@@ -141,6 +151,7 @@ class Detector:
                 int(data["samples"]),
                 tuple(map(float, data["mean"])),
                 tuple(tuple(map(float, row)) for row in data["whiten"]),
+                str(data.get("model", "")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise EdgeLstmError(
@@ -153,7 +164,8 @@ class Detector:
         return made
 
     def save(self, path: PathLike) -> None:
-        """Write JSON, whole or not at all."""
+        """Write JSON, whole or not at all. Raises EdgeLstmError for another suffix than .json."""
+        check_out(path)
         write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False))
 
     @classmethod

@@ -105,6 +105,8 @@ def calibrate(
     if rounds not in (1, 2):
         raise EdgeLstmError("rounds", found=rounds, expected="1 or 2")
     check_target(target, "int8")
+    if output is not None and Path(output).suffix.lower() != ".json":
+        raise EdgeLstmError(f"output {output}", expected="a .json file, such as model.calib.json")
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
     plan = _plan(recipe, method, percentile, streams, preprocess)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -13,17 +14,19 @@ import numpy as np
 
 from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, atomic_path
+from edgelstm.files import PathLike, atomic_path, read_bytes, sha256
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.protocol import Array
-from edgelstm.verify.anomaly import Detector, Method, Target, error_vector
+from edgelstm.verify.anomaly import Detector, Method, Target, check_out, error_vector
 from edgelstm.workflows.run import RunReport, run
 from edgelstm.workflows.streaming import Step
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.inputs import OnGap
     from edgelstm.workflows.frames import Preprocessing, Progress
+
+log = logging.getLogger(__name__)
 
 #: Columns of what is written.
 HEAD = ("stream", "index", "name", "time", "score", "threshold", "anomaly")
@@ -82,6 +85,8 @@ def fit_detector(
     }
     if method not in reductions:
         raise EdgeLstmError("method", found=method, expected=" or ".join(get_args(Method)))
+    if out is not None:
+        check_out(out)
     small = reductions[method]
     errors: list[Array] = []
     watch = Errors(target, lambda step, error: errors.append(np.asarray(small(error))))
@@ -98,6 +103,7 @@ def fit_detector(
         progress=progress,
     )
     detector = Detector.fit(errors, method=method, quantile=quantile, target=watch.target or "next")
+    detector = replace(detector, model=_identity(model))
     if out is not None:
         detector.save(out)
     return detector
@@ -125,6 +131,12 @@ def detect(
     found = detector if isinstance(detector, Detector) else Detector.load(detector)
     if out is not None and Path(out).suffix.lower() != ".csv":
         raise EdgeLstmError(f"output {out}", expected="a .csv file")
+    if found.model and found.model != _identity(model):
+        log.warning(
+            "the detector was fitted with another model than %s: its threshold is for the other's errors. Fit one with "
+            "this model, or expect its alarms to differ",
+            model,
+        )
     counts: dict[str, list[float]] = {}
     with _rows(out) as add:
 
@@ -151,6 +163,10 @@ def detect(
     streams = {name: (int(n), int(a), h) for name, (n, a, h) in counts.items()}
     steps, alarms = (sum(s[k] for s in streams.values()) for k in (0, 1))
     return Detections(report, found, int(steps), int(alarms), streams)
+
+
+def _identity(model: PathLike) -> str:
+    return sha256(read_bytes(model))
 
 
 class Errors:

@@ -102,6 +102,22 @@ def test_a_forecaster_is_held_against_the_next_frame(tmp_path: Path) -> None:
     np.testing.assert_allclose(scores, np.abs(x[1:] - made[:-1]).mean(1), rtol=1e-5)
 
 
+def test_a_detector_of_another_model_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A threshold is of one model's errors: with another's, alarms come or stay away for no reason in the data."""
+    zoo.lstm(head=3).save(tmp_path / "a.onnx")
+    zoo.lstm(seed=1, head=3).save(tmp_path / "b.onnx")
+    source = str(tmp_path / "x.npy")
+    np.save(source, RNG.normal(size=(12, 3)).astype(np.float32))
+    kept = tmp_path / "d.json"
+    with pytest.raises(EdgeLstmError, match=r"d.txt: expected a \.json file"):
+        edgelstm.fit_detector(tmp_path / "a.onnx", source, tmp_path / "d.txt", target="next", threads=1)
+    edgelstm.fit_detector(tmp_path / "a.onnx", source, kept, target="next", threads=1)
+    edgelstm.detect(tmp_path / "a.onnx", kept, source, threads=1)
+    assert "another model" not in caplog.text
+    edgelstm.detect(tmp_path / "b.onnx", kept, source, threads=1)
+    assert "fitted with another model" in caplog.text
+
+
 def test_nothing_is_held_against_a_frame_that_was_skipped(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     zoo.lstm(head=3).save(model)
