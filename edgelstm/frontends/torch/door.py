@@ -44,7 +44,12 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
             *notes,
         )
     request.say("tracing")
-    return Loaded(trace(opened), TorchProgram(opened), name, notes, windowed)
+    step = trace(opened)
+    if request.results is None:
+        from edgelstm.frontends.torch.crossed import refuse_crossed  # needs torch
+
+        refuse_crossed(step, opened)
+    return Loaded(step, TorchProgram(opened), name, notes, windowed)
 
 
 def reference(source: str, request: Request, like: Signature | None) -> Program:

@@ -137,7 +137,21 @@ def _copied(module: nn.Module) -> nn.Module:
 
             script = copied_script(module)
             return Eager(script) if keeps_states(script) else script
-        copied: nn.Module = copy.deepcopy(module)
+        copied: nn.Module = copy.deepcopy(module, _made(module))
     except Exception as error:  # whatever a user's module raises
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
     return copied.to(device="cpu").float().eval().requires_grad_(False)
+
+
+def _made(module: nn.Module) -> dict[int, Any]:
+    """For deepcopy: what stands for tensors in attributes that were made from parameters, as weight_norm's weights are.
+
+    torch copies none that remember what made them.
+    """
+    torch = import_torch()
+    return {
+        id(value): value.detach().clone()
+        for part in module.modules()
+        for value in vars(part).values()
+        if isinstance(value, torch.Tensor) and not value.is_leaf
+    }

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Size, Tensor, nn
 
 #: Nested deeper than this nothing is looked for.
 MAX_DEPTH = 12
@@ -88,6 +88,8 @@ def children(value: Any) -> list[tuple[Any, Any]] | None:
         return list(value.items())
     if isinstance(value, tuple) and hasattr(value, "_fields"):
         return list(zip(value._fields, value, strict=True))
+    if isinstance(value, Size):  # of whole numbers: nothing to look for, and it takes nothing else
+        return None
     if isinstance(value, tuple | list | deque):
         return list(enumerate(value))
     if _is_record(value):
