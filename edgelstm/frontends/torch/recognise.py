@@ -14,10 +14,11 @@ that keeps its states to itself gets them put at its door: see ``frontends.insid
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.frame_shapes import is_shape
 from edgelstm.frontends.torch.examples import read_frames
 from edgelstm.frontends.torch.package import import_torch
 from edgelstm.frontends.torch.torchscript import copied_script
@@ -61,7 +62,36 @@ def as_step(
     """
     from edgelstm.frontends.torch.trial import probe
 
-    return probe(_copied(module), read_frames(frame), states, batch_first, outputs, carry_state, results)
+    examples = read_frames(frame)
+
+    def attempt(frames: Mapping[str, Any]) -> TorchStep:
+        return probe(_copied(module), frames, states, batch_first, outputs, carry_state, results)
+
+    try:
+        return attempt(examples)
+    except EdgeLstmError as error:
+        if not any(word in str(error) for word in _OTHER_KINDS):
+            raise
+        for other in _of_other_kinds(frame, examples):
+            try:
+                return attempt(other)
+            except EdgeLstmError:
+                continue
+        raise
+
+
+#: What torch says where a module takes no floats: ids for a table or for one_hot, masks.
+_OTHER_KINDS = ("scalar types: Long", "boolean tensor", "index tensor", "used as indices", "as_tuple", "one_hot")
+
+
+def _of_other_kinds(frame: Any, examples: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The frames of which only a shape is known, one at a time or all of them as whole numbers or as masks."""
+    torch = import_torch()
+    given = frame if isinstance(frame, Mapping) else {"x": frame}
+    free = [name for name in examples if is_shape(given[name])]
+    for names in [*([name] for name in free), *([free] if len(free) > 1 else [])]:
+        for dtype in (torch.int64, torch.bool):
+            yield {**examples, **{name: examples[name].to(dtype) for name in names}}
 
 
 def open_module(
