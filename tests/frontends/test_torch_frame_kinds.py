@@ -89,7 +89,9 @@ def test_ids(tmp_path: Path, kind: Any, shape: Any, frame: Any, most: int) -> No
     ids = [rng.integers(0, most, size=shape).astype(dtype) for _ in range(STEPS)]
     given = ids if kind is FloatIds else None
     path = tmp_path / "m.onnx"
-    edgelstm.export(module, path, frame=shape if frame is None else frame, states=STATE, frames=given, steps=20)
+    edgelstm.export(
+        module, path, frame=shape if frame is None else frame, states=STATE, frames=given, steps=20
+    )
     equal_to_the_module(module, path, [{"x": x} for x in ids])
 
 

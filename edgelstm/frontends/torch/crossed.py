@@ -10,7 +10,7 @@ from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Graph, is_standard
 
 #: Operators that hand elements on as they are, the streams staying where they are.
-_VIEWS = frozenset("Identity Reshape Squeeze Unsqueeze Transpose Flatten".split())
+_VIEWS = frozenset(["Identity", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "Flatten"])
 
 
 def refuse_crossed(step: StepModel, opened: TorchStep | TorchWindow) -> None:

@@ -27,7 +27,8 @@ def example(value: Any, what: str) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
     if isinstance(value, np.ndarray):
-        return torch.from_numpy(np.array(value, order="C"))  # not ascontiguousarray, which gives a number an axis
+        # Not ascontiguousarray, which gives a single number an axis.
+        return torch.from_numpy(np.array(value, order="C"))
     if is_shape(value):
         if math.prod(value) > MAX_ELEMENTS:
             raise EdgeLstmError(

@@ -70,9 +70,8 @@ def as_step(
     try:
         return attempt(examples)
     except EdgeLstmError as error:
-        if not any(word in str(error) for word in _OTHER_KINDS):
-            raise
-        for other in _of_other_kinds(frame, examples):
+        kinds = [kind for said, kind in _OTHER_KINDS.items() if said in str(error)]
+        for other in _of_other_kinds(frame, examples, kinds):
             try:
                 return attempt(other)
             except EdgeLstmError:
@@ -80,18 +79,25 @@ def as_step(
         raise
 
 
-#: What torch says where a module takes no floats: ids for a table or for one_hot, masks.
-_OTHER_KINDS = ("scalar types: Long", "boolean tensor", "index tensor", "used as indices", "as_tuple", "one_hot")
+#: What torch says where a module takes no floats, and what it takes: ids for a table or for one_hot, masks. Not what it says of
+#: ``h[done] = 0``: that takes whole numbers and bools, and means different things by them.
+_OTHER_KINDS = {
+    "scalar types: Long": "int64",
+    "applicable to index tensor": "int64",
+    "boolean tensor": "bool",
+}
 
 
-def _of_other_kinds(frame: Any, examples: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """The frames of which only a shape is known, one at a time or all of them as whole numbers or as masks."""
+def _of_other_kinds(
+    frame: Any, examples: Mapping[str, Any], kinds: Sequence[str]
+) -> Iterator[dict[str, Any]]:
+    """The frames of which only a shape is known, one at a time or all of them of another kind."""
     torch = import_torch()
     given = frame if isinstance(frame, Mapping) else {"x": frame}
     free = [name for name in examples if is_shape(given[name])]
     for names in [*([name] for name in free), *([free] if len(free) > 1 else [])]:
-        for dtype in (torch.int64, torch.bool):
-            yield {**examples, **{name: examples[name].to(dtype) for name in names}}
+        for kind in kinds:
+            yield {**examples, **{name: examples[name].to(getattr(torch, kind)) for name in names}}
 
 
 def open_module(
