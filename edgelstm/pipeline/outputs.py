@@ -100,6 +100,17 @@ class Outputs:
                 postprocessing={},
             )
 
+    def check_hop(self, source: tuple[int, int] | None) -> None:
+        """EdgeLstmError unless blocks are added at the hop (rate, samples) that the source is cut at: the sound would be another."""
+        for name, hop in self.hops.items():
+            if source is not None and hop != source[1]:
+                raise EdgeLstmError(
+                    f"blocks of output {name!r} are added every {hop} samples ('overlap_add={hop}')",
+                    found=f"a source cut every {source[1]}",
+                    expected=f"{hop}",
+                    hint=f"--hop {hop}, or --postprocess overlap_add={source[1]}",
+                )
+
     def __call__(
         self, outputs: Mapping[str, Array], raw: Any = None, stream: str | None = None
     ) -> dict[str, Array]:

@@ -168,7 +168,8 @@ def run(
             inputs = Inputs(first, ops, hop=parts[name][1], on_gap=on_gap)
             sink = None
             context = replace(_context(report, opened, inputs, outputs[-1]), hop=parts[name][2])
-            _check_hop(outputs, parts[name][2])
+            for made in outputs:
+                made.check_hop(parts[name][2])
             if out is not None:
                 report.outs[name] = out_path(str(out), name, len(sources) > 1)
                 sink = stack.enter_context(
@@ -232,18 +233,6 @@ def _outputs(
         except EdgeLstmError:
             units = None  # nothing with units: values as the model gives them
     return Outputs(signature, ops, units=units or "model", postprocess=postprocess)
-
-
-def _check_hop(outputs: Sequence[Outputs], source: tuple[int, int] | None) -> None:
-    """Blocks are added where they overlap in the source; at another hop the sound would be another, without a word."""
-    for name, hop in [pair for o in outputs for pair in o.hops.items()]:
-        if source is not None and hop != source[1]:
-            raise EdgeLstmError(
-                f"blocks of output {name!r} are added every {hop} samples ('overlap_add={hop}')",
-                found=f"a source cut every {source[1]}",
-                expected=f"{hop}",
-                hint=f"--hop {hop}, or --postprocess overlap_add={source[1]}",
-            )
 
 
 def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:

@@ -66,6 +66,7 @@ class Channel:
     def cut(self, source: Source) -> Source:
         """Sound in the frames that the model takes; every other source as it is."""
         made, self._hop, self.hop = cut(source, self.signature, self.ops, self.section.hop)
+        self.outputs().check_hop(self.hop)
         return made
 
     def inputs(self) -> Inputs:
