@@ -28,7 +28,7 @@ def test_every_example_has_a_recipe() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_the_recipe_makes_an_int8_model_that_follows_the_float_one(path: Path, tmp_path: Path) -> None:
     example = ROOT / "examples" / path.stem
-    export(example / "model.safetensors", tmp_path / "m.onnx")
+    export(example / "model.safetensors", tmp_path / "m.onnx", steps=2)
     found = calibrate(tmp_path / "m.onnx", recipe=path, output=tmp_path / "c.json", threads=1).calibration
     quantised = quantize(tmp_path / "m.onnx", tmp_path / "c.json", tmp_path / "q.onnx")
     assert len(found.data) == len({d["sha256"] for d in found.data}) == len(load_recipe(path).sequences)

@@ -113,6 +113,11 @@ def test_windows(name: str, precision: str) -> None:
     assert_types(built(done.step), done.products, precision)
 
 
+@cache
+def others(file: str, states: tuple[tuple[str, str], ...]) -> StepModel:
+    return export(file, states=dict(states), steps=2).step
+
+
 @pytest.mark.parametrize(
     ("file", "state"),
     [
@@ -122,7 +127,7 @@ def test_windows(name: str, precision: str) -> None:
 )
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_other_peoples_models(shared_dir: Path, file: str, state: dict[str, str], precision: str) -> None:
-    step = export(str(shared_dir / "models" / "dtln" / file), states=state, steps=2).step
+    step = others(str(shared_dir / "models" / "dtln" / file), tuple(state.items()))
     calibration = calibrate(step, [Recording("noise", smooth_frames(step, 40))], threads=2)
     if precision == "fp32":
         assert not built(step).error

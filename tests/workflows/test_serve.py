@@ -67,10 +67,13 @@ def test_streams_side_by_side_are_what_each_is_alone(folder: Path) -> None:
 
 
 def test_streams_advance_in_one_call(folder: Path) -> None:
-    np.save(folder / "b.npy", np.load(folder / "a.npy")[::-1])
+    """Which of the two threads begins first is the machine's business; from then on the frames go together."""
+    frames = np.random.default_rng(0).normal(size=(2000, 3)).astype(np.float32)
+    np.save(folder / "a.npy", frames)
+    np.save(folder / "b.npy", frames[::-1])
     text = MODEL.replace("max_wait = 0", "max_wait = 30")
     report = Pipeline.from_text(text + section("a") + section("b"), folder).run()
-    assert report.calls["m"] == 20
+    assert 2000 <= report.calls["m"] < 3000
 
 
 def test_several_models_and_a_table_with_keys(folder: Path) -> None:

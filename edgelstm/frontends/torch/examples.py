@@ -8,6 +8,7 @@ from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.frame_shapes import is_shape, not_a_shape
+from edgelstm.frontends.torch.package import import_torch
 from edgelstm.graph.signature import MAX_ELEMENTS
 
 
@@ -22,7 +23,8 @@ def read_frames(frame: Any) -> dict[str, Any]:
 def example(value: Any, what: str) -> Any:
     """A tensor: ``value`` itself if it is an array, zeros if it is a shape."""
     import numpy as np
-    import torch
+
+    torch = import_torch()
 
     if isinstance(value, torch.Tensor):
         return value.detach().cpu()
