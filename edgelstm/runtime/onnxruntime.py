@@ -212,7 +212,7 @@ def open_session(
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is raised, in our words
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
     disabled = ["NchwcTransformer"] if half or _says_half(source) else []
