@@ -15,11 +15,12 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test lint docs bench bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
+.PHONY: help demo test thorough lint docs bench bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
 	@echo "make test   lint and the test suite"
+	@echo "make thorough  the tests that take longer: tutorials, samples, the examples' systems, the GPU contact rehearsed"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make docs   the documentation site: build/docs/index.html"
 	@echo "make bench  the figures of benchmarks/README.md"
@@ -35,6 +36,10 @@ demo: $(DEMO)
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps
+
+# What takes longer than a change should wait for: tutorials and samples of the docs, the systems of examples/, the GPU contact rehearsed.
+thorough: $(TEST)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps -m thorough --timeout 600
 
 lint: $(TEST)
 	$(BIN)/ruff check .

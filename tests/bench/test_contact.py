@@ -67,6 +67,7 @@ def carried(folder: Path) -> Path:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.thorough
 def test_the_whole_contact_without_a_gpu(tmp_path: Path) -> None:
     """All slices; the real ones on the processor or the stand-in, the others as far as their arguments."""
     pytest.importorskip("torch")
