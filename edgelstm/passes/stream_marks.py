@@ -85,6 +85,19 @@ def _along(default: int) -> Rule:
     return rule
 
 
+def _fourier(v: Visit) -> Result:
+    """Along one axis, and over real and imaginary parts, which lie last."""
+    if not v.alone(0):
+        return None
+    axis = int(v.attribute("axis", 1))
+    if v.opset >= 20:  # an input since then
+        given = v.integers("axis", 2) if v.given(2) else [-2]
+        if given is None:
+            return None
+        axis = given[0]
+    return over(v.marks(0), [axis, -1])
+
+
 def _softmax(v: Visit) -> Result:
     """Before opset 13 all axes from ``axis`` on are one."""
     if not v.alone(0):
@@ -263,6 +276,7 @@ RULES = _table(
         _kept(0): "DepthToSpace GroupNormalization LRN SpaceToDepth",
         _rows: "AffineGrid Attention GridSample RotaryEmbedding STFT Col2Im MaxUnpool DeformConv",
         _along(-1): "LpNormalization TopK",
+        _fourier: "DFT",
         _softmax: "Hardmax LogSoftmax Softmax",
         _normalized: "LayerNormalization RMSNormalization",
         _mean_variance: "MeanVarianceNormalization",

@@ -26,6 +26,8 @@ ON_ROWS = {
     "LpNormalization": "y = LpNormalization <axis = 1> (x)",
     "LpNormalization across": "y = LpNormalization <axis = 0> (x)",
     "LRN": "u = Unsqueeze (x, at3) y = LRN <size = 3> (u)",
+    "DFT": 'u = Unsqueeze (x, at3) y = DFT (u, "", axis1)',
+    "DFT across": 'u = Unsqueeze (x, at3) y = DFT (u, "", axis0)',
     "Softmax": "y = Softmax <axis = -1> (x)",
     "Softmax across": "y = Softmax <axis = 0> (x)",
     "LogSoftmax": "y = LogSoftmax <axis = 1> (x)",
