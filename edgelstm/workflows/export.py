@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,10 @@ from edgelstm.workflows.prove import proved
 if TYPE_CHECKING:
     from edgelstm.frontends.onnx.importer import Confirm
     from edgelstm.graph.step import StepModel
+
+#: Windows of large frames are compared over fewer: once so many numbers of frames were seen, further ones tell nothing new.
+ENOUGH = 6_000_000
+FEW_WINDOWS = 3
 
 
 @dataclass(repr=False)
@@ -107,7 +112,7 @@ def export(
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess, postprocess: operations by input or output name (or as text), kept in the Signature for ``run``.
     lower: write the gates in standard operators ("plain", "openvino"), for runtimes that know no functions.
-    steps: frames of the comparison; where a whole window is a frame, as many windows as they make.
+    steps: frames of the comparison; where a whole window is a frame, as many windows as they make, fewer of large frames.
     tolerance: the largest relative error from float64 that passes, in place of the rule in :mod:`edgelstm.verify.proof`.
     progress, doing: called with the frames that were compared, and with what is being done.
 
@@ -151,6 +156,9 @@ def export(
         steps = -(-steps // length) * length
     elif loaded.windowed:  # a whole window counts as one frame
         steps = -(-steps // max(t.frame_shape[0] for t in step.signature.inputs if t.frame_shape))
+        steps = min(
+            steps, max(FEW_WINDOWS, ENOUGH // sum(prod(t.frame_shape) for t in step.signature.inputs))
+        )
     if lower is not None:
         step = lowered(step, lower)  # before the proof: what is written is what was proved
     step.check()
