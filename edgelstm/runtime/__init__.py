@@ -1,4 +1,7 @@
-"""Running step graphs: one Program per backend, the Runner on top. Needs NumPy and the backend's own package."""
+"""Running step graphs: one Program per backend, the Runner on top. Needs NumPy and the backend's own package.
+
+May import: graph.signature, errors, files, dtypes, machine; never torch or onnx.
+"""
 
 from edgelstm.runtime.open import open_program
 from edgelstm.runtime.protocol import Program
