@@ -1,4 +1,7 @@
-"""The command line: parse, call one workflow, print a table or JSON. One file a group of commands."""
+"""The command line: parse, call one workflow, print a table or JSON. One file a group of commands.
+
+May import: every room; it parses, calls one workflow and prints.
+"""
 
 from __future__ import annotations
 

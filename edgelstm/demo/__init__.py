@@ -1,4 +1,7 @@
-"""The demo: the trained examples exported, verified and streamed, with a page to look at."""
+"""The demo: the trained examples exported, verified and streamed, with a page to look at.
+
+May import: workflows and every room below it.
+"""
 
 from __future__ import annotations
 

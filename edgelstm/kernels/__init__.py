@@ -4,6 +4,8 @@
 launch; ``ConvLstmKernel`` is a ConvLSTM step whose gates sit in the convolution's epilogue, ``ConvLstmStep`` one of cuDNN's convolution
 and our gates in one CUDA graph. Code is compiled when it is first
 needed (NVRTC, else nvcc) and kept in the user's cache. Nothing here imports torch until torch tensors come in.
+
+May import: runtime, graph and below; torch only inside what needs it.
 """
 
 from __future__ import annotations

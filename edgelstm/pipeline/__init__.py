@@ -1,4 +1,7 @@
-"""Live and recorded frames in, outputs out: sources, preprocessing, sinks. NumPy only; other packages when used."""
+"""Live and recorded frames in, outputs out: sources, preprocessing, sinks. NumPy only; other packages when used.
+
+May import: verify.forecast, runtime, graph.signature and below; never torch or onnx.
+"""
 
 from __future__ import annotations
 
