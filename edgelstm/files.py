@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
@@ -15,6 +16,34 @@ PathLike = str | os.PathLike[str]
 
 #: Nothing this package reads whole into memory may be larger (bytes); ONNX files end at 2 GiB anyway.
 MAX_FILE_BYTES = 2 * 1024**3
+
+
+#: Temporary files that are being written, with the process that writes them: a fork is not to take its parent's away.
+_unfinished: dict[Path, int] = {}
+
+
+@atexit.register
+def _leave_nothing() -> None:
+    """A signal can end a process between any two lines, also where no ``finally`` is entered yet."""
+    for path, process in list(_unfinished.items()):
+        if process == os.getpid():
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> Path:
+    """A new, empty file beside ``target`` that nobody else can read, registered before it exists."""
+    while True:
+        path = target.parent / f".{target.stem}.{secrets.token_hex(4)}{target.suffix}"
+        _unfinished[path] = os.getpid()
+        try:
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        except OSError as error:
+            del _unfinished[path]
+            if isinstance(error, FileExistsError):
+                continue
+            raise
+        return path
 
 
 @contextmanager
@@ -28,7 +57,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     if target.is_dir():
         raise EdgeLstmError(f"can't write {target}", found="a folder", expected="a file path")
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.stem}.", suffix=target.suffix, dir=target.parent)
+        temporary = _temporary(target)
     except OSError as error:
         raise EdgeLstmError(
             f"can't write {target}",
@@ -36,11 +65,9 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
             expected="a writable folder",
             hint=f"Create {target.parent} or choose another path",
         ) from error
-    os.close(handle)
-    temporary = Path(name)
     try:
         yield temporary
-        # mkstemp makes the file private to the user; what we hand over follows the umask like any other file.
+        # The file was private to the user; what we hand over follows the umask like any other file.
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
@@ -49,6 +76,7 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
         raise EdgeLstmError(f"can't write {target}", found=error.strerror or str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
+        _unfinished.pop(temporary, None)
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:
