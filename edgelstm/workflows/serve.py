@@ -18,6 +18,10 @@ from edgelstm.files import PathLike, check_file, read_bytes, sha256
 from edgelstm.runtime.outside import OutsideRange
 
 if TYPE_CHECKING:
+    from edgelstm.pipeline.service.config import Config, ModelSection
+    from edgelstm.pipeline.service.control import Control
+    from edgelstm.pipeline.service.follow import FileWatch, Follower, Prepare
+    from edgelstm.pipeline.service.guard import Ranges
     from edgelstm.pipeline.service.parse import Parsed
     from edgelstm.pipeline.service.service import ServeReport, Service
 
@@ -54,6 +58,11 @@ class Pipeline:
         self._base, self._where = base, where
         self._service: Service | None = None
         self._stop = threading.Event()
+        self._path: Path | None = None
+        self._environment: Mapping[str, str] | None = None
+        self._control: Control | None = None
+        self._follower: Follower | None = None
+        self._watch: FileWatch | None = None
 
     @classmethod
     def from_file(cls, path: PathLike, environment: Mapping[str, str] | None = None) -> Pipeline:
@@ -63,7 +72,9 @@ class Pipeline:
         """
         from edgelstm.pipeline.service.parse import read
 
-        return cls(read(path, environment), Path(path).resolve().parent, str(path))
+        made = cls(read(path, environment), Path(path).resolve().parent, str(path))
+        made._path, made._environment = Path(path).resolve(), environment
+        return made
 
     @classmethod
     def from_text(
@@ -76,8 +87,15 @@ class Pipeline:
 
     def run(self) -> ServeReport:
         """Until every source ended or :meth:`stop`. Raises EdgeLstmError when something can't be opened at the start."""
-        with self._opened() as service:
+        from edgelstm.pipeline.service.control import Control
+        from edgelstm.pipeline.service.follow import FileWatch, Follower
+
+        with self._opened() as (service, prepare):
             self._service = service
+            self._control = Control(service)
+            self._follower = Follower(self._control, prepare)
+            if self._path is not None:
+                self._watch = FileWatch(self._path, self.reload, self.config.service.reload)
             try:
                 if self._stop.is_set():
                     service.stop()
@@ -85,7 +103,9 @@ class Pipeline:
                     warnings.simplefilter("ignore", OutsideRange)  # it is in the log
                     report = service.run()
             finally:
-                self._service = None
+                if self._watch is not None:
+                    self._watch.close()
+                self._service = self._control = self._follower = self._watch = None
         report.failed = {name: self.redactor.text(text) for name, text in report.failed.items()}
         return report
 
@@ -96,10 +116,38 @@ class Pipeline:
         if service is not None:
             service.stop()
 
+    @property
+    def control(self) -> Control:
+        """The running service's streams: added, removed, paused, reset, changed; for other threads than that of :meth:`run`.
+        Raises EdgeLstmError before the service runs and after its end."""
+        if self._control is None or not self._control.service.is_running:
+            raise EdgeLstmError("the service is not running")
+        return self._control
+
+    def reload(self) -> dict[str, str]:
+        """Read the file again and do what changed, to the streams it touches and to no others. Gives what could not be done: there
+        the old goes on. Raises EdgeLstmError, and nothing changes, when the file is wrong."""
+        from edgelstm.pipeline.service.parse import read
+
+        _ = self.control
+        if self._path is None or self._follower is None:
+            raise EdgeLstmError("reload", found="a pipeline from a text", expected="one from a file")
+        parsed = read(self._path, self._environment)
+        self.redactor.learn(parsed.redactor)
+        failed = self._follower.load(_shipped(parsed.config))
+        log.info("pipeline file: read again%s", f", {len(failed)} not taken over" if failed else "")
+        return {name: self.redactor.text(text) for name, text in failed.items()}
+
+    def ask_reload(self) -> None:
+        """:meth:`reload` soon, by another thread; a signal handler may call it."""
+        watch = self._watch
+        if watch is not None:
+            watch.ask()
+
     def check(self) -> Checked:
         """Open everything that :meth:`run` would, and close it again; nothing is written."""
         streams = {}
-        with self._opened(writes=False) as service:
+        with self._opened(writes=False) as (service, _):
             for channel in service.channels:
                 s = channel.section
                 words = {
@@ -119,28 +167,30 @@ class Pipeline:
         return Checked(self._where, streams)
 
     @contextmanager
-    def _opened(self, writes: bool = True) -> Iterator[Service]:
-        """The service; closed behind it. Errors and our own log lines come without secrets."""
+    def _opened(self, writes: bool = True) -> Iterator[tuple[Service, Prepare]]:
+        """The service, closed behind it, and what makes further models ready. Errors and our own log lines come without secrets."""
         from edgelstm.pipeline.service.redact import redact_logs
         from edgelstm.pipeline.service.service import Service
 
         undo = redact_logs("edgelstm", self.redactor)
         try:
             with tempfile.TemporaryDirectory(prefix="edgelstm-serve-") as folder:
-                models = {
-                    name: self._model(name, section.path, Path(folder))
-                    for name, section in self.config.models.items()
-                }
+
+                def prepare(name: str, section: ModelSection) -> tuple[Path, Ranges, str]:
+                    path = self._model(name, section.path, Path(folder))
+                    return path, self._ranges(name, section, path), self._hash(section) if writes else ""
+
+                models = {name: prepare(name, section) for name, section in self.config.models.items()}
                 service = Service(
-                    self._shipped(),
-                    models,
+                    _shipped(self.config),
+                    {name: path for name, (path, _, _) in models.items()},
                     self._base,
-                    ranges={name: self._ranges(name, path) for name, path in models.items()},
-                    hashes=self._hashes() if writes else None,
+                    ranges={name: ranges for name, (_, ranges, _) in models.items()},
+                    hashes={name: digest for name, (_, _, digest) in models.items()},
                     writes=writes,
                 )
                 try:
-                    yield service
+                    yield service, prepare
                 finally:
                     service.close()
         except EdgeLstmError as error:
@@ -148,28 +198,14 @@ class Pipeline:
         finally:
             undo()
 
-    def _shipped(self) -> Any:
-        """The configuration with ``example:`` sources in place."""
-        streams = {
-            name: s.model_copy(update={"source": shipped(s.source)})
-            for name, s in self.config.streams.items()
-        }
-        return self.config.model_copy(update={"streams": streams})
-
-    def _hashes(self) -> dict[str, str]:
-        """Of the models' files, where checkpoints are kept."""
+    def _hash(self, section: ModelSection) -> str:
+        """Of a model's file: it tells whether a state is of this model."""
         from edgelstm.pipeline.service.service import placed
 
-        if self.config.service.checkpoint is None:
-            return {}
-        return {
-            name: sha256(read_bytes(placed(self._base, shipped(section.path))))
-            for name, section in self.config.models.items()
-        }
+        return sha256(read_bytes(placed(self._base, shipped(section.path))))
 
-    def _ranges(self, name: str, model: Path) -> dict[str, tuple[float, float]]:
+    def _ranges(self, name: str, section: ModelSection, model: Path) -> dict[str, tuple[float, float]]:
         """Of the model's states: as given, else what its calibration saw, times the margin."""
-        section = self.config.models[name]
         found: dict[str, tuple[float, float]] = {}
         if section.calibration is not None:
             from edgelstm.pipeline.service.service import placed
@@ -182,13 +218,13 @@ class Pipeline:
                     found[state] = (-most, most)
         found |= {state: (low, high) for state, (low, high) in section.ranges.items()}
         if found:
-            self._check_ranges(name, model, found)
+            self._check_ranges(name, section.device, model, found)
         return found
 
-    def _check_ranges(self, name: str, model: Path, ranges: Mapping[str, tuple[float, float]]) -> None:
+    def _check_ranges(self, name: str, device: str | None, model: Path, ranges: Ranges) -> None:
         from edgelstm.runtime.runner import Runner
 
-        with Runner.open(model, self.config.models[name].device) as runner:
+        with Runner.open(model, device) as runner:
             states = [s.name for s in runner.signature.states]
         unknown = sorted(set(ranges) - set(states))
         if unknown:
@@ -213,9 +249,15 @@ class Pipeline:
         from edgelstm.workflows.export import export
 
         log.info("model %s: exporting %s", name, source.name)
-        made = folder / f"{name}.onnx"
+        made = Path(tempfile.mkdtemp(dir=folder)) / f"{name}.onnx"
         export(source, made, steps=8)
         return made
+
+
+def _shipped(config: Config) -> Config:
+    """With ``example:`` sources in place."""
+    streams = {name: s.model_copy(update={"source": shipped(s.source)}) for name, s in config.streams.items()}
+    return config.model_copy(update={"streams": streams})
 
 
 def shipped(spec: str) -> str:
@@ -241,7 +283,9 @@ def example(name: str) -> str:
 
 @contextmanager
 def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
-    """SIGTERM and SIGINT end the service well, a second one at once. For the main thread."""
+    """SIGTERM and SIGINT end the service well, a second one at once; SIGHUP reads the file again. For the main thread."""
+    hangup = getattr(signal, "SIGHUP", None)
+    asked = None if hangup is None else signal.signal(hangup, lambda *_: pipeline.ask_reload())
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, _: Any) -> None:
@@ -256,3 +300,5 @@ def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+        if hangup is not None:
+            signal.signal(hangup, asked)

@@ -19,6 +19,7 @@ from edgelstm.pipeline.service.guard import Guard, Ranges
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member, Rules
 from edgelstm.pipeline.service.policies import Clock, GapRule
+from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources import Source
@@ -53,8 +54,14 @@ class Channel:
         self.writers: list[Writer] = []
         self.members: dict[str, Member] = {}
         self.counts: dict[str, Counts] = {}
+        self.pulses: dict[str, Pulse] = {}
         self.reader: Reader | None = None
         self.ranges = ranges
+        #: Its members wait; those to come too.
+        self.paused = False
+        #: Times that its source was opened again.
+        self.reopened = 0
+        self._over = self._removed = False
         #: Index of the last frame that a feed took; where the source's first frame is named.
         self._read = -1
         self._lefts: dict[str, Member] = {}
@@ -86,6 +93,8 @@ class Channel:
         with self._lock:
             member = self.members.get(name)
         if member is None:
+            if self._removed:
+                return False
             member = self.member(name)
         if arrived.frame.last:
             with self._lock:
@@ -170,14 +179,77 @@ class Channel:
         s = self.section
         counts = self.counts.setdefault(name, Counts())
         feed = Feed(s.queue, s.overload, counts, self.loop.wake)
-        rules = Rules(GapRule.parse(s.gap), s.loss, s.bad, s.lost_after)
+        rules = self.rules()
         clock = Clock(rules.gap, s.late, s.max_gap, s.rate)
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
+        member.paused, member.pulse.deadline = self.paused, s.deadline
         with self._lock:
             self.members[name] = member
-        self.loop.add(member)
+            self.pulses[name] = member.pulse
+            if self._removed:
+                feed.end()
+            else:
+                self.loop.add(member)
         return member
+
+    def rules(self) -> Rules:
+        """What the section says of its members."""
+        s = self.section
+        return Rules(GapRule.parse(s.gap), s.loss, s.bad, s.lost_after)
+
+    def follow(self, section: StreamSection) -> None:
+        """Take over a section that differs in policies alone; called by the loop's thread, between two calls."""
+        self.section = s = section
+        rules = self.rules()
+        for member in self.mine():
+            member.rules, member.pulse.deadline = rules, s.deadline
+            member.clock.follow(rules.gap, s.late, s.max_gap)
+            member.guard.follow(s.bad, s.keep_every, self.ranges)
+            member.feed.follow(s.queue, s.overload)
+        if self.reader is not None:
+            self.reader.follow(s.retries, s.retry)
+
+    def mine(self) -> list[Member]:
+        """Its members that have not left; for the loop's thread."""
+        return [m for m in self.loop.members if m.name in self.counts]
+
+    def pause(self, paused: bool) -> None:
+        """Hold its members, or let them go on; called by the loop's thread."""
+        self.paused = paused
+        for member in self.mine():
+            member.paused = paused
+            if not paused:
+                member.feed.wait_anew()
+
+    def remove(self) -> None:
+        """Nothing more is read, and its members leave with the next :meth:`drop`."""
+        with self._lock:
+            self._removed = True
+            self._over = self._over or self.reader is None  # nobody waits for its end
+        if self.reader is not None:
+            self.reader.stop()
+        self.ended()
+
+    @property
+    def rooms(self) -> int:
+        """Streams that it may have at one time."""
+        known = 1 if self.source is None else self.source.streams
+        return max(known, len(self._resumed.streams) if self._resumed is not None else 0)
+
+    def open_marks(self) -> dict[str, int]:
+        """Of sinks that may still get outputs they have: :meth:`mark`."""
+        pairs = zip(self.section.sinks, self.writers, strict=True)
+        return {s: mark for s, w in pairs if w.is_catching_up and (mark := self.mark(s)) is not None}
+
+    def drop(self) -> None:
+        """Its members leave, whatever waits; called by the loop's thread."""
+        self.loop.drop(self.mine())
+
+    @property
+    def is_over(self) -> bool:
+        """Whether its source gives nothing more."""
+        return self._over
 
     def lost(self) -> None:
         """The source failed and is tried again."""
@@ -187,8 +259,11 @@ class Channel:
             member.feed.lose()
 
     def ended(self) -> None:
-        """The source gives nothing more."""
+        """The source gives nothing more; saying it again does nothing."""
         with self._lock:
+            if self._over:
+                return
+            self._over = True
             members = list(self.members.values())
         for member in members:
             member.feed.end()

@@ -118,6 +118,10 @@ class StreamSection(_Section):
     keep_every: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=100, description="Frames from one kept state to the next, for rollback."
     )
+    deadline: Seconds | None = Field(
+        default=None,
+        description="Seconds from a frame's arrival to its output; those that take longer are counted.",
+    )
     sink_queue: Annotated[int, Field(ge=1, le=100000)] = Field(
         default=64, description="Outputs that may wait for each sink."
     )
@@ -148,6 +152,14 @@ class ServiceSection(_Section):
     checkpoint_every: Seconds = Field(default=30.0, description="Seconds from one checkpoint to the next.")
     report: Annotated[float, Field(ge=0)] = Field(
         default=60.0, description="Seconds from one line of counters in the log to the next; 0 for none."
+    )
+    stay: bool = Field(
+        default=False,
+        description="Go on when every source has ended, until it is stopped: streams may be added.",
+    )
+    reload: bool = Field(
+        default=False,
+        description="Watch this file: what changes in it is done, to the streams it touches and to no others.",
     )
 
 

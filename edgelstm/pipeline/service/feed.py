@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -99,6 +100,19 @@ class Feed:
         with self._wake:
             self.ended = True
             self._wake.notify_all()
+
+    def follow(self, size: int, overload: Overload) -> None:
+        """Give way by another rule from here on."""
+        with self._wake:
+            self._size = 1 if overload == "latest" else size
+            self._overload = overload
+            self._wake.notify_all()
+
+    def wait_anew(self) -> None:
+        """Frames were not taken on purpose: since now, nothing came."""
+        with self._wake:
+            if self.last_at is not None:
+                self.last_at = time.monotonic()
 
     def begin_anew(self) -> None:
         """What comes from here on is another source's: its numbers and time stamps say nothing beside the old ones."""

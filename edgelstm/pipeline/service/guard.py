@@ -34,6 +34,7 @@ class Guard:
 
     def __init__(self, signature: Signature, bad: Bad, keep: int, ranges: Ranges | None = None) -> None:
         self._bad, self._keep = bad, keep
+        self._signature = signature
         self._ranges = dict(ranges or {})
         self._specs = [s for s in signature.states if _is_looked_at(s, self._ranges)]
         #: The state after the last good frame, and an older one to roll back to; None is the initial state.
@@ -70,6 +71,11 @@ class Guard:
             return "initial"
         stream.restore(self.last)
         return "kept" if self._bad == "rollback" else "before"
+
+    def follow(self, bad: Bad, keep: int, ranges: Ranges) -> None:
+        """Look by other rules from here on."""
+        self._bad, self._keep, self._ranges = bad, keep, dict(ranges)
+        self._specs = [s for s in self._signature.states if _is_looked_at(s, self._ranges)]
 
     def forget(self) -> None:
         """The stream was reset: nothing older is gone back to."""

@@ -5,13 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.member import Due, Member
 from edgelstm.runtime.runner import Runner
 
 log = logging.getLogger("edgelstm.serve")
+
+T = TypeVar("T")
 
 #: Seconds from look to look at streams whose source may be lost, and at what else is done between steps.
 TICK = 0.2
@@ -38,7 +43,10 @@ class Loop:
         self.calls = 0
         #: What ended the loop before its streams did.
         self.error: BaseException | None = None
-        self._rooms, self._max_wait = rooms, max_wait
+        self.rooms, self.max_wait = rooms, max_wait
+        #: Whether no thread is in :meth:`run`.
+        self.is_idle = True
+        self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._readers = 0
         self._stopping = False
         self._failed_in_a_row = 0
@@ -46,7 +54,8 @@ class Loop:
 
     def expect(self) -> None:
         """One more source will add members."""
-        self._readers += 1
+        with self.wake:
+            self._readers += 1
 
     def reader_ended(self) -> None:
         """A source will not."""
@@ -62,6 +71,46 @@ class Loop:
             self.members.append(member)
             self.wake.notify_all()
 
+    def ask(self, job: Callable[[], T]) -> Future[T]:
+        """Let ``job`` run between two calls, by the thread that makes them; at once when there is none."""
+        future: Future[T] = Future()
+        with self.wake:
+            self._jobs.append((job, future))
+            if self.is_idle:
+                self._do_jobs()
+            else:
+                self.wake.notify_all()
+        return future
+
+    def _do_jobs(self) -> None:
+        while self._jobs:
+            job, future = self._jobs.popleft()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(job())
+            except BaseException as error:  # who asked is told
+                future.set_exception(error)
+
+    def move_to(self, runner: Runner, rooms: int) -> None:
+        """Go on with another runner of the same model, states and all; for :meth:`ask`."""
+        old = self.runner
+        moved = [(member, member.stream_of(runner)) for member in self.members]
+        for member, stream in moved:
+            member.stream = stream
+        self.runner, self.rooms, self._noted = runner, rooms, len(runner.notes)
+        old.close()
+
+    def drop(self, members: list[Member]) -> None:
+        """Members leave at once, whatever waits; for :meth:`ask`."""
+        with self.wake:
+            for member in members:
+                member.feed.end()
+                member.drop_waiting()
+                member.leave()
+                if member in self.members:
+                    self.members.remove(member)
+
     def stop(self) -> None:
         """Take no more frames; those queued are stepped."""
         with self.wake:
@@ -72,41 +121,52 @@ class Loop:
 
     def run(self) -> None:
         """Until all sources ended and all frames are stepped."""
+        with self.wake:
+            self.is_idle = False
         try:
             while (ready := self._wait()) is not None:
                 self._round(ready)
+                self._do_jobs()
                 if self.between is not None:
                     self.between()
         except BaseException as error:
             self.error = error
             log.error("model %s: stopped: %s", self.name, error)
             self.stop()
+            with self.wake:
+                self.is_idle = True
+                self._do_jobs()
 
     def _wait(self) -> list[Member] | None:
         """Members to be stepped together, none at a tick; None at the end."""
         with self.wake:
             while True:
+                if self._jobs:
+                    return []
                 now = time.monotonic()
                 for member in self.members:
                     member.check_loss(now)
                 ready = self._ready()
                 if ready:
-                    deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self._max_wait
+                    deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self.max_wait
                     if now >= deadline or not any(_is_awaited(m, deadline) for m in self.members):
                         return ready
                     self.wake.wait(deadline - now)
                 elif any(m.is_done for m in self.members):
                     return []
-                elif (self._readers <= 0 or self._stopping) and not any(m.has_frame for m in self.members):
+                elif (self._readers <= 0 or self._stopping) and not any(
+                    self._is_due(m) for m in self.members
+                ):
+                    self.is_idle = True
                     return None
                 elif not self.wake.wait(TICK):
                     return []
 
     def _ready(self) -> list[Member]:
-        free = self._rooms - len(self.runner.streams)
+        free = self.rooms - len(self.runner.streams)
         ready = []
         for member in self.members:
-            if not member.has_frame:
+            if member.paused or not member.has_frame:
                 continue
             if member.stream is None:
                 if not free:
@@ -114,6 +174,10 @@ class Loop:
                 free -= 1
             ready.append(member)
         return ready
+
+    def _is_due(self, member: Member) -> bool:
+        """Whether the loop has to go on for it: one that is paused waits to be resumed, but not at the end."""
+        return member.has_frame and not (member.paused and self._stopping)
 
     def _round(self, ready: list[Member]) -> None:
         due: dict[str, tuple[Member, Due]] = {}
@@ -171,6 +235,6 @@ class Loop:
 def _is_awaited(member: Member, deadline: float) -> bool:
     """Whether a frame is expected by then."""
     feed = member.feed
-    if member.is_done or feed.ended or feed.lost or member.has_frame:
+    if member.paused or member.is_done or feed.ended or feed.lost or member.has_frame:
         return False
     return feed.last_at is None or feed.interval is None or feed.last_at + feed.interval <= deadline

@@ -17,6 +17,7 @@ from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
 from edgelstm.pipeline.service.policies import Bad, Clock, GapRule, Loss
+from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.frames import all_finite
@@ -37,12 +38,13 @@ class Rules:
 
 @dataclass(frozen=True)
 class Due:
-    """What a step takes. filled: the frame stands in for a missing one, and what comes out goes nowhere."""
+    """What a step takes. filled: the frame stands in for a missing one, and what comes out goes nowhere. at: when it came."""
 
     frame: Frame
     stamp: float
     arrays: Mapping[str, Array]
     filled: bool
+    at: float = 0.0
 
 
 class Member:
@@ -67,6 +69,9 @@ class Member:
         self.guard = guard
         self.counts = counts
         self.stream: Stream | None = None
+        #: Its frames wait, as those of a full queue do.
+        self.paused = False
+        self.pulse = Pulse()
         #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
         self.position: tuple[int, float] | None = None
         self._inputs, self._outputs = inputs, outputs
@@ -100,6 +105,24 @@ class Member:
                 self.stream.restore(self._resumed.states)
                 self.guard.resume(dict(self._resumed.states))
                 self._resumed = None
+
+    def stream_of(self, runner: Runner) -> Stream | None:
+        """A place of another runner of the same model, with the state; None for one that has no place yet."""
+        if self.stream is None:
+            return None
+        made = runner.stream(self.name)
+        made.restore(self.stream.snapshot())
+        made.frames = self.stream.frames
+        return made
+
+    def drop_waiting(self) -> None:
+        """What waits is not stepped any more."""
+        waiting = [a for a, filled in self._pending if not filled]
+        self._pending.clear()
+        while (arrived := self.feed.take()) is not None:
+            waiting.append(arrived)
+        if waiting:
+            self.counts.add("dropped:removed", len(waiting))
 
     def resume(self, part: StreamPart) -> None:
         """Begin where a checkpoint left off; before the first frame."""
@@ -152,6 +175,8 @@ class Member:
     def check_loss(self, now: float) -> None:
         """Notice that no frame comes, and do what the policy says of a source that is lost."""
         feed, after = self.feed, self.rules.lost_after
+        if self.paused:
+            return
         if after is not None and feed.last_at is not None and now - feed.last_at > after and feed.lose():
             log.warning("stream %s: lost, no frame for %g s", self.name, after)
         if not feed.lost:
@@ -241,7 +266,7 @@ class Member:
                     self._gathered_from = frame.index
                 return None
             self._gathered_from = None
-        return Due(frame, arrived.stamp, arrays, filled)
+        return Due(frame, arrived.stamp, arrays, filled, arrived.at)
 
     def _drop(self, reason: str, arrived: Arrived, why: str, filled: bool = False) -> None:
         if filled:
@@ -268,6 +293,8 @@ class Member:
                 log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
             return
         self.counts.add("filled" if due.filled else "stepped")
+        if not due.filled:
+            self.pulse.stepped(due.frame, outputs, seconds, due.at)
         if not self._writers:
             return
         try:  # of frames that stand in too: it remembers
@@ -278,6 +305,7 @@ class Member:
             return
         if due.filled:
             return
+        self.pulse.shown = (due.frame, outputs)
         shown = replace(due.frame, stream=self.name)
         for writer in self._writers:
             writer.put(shown, outputs, seconds, self.counts)

@@ -72,6 +72,10 @@ class Clock:
         #: Stamp of the last frame in time.
         self.last: float | None = None
 
+    def follow(self, gap: GapRule, late: Late, max_gap: float | None) -> None:
+        """Judge by other policies from here on."""
+        self._gap, self._late, self._max_gap = gap, late, max_gap
+
     def begin_anew(self, last: float | None = None) -> None:
         """Forget the time stamps, or go on from ``last``."""
         self.last = last

@@ -69,6 +69,10 @@ class Reader:
         """Begin to read."""
         self._thread.start()
 
+    def follow(self, retries: int, retry: float) -> None:
+        """Try again by another rule from here on."""
+        self._retries, self._retry = retries, retry
+
     def stop(self) -> None:
         """Read no more; a source that waits for a frame is left behind."""
         self._stop.set()

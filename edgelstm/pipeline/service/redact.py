@@ -22,6 +22,10 @@ class Redactor(logging.Filter):
         super().__init__()
         self._secrets = sorted({s for s in secrets if len(s) >= SHORTEST}, key=len, reverse=True)
 
+    def learn(self, other: Redactor) -> None:
+        """Take out what ``other`` does, too."""
+        self._secrets = sorted({*self._secrets, *other._secrets}, key=len, reverse=True)
+
     def text(self, value: object) -> str:
         """``value`` as text, without secrets."""
         text = _URL.sub(rf"\1{HIDDEN}@", str(value))

@@ -81,29 +81,40 @@ class Service:
         writes: bool = True,
     ) -> None:
         self.config, self._base = config, base
-        self._writes, self._ranges, self._hashes = writes, ranges or {}, hashes or {}
+        self.models, self.ranges, self.hashes = dict(models), dict(ranges or {}), dict(hashes or {})
+        self._writes = writes
         self._folder: Folder | None = None
         self._parts: dict[str, dict[str, SectionPart]] = {}
         self._marks: dict[str, dict[str, int]] = {}
         self._wanted: set[str] = set()
+        #: Both are replaced, never changed: other threads walk through them.
         self.channels: list[Channel] = []
         self.loops: dict[str, Loop] = {}
+        #: Held by whoever adds or removes streams, and to find out that there is nothing left to do.
+        self.changing = threading.RLock()
+        #: The service waits for further streams, though none is left.
+        self.waits = config.service.stay
+        self.is_running = False
+        self._threads: list[threading.Thread] = []
         #: Checkpoints that could not be written.
         self.unsaved = 0
         self._stop = threading.Event()
         self._stack = ExitStack()
         try:
-            self._open(models)
+            self._open()
         except BaseException:
             self.close()
             raise
 
-    def _open(self, models: Mapping[str, Path]) -> None:
+    def _open(self) -> None:
         config = self.config
-        sources = {name: self._source(name, section) for name, section in config.streams.items()}
+        sources: dict[str, Source | None] = {}
+        for name, stream in config.streams.items():
+            sources[name] = source = self.source(name, stream)
+            if source is not None:
+                self._stack.callback(source.close)
         only = next(iter(config.models))
-        threads = _share(config, models)
-        for name, section in config.models.items():
+        for name in config.models:
             rooms = sum(
                 1 if (source := sources[stream]) is None else source.streams
                 for stream, s in config.streams.items()
@@ -112,23 +123,41 @@ class Service:
             if not rooms:
                 log.warning("model %s: no stream uses it", name)
                 continue
-            runner = Runner.open(
-                models[name], section.device, streams=rooms, threads=threads[name], on_bad_frame="pass"
-            )
-            self._stack.callback(runner.close)
-            self.loops[name] = Loop(name, runner, rooms, section.max_wait)
-        for name, stream in config.streams.items():
-            loop = self.loops[stream.model or only]
-            self.channels.append(Channel(name, stream, loop, sources[name], self._ranges.get(loop.name, {})))
+            self.open_loop(name, rooms)
+        self.channels = [self.channel(name, stream, sources[name]) for name, stream in config.streams.items()]
         if not self._writes:
             return
         if config.service.checkpoint is not None:
             self._folder = Folder(Path(placed(self._base, config.service.checkpoint)))
-            resume(self._folder, self.channels, self._hashes)
+            resume(self._folder, self.channels, self.hashes)
         for channel in self.channels:
-            self._sinks(channel, models[channel.loop.name])
+            self.open_sinks(channel)
 
-    def _source(self, name: str, section: StreamSection) -> Source | None:
+    def open_runner(self, name: str, rooms: int) -> Runner:
+        """A runner of model ``name`` with places for ``rooms`` streams."""
+        threads = _share(self.config, self.models)[name]
+        device = self.config.models[name].device
+        return Runner.open(self.models[name], device, streams=rooms, threads=threads, on_bad_frame="pass")
+
+    def open_loop(self, name: str, rooms: int) -> Loop:
+        """The loop of a model, in the place of one that there was."""
+        loop = Loop(name, self.open_runner(name, rooms), rooms, self.config.models[name].max_wait)
+        self._stack.callback(lambda: loop.runner.close())
+        loop.left = self._left
+        loop.between = partial(self._offer, loop)
+        self.loops = {**self.loops, name: loop}
+        return loop
+
+    def model_of(self, section: StreamSection) -> str:
+        """Name of the model whose stream it is."""
+        return section.model or next(iter(self.config.models))
+
+    def channel(self, name: str, section: StreamSection, source: Source | None) -> Channel:
+        """A channel that nothing runs yet; its loop is there."""
+        loop = self.loops[self.model_of(section)]
+        return Channel(name, section, loop, source, self.ranges.get(loop.name, {}))
+
+    def source(self, name: str, section: StreamSection) -> Source | None:
         try:
             source = self._opened(section)
         except EdgeLstmError as error:
@@ -136,7 +165,6 @@ class Service:
                 raise EdgeLstmError(f"stream {name}: {error}") from error
             log.warning("stream %s: its source can't be opened yet: %s", name, error)
             return None
-        self._stack.callback(source.close)
         for line in source.said:
             log.info("stream %s: %s", name, line)
         return source
@@ -145,11 +173,14 @@ class Service:
         return open_source(placed(self._base, section.source), limit=section.limit, follow=section.follow)
 
     def _again(self, channel: Channel) -> Source:
-        return channel.cut(self._opened(channel.section))
+        source = channel.cut(self._opened(channel.section))
+        channel.reopened += 1
+        return source
 
-    def _sinks(self, channel: Channel, model: Path) -> None:
+    def open_sinks(self, channel: Channel) -> None:
+        """Its sinks, each with a thread of its own."""
         fps = channel.section.rate or (channel.source.fps if channel.source else None)
-        context = _context(channel, model)
+        context = _context(channel, self.models[channel.loop.name])
         for sink in channel.section.sinks:
             if channel.source is None and Path(sink).suffix.lower() in PLACED:
                 raise EdgeLstmError(
@@ -178,41 +209,24 @@ class Service:
     def run(self) -> ServeReport:
         """Until every source ended, or :meth:`stop`. Raises nothing for what happens to a stream: see the report."""
         for channel in self.channels:
-            channel.loop.expect()
-            section = channel.section
-            channel.reader = Reader(
-                channel.name,
-                partial(self._again, channel),
-                channel.deliver,
-                first=channel.source,
-                rate=section.rate,
-                retries=section.retries,
-                retry=section.retry,
-                rooms=1 if channel.source is None else channel.source.streams,
-                lost=channel.lost,
-                ended=channel.ended,
-                elsewhere=channel.begin_anew,
-                **channel.start(),
-            )
-        for loop in self.loops.values():
-            loop.left = self._left
-            loop.between = partial(self._offer, loop)
-        threads = [
-            threading.Thread(target=loop.run, name=f"model {loop.name}", daemon=True)
-            for loop in self.loops.values()
-        ]
+            self.ready_reader(channel)
         if self._folder is not None:
-            self._save(threads)  # so that a crash right away is one of this run
+            self._save()  # so that a crash right away is one of this run
         try:
-            for thread in threads:
-                thread.start()
-            for channel in self.channels:
-                if channel.reader is not None:
-                    channel.reader.start()
+            with self.changing:
+                for loop in self.loops.values():
+                    self.start_loop(loop)
+                for channel in self.channels:
+                    if channel.reader is not None:
+                        channel.reader.start()
+                self.is_running = True
             log.info("streams: %s", ", ".join(channel.name for channel in self.channels))
-            self._watch(threads)
+            self._watch()
         finally:
-            self._halt(threads)
+            self.is_running = False
+            if self.changing.acquire(timeout=ANSWER):  # a change that began is done, or its source hangs
+                self.changing.release()
+            self._halt()
             report = self.report()
             self.close()
         report.failed |= self._sink_failures()
@@ -220,25 +234,64 @@ class Service:
         report.streams = self.report().streams
         return report
 
-    def _watch(self, threads: list[threading.Thread]) -> None:
+    def ready_reader(self, channel: Channel) -> None:
+        """The thread that reads its source, to be started once its loop runs."""
+        channel.loop.expect()
+        section = channel.section
+        channel.reader = Reader(
+            channel.name,
+            partial(self._again, channel),
+            channel.deliver,
+            first=channel.source,
+            rate=section.rate,
+            retries=section.retries,
+            retry=section.retry,
+            rooms=1 if channel.source is None else channel.source.streams,
+            lost=channel.lost,
+            ended=channel.ended,
+            elsewhere=channel.begin_anew,
+            **channel.start(),
+        )
+
+    def start_loop(self, loop: Loop) -> None:
+        """Its thread, unless it runs."""
+        with loop.wake:
+            if loop.is_idle:
+                loop.is_idle = False
+                thread = threading.Thread(target=loop.run, name=f"model {loop.name}", daemon=True)
+                self._threads = [*(t for t in self._threads if t.is_alive()), thread]
+                thread.start()
+
+    def _is_busy(self) -> bool:
+        if any(thread.is_alive() for thread in self._threads):
+            return True
+        with self.changing:
+            if self.waits or any(thread.is_alive() for thread in self._threads):
+                return True
+            self.is_running = False
+            return False
+
+    def _watch(self) -> None:
         every = self.config.service.report
         due = time.monotonic() + every
         save = time.monotonic() + self.config.service.checkpoint_every
-        while any(thread.is_alive() for thread in threads):
+        while self._is_busy():
             if self._stop.wait(0.05):
                 return
             if self._folder is not None and time.monotonic() >= save:
-                self._save(threads)
+                self._save()
                 save = time.monotonic() + self.config.service.checkpoint_every
+            every = self.config.service.report
             if every and time.monotonic() >= due:
                 due += every
                 log.info("counters: %s", json.dumps(self.report().streams))
 
-    def _halt(self, threads: list[threading.Thread]) -> None:
+    def _halt(self) -> None:
         """Sources read no more, queued frames are stepped."""
         for channel in self.channels:
             if channel.reader is not None:
                 channel.reader.stop()
+        threads = self._threads
         if any(thread.is_alive() for thread in threads):
             for loop in self.loops.values():
                 loop.stop()
@@ -248,10 +301,12 @@ class Service:
             if thread.is_alive():
                 log.error("%s: not done within %g s, left behind", thread.name, self.config.service.drain)
         if self._folder is not None:
-            self._save(threads)
+            self._save()
 
     def _left(self, member: Member) -> None:
-        next(c for c in self.channels if member.name in c.counts).left(member)
+        channel = next((c for c in self.channels if member.name in c.counts), None)
+        if channel is not None:
+            channel.left(member)
 
     def _offer(self, loop: Loop) -> None:
         """What a checkpoint keeps of a loop, if one is wanted; called by its thread, between two calls."""
@@ -274,26 +329,27 @@ class Service:
         return sizes
 
     def _part(self, loop: Loop) -> dict[str, SectionPart]:
-        model = self._hashes.get(loop.name, "")
+        model = self.hashes.get(loop.name, "")
         return {c.name: c.part(model, self._marks.get(c.name, {})) for c in self.channels if c.loop is loop}
 
-    def _save(self, threads: list[threading.Thread]) -> None:
+    def _save(self) -> None:
         """Write a checkpoint: of a loop that doesn't answer, what it offered before."""
         assert self._folder is not None
-        running = {loop.name for loop, t in zip(self.loops.values(), threads, strict=True) if t.is_alive()}
+        loops = self.loops
         self._marks = {c.name: self._sizes(c) for c in self.channels}
-        self._wanted = set(running)
+        self._wanted = {name for name, loop in loops.items() if not loop.is_idle}
         deadline = time.monotonic() + ANSWER
-        while self._wanted and any(t.is_alive() for t in threads) and time.monotonic() < deadline:
+        while self._wanted and any(not o.is_idle for o in loops.values()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        for (name, loop), thread in zip(self.loops.items(), threads, strict=True):
-            if not thread.is_alive():
+        for name, loop in loops.items():
+            if loop.is_idle:
                 self._parts[name] = self._part(loop)
         # A state that is ahead of its outputs would lose them in a crash.
         for writer in [w for c in self.channels for w in c.writers]:
             if not writer.settle(max(0.0, deadline - time.monotonic())):
                 log.warning("sink %s: behind the checkpoint that is written now", writer.name)
-        sections = {name: part for parts in self._parts.values() for name, part in parts.items()}
+        there = {c.name for c in self.channels}
+        sections = {n: part for parts in self._parts.values() for n, part in parts.items() if n in there}
         try:
             self._folder.save(Checkpoint(time.time(), sections))
         except EdgeLstmError as error:  # a full disk: the next may succeed, and the last one stays
