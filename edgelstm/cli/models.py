@@ -211,7 +211,7 @@ def run(
         str | None,
         typer.Option(
             help="Of outputs that are frames: model, physical (mm/h of rain) or source (pixels of 0 to 255). "
-            "Default: physical in .nc and .tif, else model.",
+            "Default: physical in .nc, .tif and pictures with captions, else model.",
             show_default=False,
         ),
     ] = None,
@@ -230,9 +230,21 @@ def run(
     show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
     lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
     channel: Annotated[int | None, typer.Option(help="PNG and MP4: which channel.")] = None,
-    colours: Annotated[str | None, typer.Option(help="PNG and MP4: blue or heat instead of grey.")] = None,
+    colours: Annotated[
+        str | None,
+        typer.Option(
+            help="PNG and MP4: blue, heat, viridis, balance (two directions) or rain (mm/h) instead of grey."
+        ),
+    ] = None,
     beside: Annotated[
-        bool, typer.Option("--beside", help="MP4: the input stands left of the output.")
+        bool, typer.Option("--beside", help="PNG and MP4: the input stands left of the output.")
+    ] = False,
+    caption: Annotated[
+        bool, typer.Option("--caption", help="PNG and MP4: what is shown, when, and a bar of the colours.")
+    ] = False,
+    truth: Annotated[
+        bool,
+        typer.Option("--truth", help="PNG and MP4 of a forecast: what came then beside it, with captions."),
     ] = False,
     value_range: Annotated[
         str | None,
@@ -278,6 +290,8 @@ def run(
                 range=two_numbers("--range", value_range),
                 colours=colours,
                 beside=beside,
+                caption=caption,
+                truth=truth,
             ),
             progress=tick,
             say=say,

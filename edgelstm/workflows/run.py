@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.outputs import Units
     from edgelstm.verify.forecast import ForecastScorer, ForecastScores
 
-#: Sinks whose files are read as maps: there values are in physical units, where there are any.
+#: Sinks whose files are read as maps: there, as in pictures with captions, values are in physical units, where there are any.
 MAPS = (".nc", ".tif", ".tiff")
 
 
@@ -113,7 +113,7 @@ def run(
     postprocess: of the (last) model's outputs, in place of what it declares; see ``docs/preprocessing.md``.
     hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`; of sound, in samples.
     on_gap: where a source says that frames are missing: ``hold`` the state and go on, ``reset`` it, or ``error``.
-    units: of what is written, see :class:`edgelstm.Outputs`; None: ``physical`` in .nc and .tif where it can be, else ``model``.
+    units: of what is written, see :class:`edgelstm.Outputs`; None: ``physical`` in .nc, .tif and pictures with captions where it can be, else ``model``.
     then: models that take what the one before gives, each with states and preprocessing of its own.
     score: hold forecasts of the input against the frames that came; CSI of ``threshold``.
     follow: wait for further files of a folder, for ``idle`` seconds or (None) until interrupted, which ends the run well.
@@ -161,8 +161,8 @@ def run(
             for line in report.said:
                 say(line)
         outputs = [Outputs(r.signature) for r in runners]
-        is_map = out is not None and Path(out).suffix.lower() in MAPS
-        outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, is_map, postprocess)
+        read = (out is not None and Path(out).suffix.lower() in MAPS) or (view is not None and view.physical)
+        outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, read, postprocess)
         jobs = []
         for name, opened in sources.items():
             inputs = Inputs(first, ops, hop=parts[name][1], on_gap=on_gap)
@@ -194,7 +194,7 @@ def run(
             stages,
             jobs,
             reset_on_gap=on_gap == "reset",
-            beside=view is not None and view.beside,
+            beside=view is not None and view.input,
             observe=observe,
         )
         try:
@@ -221,13 +221,13 @@ def _count(report: RunReport, counts: Counts) -> None:
 
 
 def _outputs(
-    signature: Any, ops: Any, units: Units | None, is_map: bool, postprocess: Preprocessing | None
+    signature: Any, ops: Any, units: Units | None, read: bool, postprocess: Preprocessing | None
 ) -> Outputs:
     from edgelstm.pipeline import Outputs, parse_postprocess
 
     if postprocess is not None and not isinstance(postprocess, Mapping):
         postprocess = parse_postprocess(postprocess, signature)
-    if units is None and is_map:
+    if units is None and read:
         try:
             return Outputs(signature, ops, units="physical", postprocess=postprocess)
         except EdgeLstmError:

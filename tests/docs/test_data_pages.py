@@ -24,7 +24,9 @@ def commands(page: str) -> list[list[str]]:
     return [shlex.split(line, comments=True)[1:] for line in lines]
 
 
-@pytest.mark.parametrize("page", ["preprocessing.md", "tables.md", "sound.md", "sources.md", "runner.md"])
+@pytest.mark.parametrize(
+    "page", ["preprocessing.md", "tables.md", "sound.md", "sources.md", "runner.md", "pictures.md"]
+)
 def test_the_commands_exist_and_take_these_options(page: str) -> None:
     import typer.main
 

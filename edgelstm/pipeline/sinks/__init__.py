@@ -57,7 +57,9 @@ FILES = (
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
     ),
     Kind("FILE.wav", (".wav",), lambda to: wav.wav(to.path, to.signature, to.view, to.context)),
-    Kind("FILE.mp4", (".mp4",), lambda to: pictures.video(to.path, to.signature, to.view, to.fps)),
+    Kind(
+        "FILE.mp4", (".mp4",), lambda to: pictures.video(to.path, to.signature, to.view, to.context, to.fps)
+    ),
 )
 #: The sinks there are, in words, for help texts and messages.
 KINDS = ", ".join(
@@ -140,14 +142,14 @@ def open_sink(
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
     ===========  ================================================================================================
 
-    ``context`` is what may be said beside the values: when, where, in which units. ``view`` says which output, channel and lead time the last two show, and which values are black and white.
+    ``context`` is what may be said beside the values: when, where, in which units. ``view`` says what the last two show: which output, channel and lead time, in which colours, with or without captions.
     ``append``: a .jsonl file gets its lines one by one, behind those it has, instead of all at the end; other kinds don't change.
     Raises EdgeLstmError, before any frame is computed, when the path can't be written or no output is an image.
     """
     to = Target(Path(path), signature, fps, view or View(), context or Context(), append)
     suffix = to.path.suffix.lower()
     if str(path).endswith(("/", os.sep)) or to.path.is_dir():
-        return Sink(pictures.png_folder(to.path, signature, to.view), signature, to.path)
+        return Sink(pictures.png_folder(to.path, signature, to.view, to.context, fps), signature, to.path)
     if str(path) == "-":
         return Sink(lines.json_lines(to.path, signature), signature, to.path)
     kind = next((kind for kind in FILES if suffix in kind.suffixes), None)

@@ -1,4 +1,4 @@
-"""An output as a picture: its lead times side by side, its values as grey."""
+"""An output as a picture: its lead times side by side, its values as grey or in colours."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline.sinks.colours import COLOURS, NAMES, RAIN_UNIT, Scale, coloured
 from edgelstm.pipeline.sources.source import Array
+
+__all__ = ["COLOURS", "INPUT", "Panels", "View", "as_float", "coloured", "image_outputs"]
 
 #: Under this name a sink is given the input of the model, float32, in the units of the outputs that are frames.
 INPUT = "@input"
-#: Colours of black, of what lies evenly between, and of white.
-COLOURS = {
-    "blue": ((11, 14, 19), (18, 58, 99), (47, 134, 198), (159, 212, 238), (255, 255, 255)),
-    "heat": ((0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)),
-}
 
 
 @dataclass(frozen=True)
@@ -26,10 +24,12 @@ class View:
     output: which output; None for every image (PNG) or the first (MP4).
     channel: which channel; None for RGB when there are three, else the first.
     lead: which lead time of a forecast [K, C, H, W], from 0; None for all K side by side.
-    range: the values that are black and white; None for 0 and 1 when the first frame lies in there (0 and 255 for
+    range: the values that are black and white; None for 0 and 1 when the first frame lies in there or nearly (0 and 255 for
         uint8), else its minimum and maximum. The same for all frames, so brightness can be compared.
-    colours: how one channel is coloured, a name of ``COLOURS``; None for grey. beside: the input stands left of the output
-        (MP4).
+    colours: how one channel is coloured, one of ``colours.NAMES``; None for grey. ``rain`` has classes of its own in mm/h.
+    beside: the input stands left of the output.
+    caption: what is shown, when and in which units stands in the picture, with a bar of the colours.
+    truth: of a forecast, what came then stands beside or below it; with captions.
     """
 
     output: str | None = None
@@ -38,18 +38,36 @@ class View:
     range: tuple[float, float] | None = None
     colours: str | None = None
     beside: bool = False
+    caption: bool = False
+    truth: bool = False
 
     def __post_init__(self) -> None:
-        if self.colours not in (None, *COLOURS):
-            raise EdgeLstmError("colours", found=self.colours, expected=" or ".join(COLOURS))
+        if self.colours not in (None, *NAMES):
+            raise EdgeLstmError("colours", found=self.colours, expected=" or ".join(NAMES))
+        if self.colours == "rain" and self.range is not None:
+            raise EdgeLstmError(
+                "a range for the colours of rain",
+                found=self.range,
+                expected="none: its classes are fixed, in mm/h",
+            )
+
+    @property
+    def input(self) -> bool:
+        """Whether the model's input is wanted: for the picture, or for the scale that both have."""
+        return self.beside or self.caption or self.truth
+
+    @property
+    def physical(self) -> bool:
+        """Whether values are shown in physical units, where there are any."""
+        return self.caption or self.truth or self.colours == "rain"
 
 
 class Panels:
-    """``panels(array) -> uint8 [H, W * K] or [H, W * K, 3]`` for one output under a View."""
+    """Pictures uint8 [H, W] or [H, W, 3] of one output under a View. unit: of its values, if known."""
 
-    def __init__(self, spec: TensorSpec, view: View) -> None:
-        self.spec = spec
-        leads, channels, _, _ = _leads_channels_rows_columns(spec)
+    def __init__(self, spec: TensorSpec, view: View, unit: str | None = None) -> None:
+        self.spec, self.unit = spec, unit
+        leads, channels, _, _ = _leads_channels_rows_columns(spec.frame_shape)
         for option, value, size in (("channel", view.channel, channels), ("lead", view.lead, leads)):
             if value is not None and not 0 <= value < size:
                 raise EdgeLstmError(
@@ -57,29 +75,46 @@ class Panels:
                 )
         if view.range is not None and not view.range[0] < view.range[1]:
             raise EdgeLstmError("range of values to show", found=view.range, expected="low below high")
-        self._leads = slice(None) if view.lead is None else slice(view.lead, view.lead + 1)
-        colour = channels == 3 and view.channel is None
+        if view.colours == "rain" and unit != RAIN_UNIT:
+            raise EdgeLstmError(
+                f"the colours of rain for output {spec.name!r}",
+                found=f"values in {unit}" if unit else "values of no known unit",
+                expected=f"{RAIN_UNIT}: radar frames scaled to it, and an output like them",
+                hint="--colours blue shows any values",
+            )
+        #: Which of the lead times are shown, from 0.
+        self.leads = tuple(range(leads)) if view.lead is None else (view.lead,)
+        self.colour = channels == 3 and view.channel is None
         channel = view.channel or 0
-        self._channels = slice(None) if colour else slice(channel, channel + 1)
+        self._channels = slice(None) if self.colour else slice(channel, channel + 1)
         self._range = view.range
         self._colours = view.colours
         self._input_range: tuple[float, float] | None = None
 
-    def __call__(self, array: Array) -> Array:
+    @property
+    def scale(self) -> Scale:
+        """From values to colours; known once an output was shown."""
+        return Scale(self._colours, *(self._range or (0.0, 1.0)))
+
+    def cells(self, array: Array, frame: Array | None = None) -> list[Array]:
+        """A picture of each lead time shown. frame: the input, which is on the same scale where it is alike."""
         x = as_float(array, self.spec.dtype)
         if _channels_last(x.shape):
             x = x.transpose(2, 0, 1)
-        x = x.reshape(_leads_channels_rows_columns(self.spec))[self._leads, self._channels]
+        shape = _leads_channels_rows_columns(self.spec.frame_shape)
+        x = x.reshape(shape)[list(self.leads), self._channels]
         if self._range is None:
-            self._range = _first_range(x, self.spec.dtype)
-        low, high = self._range
-        grey = np.clip((np.nan_to_num(x, nan=low) - low) / (high - low), 0, 1) * 255
-        # [K, C, H, W] to [H, K, W, C]: the K panels stand side by side.
-        side_by_side: Array = np.rint(grey).astype(np.uint8).transpose(2, 0, 3, 1)
-        height, leads, width, channels = side_by_side.shape
-        if channels == 3:
-            return side_by_side.reshape(height, leads * width, channels)
-        return coloured(side_by_side.reshape(height, leads * width), self._colours)
+            both = [x] if frame is None or not self.like(frame.shape) else [x, self._channels_of(frame)]
+            self._range = _first_range(np.concatenate([part.ravel() for part in both]), self.spec.dtype)
+        return [self._picture(one, self.scale) for one in x]
+
+    def like(self, shape: tuple[int, ...]) -> bool:
+        """Whether a frame of this shape is what each lead time (or the whole output) is."""
+        return shape in (self.spec.frame_shape, self.spec.frame_shape[1:])
+
+    def frame(self, values: Array) -> Array:
+        """A frame of the shape of one lead time, in the units of the output, on its scale. Call it after the output."""
+        return self._picture(self._channels_of(values), self.scale)
 
     def beside(self, raw: Array | None, values: tuple[float, float] | None, frame: Array | None) -> Array:
         """The input as a picture in these colours: an RGB source as it came, else what the model took; call it after the output.
@@ -89,6 +124,8 @@ class Panels:
         if raw is not None and raw.ndim == 3 and raw.shape[2] == 3 and values is not None:
             low, high = values
             return np.rint(np.clip((raw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
+        if frame is not None and self.like(frame.shape):
+            return self.frame(frame)
         image = None if frame is None else frame[0] if frame.ndim == 3 else frame
         if image is None or image.ndim != 2:
             raise EdgeLstmError(
@@ -97,27 +134,23 @@ class Panels:
                 expected="a source or an input of images",
             )
         if self._input_range is None:
-            same = frame is not None and _like(frame.shape, self.spec.frame_shape) and self._range is not None
-            self._input_range = self._range if same else _first_range(image, "float32")
-        assert self._input_range is not None
-        low, high = self._input_range
-        grey = np.clip((np.nan_to_num(image, nan=low) - low) / (high - low), 0, 1) * 255
-        return coloured(np.rint(grey).astype(np.uint8), self._colours)
+            self._input_range = _first_range(image, "float32")
+        colours = None if self._colours == "rain" else self._colours  # the input is in no unit of the output
+        return Scale(colours, *self._input_range)(image)
 
+    def _channels_of(self, frame: Array) -> Array:
+        """[C, H, W] of a frame: of one channel that, else those that are shown."""
+        if _channels_last(frame.shape):
+            frame = frame.transpose(2, 0, 1)
+        x = as_float(frame.reshape(_leads_channels_rows_columns(frame.shape))[0], "float32")
+        return x if len(x) == 1 else x[self._channels]
 
-def coloured(grey: Array, colours: str | None) -> Array:
-    """RGB [H, W, 3] of grey uint8 [H, W], or itself without colours."""
-    if colours is None:
-        return grey
-    stops = np.array(COLOURS[colours], np.float64)
-    places = np.linspace(0, 255, len(stops))
-    table = np.stack([np.interp(np.arange(256), places, stops[:, c]) for c in range(3)], 1)
-    picture: Array = np.rint(table).astype(np.uint8)[grey]
-    return picture
-
-
-def _like(frame: tuple[int, ...], output: tuple[int, ...]) -> bool:
-    return frame in (output, output[1:])
+    def _picture(self, x: Array, scale: Scale) -> Array:
+        """[C, H, W] with one channel or three."""
+        if len(x) == 3 and self.colour:
+            coloured: Array = scale.grey(x).transpose(1, 2, 0)
+            return coloured
+        return scale(x[0])
 
 
 def image_outputs(signature: Signature, view: View) -> list[TensorSpec]:
@@ -150,8 +183,7 @@ def _channels_last(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[2] in (1, 3) and shape[0] > 4
 
 
-def _leads_channels_rows_columns(spec: TensorSpec) -> tuple[int, int, int, int]:
-    shape = spec.frame_shape
+def _leads_channels_rows_columns(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
     if _channels_last(shape):
         shape = (shape[2], shape[0], shape[1])
     leads, channels, rows, columns = (1,) * (4 - len(shape)) + shape
@@ -162,6 +194,10 @@ def _first_range(x: Array, dtype: str) -> tuple[float, float]:
     if dtype == "uint8":
         return 0.0, 255.0
     finite = x[np.isfinite(x)]
-    if finite.size == 0 or (finite.min() >= 0 and finite.max() <= 1) or finite.min() == finite.max():
+    if finite.size == 0 or finite.min() == finite.max():
         return 0.0, 1.0
-    return float(finite.min()), float(finite.max())
+    low, high = float(finite.min()), float(finite.max())
+    # A forecast of brightness runs a little over both ends.
+    if (low >= 0 and high <= 1) or (low >= -0.1 and 0.5 <= high <= 1.1):
+        return 0.0, 1.0
+    return low, high

@@ -15,8 +15,11 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
-from edgelstm.graph.signature import Signature
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.sinks.captions import Captioned, resized
+from edgelstm.pipeline.sinks.colours import rgb
 from edgelstm.pipeline.sinks.panels import INPUT, Panels, View, image_outputs
 from edgelstm.pipeline.sources.source import Array, Frame
 
@@ -25,31 +28,68 @@ if TYPE_CHECKING:
 
 #: Frames a second of a video whose source does not know, or gives less than one (radar: one in five minutes).
 DEFAULT_FPS = 10.0
-#: Smaller pictures are enlarged, by a whole factor, until their shorter side has so many pixels.
+#: Smaller pictures are _enlarged, by a whole factor, until their shorter side has so many pixels.
 SMALLEST_SIDE = 128
 
 
+class Plain:
+    """Pixels alone: the output, and where it is asked for the input left of it."""
+
+    def __init__(self, panels: Panels, view: View) -> None:
+        self._panels, self._view = panels, view
+
+    def add(self, frame: Frame, outputs: Mapping[str, Array]) -> Iterator[tuple[Frame, Array]]:
+        """One picture a frame."""
+        found = outputs.get(INPUT)
+        picture = np.concatenate(self._panels.cells(outputs[self._panels.spec.name], found), 1)
+        if self._view.beside:
+            raw = frame.data if isinstance(frame.data, np.ndarray) else None
+            left = self._panels.beside(raw, frame.values, found)
+            picture = _side_by_side(left, _enlarged(picture))
+        yield frame, picture
+
+    def rest(self) -> Iterator[tuple[Frame, Array]]:
+        """Nothing waits."""
+        return iter(())
+
+
+def _composer(spec: TensorSpec, view: View, context: Context, fps: float | None) -> Plain | Captioned:
+    panels = Panels(spec, view, context.units.get(spec.name))
+    if view.caption or view.truth:
+        return Captioned(panels, view, context, 1 / fps if fps else None)
+    return Plain(panels, view)
+
+
 @contextmanager
-def png_folder(folder: Path, signature: Signature, view: View) -> Iterator[Write]:
+def png_folder(
+    folder: Path, signature: Signature, view: View, context: Context, fps: float | None
+) -> Iterator[Write]:
     """``000000.png`` ... by frame index, ``000000_NAME.png`` when several outputs are images. Grey or RGB, 8 bits."""
     image = require("PIL.Image", "images", "writing PNG images")
-    panels = [Panels(spec, view) for spec in image_outputs(signature, view)]
+    composers = {spec.name: _composer(spec, view, context, fps) for spec in image_outputs(signature, view)}
     with _atomic_folder(folder) as temporary:
 
+        def save(name: str, done: Iterator[tuple[Frame, Array]]) -> None:
+            tail = f"_{_file_name(name)}" if len(composers) > 1 else ""
+            for frame, picture in done:
+                image.fromarray(picture).save(temporary / f"{frame.index:06d}{tail}.png", compress_level=1)
+
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            for panel in panels:
-                tail = f"_{_file_name(panel.spec.name)}" if len(panels) > 1 else ""
-                picture = image.fromarray(panel(outputs[panel.spec.name]))
-                picture.save(temporary / f"{frame.index:06d}{tail}.png", compress_level=1)
+            for name, composer in composers.items():
+                save(name, composer.add(frame, outputs))
 
         yield write
+        for name, composer in composers.items():
+            save(name, composer.rest())
 
 
 @contextmanager
-def video(path: Path, signature: Signature, view: View, fps: float | None) -> Iterator[Write]:
+def video(
+    path: Path, signature: Signature, view: View, context: Context, fps: float | None
+) -> Iterator[Write]:
     """H.264 where PyAV has the encoder, else MPEG-4; one frame a step."""
     av = require("av", "video", f"writing {path}")
-    panels = Panels(image_outputs(signature, view)[0], view)
+    composer = _composer(image_outputs(signature, view)[0], view, context, fps)
     rate = Fraction(fps if fps is not None and fps >= 1 else DEFAULT_FPS).limit_denominator(1001)
     with atomic_path(path) as temporary:
         container = av.open(str(temporary), "w")
@@ -60,24 +100,23 @@ def video(path: Path, signature: Signature, view: View, fps: float | None) -> It
             stream = container.add_stream("libx264" if h264 else "mpeg4", rate=rate, options=options)
             started = False
 
-            def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            def show(done: Iterator[tuple[Frame, Array]]) -> None:
                 nonlocal started
-                picture = panels(outputs[panels.spec.name])
-                if view.beside:
-                    raw = frame.data if isinstance(frame.data, np.ndarray) else None
-                    picture = _side_by_side(
-                        panels.beside(raw, frame.values, outputs.get(INPUT)), _enlarged(picture)
-                    )
-                picture = _even(_enlarged(picture))
-                if not started:
-                    stream.height, stream.width = picture.shape[:2]
-                    stream.pix_fmt = "yuv420p"
-                    started = True
-                pixels = "gray" if picture.ndim == 2 else "rgb24"
-                _encode(container, stream, av.VideoFrame.from_ndarray(picture, pixels))
+                for _, shown in done:
+                    picture = _even(_enlarged(shown))
+                    if not started:
+                        stream.height, stream.width = picture.shape[:2]
+                        stream.pix_fmt = "yuv420p"
+                        started = True
+                    pixels = "gray" if picture.ndim == 2 else "rgb24"
+                    _encode(container, stream, av.VideoFrame.from_ndarray(picture, pixels))
+
+            def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+                show(composer.add(frame, outputs))
 
             yield write
 
+            show(composer.rest())
             if not started:
                 raise EdgeLstmError(f"can't write {path}", found="no frames", expected="at least one")
             _encode(container, stream, None)
@@ -91,13 +130,10 @@ def _encode(container: Any, stream: Any, picture: Any) -> None:
 
 
 def _side_by_side(left: Array, right: Array) -> Array:
-    """Two pictures in one, the left one brought to the right one's height (nearest pixels); RGB when either is."""
-    height, width = right.shape[0], max(1, round(left.shape[1] * right.shape[0] / left.shape[0]))
-    rows = (np.arange(height) + 0.5) * left.shape[0] // height
-    columns = (np.arange(width) + 0.5) * left.shape[1] // width
-    left = left[rows.astype(int)][:, columns.astype(int)]
+    """Two pictures in one, the left one brought to the right one's height; RGB when either is."""
+    left = resized(left, right.shape[0])
     if left.ndim != right.ndim:
-        left, right = (p if p.ndim == 3 else np.repeat(p[..., None], 3, 2) for p in (left, right))
+        left, right = rgb(left), rgb(right)
     return np.concatenate([left, right], 1)
 
 
