@@ -131,8 +131,9 @@ class Channel:
         since = max((p.stamp for p in part.streams.values()), default=-math.inf)
         return {"after": part.floor, "since": since, "first_name": part.first}
 
-    def resume(self, part: SectionPart) -> None:
-        """Begin where a checkpoint left off; before anything runs. Raises EdgeLstmError when its states don't fit."""
+    def resume(self, part: SectionPart, clocks: bool = True) -> None:
+        """Begin where a checkpoint left off; before anything runs. ``clocks``: time stamps too. Raises EdgeLstmError when its
+        states don't fit."""
         stream = self.loop.runner.stream(next(iter(part.streams), self.name))
         try:
             for each in part.streams.values():
@@ -141,7 +142,10 @@ class Channel:
             stream.close()
         self._resumed, self._read, self._gone = part, part.floor, dict(part.gone)
         for name, each in part.streams.items():
-            self.member(name).resume(each)
+            member = self.member(name)
+            member.resume(each)
+            if not clocks:
+                member.clock.begin_anew()
 
     def begin_anew(self) -> None:
         """The source begins elsewhere than before: what was said of its frames by number says nothing now."""

@@ -232,8 +232,9 @@ class Control:
         part: SectionPart | None = None,
         writers: list[Writer] | None = None,
         paused: bool = False,
+        clocks: bool = True,
     ) -> None:
-        """A channel more, from ``part`` on and with ``writers`` if it has them."""
+        """A channel more, from ``part`` on and with ``writers`` if it has them. clocks: frames are stamped as before."""
         service = self.service
         model = service.model_of(section)
         rooms = max(1 if source is None else source.streams, 0 if part is None else len(part.streams))
@@ -246,8 +247,8 @@ class Control:
         channel.paused = paused
         try:
             if part is not None:
-                if part.model == service.hashes.get(model, "") and part.setup == channel.setup:
-                    self.do(loop, lambda: channel.resume(part))
+                if part.model == loop.digest and part.setup == channel.setup:
+                    self.do(loop, lambda: channel.resume(part, clocks))
                 else:
                     log.warning("stream %s: begins anew: another model, source or preprocessing", name)
             if writers is None:
@@ -289,7 +290,7 @@ class Control:
     def _stop(self, channel: Channel) -> SectionPart:
         """The channel leaves; gives what it leaves behind. Its sinks stay open."""
         service = self.service
-        model = service.hashes.get(channel.loop.name, "")
+        model = channel.loop.digest
 
         def job() -> SectionPart:
             part = channel.part(model, channel.open_marks())
@@ -297,14 +298,15 @@ class Control:
             return part
 
         channel.remove()
-        service.channels = [c for c in service.channels if c is not channel]
         future = channel.loop.ask(job)
-        if not channel.counts:  # it never had a frame: nothing to wait for
-            return SectionPart(model, channel.setup, None, -1, {})
-        try:  # not taken back: it leaves in any case
+        try:
+            if not channel.counts:  # it never had a frame: nothing to wait for
+                return SectionPart(model, channel.setup, None, -1, {})
             return future.result(ANSWER)
-        except NotInTime:
+        except NotInTime:  # not taken back: it leaves in any case
             raise _no_answer(channel.loop) from None
+        finally:
+            service.channels = [c for c in service.channels if c is not channel]
 
     def _close(self, writers: list[Writer]) -> None:
         for writer in writers:
@@ -326,7 +328,8 @@ class Control:
         def start(section: StreamSection, source: Source | None) -> None:
             source = source or service.source(name, section)
             try:
-                self._start(name, section, source, part, writers, channel.paused)
+                same = section.rate == old.rate
+                self._start(name, section, source, part, writers, channel.paused, same)
             except BaseException:
                 if source is not None:
                     source.close()

@@ -48,7 +48,7 @@ class Follower:
             for name, model in config.models.items():
                 before = seen.models.get(name)
                 if model != before and not self._try(
-                    failed, f"model {name}", partial(self._model, name, model)
+                    failed, f"model {name}", partial(self._model, name, model, config)
                 ):
                     _put(models, name, before)
             for name, section in config.streams.items():
@@ -84,7 +84,7 @@ class Follower:
         if later:
             log.warning("service: %s changed: that is for the next start", ", ".join(later))
 
-    def _model(self, name: str, section: ModelSection) -> None:
+    def _model(self, name: str, section: ModelSection, config: Config) -> None:
         """Another section for a model, or a new one: its streams go over to it, with their states if it is the same file."""
         service = self._service
         path, ranges, digest = self._prepare(name, section)
@@ -111,13 +111,19 @@ class Follower:
             try:
                 made = service.open_loop(name, loop.rooms)
                 for channel in channels:  # what doesn't fit is said before anything changes
-                    Channel(channel.name, channel.section, made, None, ranges)
+                    wanted = config.streams.get(channel.name, channel.section)
+                    inputs = Channel(channel.name, wanted, made, None, ranges).inputs()
+                    for pulse in channel.pulses.values():
+                        if pulse.shown is not None and wanted.source == channel.section.source:
+                            inputs(pulse.shown[0])
             except EdgeLstmError:
                 self._note(name, *was)
                 service.loops = {**service.loops, name: loop}
                 raise
             for channel in channels:
-                self._control.replace(channel, channel.section, None)
+                wanted = config.streams.get(channel.name, channel.section)
+                same = wanted.source == channel.section.source
+                self._control.replace(channel, wanted, None if same else service.source(channel.name, wanted))
             loop.ask(loop.runner.close)
         log.info("model %s: changed", name)
 

@@ -41,6 +41,8 @@ class Loop:
         #: Called with a member that left.
         self.left: Callable[[Member], None] | None = None
         self.calls = 0
+        #: Hash of the model's file: it tells whether a state is of this model.
+        self.digest = ""
         #: What ended the loop before its streams did.
         self.error: BaseException | None = None
         self.rooms, self.max_wait = rooms, max_wait

@@ -143,6 +143,7 @@ class Service:
         """The loop of a model, in the place of one that there was."""
         loop = Loop(name, self.open_runner(name, rooms), rooms, self.config.models[name].max_wait)
         self._stack.callback(lambda: loop.runner.close())
+        loop.digest = self.hashes.get(name, "")
         loop.left = self._left
         loop.between = partial(self._offer, loop)
         self.loops = {**self.loops, name: loop}
@@ -329,8 +330,9 @@ class Service:
         return sizes
 
     def _part(self, loop: Loop) -> dict[str, SectionPart]:
-        model = self.hashes.get(loop.name, "")
-        return {c.name: c.part(model, self._marks.get(c.name, {})) for c in self.channels if c.loop is loop}
+        return {
+            c.name: c.part(loop.digest, self._marks.get(c.name, {})) for c in self.channels if c.loop is loop
+        }
 
     def _save(self) -> None:
         """Write a checkpoint: of a loop that doesn't answer, what it offered before."""

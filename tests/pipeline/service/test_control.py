@@ -1,0 +1,335 @@
+"""Streams that come, go, wait and are set back while the service runs: done between two steps, at no other stream's cost."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("pydantic")
+
+from running import MODEL, Running, folder_of_sums, section, sums, toml, until, values
+
+import zoo
+from edgelstm import EdgeLstmError
+from edgelstm.pipeline.service.control import TakenName, UnknownStream
+from edgelstm.pipeline.service.loop import Loop
+from edgelstm.runtime.runner import Runner
+
+OTHERS = ("b", "c", "d")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return folder_of_sums(tmp_path, a=300, b=100000, c=50, d=100000)
+
+
+def frames(folder: Path, name: str = "a") -> Any:
+    return np.load(folder / f"{name}.npy")
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["add", "remove", "reset", "pause", "resume", "policy", "snapshot"]),
+            st.sampled_from(OTHERS),
+        ),
+        min_size=3,
+        max_size=14,
+    )
+)
+@settings(max_examples=12, deadline=None)
+def test_a_stream_beside_others_that_come_and_go_is_what_it_is_alone(
+    tmp_path_factory: pytest.TempPathFactory, doings: list[tuple[str, str]]
+) -> None:
+    folder = folder_of_sums(tmp_path_factory.mktemp("f"), a=300, b=100000, c=50, d=100000)
+    with Running(MODEL + toml("a", rate=2000), folder) as service:
+        for what, name in doings:
+            control = service.control
+            try:
+                if what == "add":
+                    control.add(name, section(name, queue=2, sink=[]))
+                elif what == "policy":
+                    control.configure(name, section(name, queue=3, sink=[], gap="reset", bad="reset"))
+                else:
+                    getattr(control, what)(name)
+            except (UnknownStream, TakenName):
+                pass
+        for name in OTHERS:
+            try:
+                service.control.remove(name)
+            except EdgeLstmError:
+                continue
+        service.ends()
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_more_streams_than_there_was_room_for(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        for k in range(5):
+            service.control.add(f"c{k}", section("c", sink=f"c{k}.jsonl"))
+        report = service.ends()
+    assert not report.failed
+    assert values(folder / "a.jsonl") == sums(frames(folder)), "states moved along bit for bit"
+    for k in range(5):
+        assert values(folder / f"c{k}.jsonl") == sums(frames(folder, "c"))
+
+
+def test_names_are_checked(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=50), folder) as service:
+        with pytest.raises(TakenName):
+            service.control.add("a", section("b"))
+        with pytest.raises(UnknownStream, match="found no such stream; expected a"):
+            service.control.reset("z")
+        with pytest.raises(EdgeLstmError, match=r"a\.jsonl, which stream a writes"):
+            service.control.add("b", section("b", sink="a.jsonl"))
+        with pytest.raises(EdgeLstmError, match=r"stream b.*nothing\.npy"):
+            service.control.add("b", section("b", source="nothing.npy"))
+        with pytest.raises(EdgeLstmError, match=r"streams\.b\.model"):
+            service.control.add("b", section("b", model="other"))
+        assert [c.name for c in service.control.service.channels] == ["a"]
+    with pytest.raises(EdgeLstmError, match="not running"):
+        _ = service.control
+
+
+def test_a_paused_stream_waits_and_goes_on(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=500) + toml("c", rate=300), folder) as service:
+        service.control.pause("a")
+        at = service.count("a", "stepped")
+        until(lambda: service.count("c", "stepped") > 20)
+        assert service.count("a", "stepped") == at
+        service.control.resume("a")
+        report = service.ends()
+    assert report.streams["a"]["stepped"] == 300
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_a_service_stops_though_a_stream_is_paused(folder: Path) -> None:
+    with Running(MODEL + toml("a"), folder) as service:
+        service.control.add("b", section("b", sink=[]))
+        service.control.pause("b")
+    assert service.report.stopped
+
+
+def test_a_signal_from_outside_resets_the_state(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        service.control.reset("a")
+        assert service.count("a", "reset:asked") == 1
+        service.ends()
+    found, x = values(folder / "a.jsonl"), frames(folder)
+    fits = [k for k in range(1, 300) if found == sums(x[:k]) + sums(x[k:])]
+    assert len(fits) == 1, "the state began anew once, between two frames"
+
+
+def test_a_snapshot_is_the_state_between_two_steps(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        state = float(service.control.snapshot("a")["a"]["s"])
+        service.ends()
+    assert 2 * state in sums(frames(folder))
+
+
+def test_a_removed_stream_can_come_again(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000) + toml("c", rate=1000), folder) as service:
+        until(lambda: service.count("c", "stepped") > 5)
+        service.control.remove("c")
+        assert "c" not in service.control.service.report().streams
+        (folder / "c.jsonl").unlink()
+        service.control.add("c", section("c"))
+        service.ends()
+    assert values(folder / "c.jsonl") == sums(frames(folder, "c"))
+
+
+def test_without_a_stream_the_service_waits_for_others(folder: Path) -> None:
+    with Running(MODEL + toml("b"), folder) as service:
+        service.control.remove("b")
+        service.control.add("a", section("a"))
+        service.ends()
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_a_service_that_stays_outlives_its_sources(folder: Path) -> None:
+    with Running("[service]\nstay = true\n" + MODEL + toml("c"), folder) as service:
+        until(lambda: service.count("c", "stepped") == 50)
+        until(lambda: service.control.service.loops["m"].is_idle)
+        service.control.add("a", section("a"))
+        until(lambda: service.count("a", "delivered") == 300)
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_a_stream_that_never_connected_is_removed_at_once(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgelstm.pipeline.service import service as module
+
+    hangs, opened = threading.Event(), module.open_source
+
+    def hanging(path: str, **keys: Any) -> Any:
+        if path.endswith("camera"):
+            if hangs.is_set():
+                threading.Event().wait(600)
+            raise EdgeLstmError("no camera")
+        return opened(path, **keys)
+
+    monkeypatch.setattr(module, "open_source", hanging)
+    with Running(MODEL + toml("a", rate=100), folder) as service:
+        service.control.add("far", section("far", source="camera", retries=9, retry=0.01))
+        hangs.set()
+        time.sleep(0.1)
+        before = time.monotonic()
+        service.control.remove("far")
+        assert time.monotonic() - before < 5
+
+        def slow() -> None:
+            with pytest.raises(EdgeLstmError):
+                service.control.add("slow", section("slow", source="camera"))
+
+        one = threading.Thread(target=slow, daemon=True)
+        one.start()  # hangs in its source: nobody waits for it
+        until(lambda: "slow" in service.control._coming)
+        service.control.remove("slow")
+        service.control.add("c", section("c"))
+        until(lambda: service.count("c", "delivered") == 50)
+
+
+def test_a_policy_changes_while_the_stream_goes_on(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        channel, _ = service.control.find("a")
+        service.control.configure("a", section("a", rate=1000, gap="reset", deadline=2.0, queue=9))
+        assert service.control.find("a")[0] is channel
+        (member,) = channel.mine()
+        assert (member.rules.gap.word, member.pulse.deadline) == ("reset", 2.0)
+        service.ends()
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_other_keys_open_the_source_again_and_keep_the_state(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        service.control.configure("a", section("a", rate=1500, sink=["a.jsonl", "more.jsonl"]))
+        report = service.ends()
+    assert values(folder / "a.jsonl") == sums(frames(folder)), "each frame once, the state went on"
+    more = values(folder / "more.jsonl")
+    assert more == sums(frames(folder))[-len(more) :]
+    assert report.streams["a"]["stepped"] == 300, "counters go on"
+
+
+def test_another_source_begins_anew(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        service.control.configure("a", section("a", source="c.npy"))
+        service.ends()
+    assert values(folder / "a.jsonl")[-50:] == sums(frames(folder, "c"))
+
+
+def test_a_section_that_does_not_work_leaves_the_old_one(folder: Path) -> None:
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        with pytest.raises(EdgeLstmError):
+            service.control.configure("a", section("a", rate=1000, source="nothing.npy"))
+        with pytest.raises(EdgeLstmError):
+            service.control.configure("a", section("a", rate=1000, sink="no/such/folder/a.jsonl"))
+        report = service.ends()
+    assert not report.failed
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_a_step_that_hangs_is_said(folder: Path) -> None:
+    zoo.running_sum().save(folder / "s.onnx")
+    with Runner.open(folder / "s.onnx", threads=1) as runner:
+        loop = Loop("m", runner, 1, 0.0)
+        assert loop.ask(lambda: 7).result(0) == 7, "nothing runs: done at once"
+        with pytest.raises(ZeroDivisionError):
+            loop.ask(lambda: 1 // 0).result(0)
+
+
+def write(path: Path, text: str) -> None:
+    fresh = path.with_suffix(".new")
+    fresh.write_text(text, encoding="utf-8")
+    fresh.replace(path)
+
+
+def test_a_changed_file_touches_what_changed_and_nothing_else(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "pipeline.toml"
+    head = "[service]\nreload = true\n" + MODEL
+    write(path, head + toml("a", rate=100) + toml("b", rate=50, sink=[]))
+    with caplog.at_level(logging.INFO, "edgelstm"), Running(path, folder) as service:
+        untouched, old = (service.control.find(n)[0] for n in "ab")
+        write(path, head + toml("a", rate=100) + toml("b", rate=60, sink=[]) + toml("c"))
+        until(lambda: service.count("c", "delivered") == 50)
+        until(lambda: "read again" in caplog.text)
+        assert service.control.find("a")[0] is untouched
+        assert service.control.find("b")[0] is not old
+        write(path, head + "[streams.a]\nsauce = 3\n")
+        until(lambda: "is not taken over, the old one goes on" in caplog.text)
+        assert "line 7: streams.a.sauce" in caplog.text
+        assert {c.name for c in service.control.service.channels} == {"a", "b", "c"}
+        write(path, head + toml("a", rate=100))
+        until(lambda: [c.name for c in service.control.service.channels] == ["a"])
+        service.ends()
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_what_fails_is_tried_with_the_next_version(folder: Path) -> None:
+    path = folder / "pipeline.toml"
+    write(path, MODEL + toml("a", rate=100))
+    with Running(path, folder) as service:
+        write(path, MODEL + toml("a", rate=100) + toml("late"))
+        failed = service.pipeline.reload()
+        assert set(failed) == {"stream late"}
+        np.save(folder / "late.npy", np.zeros(3, np.float32))
+        assert service.pipeline.reload() == {}
+        until(lambda: service.count("late", "delivered") == 3)
+
+
+def test_another_model_takes_over(folder: Path) -> None:
+    path = folder / "pipeline.toml"
+    zoo.lstm().save(folder / "other.onnx")
+    write(path, MODEL + toml("a", rate=1000))
+    with Running(path, folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        write(path, MODEL.replace("sum.onnx", "other.onnx") + toml("a", rate=1000))
+        assert "model m" in service.pipeline.reload(), "its frames are others"
+        write(path, MODEL + "threads = 1\n" + toml("a", rate=1000))
+        assert service.pipeline.reload() == {}
+        report = service.ends()
+    assert not report.failed
+    assert values(folder / "a.jsonl") == sums(frames(folder)), "the same file: the state went on"
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+def test_a_hangup_reads_the_file_again(folder: Path) -> None:
+    path = folder / "pipeline.toml"
+    write(path, MODEL + toml("a", rate=20))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgelstm", "serve", str(path)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "streams: a" in line:
+                break
+        write(path, MODEL + toml("c") + toml("a", rate=20))
+        os.kill(process.pid, signal.SIGHUP)
+        until(lambda: (folder / "c.jsonl").exists() and len(values(folder / "c.jsonl")) == 50)
+    finally:
+        process.terminate()
+        process.communicate(timeout=60)
+    assert process.returncode == 0
