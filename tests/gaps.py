@@ -23,6 +23,7 @@ ALLOWED = (
     r"triton is not installed",  # torch for the CPU brings none
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
     r"no Chromium on this machine",
+    r"mosquitto is not installed",
     r"this kernel does not list children",
     r"TensorRT itself stores|V2 plugins are not asked",
     r"Python 3.11 or later",

@@ -146,6 +146,8 @@ class Pipeline:
 
     def check(self) -> Checked:
         """Open everything that :meth:`run` would, and close it again; nothing is written."""
+        from edgelstm.pipeline.sinks import shown
+
         streams = {}
         with self._opened(writes=False) as (service, _):
             for channel in service.channels:
@@ -161,7 +163,7 @@ class Pipeline:
                 streams[channel.name] = {
                     "model": channel.loop.name,
                     "source": self.redactor.text(source),
-                    "sink": self.redactor.text(", ".join(s.sinks)),
+                    "sink": self.redactor.text(", ".join(map(shown, s.sinks))),
                     **words,
                 }
         return Checked(self._where, streams)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.outputs import Units
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
 from edgelstm.pipeline.service.writer import SinkOverload
+from edgelstm.pipeline.sinks import Options, is_address, kind_of, shown
 
 #: Streams are named in paths and logs.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -50,6 +53,80 @@ class ModelSection(_Section):
     margin: Annotated[float, Field(ge=1, le=1e6)] = Field(default=2.0, description="See `calibration`.")
 
 
+class SinkSection(_Section):
+    """Where outputs go, with options; each kind of sink takes some of them."""
+
+    to: Text = Field(description="A path or an address.")
+    user: Text | None = Field(default=None, description="MQTT, HTTP: in place of the address's.")
+    password: Text | None = Field(default=None, description="MQTT, HTTP: as a rule ${NAME}.")
+    qos: Annotated[int, Field(ge=0, le=2)] | None = Field(
+        default=None, description="MQTT: 0 (at most once), 1 (at least once) or 2 (once)."
+    )
+    retain: bool | None = Field(default=None, description="MQTT: the broker keeps the newest.")
+    will: Text | None = Field(
+        default=None,
+        description="MQTT: a topic that says online or offline, the latter by the broker when we are gone.",
+    )
+    client: Text | None = Field(
+        default=None, description="MQTT: the client's name; without it, one by chance."
+    )
+    ca: Text | None = Field(default=None, description="TLS: a PEM file of who is trusted; else the system's.")
+    cert: Text | None = Field(default=None, description="TLS: a PEM file of our certificate.")
+    key: Text | None = Field(default=None, description="TLS: a PEM file of its key.")
+    headers: dict[Text, str] | None = Field(default=None, description="HTTP: headers of each request.")
+    timeout: Annotated[float, Field(gt=0, le=3600)] | None = Field(
+        default=None, description="MQTT, HTTP: seconds to connect, and to be answered."
+    )
+    retries: Annotated[int, Field(ge=0, le=1000)] | None = Field(
+        default=None, description="HTTP: tries after the first."
+    )
+    batch: Annotated[int, Field(ge=1, le=10000)] | None = Field(
+        default=None, description="HTTP: lines in one request, at most."
+    )
+    every: Annotated[float, Field(gt=0, le=86400)] | None = Field(
+        default=None, description="HTTP: seconds from one request to the next, at least."
+    )
+    output: Text | None = Field(default=None, description="Pictures: which output.")
+    channel: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Pictures: which channel.")
+    lead: Annotated[int, Field(ge=0)] | None = Field(
+        default=None, description="Pictures: which lead time, from 0; without it, all side by side."
+    )
+    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = Field(
+        default=None, description="Pictures: the values that are black and white."
+    )
+    colours: Text | None = Field(default=None, description="Pictures: blue or heat; without it, grey.")
+
+    def options(self) -> Options:
+        """All but where."""
+        given = self.model_dump(exclude={"to"})
+        return Options(**given | {"range": None if self.range is None else (self.range[0], self.range[1])})
+
+
+def _branch(value: Any) -> str:
+    return "table" if isinstance(value, (dict, SinkSection)) else "text"
+
+
+OneSink = Annotated[
+    Annotated[Text, Tag("text")] | Annotated[SinkSection, Tag("table")], Discriminator(_branch)
+]
+
+
+def _several(value: Any) -> str:
+    return "several" if isinstance(value, (list, tuple)) else "one"
+
+
+Sinks = Annotated[
+    Annotated[OneSink, Tag("one")] | Annotated[list[OneSink], Field(max_length=16), Tag("several")],
+    Discriminator(_several),
+]
+
+
+def targets(sinks: str | SinkSection | list[str | SinkSection]) -> tuple[tuple[str, Options], ...]:
+    """Where, and with which options."""
+    every = sinks if isinstance(sinks, list) else [sinks]
+    return tuple((s, Options()) if isinstance(s, str) else (s.to, s.options()) for s in every)
+
+
 class StreamSection(_Section):
     """A source, its policies, and where its outputs go."""
 
@@ -59,9 +136,9 @@ class StreamSection(_Section):
     source: Text = Field(
         description="As `edgelstm run --source`. A table with a key is a stream for each value."
     )
-    sink: Text | Annotated[list[Text], Field(max_length=16)] = Field(
+    sink: Sinks = Field(
         default_factory=list,
-        description="As `edgelstm run --output`, one or several; {stream} is the stream's name. A .jsonl is appended to, line by line.",
+        description="As `edgelstm run --output`, or an address, one or several, or tables with options; {stream} is the stream's name. A .jsonl is appended to, line by line.",
     )
     preprocess: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None, description="As `edgelstm run --preprocess`, in place of what the model declares."
@@ -132,8 +209,13 @@ class StreamSection(_Section):
 
     @property
     def sinks(self) -> tuple[str, ...]:
-        """All of them."""
-        return (self.sink,) if isinstance(self.sink, str) else tuple(self.sink)
+        """Where outputs go, all of them."""
+        return tuple(where for where, _ in self.targets)
+
+    @property
+    def targets(self) -> tuple[tuple[str, Options], ...]:
+        """The same with the options of each."""
+        return targets(self.sink)
 
 
 class ServiceSection(_Section):
@@ -175,6 +257,9 @@ class Config(_Section):
     )
 
 
+#: Headers whose values are secrets.
+_SECRET = re.compile("auth|token|key|secret|cookie|password|signature", re.IGNORECASE)
+
 #: Where a key may be wrong though it is well formed: (path in the file, what was found, what is expected).
 Wrong = tuple[tuple[str, ...], str, str]
 
@@ -191,9 +276,21 @@ def cross_check(config: Config) -> Wrong | None:
         word = stream.gap.partition(":")[0]
         if word in ("repeat", "blank") and stream.max_gap is None:
             return (*where, "gap"), f"{stream.gap} without max_gap", "max_gap too: how long a gap is"
-        for sink in stream.sinks:
+        for sink, options in stream.targets:
+            try:
+                kind_of(sink, options)
+            except EdgeLstmError as error:
+                return (*where, "sink"), f"{error.found} for {shown(sink)}", str(error.expected)
             path = sink.replace("{stream}", name)
-            if path != "-" and path in taken:
+            if path != "-" and not is_address(path) and path in taken:
                 return (*where, "sink"), f"{path}, which stream {taken[path]} writes", "a path of its own"
             taken[path] = name
     return None
+
+
+def secrets(config: Config) -> set[str]:
+    """What no log may show, wherever it came from."""
+    every = [options for s in config.streams.values() for _, options in s.targets]
+    found = {v for o in every for name, v in (o.headers or {}).items() if _SECRET.search(name)}
+    found |= {word for value in found for word in value.split()}  # of "Bearer WORD", both
+    return found | {o.password for o in every if o.password is not None}

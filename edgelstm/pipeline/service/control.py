@@ -21,7 +21,7 @@ from edgelstm.pipeline.service.service import ANSWER, Service
 from edgelstm.pipeline.sources.source import Array, Source
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline.service.writer import Writer
+    from edgelstm.pipeline.service.writer import Writer, close_all
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -309,8 +309,7 @@ class Control:
             service.channels = [c for c in service.channels if c is not channel]
 
     def _close(self, writers: list[Writer]) -> None:
-        for writer in writers:
-            writer.close(self.service.config.service.drain)
+        close_all(writers, self.service.config.service.drain)
 
     def replace(self, channel: Channel, section: StreamSection, source: Source | None) -> None:
         """The channel goes, another comes in its place and goes on where it was; if that fails, one with the old section does."""

@@ -32,6 +32,8 @@ _KEY = re.compile(
 )
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 Path_ = tuple[str, ...]
+#: What pydantic calls the forms that a sink may have.
+BRANCHES = ("one", "several", "text", "table")
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ def parse(text: str, where: str, environment: Mapping[str, str] | None = None) -
     """A pipeline file's text. ``${NAME}`` in a string is the variable of the environment."""
     pydantic = _pydantic()
     from edgelstm.pipeline.service.config import Config, cross_check
+    from edgelstm.pipeline.service.config import secrets as hidden
 
     text = text.replace("\r\n", "\n")
     try:
@@ -77,6 +80,7 @@ def parse(text: str, where: str, environment: Mapping[str, str] | None = None) -
         config = Config.model_validate(raw)
     except pydantic.ValidationError as error:
         raise redactor.error(_error(error.errors(), lines, where)) from None
+    redactor = Redactor(secrets | hidden(config))
     wrong = cross_check(config)
     if wrong is not None:
         key, found, expected = wrong
@@ -182,7 +186,11 @@ def _error(errors: list[Any], lines: Mapping[Path_, int], where: str) -> EdgeLst
 
 def _key(error: Any) -> Path_:
     """Where in the file; pydantic also names the branch of a union and places in lists."""
-    key = tuple(str(part) for part in error["loc"] if part != "[key]" and isinstance(part, str))
+    key = tuple(
+        str(part) for part in error["loc"] if part not in ("[key]", *BRANCHES) and isinstance(part, str)
+    )
+    if key[0] == "streams" and key[2:3] == ("sink",):
+        return key[:4]
     return key[:3] if key[0] in ("models", "streams") else key[:2]
 
 
@@ -202,8 +210,16 @@ def _expected(error: Any) -> str:
 
 
 def _allowed(key: Path_) -> list[str]:
-    from edgelstm.pipeline.service.config import Config, ModelSection, ServiceSection, StreamSection
+    from edgelstm.pipeline.service.config import (
+        Config,
+        ModelSection,
+        ServiceSection,
+        SinkSection,
+        StreamSection,
+    )
 
+    if len(key) == 4:
+        return list(SinkSection.model_fields)
     sections: dict[str, Any] = {"models": ModelSection, "streams": StreamSection, "service": ServiceSection}
     deep = 2 if key[0] == "service" else 3
     return list((sections[key[0]] if len(key) >= deep and key[0] in sections else Config).model_fields)

@@ -25,8 +25,8 @@ from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import behind, resume
-from edgelstm.pipeline.service.writer import Writer
-from edgelstm.pipeline.sinks import Sink, open_sink
+from edgelstm.pipeline.service.writer import Writer, close_all
+from edgelstm.pipeline.sinks import Options, Sink, is_address, open_sink, shown
 from edgelstm.pipeline.sources import Source, open_source
 from edgelstm.runtime.runner import Runner
 
@@ -182,22 +182,28 @@ class Service:
         """Its sinks, each with a thread of its own."""
         fps = channel.section.rate or (channel.source.fps if channel.source else None)
         context = _context(channel, self.models[channel.loop.name])
-        for sink in channel.section.sinks:
+        for sink, options in channel.section.targets:
             if channel.source is None and Path(sink).suffix.lower() in PLACED:
                 raise EdgeLstmError(
                     f"stream {channel.name}: sink {sink} says where and when, and the source is not there yet",
                     expected=f"a source that can be opened at the start, or a sink that is none of {', '.join(PLACED)}",
                 )
-            path = free(placed(self._base, sink.replace("{stream}", channel.name)))
+            path = sink
+            if not is_address(sink):  # what goes to an address names the stream in each message
+                path = free(placed(self._base, sink.replace("{stream}", channel.name)))
 
-            def opened(path: str = path) -> Sink:
+            options = options.beside(self._base)
+
+            def opened(stop: threading.Event, path: str = path, options: Options = options) -> Sink:
                 signature = channel.outputs().signature
-                return open_sink(path, signature, fps=fps, context=context, append=True)
+                return open_sink(
+                    path, signature, fps=fps, context=context, append=True, options=options, stop=stop
+                )
 
             mark = channel.mark(sink)
             try:
                 writer = Writer(
-                    f"{channel.name} -> {sink}",
+                    f"{channel.name} -> {shown(sink)}",
                     opened,
                     channel.section.sink_queue,
                     channel.section.sink_overload,
@@ -365,10 +371,8 @@ class Service:
 
     def close(self) -> None:
         """Put what was written in its place and free the devices; calling it again does nothing."""
-        deadline = time.monotonic() + self.config.service.drain
+        close_all([w for c in self.channels for w in c.writers], self.config.service.drain)
         for channel in self.channels:
-            for writer in channel.writers:
-                writer.close(max(0.1, deadline - time.monotonic()))
             if channel.reader is not None:
                 channel.reader.join(1.0)
         self._stack.close()

@@ -4,49 +4,59 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
-from edgelstm.pipeline.sinks import Sink
-from edgelstm.pipeline.sources.source import Array, Frame
+from edgelstm.pipeline.sinks import Sink, Undelivered
+from edgelstm.pipeline.sources.source import Frame
 
 log = logging.getLogger("edgelstm.serve")
 
 SinkOverload = Literal["drop_oldest", "block"]
-_Item = tuple[Frame, Mapping[str, Array], float, Counts]
+_Item = tuple[Frame, Mapping[str, Any], float, Counts]
+#: Of the time that a sink has at the end, the part after which it is told to give up what it can't deliver.
+PATIENCE = 0.8
 
 
 class Writer:
     """Takes outputs, which must stay valid, and writes them one by one.
 
     behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block`` the streams until there is room. A sink that fails is closed, and
-    what it would have got is counted.
+    what it would have got is counted; one that raises :class:`Undelivered` goes on with the next. open_sink: is given what is set when it has to give up.
     """
 
     def __init__(
         self,
         name: str,
-        open_sink: Callable[[], Sink],
+        open_sink: Callable[[threading.Event], Sink],
         size: int,
         overload: SinkOverload,
         behind: Mapping[str, Mapping[int, str]] | None = None,
     ) -> None:
         self.name = name
-        self._sink = open_sink()
+        self._stop = threading.Event()
+        self._sink = open_sink(self._stop)
         self._size, self._overload = size, overload
         self._queue: deque[_Item] = deque()
+        #: What is being written now.
+        self._at_sink: list[_Item] = []
         self._wake = threading.Condition()
         self._closing = False
         self._queued = self._done = 0
+        #: When the sink may be written to again; how much was done when it was last waited for in vain; what it lost since it last took something.
+        self._due = 0.0
+        self._late_at = -1
+        self._lost = 0
         self._behind = {stream: dict(frames) for stream, frames in (behind or {}).items()}
         #: What made the sink fail.
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
 
-    def put(self, frame: Frame, outputs: Mapping[str, Array], seconds: float, counts: Counts) -> None:
+    def put(self, frame: Frame, outputs: Mapping[str, Any], seconds: float, counts: Counts) -> None:
         """Queue the outputs of one step."""
         if self._behind and self._was_written(frame):
             counts.add("written_before")
@@ -88,32 +98,51 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            while (item := self._next()) is not None:
-                frame, outputs, seconds, counts = item
-                try:
-                    self._sink.write(frame, outputs, seconds)
-                except BaseException:
-                    counts.add("undelivered:sink_failed")
-                    raise
-                counts.add("delivered")
-                with self._wake:
-                    self._done += 1
-                    self._wake.notify_all()
-            self._sink.close()
+            while items := self._next():
+                self._deliver(items)
+            try:
+                self._sink.close()
+            except Undelivered as error:
+                log.warning("sink %s: %s", self.name, error)
         except (
             BaseException
         ) as error:  # a sink is other people's code and a full disk: nobody else stops for it
             self._fail(error)
 
-    def _next(self) -> _Item | None:
+    def _deliver(self, items: list[_Item]) -> None:
+        outcome = "undelivered:sink_failed"
+        try:
+            if self._stop.is_set():
+                outcome = "undelivered:closed"
+                return
+            self._sink.write_all([(frame, outputs, seconds) for frame, outputs, seconds, _ in items])
+            outcome = "delivered"
+            if self._lost:
+                log.info("sink %s: delivers again; %d outputs were lost", self.name, self._lost)
+                self._lost = 0
+        except Undelivered as error:
+            outcome = f"undelivered:{error.reason}"
+            before, self._lost = self._lost, self._lost + len(items)
+            if len(str(before)) < len(str(self._lost)) or not before:
+                log.warning("sink %s: %d outputs lost: %s", self.name, self._lost, error)
+        finally:
+            with self._wake:
+                for *_, counts in self._at_sink:  # none when we were left behind: they are counted
+                    counts.add(outcome)
+                self._at_sink = []
+                self._done += len(items)
+                self._wake.notify_all()
+
+    def _next(self) -> list[_Item]:
+        """What is written next, as much as the sink takes at once; nothing when all is."""
         with self._wake:
-            while not self._queue and not self._closing:
-                self._wake.wait()
-            if not self._queue:
-                return None
-            item = self._queue.popleft()
+            while not self._closing and (not self._queue or time.monotonic() < self._due):
+                self._wake.wait(max(0.0, self._due - time.monotonic()) if self._queue else None)
+            items = [self._queue.popleft() for _ in range(min(len(self._queue), self._sink.batch))]
+            self._at_sink = items
+            self._due = time.monotonic() + self._sink.every
             self._wake.notify_all()
-            return item
+            return items
 
     def _fail(self, error: BaseException) -> None:
         log.error("sink %s: failed, nothing more is written to it: %s", self.name, error)
@@ -130,22 +159,57 @@ class Writer:
                 log.error("sink %s: could not be closed: %s", self.name, later)
 
     def settle(self, seconds: float) -> bool:
-        """Wait until what is queued now is written; False if that takes longer. A sink that failed is waited for no more."""
+        """Wait until what is queued now is written; False if that takes longer. A sink that failed is waited for no more, and one that
+        was waited for in vain not before it has written something."""
         with self._wake:
             wanted = self._queued
-            return self._wake.wait_for(lambda: self._done >= wanted or self.error is not None, seconds)
+            if self._done == self._late_at and self._done < wanted:
+                return False
+            settled = self._wake.wait_for(lambda: self._done >= wanted or self.error is not None, seconds)
+            self._late_at = -1 if settled else self._done
+            return settled
 
-    def close(self, seconds: float) -> bool:
-        """Write what is queued and put the result in its place; False if that takes longer than ``seconds``."""
+    def finish(self) -> None:
+        """Take nothing more; :meth:`close` waits for what is queued."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
+
+    def wait(self, seconds: float) -> None:
+        """For the end of what is queued."""
+        self._thread.join(seconds)
+
+    def give_up(self) -> None:
+        """What can't be delivered at once is lost."""
+        self._stop.set()
+
+    def close(self, seconds: float) -> bool:
+        """Write what is queued and put the result in its place; False if that takes longer than ``seconds``."""
+        self.finish()
         self._thread.join(seconds)
         if not self._thread.is_alive():
             return True
-        log.error("sink %s: not done within %g s, left behind", self.name, seconds)
+        log.error("sink %s: not done in time, left behind", self.name)
         with self._wake:
-            for *_, counts in self._queue:
+            for *_, counts in (*self._at_sink, *self._queue):
                 counts.add("undelivered:closed")
             self._queue.clear()
+            self._at_sink = []
         return False
+
+
+def close_all(writers: Sequence[Writer], seconds: float) -> None:
+    """Together, so that one that is dead takes no time from the others."""
+    begin = time.monotonic()
+
+    def left(part: float) -> float:
+        return max(0.0, begin + part * seconds - time.monotonic())
+
+    for writer in writers:
+        writer.finish()
+    for writer in writers:
+        writer.wait(left(PATIENCE))
+    for writer in writers:
+        writer.give_up()
+    for writer in writers:
+        writer.close(max(0.1 if writer is writers[0] else 0.0, left(1.0)))

@@ -1,70 +1,113 @@
 """Where outputs go; nothing is there until the sink closes without an error.
 
-``open_sink`` finds the kind from the path: :data:`FILES` is the table of kinds of files.
+``open_sink`` finds the kind from the path or address: :data:`FILES` and :data:`ADDRESSES` are the tables of kinds. What goes to an address is
+there at once; that it may be away is no error.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.sinks import arrays, geotiff, lines, netcdf, pictures, tables, wav
+from edgelstm.pipeline.sinks import arrays, geotiff, lines, mqtt, netcdf, pictures, tables, wav, webhook
+from edgelstm.pipeline.sinks.delivery import Undelivered
 from edgelstm.pipeline.sinks.panels import View
+from edgelstm.pipeline.sinks.target import PICTURES, TLS, Options, Target, is_address, shown
 from edgelstm.pipeline.sources.source import Array, Frame
 
-__all__ = ["KINDS", "Sink", "View", "open_sink"]
+__all__ = [
+    "KINDS",
+    "NETWORK",
+    "Kind",
+    "Options",
+    "Sink",
+    "Target",
+    "Undelivered",
+    "View",
+    "Write",
+    "is_address",
+    "kind_of",
+    "open_sink",
+    "shown",
+]
 
 Write = Callable[[Frame, Mapping[str, Array], float], None]
 
 
 @dataclass(frozen=True)
-class Target:
-    """What a sink is opened for. fps: frames a second, None when unknown. append: to the lines of a file that is there."""
-
-    path: Path
-    signature: Signature
-    fps: float | None
-    view: View
-    context: Context
-    append: bool = False
-
-
-@dataclass(frozen=True)
 class Kind:
-    """A kind of file that outputs are written to. what: in words, for help texts and messages; suffixes in lower case."""
+    """A kind of file, or of address, that outputs go to.
+
+    what: in words, for help texts and messages. suffixes: of files, in lower case. schemes: of addresses. options: names of those that it takes,
+    see :class:`Options`. lines: it takes events too.
+    """
 
     what: str
     suffixes: tuple[str, ...]
     open: Callable[[Target], AbstractContextManager[Write]]
+    schemes: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    lines: bool = False
 
 
 #: A new kind of file is a line here.
 FILES = (
     Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context)),
-    Kind("FILE.jsonl", (".jsonl",), lambda to: lines.json_lines(to.path, to.signature, to.append)),
+    Kind("FILE.jsonl", (".jsonl",), lines.json_lines, lines=True),
     Kind("FILE.csv or .parquet", (".csv", ".parquet"), lambda to: tables.table(to.path, to.signature)),
     Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context)),
     Kind(
         "FILE.tif",
         (".tif", ".tiff"),
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
+        options=("output",),
     ),
     Kind("FILE.wav", (".wav",), lambda to: wav.wav(to.path, to.signature, to.view, to.context)),
     Kind(
-        "FILE.mp4", (".mp4",), lambda to: pictures.video(to.path, to.signature, to.view, to.context, to.fps)
+        "FILE.mp4",
+        (".mp4",),
+        lambda to: pictures.video(to.path, to.signature, to.view, to.context, to.fps),
+        options=PICTURES,
     ),
 )
-#: The sinks there are, in words, for help texts and messages.
-KINDS = ", ".join(
-    (*(kind.what for kind in FILES), "- (JSON lines on standard output) or FOLDER/ for PNG images")
+#: A new kind of address is a line here.
+ADDRESSES = (
+    Kind(
+        "mqtt://HOST/TOPIC",
+        (),
+        mqtt.mqtt,
+        ("mqtt", "mqtts"),
+        ("user", "password", "qos", "retain", "will", "client", "timeout", *TLS),
+        lines=True,
+    ),
+    Kind(
+        "https://HOST/PATH",
+        (),
+        webhook.webhook,
+        ("http", "https"),
+        ("user", "password", "headers", "timeout", "retries", "batch", "every", *TLS),
+        lines=True,
+    ),
 )
+_STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)
+_FOLDER = Kind(
+    "FOLDER/ for PNG images",
+    (),
+    lambda to: pictures.png_folder(to.path, to.signature, to.view, to.context, to.fps),
+    options=PICTURES,
+)
+#: The addresses there are, in words.
+NETWORK = ", ".join(kind.what for kind in ADDRESSES)
+#: The files there are, in words, for help texts and messages.
+KINDS = ", ".join((*(kind.what for kind in FILES), f"{_STANDARD.what} or {_FOLDER.what}"))
 
 
 class Sink:
@@ -74,13 +117,16 @@ class Sink:
     deletes what was written. What is kept is copied, so outputs need only be valid during ``write``.
     """
 
-    def __init__(self, opened: AbstractContextManager[Write], signature: Signature, path: Path) -> None:
-        self.path = path
+    def __init__(self, opened: AbstractContextManager[Write], signature: Signature, name: str) -> None:
+        self.name = name
         self.frames = 0
         self._outputs = signature.outputs
         self._opened = opened
         self._closed = False
         self._write = opened.__enter__()
+        #: Steps that :meth:`write_all` takes at most, and seconds from one call to the next, at least.
+        self.batch: int = getattr(self._write, "batch", 1)
+        self.every: float = getattr(self._write, "every", 0.0)
 
     def write(self, frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         """Add the outputs of one step.
@@ -88,18 +134,31 @@ class Sink:
         frame: the raw frame (of a window: its last). outputs: every output of the Signature by name, each of its
         ``frame_shape``, without the stream axis; other names are passed over. seconds: how long the step took.
         """
+        self._check(outputs)
+        self._write(frame, outputs, seconds)
+        self.frames += 1
+
+    def write_all(self, steps: Sequence[tuple[Frame, Mapping[str, Array], float]]) -> None:
+        """The same for several steps, ``batch`` at most: they go together, or none of them."""
+        if len(steps) == 1:
+            return self.write(*steps[0])
+        for _, outputs, _ in steps:
+            self._check(outputs)
+        self._write.many(steps)  # type: ignore[attr-defined]
+        self.frames += len(steps)
+        return None
+
+    def _check(self, outputs: Mapping[str, Array]) -> None:
         if self._closed:
-            raise EdgeLstmError(f"{self.path} is closed", expected="writes before close")
+            raise EdgeLstmError(f"{self.name} is closed", expected="writes before close")
         for spec in self._outputs:
             found = outputs[spec.name].shape if spec.name in outputs else None
             if found != spec.frame_shape:
                 raise EdgeLstmError(
-                    f"output {spec.name!r} for {self.path}",
+                    f"output {spec.name!r} for {self.name}",
                     found="nothing" if found is None else list(found),
                     expected=f"{list(spec.frame_shape)}, one stream's output",
                 )
-        self._write(frame, outputs, seconds)
-        self.frames += 1
 
     def close(self) -> None:
         """Finish, and put the result in its place. May be called again."""
@@ -124,6 +183,9 @@ def open_sink(
     view: View | None = None,
     context: Context | None = None,
     append: bool = False,
+    options: Options | None = None,
+    events: bool = False,
+    stop: threading.Event | None = None,
 ) -> Sink:
     """Open the sink at ``path`` for the outputs of ``signature``.
 
@@ -140,19 +202,59 @@ def open_sink(
                  newest step                                                                          ``edgelstm[geo]``
     FOLDER/      a PNG for each frame and output that is an image, in a new or empty folder
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
+    mqtt://...   and other addresses: docs/serve.md
     ===========  ================================================================================================
 
     ``context`` is what may be said beside the values: when, where, in which units. ``view`` says what the last two show: which output, channel and lead time, in which colours, with or without captions.
     ``append``: a .jsonl file gets its lines one by one, behind those it has, instead of all at the end; other kinds don't change.
+    ``options`` are those of the kind. ``events``: mappings come in place of outputs, see :class:`Target`. ``stop``: when set, what can't be delivered is given up.
     Raises EdgeLstmError, before any frame is computed, when the path can't be written or no output is an image.
     """
-    to = Target(Path(path), signature, fps, view or View(), context or Context(), append)
-    suffix = to.path.suffix.lower()
-    if str(path).endswith(("/", os.sep)) or to.path.is_dir():
-        return Sink(pictures.png_folder(to.path, signature, to.view, to.context, fps), signature, to.path)
-    if str(path) == "-":
-        return Sink(lines.json_lines(to.path, signature), signature, to.path)
-    kind = next((kind for kind in FILES if suffix in kind.suffixes), None)
+    where = os.fspath(path)
+    options = options or Options()
+    kind = kind_of(where, options, events=events)
+    if view is None:
+        view = options.view()
+    to = Target(
+        where,
+        replace(signature, outputs=(), states=()) if events else signature,
+        fps,
+        view,
+        context or Context(),
+        append,
+        options,
+        events,
+        stop or threading.Event(),
+    )
+    return Sink(kind.open(to), to.signature, to.name)
+
+
+def kind_of(where: str, options: Options | None = None, *, events: bool = False) -> Kind:
+    """What is at ``where``; EdgeLstmError when that is nothing that outputs, or events, go to, or does not take one of the options."""
+    kind = _kind(where)
     if kind is None:
-        raise EdgeLstmError(f"output {to.path}", found=f"a {suffix or 'nameless'} file", expected=KINDS)
-    return Sink(kind.open(to), signature, to.path)
+        path = Path(where)
+        found = (
+            where.partition("://")[0] + "://" if is_address(where) else f"a {path.suffix or 'nameless'} file"
+        )
+        raise EdgeLstmError(f"output {shown(where)}", found=found, expected=f"{KINDS}, {NETWORK}")
+    if events and not kind.lines:
+        takers = ", ".join(k.what for k in (*FILES, _STANDARD, *ADDRESSES) if k.lines)
+        raise EdgeLstmError(f"events to {shown(where)}", found=kind.what, expected=takers)
+    for name in [] if options is None else options.given():
+        if name not in kind.options:
+            expected = ", ".join(kind.options) or "no options"
+            raise EdgeLstmError(f"options of {shown(where)}", found=f"the option {name}", expected=expected)
+    return kind
+
+
+def _kind(where: str) -> Kind | None:
+    if is_address(where):
+        scheme = where.partition("://")[0].lower()
+        return next((kind for kind in ADDRESSES if scheme in kind.schemes), None)
+    if where.endswith(("/", os.sep)) or Path(where).is_dir():
+        return _FOLDER
+    if where == "-":
+        return _STANDARD
+    suffix = Path(where).suffix.lower()
+    return next((kind for kind in FILES if suffix in kind.suffixes), None)

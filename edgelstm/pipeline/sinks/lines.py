@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -14,37 +14,61 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
-from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.sinks.panels import as_float
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline.sinks import Write
+    from edgelstm.pipeline.sinks import Target, Write
 
 #: An output of at most so many elements is written in full.
 SMALL = 64
+#: A line of ``frame``'s, without its end.
+Post = Callable[[Sequence[tuple[Frame, str]]], None]
+
+
+class Lines:
+    """The ``write`` of sinks whose every message is such a line. post: takes some of them, ``batch`` at most, at least ``every`` seconds apart."""
+
+    def __init__(self, to: Target, post: Post, batch: int = 1, every: float = 0.0) -> None:
+        self.batch, self.every = batch, every
+        self._to, self._post = to, post
+
+    def __call__(self, frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+        self.many([(frame, outputs, seconds)])
+
+    def many(self, steps: Sequence[tuple[Frame, Mapping[str, Array], float]]) -> None:
+        """Several steps in one message."""
+        self._post([(step[0], line(self._to, *step)) for step in steps])
+
+
+def line(to: Target, frame: Frame, outputs: Mapping[str, Any], seconds: float) -> str:
+    """``{"index", "name", "time", "milliseconds", "outputs": {name: {"min", "mean", "max", "values"}}}``, of events what they say.
+
+    Strict JSON: NaN and infinities are null.
+    """
+    if to.events:
+        return json.dumps(dict(outputs), allow_nan=False)
+    made: dict[str, Any] = {} if frame.stream is None else {"stream": frame.stream}
+    made |= {
+        "index": frame.index,
+        "name": frame.name,
+        "time": frame.time,
+        "milliseconds": round(seconds * 1e3, 4),
+        "outputs": {s.name: _summary(as_float(outputs[s.name], s.dtype)) for s in to.signature.outputs},
+    }
+    return json.dumps(made, allow_nan=False)
 
 
 @contextmanager
-def json_lines(path: Path, signature: Signature, append: bool = False) -> Iterator[Write]:
-    """``{"index", "name", "time", "milliseconds", "outputs": {name: {"min", "mean", "max", "values"}}}`` a frame.
-
-    Strict JSON: NaN and infinities are null. ``-`` is standard output, a line as soon as its frame is done: to follow a
+def json_lines(to: Target) -> Iterator[Write]:
+    """A :func:`line` a frame. ``-`` is standard output, a line as soon as its frame is done: to follow a
     run and keep its lines too, ``edgelstm run ... --output - | tee lines.jsonl``.
-    append: each line as soon as its frame is done, behind the lines of a file that is there.
+    ``to.append``: each line as soon as its frame is done, behind the lines of a file that is there.
     """
-    with _opened(path, append) as file:
+    with _opened(to.path, to.append) as file:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            line: dict[str, Any] = {} if frame.stream is None else {"stream": frame.stream}
-            line |= {
-                "index": frame.index,
-                "name": frame.name,
-                "time": frame.time,
-                "milliseconds": round(seconds * 1e3, 4),
-                "outputs": {s.name: _summary(as_float(outputs[s.name], s.dtype)) for s in signature.outputs},
-            }
-            file.write(json.dumps(line, allow_nan=False) + "\n")
+            file.write(line(to, frame, outputs, seconds) + "\n")
             file.flush()  # somebody may be following
 
         yield write

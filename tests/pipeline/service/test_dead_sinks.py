@@ -1,0 +1,66 @@
+"""Sinks whose other end refuses, is behind a firewall, or takes a connection and never reads: no stream stalls, and each output is counted."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from peers import DEAD
+
+pytest.importorskip("pydantic")
+
+from edgelstm import Pipeline
+
+FRAMES = 300
+SINKS = {
+    "mqtt": ('{ to = "mqtt://127.0.0.1:PORT/t" }', "paho"),
+    "mqtt qos 1": ('{ to = "mqtt://127.0.0.1:PORT/t", qos = 1 }', "paho"),
+    "webhook": ('{ to = "http://127.0.0.1:PORT/", timeout = 0.3, retries = 1 }', None),
+    "webhook batch": ('{ to = "https://127.0.0.1:PORT/", batch = 8, timeout = 0.3 }', None),
+}
+
+
+@pytest.mark.parametrize("peer", DEAD)
+@pytest.mark.parametrize("kind", SINKS)
+def test_a_dead_sink_stalls_nothing(tmp_path: Path, kind: str, peer: str) -> None:
+    text, package = SINKS[kind]
+    if package is not None:
+        pytest.importorskip(package)
+    zoo.lstm().save(tmp_path / "model.onnx")
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).normal(size=(FRAMES, 3)).astype(np.float32))
+    with DEAD[peer]() as port:
+        begin = time.monotonic()
+        report = Pipeline.from_text(
+            f"""
+            [service]
+            drain = 0.5
+            [models.m]
+            path = "model.onnx"
+            max_wait = 0
+            [streams.a]
+            source = "a.npy"
+            sink_queue = 16
+            sink = [{text.replace("PORT", str(port))}, "beside.jsonl"]
+            [streams.b]
+            source = "a.npy"
+            sink = "b.jsonl"
+            sink_queue = {FRAMES}
+            """,
+            tmp_path,
+        ).run()
+        took = time.monotonic() - begin
+    assert took < 30, "the end takes no longer than drain, and the time that a loaded machine needs"
+    a = report.streams["a"]
+    lost = {name: count for name, count in a.items() if name.startswith("undelivered:")}
+    beside = len((tmp_path / "beside.jsonl").read_text().splitlines())
+    assert a["stepped"] == FRAMES
+    assert a["delivered"] == beside, "to the dead one nothing"
+    assert sum(lost.values()) + beside == 2 * FRAMES
+    assert set(lost) <= {"undelivered:overload", "undelivered:closed", "undelivered:unreachable"}
+    assert len((tmp_path / "b.jsonl").read_text().splitlines()) == FRAMES
+    assert json.loads((tmp_path / "b.jsonl").read_text().splitlines()[-1])["index"] == FRAMES - 1
