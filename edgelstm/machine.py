@@ -6,6 +6,8 @@ import ctypes
 import os
 import platform
 import re
+import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +28,8 @@ CPU_FEATURES = {
     "BF16": "bf16",
     "SVE": "sve",
 }
+
+_NVCC_FOLDERS = ("usr/local/cuda/bin", "opt/cuda/bin", "usr/local/cuda-*/bin")
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,30 @@ def cpu() -> Cpu:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     features = tuple(name for name, flag in CPU_FEATURES.items() if flag in flags)
     return Cpu(model, platform.machine() or "unknown", features, usable, total)
+
+
+def cuda_compiler() -> Path | None:
+    """nvcc: ``$CUDACXX``, ``$CUDA_HOME``, ``$CUDA_PATH``, on the path, where CUDA is usually installed, or from PyPI."""
+    for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):
+        place = os.environ.get(variable)
+        named = nvcc_in(place) if place else None
+        if named is not None:
+            return named
+    # PyPI's nvidia-cuda-nvcc (13 and later) lies beside the modules of this environment: nvidia/cu13/bin.
+    installed = [
+        str(found) for folder in sys.path for found in sorted(Path(folder or ".").glob("nvidia/cu*/bin"))
+    ]
+    usual = [str(found) for p in _NVCC_FOLDERS for found in sorted(Path("/").glob(p), reverse=True)]
+    found = shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join((*usual, *installed)) or "/")
+    return None if found is None else Path(found)
+
+
+def nvcc_in(place: str | os.PathLike[str]) -> Path | None:
+    """nvcc itself, in the folder named, or in its ``bin``; None if it is in none of them."""
+    for candidate in (Path(place), Path(place) / "nvcc", Path(place) / "bin" / "nvcc"):
+        if candidate.is_file() and os.access(candidate, os.X_OK):
+            return candidate.absolute()
+    return None
 
 
 def board() -> str | None:

@@ -44,7 +44,6 @@ _SYSTEM_FOLDERS = (
     "/opt/tensorrt/include",
     "/opt/TensorRT*/include",
 )
-_NVCC_FOLDERS = ("/usr/local/cuda/bin", "/opt/cuda/bin", "/usr/local/cuda-*/bin")
 _STEP = re.compile(r"^\[\s*(\d+)(?:/(\d+)|%)\] ?(.*)")
 
 
@@ -169,27 +168,22 @@ def headers_version(folder: Path) -> str | None:
 
 
 def find_nvcc(given: PathLike | None = None) -> Path:
-    """CUDA's compiler: the one given (or in the folder given), ``$CUDACXX``, ``$CUDA_HOME``, ``$CUDA_PATH``, on the path,
-    where CUDA is usually installed. Raises EdgeLstmError if there is none."""
-    variables = (os.environ.get(name) for name in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"))
-    named: list[PathLike] = [given] if given is not None else [value for value in variables if value]
-    for place in named:
-        for candidate in (Path(place), Path(place) / "nvcc", Path(place) / "bin" / "nvcc"):
-            if candidate.is_file() and os.access(candidate, os.X_OK):
-                return candidate.absolute()
-    if given is not None:
+    """CUDA's compiler: the one given (or in the folder given), else :func:`edgelstm.machine.cuda_compiler`'s.
+
+    Raises EdgeLstmError if there is none."""
+    found = machine.cuda_compiler() if given is None else machine.nvcc_in(given)
+    if found is None and given is not None:
         raise EdgeLstmError(
             f"no nvcc at {given}", expected="CUDA's compiler, or the folder of a CUDA toolkit"
         )
-    folders = [folder for pattern in _NVCC_FOLDERS for folder in _matches(pattern)]
-    found = shutil.which("nvcc") or shutil.which("nvcc", path=os.pathsep.join(map(str, folders)))
     if found is None:
         raise EdgeLstmError(
             "nvcc, CUDA's compiler, is not here",
             expected="the CUDA toolkit, 11.4 or later",
-            hint="Install it (on a Jetson: cuda-toolkit, which JetPack has), or give --cuda FOLDER",
+            hint="Install it (on a Jetson: cuda-toolkit, which JetPack has; on x86-64 and Arm servers also pip install "
+            "nvidia-cuda-nvcc), or give --cuda FOLDER",
         )
-    return Path(found)
+    return found
 
 
 def _run_cmake(sources: Path, folder: Path, definitions: dict[str, str], progress: Progress | None) -> None:

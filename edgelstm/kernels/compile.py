@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import logging
 import re
-import shutil
 import subprocess
 import tempfile
 import threading
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgelstm import machine
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import sha256, write_bytes
 from edgelstm.runtime.plugin_library import cache_folder
@@ -151,16 +151,9 @@ class Nvcc:
     """CUDA's compiler as a program."""
 
     def __init__(self, path: Path | None = None) -> None:
-        found = path or next(
-            (
-                Path(p)
-                for p in (shutil.which("nvcc"), shutil.which("nvcc", path="/usr/local/cuda/bin"))
-                if p is not None
-            ),
-            None,
-        )
+        found = path or machine.cuda_compiler()
         if found is None:
-            raise EdgeLstmError("nvcc is neither on the PATH nor in /usr/local/cuda/bin")
+            raise EdgeLstmError("nvcc is not here")
         self.path = found
         said = subprocess.run([str(found), "--version"], capture_output=True, text=True, check=False).stdout
         version = re.search(r"release [\d.]+, V([\d.]+)", said)

@@ -6,13 +6,14 @@ import json
 import os
 import platform
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from edgelstm import machine
 from edgelstm.cli import app
-from edgelstm.engine import plugin_build as module
 from edgelstm.engine.plugin_build import (
     HEADERS_VARIABLE,
     build_plugin,
@@ -102,9 +103,16 @@ def test_nvcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(nvcc.parent))
     assert find_nvcc() == nvcc
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(module, "_NVCC_FOLDERS", (str(tmp_path / "*" / "bin"),))
+    usual = str((tmp_path / "*" / "bin").relative_to("/"))
+    monkeypatch.setattr(machine, "_NVCC_FOLDERS", (usual,))
     assert find_nvcc() == nvcc
-    monkeypatch.setattr(module, "_NVCC_FOLDERS", ())
+    monkeypatch.setattr(machine, "_NVCC_FOLDERS", ())
+    from_pypi = tmp_path / "site-packages" / "nvidia" / "cu13" / "bin" / "nvcc"
+    from_pypi.parent.mkdir(parents=True)
+    shutil.copy(nvcc, from_pypi)
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "site-packages")])
+    assert find_nvcc() == from_pypi
+    monkeypatch.setattr(sys, "path", [])
     with pytest.raises(EdgeLstmError, match="CUDA's compiler, is not here"):
         find_nvcc()
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+
+from edgelstm.machine import cuda_compiler
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 ARCHS = os.environ.get("EDGELSTM_CUDA_ARCHS", "87").split(",")
@@ -24,10 +25,10 @@ KERNEL = re.compile(r"KernelILNS_8DataTypeE(\d)ELi(\d)ELNS_4WalkE(\d)E")
 
 @pytest.fixture(scope="module")
 def nvcc() -> str:
-    found = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-    if not found:
-        pytest.skip("nvcc is neither on the PATH nor in /usr/local/cuda/bin")
-    return found
+    found = cuda_compiler()
+    if found is None:
+        pytest.skip("nvcc is not here")
+    return str(found)
 
 
 def _compile(nvcc: str, *arguments: str) -> str:
