@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from edgelstm import machine
 from edgelstm.cli import app
+from edgelstm.engine import plugin_build as module
 from edgelstm.engine.plugin_build import (
     HEADERS_VARIABLE,
     build_plugin,
