@@ -56,7 +56,8 @@ def export(
     frame: Annotated[
         list[str] | None,
         typer.Option(
-            help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several."
+            help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several, 'NAME:' for one number. "
+            "Torch: '40:int64', 'NAME:40:bool' for ids, masks and other types."
         ),
     ] = None,
     init: Init = None,

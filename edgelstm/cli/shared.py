@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import MAX_ELEMENTS
 
 app = typer.Typer(
     name="edgelstm",
@@ -161,15 +162,40 @@ def print_json(data: dict[str, Any], *, error: bool = False) -> None:
     typer.echo(json.dumps(data, indent=2, allow_nan=False), err=error)
 
 
+#: What frames may be made of, as --frame names it.
+FRAME_TYPES = ("float32", "float16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
+
+
 def frame_shapes(texts: list[str] | None) -> Any:
-    """'1,64,64' is the shape of the only input; 'a:3' and 'b:1,64,64' name several."""
+    """'1,64,64' is the shape of the only input; 'a:3' and 'b:1,64,64' name several; 'a:' is one number; 'a:3:int64' has a type."""
     if not texts:
         return None
-    named: dict[str, tuple[int, ...]] = {}
+    named: dict[str, Any] = {}
     for text in texts:
-        name, _, dims = text.rpartition(":")
-        named[name] = _ints("--frame", text, dims)
+        rest, _, kind = text.rpartition(":")
+        rest, kind = (rest, kind) if kind in FRAME_TYPES else (text, "")
+        name, colon, dims = rest.rpartition(":")
+        if dims.strip() and not dims.replace(",", "").replace(" ", "").lstrip("-").isdigit() and colon:
+            raise EdgeLstmError(
+                f"--frame {text}",
+                expected=f"[NAME:]SHAPE[:TYPE] such as x:1,64,64 or ids:40:int64; a TYPE is {', '.join(FRAME_TYPES)}",
+            )
+        if name in named:
+            raise EdgeLstmError(
+                f"--frame {text}", found=f"{name or 'a frame'} given twice", expected="each once"
+            )
+        # A lone number of no name is no shape anyone means: it takes a colon.
+        shape = () if not dims.strip() and (colon or kind) else _ints("--frame", text, dims)
+        named[name] = _example(shape, kind) if kind not in ("", "float32") else shape
     return named[""] if set(named) == {""} else named
+
+
+def _example(shape: tuple[int, ...], kind: str) -> Any:
+    import numpy as np
+
+    if np.prod(shape, dtype=float) > MAX_ELEMENTS:
+        return shape  # which is refused where frames are read
+    return np.zeros(shape, kind)
 
 
 def states_option(texts: list[str] | None) -> Any:

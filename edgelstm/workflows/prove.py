@@ -330,11 +330,13 @@ def _above(value: float) -> str:
 
 
 def _half(step: StepModel) -> str | None:
-    """float16 or bfloat16 where a weight, a frame or a state is in it."""
+    """float16 or bfloat16 where a weight, an output or a state is in it, or a frame with which anything is computed in it."""
     import onnx
 
     s = step.signature
-    dtypes = {t.dtype for t in (*s.inputs, *s.outputs)} | {x.dtype for x in s.states}
+    computed = {name for n in step.model.graph.node if n.op_type != "Cast" for name in n.input}
+    dtypes = {t.dtype for t in s.outputs} | {x.dtype for x in s.states}
+    dtypes |= {t.dtype for t in s.inputs if t.name in computed}
     types = {t.data_type for t in step.model.graph.initializer}
     for name, number in (("bfloat16", onnx.TensorProto.BFLOAT16), ("float16", onnx.TensorProto.FLOAT16)):
         if name in dtypes or number in types:

@@ -96,7 +96,7 @@ class TorchProgram:
             return []
         rows = torch.tensor(list(active))
         inputs = [
-            torch.from_numpy(np.stack([np.asarray(f[t.name]) for f in frames])) for t in self.signature.inputs
+            self._frames(t.dtype, [np.asarray(f[t.name]) for f in frames]) for t in self.signature.inputs
         ]
         # Not inference_mode: its tensors may not be written to outside of it, and rows are.
         with torch.no_grad(), self._threads():
@@ -109,6 +109,10 @@ class TorchProgram:
             array.flags.writeable = False
         names = [t.name for t in self.signature.outputs]
         return [{name: y[k] for name, y in zip(names, arrays, strict=True)} for k in range(len(active))]
+
+    def _frames(self, dtype: str, rows: Sequence[Array]) -> Tensor:
+        stacked = self._torch.from_numpy(np.stack(rows))
+        return stacked.view(self._torch.bfloat16) if dtype == "bfloat16" else stacked
 
     def read_state(self, state: State, row: int) -> dict[str, Array]:
         """A copy of one row."""

@@ -14,7 +14,7 @@ that keeps its states to itself gets them put at its door: see ``frontends.insid
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
@@ -44,8 +44,9 @@ def as_step(
 
     Parameters
     ----------
-    frame: one frame without the stream axis: its shape (float32), or an example array, whose dtype counts; or a
-        mapping of those by input name, in the order of forward's arguments. A lone frame is called ``x``.
+    frame: one frame without the stream axis: its shape (float32), or an example array, whose dtype counts (other floats are
+        taken and computed with in float32); or a mapping of those by input name, in the order of forward's arguments. A lone
+        frame is called ``x``.
     states: one stream's states, without the stream axis: shapes (they start at zero) or arrays (the initial values),
         nested as the module nests them, or a flat mapping by name. Needed where the module itself does not tell:
         by ``initial_states(streams)``, by a state that may be left out, or by an attribute such as ``hidden_size``.
@@ -62,10 +63,14 @@ def as_step(
     """
     from edgelstm.frontends.torch.trial import probe
 
-    examples = read_frames(frame)
+    from edgelstm.frontends.torch.narrow import taking
+
+    given = read_frames(frame)
+    examples = _in_float32(given)
 
     def attempt(frames: Mapping[str, Any]) -> TorchStep:
-        return probe(_copied(module), frames, states, batch_first, outputs, carry_state, results)
+        found = probe(_copied(module), frames, states, batch_first, outputs, carry_state, results)
+        return taking(found, given)
 
     try:
         return attempt(examples)
@@ -76,6 +81,12 @@ def as_step(
                 return attempt(other)
             except EdgeLstmError:
                 continue
+        if any(said in str(error) for said in _ASKED) and (
+            ways := _frames_that_work(frame, examples, attempt)
+        ):
+            error.hint = (
+                f"Frames were taken as float32; if they are of another type, say which: {' or '.join(ways)}"
+            )
         raise
 
 
@@ -86,6 +97,37 @@ _OTHER_KINDS = {
     "applicable to index tensor": "int64",
     "boolean tensor": "bool",
 }
+
+
+#: What torch says where a module takes no floats, and whole numbers and bools mean different things to it.
+_ASKED = (
+    "tensors used as indices",
+    "integer and Boolean",
+    "not implemented for 'Float'",
+    "not implemented for Float",
+)
+
+
+def _frames_that_work(frame: Any, examples: Mapping[str, Any], attempt: Callable[..., Any]) -> list[str]:
+    """Options under which the module is a step."""
+    ways = []
+    for other in _of_other_kinds(frame, examples, ("int64", "bool")):
+        try:
+            attempt(other)
+        except EdgeLstmError:
+            continue
+        ways.append(" ".join(f"--frame {_frame_option(name, t)}" for name, t in other.items()))
+    return ways[:2]
+
+
+def _frame_option(name: str, example: Any) -> str:
+    kind = str(example.dtype).removeprefix("torch.")
+    shape = ",".join(map(str, example.shape))
+    return f"{name}:{shape}" + ("" if kind == "float32" else f":{kind}")
+
+
+def _in_float32(examples: Mapping[str, Any]) -> dict[str, Any]:
+    return {n: t.float() if t.is_floating_point() else t for n, t in examples.items()}
 
 
 def _of_other_kinds(
@@ -118,16 +160,40 @@ def open_module(
     except EdgeLstmError as error:
         if window is None or carry_state or states is not None or error.__class__ is not EdgeLstmError:
             raise
+        from edgelstm.frontends.torch.narrow import taking
         from edgelstm.frontends.torch.windows import as_window
 
+        given = read_frames(frame)
         try:
-            whole = as_window(_copied(module), read_frames(frame), window)
+            whole = taking(as_window(_copied(module), _in_float32(given), window), given)
         except EdgeLstmError as other:
             if "is a window" in error.what:  # then why it can't be one of this length is what helps
                 raise other from error
             raise error from other
-        return whole, (_window_note(type(module).__name__, window, whole.signature.window is None),), True
-    return step, _notes(step), False
+        note = _window_note(type(module).__name__, window, whole.signature.window is None)
+        return whole, (note, *_types_note(module)), True
+    return step, (*_notes(step), *_types_note(module)), False
+
+
+def _types_note(module: nn.Module) -> tuple[str, ...]:
+    """What becomes of weights that are not in float32."""
+    torch = import_torch()
+    if isinstance(module, torch.jit.ScriptModule):
+        return ()
+    tensors = [*module.parameters(), *module.buffers()]
+    kinds = {str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()} - {"float32"}
+    name = type(module).__name__
+    notes = []
+    if narrow := sorted(kinds & {"float16", "bfloat16"}):
+        notes.append(
+            f"weights of {name} are {' and '.join(narrow)}: the graph holds them and computes in float32, and so does "
+            "what it is compared with; quantize --precision fp16 makes a smaller one"
+        )
+    if wide := sorted(kinds - {"float16", "bfloat16"}):
+        notes.append(
+            f"weights of {name} are {' and '.join(wide)}: rounded to float32, in which the graph computes"
+        )
+    return tuple(notes)
 
 
 def _notes(step: TorchStep) -> tuple[str, ...]:
@@ -176,18 +242,23 @@ def _copied(module: nn.Module) -> nn.Module:
         copied: nn.Module = copy.deepcopy(module, _made(module))
     except Exception as error:  # whatever a user's module raises
         raise EdgeLstmError(f"{type(module).__name__} can't be copied", found=str(error)) from error
-    return copied.to(device="cpu").float().eval().requires_grad_(False)
+    from edgelstm.frontends.torch.baked import bake
+
+    copied = copied.to(device="cpu").float().eval()
+    bake(copied)
+    return copied.requires_grad_(False)
 
 
 def _made(module: nn.Module) -> dict[int, Any]:
-    """For deepcopy: what stands for tensors in attributes that were made from parameters, as weight_norm's weights are.
+    """For deepcopy: what stands for tensors in attributes, or in lists there, that were made from parameters, as weight_norm's weights are.
 
     torch copies none that remember what made them.
     """
     torch = import_torch()
     return {
-        id(value): value.detach().clone()
+        id(tensor): tensor.detach().clone()
         for part in module.modules()
         for value in vars(part).values()
-        if isinstance(value, torch.Tensor) and not value.is_leaf
+        for tensor in (value if isinstance(value, list | tuple) else (value,))
+        if isinstance(tensor, torch.Tensor) and not tensor.is_leaf
     }

@@ -194,8 +194,15 @@ class TorchStep(nn.Module):
 
     def forward(self, *given: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         count = len(self.signature.inputs)
-        result = self.form.call(self.module, given[:count], join(self.places, given[count:]))
+        frames = in_float32(self.signature, given[:count])
+        result = self.form.call(self.module, frames, join(self.places, given[count:]))
         return tuple(result.outputs), tuple(place.take(result.states) for place in self.places)
+
+
+def in_float32(signature: Signature, frames: Sequence[Tensor]) -> list[Tensor]:
+    """Frames as the module takes them, a copy in float32: other floats cast."""
+    other = ("float16", "bfloat16", "float64")
+    return [f.float() if t.dtype in other else f for t, f in zip(signature.inputs, frames, strict=True)]
 
 
 def called(module: nn.Module) -> str:

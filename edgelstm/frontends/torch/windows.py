@@ -26,7 +26,7 @@ from edgelstm.frontends.torch.running import (
     with_numbers,
 )
 from edgelstm.frontends.torch.snapshot import remember
-from edgelstm.frontends.torch.torch_step import RETURNED, Form, Unfit, called, names_of
+from edgelstm.frontends.torch.torch_step import RETURNED, Form, Unfit, called, in_float32, names_of
 from edgelstm.frontends.torch.tree import children, describe, leaves
 from edgelstm.graph.signature import Signature, TensorSpec
 
@@ -64,7 +64,7 @@ class TorchWindow(nn.Module):
         return TorchWindow(module, self.form, self.taken, self.signature)
 
     def forward(self, *frames: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        laid = [_laid(frame, self.form.time) for frame in frames]
+        laid = [_laid(frame, self.form.time) for frame in in_float32(self.signature, frames)]
         found, _ = _outputs(self.module, self.form.run(self.module, laid, ()))
         timed = self.signature.window is not None
         return tuple(t.take(found, timed) for t in self.taken), ()
