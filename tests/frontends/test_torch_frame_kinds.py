@@ -236,7 +236,8 @@ def test_weights_of_other_floats_are_computed_in_float32_and_that_is_said(tmp_pa
 def test_frames_of_other_floats_are_taken_as_they_are(tmp_path: Path, dtype: str) -> None:
     torch.manual_seed(0)
     module, path = Recurrent().eval(), tmp_path / "m.onnx"
-    done = edgelstm.export(module, path, frame=np.zeros(6, dtype), states=STATE, steps=20)
+    states = {"h": np.zeros(8, dtype)}
+    done = edgelstm.export(module, path, frame=np.zeros(6, dtype), states=states, steps=20)
     assert [t.dtype for t in done.step.signature.inputs] == [dtype]
     assert done.proof is not None
     assert done.proof.graph < 1e-5, "judged as float32 is: nothing is computed in the frames' type"

@@ -186,7 +186,8 @@ def examples(states: Any) -> Any:
         return {name: examples(value) for name, value in states.items()}
     if isinstance(states, tuple | list) and not (is_shape(states) and states):
         return type(states)(map(examples, states)) if states else states
-    return example(states, "a state")
+    value = example(states, "a state")
+    return value.float() if value.is_floating_point() else value  # as the copy of the module computes
 
 
 # -- methods that make states -----------------------------------------------------------------------------------------

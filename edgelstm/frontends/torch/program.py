@@ -111,7 +111,7 @@ class TorchProgram:
         return [{name: y[k] for name, y in zip(names, arrays, strict=True)} for k in range(len(active))]
 
     def _frames(self, dtype: str, rows: Sequence[Array]) -> Tensor:
-        stacked = self._torch.from_numpy(np.stack(rows))
+        stacked: Tensor = self._torch.from_numpy(np.stack(rows))
         return stacked.view(self._torch.bfloat16) if dtype == "bfloat16" else stacked
 
     def read_state(self, state: State, row: int) -> dict[str, Array]:

@@ -61,9 +61,8 @@ def as_step(
     Raises EdgeLstmError for a module that is not step-shaped, saying what forward gave and what is expected; for a
     bidirectional or otherwise windowed module; and when torch is missing.
     """
-    from edgelstm.frontends.torch.trial import probe
-
     from edgelstm.frontends.torch.narrow import taking
+    from edgelstm.frontends.torch.trial import probe
 
     given = read_frames(frame)
     examples = _in_float32(given)
@@ -177,12 +176,11 @@ def open_module(
 
 def _types_note(module: nn.Module) -> tuple[str, ...]:
     """What becomes of weights that are not in float32."""
-    torch = import_torch()
-    if isinstance(module, torch.jit.ScriptModule):
-        return ()
+    from edgelstm.frontends.torch.torch_step import called
+
     tensors = [*module.parameters(), *module.buffers()]
     kinds = {str(t.dtype).removeprefix("torch.") for t in tensors if t.is_floating_point()} - {"float32"}
-    name = type(module).__name__
+    name = called(module)
     notes = []
     if narrow := sorted(kinds & {"float16", "bfloat16"}):
         notes.append(
