@@ -17,7 +17,18 @@ from types import TracebackType
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.sinks import arrays, geotiff, lines, mqtt, netcdf, pictures, tables, wav, webhook
+from edgelstm.pipeline.sinks import (
+    arrays,
+    geotiff,
+    lines,
+    mqtt,
+    netcdf,
+    pictures,
+    tables,
+    wav,
+    webhook,
+    zeromq,
+)
 from edgelstm.pipeline.sinks.delivery import Undelivered
 from edgelstm.pipeline.sinks.panels import View
 from edgelstm.pipeline.sinks.target import PICTURES, TLS, Options, Target, is_address, shown
@@ -96,6 +107,7 @@ ADDRESSES = (
         ("user", "password", "headers", "timeout", "retries", "batch", "every", *TLS),
         lines=True,
     ),
+    Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc")),
 )
 _STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)
 _FOLDER = Kind(
