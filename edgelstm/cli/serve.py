@@ -26,7 +26,9 @@ def serve(
     ] = False,
     example: Annotated[
         str | None,
-        typer.Option(help="Print a file that runs as it is: camera, radar or table.", show_default=False),
+        typer.Option(
+            help="Print a file that runs as it is: camera, radar, table or rtsp.", show_default=False
+        ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the file's JSON schema.")] = False,
     as_json: Json = False,

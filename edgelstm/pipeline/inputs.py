@@ -68,6 +68,7 @@ class Inputs:
             name: ops for name, ops in signature.preprocessing.items() if name not in (overrides or {})
         }
         self._checked: tuple[float, float] | None = None
+        self._size: tuple[int, ...] | None = None
         self._windows: dict[str | None, _Window] = {}
         #: Frames of streams that ended, in no step.
         self._short = 0
@@ -79,6 +80,7 @@ class Inputs:
                 for name, ops in self._declared.items():
                     check_scale(name, ops, frame.values)
                 self._checked = frame.values
+            self._check_size(frame)
             frame = frame.data
         if not isinstance(frame, Mapping):
             if len(self._preprocess) > 1:
@@ -95,6 +97,23 @@ class Inputs:
                 expected=f"one for each of {', '.join(self._preprocess)}",
             )
         return {name: preprocess(frame[name]) for name, preprocess in self._preprocess.items()}
+
+    def _check_size(self, frame: Frame) -> None:
+        """A camera may change its resolution. What is cut out of the picture by pixels would be another part of the scene."""
+        if isinstance(frame.data, Mapping) or frame.data.shape == self._size:
+            return
+        if self._size is not None:
+            for name in self._preprocess:
+                shaping = [
+                    op["op"] for op in self.ops.get(name, ()) if op["op"] in ("crop", "average", "resize")
+                ]
+                if shaping[:1] != ["resize"]:
+                    raise EdgeLstmError(
+                        f"frame {frame.index} ({frame.name}) for input {name!r}",
+                        found=f"{list(frame.data.shape)}, and {list(self._size)} before",
+                        expected="one size, or preprocessing in which 'resize' comes before everything else that shapes a frame",
+                    )
+        self._size = frame.data.shape
 
     def push(
         self, frame: Frame | Array | Mapping[str, Array], stream: str | None = None

@@ -208,7 +208,7 @@ def run(
                     if progress is not None:
                         progress(steps)
         except KeyboardInterrupt:
-            if not follow:
+            if not follow and not any(s.live for s in sources.values()):
                 raise
         _count(report, loop.counts)
         report.scores = {name: scorer.result() for j in jobs for name, scorer in j.scorers.items()}

@@ -29,7 +29,7 @@ log = logging.getLogger("edgelstm.serve")
 
 #: What ``example:`` in a path stands for: files that the project ships.
 SHIPPED = "example:"
-EXAMPLES = ("camera", "radar", "table")
+EXAMPLES = ("camera", "radar", "table", "rtsp")
 
 
 @dataclass(frozen=True)
@@ -190,6 +190,7 @@ class Pipeline:
                     ranges={name: ranges for name, (_, ranges, _) in models.items()},
                     hashes={name: digest for name, (_, _, digest) in models.items()},
                     writes=writes,
+                    stop=self._stop,
                 )
                 try:
                     yield service, prepare
@@ -267,6 +268,10 @@ def shipped(spec: str) -> str:
     if not spec.startswith(SHIPPED):
         return spec
     rest = spec.removeprefix(SHIPPED)
+    if rest == "camera":  # a server of our own, that shows what is shipped
+        from edgelstm.workflows.example_camera import example_camera
+
+        return example_camera(Path(shipped(f"{SHIPPED}moving_digits/test_stream.npz")))
     package = Path(__file__).resolve().parents[1]
     for folder in (package.parent / "examples", package / "_examples"):
         if (folder / rest.partition(":")[0]).is_file():
@@ -277,7 +282,7 @@ def shipped(spec: str) -> str:
 
 
 def example(name: str) -> str:
-    """The text of a pipeline file that runs as it is: camera, radar or table."""
+    """The text of a pipeline file that runs as it is: one of ``EXAMPLES``."""
     if name not in EXAMPLES:
         raise EdgeLstmError("example", found=name, expected=", ".join(EXAMPLES))
     return read_bytes(shipped(f"{SHIPPED}serve/{name}.toml")).decode("utf-8")

@@ -14,6 +14,7 @@ from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.pipeline.sinks.panels import INPUT
+from edgelstm.pipeline.sources.address import shown
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
 from edgelstm.verify.forecast import ForecastScorer
@@ -263,7 +264,7 @@ def named_sources(source: str | Sequence[str] | Mapping[str, str]) -> dict[str, 
         if name in named:
             raise EdgeLstmError(
                 f"two streams called {name!r}",
-                found=f"{named[name]}, {rest}",
+                found=f"{shown(named[name])}, {shown(rest)}",
                 hint="Name them: --source left=... --source right=...",
             )
         named[name] = rest

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
@@ -26,6 +27,8 @@ else:
 #: No pipeline file is larger (bytes).
 MAX_BYTES = 4 * 1024**2
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+#: Before a user or password of a URL, or inside it.
+_IN_USER = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*$")
 _HEADER = re.compile(r"\s*\[\[?\s*([^\]]+?)\s*\]\]?")
 _KEY = re.compile(
     r"""\s*((?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[A-Za-z0-9_-]+|"[^"]*"|'[^']*'))*)\s*="""
@@ -117,6 +120,10 @@ def _filled(
                 hint=f"Set {name}, for a service with systemd's EnvironmentFile",
             )
         secrets.add(variables[name])
+        if _IN_USER.match(match.string[: match.start()]) and "@" in match.string[match.end() :]:
+            quoted = quote(variables[name], safe="")  # what a password holds must not end it
+            secrets.add(quoted)
+            return quoted
         return variables[name]
 
     return _VARIABLE.sub(fill, value)

@@ -27,7 +27,8 @@ class Reader:
     first: the source, if it is open already. rate: frames a second, None for as they come. retries: how often a source that
     fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew. after, since: index and time of the
     last frame that was dealt with: those up to it are passed over, also when the source is opened again; by time where the source
-    knows it, else by index. first_name: the name of the frame that the index counts from. Where a source without time begins
+    knows it, else by index. A live source gives each frame once: none is passed over, its index counts on, and those that come faster than
+    ``rate`` are left out. first_name: the name of the frame that the index counts from. Where a source without time begins
     with another one, ``elsewhere`` is called, and all of its frames are new. rooms: streams at
     one time, at most. lost: called when the source fails and is tried again. ended: called once, at the end.
     """
@@ -61,6 +62,7 @@ class Reader:
         self._elsewhere = elsewhere
         self._lost, self._ended = lost, ended
         self._stop = threading.Event()
+        self._source: Source | None = None
         self._due: float | None = None
         self._epoch: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
@@ -74,12 +76,16 @@ class Reader:
         self._retries, self._retry = retries, retry
 
     def stop(self) -> None:
-        """Read no more; a source that waits for a frame is left behind."""
+        """Read no more; a source that waits for a frame is told so, and left behind."""
         self._stop.set()
+        source = self._source
+        if source is not None:
+            source.stop()
 
     def join(self, seconds: float) -> None:
         """Wait for the thread."""
-        self._thread.join(seconds)
+        if self._thread.ident is not None:  # it was started
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         tries = 0
@@ -114,6 +120,7 @@ class Reader:
 
     def _read(self) -> None:
         source, self._first = (self._first or self._open()), None
+        self._source = source
         with source:  # closed by this thread, which alone reads it
             if source.streams > self._rooms:
                 raise EdgeLstmError(
@@ -128,22 +135,27 @@ class Reader:
                 seen = frame.index
                 if self._stop.is_set():
                     return
-                if frame.index == 0:
+                if source.live:
+                    if not self._is_due():
+                        continue
+                    frame = replace(frame, index=self._after + 1)
+                elif frame.index == 0:
                     self._begins_with(frame.name, has_time=epoch is not None)
                 when = None if epoch is None or frame.time is None else epoch + frame.time
-                if frame.index <= self._after if when is None else when <= self._since:
+                if not source.live and (frame.index <= self._after if when is None else when <= self._since):
                     continue
                 if when is not None and epoch is not None:
                     # A source that begins later than it did counts its seconds from there; sinks know the first start.
                     self._epoch = epoch if self._epoch is None else self._epoch
                     frame = replace(frame, time=when - self._epoch)
-                self._keep_pace()
+                if not source.live:
+                    self._keep_pace()
                 now = time.monotonic()
                 at = stamp(frame, self._rate or source.fps, now) if when is None else when
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
                 self._after, self._since = frame.index, at
-            if seen < self._after and epoch is None:
+            if seen < self._after and epoch is None and not source.live:
                 log.warning(
                     "stream %s: its source ends with frame %d, and frame %d was seen: is it another one?",
                     self.name,
@@ -162,6 +174,17 @@ class Reader:
             )
             self._after = -1
             self._elsewhere()
+
+    def _is_due(self) -> bool:
+        """Of a live source, which nobody can hold up: whether it is time for a frame."""
+        now = time.monotonic()
+        if self._rate is None:
+            return True
+        if self._due is not None and now < self._due:
+            return False
+        self._due = now if self._due is None or now > self._due + 1 else self._due
+        self._due += 1 / self._rate
+        return True
 
     def _keep_pace(self) -> None:
         if self._rate is None:

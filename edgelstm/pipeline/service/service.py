@@ -23,11 +23,12 @@ from edgelstm.pipeline.service.counters import is_worth_a_line
 from edgelstm.pipeline.service.guard import Ranges
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
+from edgelstm.pipeline.service.opening import Opening
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import behind, resume
 from edgelstm.pipeline.service.writer import Writer, close_all
 from edgelstm.pipeline.sinks import Options, Sink, is_address, open_sink, shown
-from edgelstm.pipeline.sources import Source, open_source
+from edgelstm.pipeline.sources import Source, is_live, open_source
 from edgelstm.runtime.runner import Runner
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class Service:
     """Opened by the constructor, which raises EdgeLstmError with nothing left open; then :meth:`run`, once, or :meth:`close`.
 
     models: where each model's step graph or engine lies, by name. base: the folder that relative paths in ``config`` start at.
-    ranges: of states, by model. hashes: of the models' files, which tell whether a checkpoint fits. writes: False
+    stop: set from outside while it opens or runs. ranges: of states, by model. hashes: of the models' files, which tell whether a checkpoint fits. writes: False
     opens no sinks and no checkpoints.
     """
 
@@ -79,6 +80,7 @@ class Service:
         ranges: Mapping[str, Ranges] | None = None,
         hashes: Mapping[str, str] | None = None,
         writes: bool = True,
+        stop: threading.Event | None = None,
     ) -> None:
         self.config, self._base = config, base
         self.models, self.ranges, self.hashes = dict(models), dict(ranges or {}), dict(hashes or {})
@@ -98,7 +100,7 @@ class Service:
         self._threads: list[threading.Thread] = []
         #: Checkpoints that could not be written.
         self.unsaved = 0
-        self._stop = threading.Event()
+        self._stop = stop or threading.Event()
         self._stack = ExitStack()
         try:
             self._open()
@@ -108,9 +110,16 @@ class Service:
 
     def _open(self) -> None:
         config = self.config
+        opening = {
+            name: Opening(name, partial(self._opened, stream))
+            for name, stream in config.streams.items()
+            if is_live(stream.source)
+        }
+        for each in opening.values():
+            self._stack.callback(each.abandon)
         sources: dict[str, Source | None] = {}
         for name, stream in config.streams.items():
-            sources[name] = source = self.source(name, stream)
+            sources[name] = source = self.source(name, stream, opening.get(name))
             if source is not None:
                 self._stack.callback(source.close)
         only = next(iter(config.models))
@@ -125,7 +134,7 @@ class Service:
                 continue
             self.open_loop(name, rooms)
         self.channels = [self.channel(name, stream, sources[name]) for name, stream in config.streams.items()]
-        if not self._writes:
+        if not self._writes or self._stop.is_set():
             return
         if config.service.checkpoint is not None:
             self._folder = Folder(Path(placed(self._base, config.service.checkpoint)))
@@ -158,11 +167,11 @@ class Service:
         loop = self.loops[self.model_of(section)]
         return Channel(name, section, loop, source, self.ranges.get(loop.name, {}))
 
-    def source(self, name: str, section: StreamSection) -> Source | None:
+    def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
         try:
-            source = self._opened(section)
+            source = self._opened(section) if opening is None else opening.result(self._stop)
         except EdgeLstmError as error:
-            if not section.retries:
+            if not section.retries and not self._stop.is_set():
                 raise EdgeLstmError(f"stream {name}: {error}") from error
             log.warning("stream %s: its source can't be opened yet: %s", name, error)
             return None
@@ -224,7 +233,7 @@ class Service:
                 for loop in self.loops.values():
                     self.start_loop(loop)
                 for channel in self.channels:
-                    if channel.reader is not None:
+                    if channel.reader is not None and not self._stop.is_set():
                         channel.reader.start()
                 self.is_running = True
             log.info("streams: %s", ", ".join(channel.name for channel in self.channels))
@@ -372,9 +381,10 @@ class Service:
     def close(self) -> None:
         """Put what was written in its place and free the devices; calling it again does nothing."""
         close_all([w for c in self.channels for w in c.writers], self.config.service.drain)
+        deadline = time.monotonic() + 1.0  # for all of them: a camera that hangs is left behind
         for channel in self.channels:
             if channel.reader is not None:
-                channel.reader.join(1.0)
+                channel.reader.join(max(0.0, deadline - time.monotonic()))
         self._stack.close()
 
     def report(self) -> ServeReport:
@@ -400,7 +410,7 @@ class Service:
 
 def placed(base: Path, spec: str) -> str:
     """``spec`` with its path starting at ``base``; what is no path stays."""
-    if spec == "-" or "://" in spec or Path(spec).is_absolute():
+    if spec == "-" or "://" in spec or is_live(spec) or Path(spec).is_absolute():
         return spec
     return os.path.join(base, spec)  # noqa: PTH118 (keeps the slash at the end of a folder)
 

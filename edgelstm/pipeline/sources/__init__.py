@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sources import arrays, images, knmi, table, video, wav
+from edgelstm.pipeline.sources import arrays, camera, images, knmi, table, video, wav
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
 
-__all__ = ["KINDS", "Frame", "Source", "open_source"]
+__all__ = ["KINDS", "Frame", "Source", "is_live", "open_source"]
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,28 @@ FILES = (
         open_with=wav.open_wav,
     ),
 )
+
+
+@dataclass(frozen=True)
+class LiveKind:
+    """A kind of source that is no file. what: in words. prefixes: how its addresses begin. open: gives the Source of one."""
+
+    what: str
+    prefixes: tuple[str, ...]
+    open: Callable[[str], Source]
+
+
+#: A new kind of live source is a line here.
+LIVE = (LiveKind("a camera (rtsp://, http://, /dev/video0)", camera.PREFIXES, camera.open_camera),)
 #: The sources there are, in words, for help texts and messages.
 KINDS = ", ".join(
-    ("a folder of KNMI radar files (.h5)", "a folder of images", *(kind.what for kind in FILES))
+    ("a folder of KNMI radar files (.h5)", "a folder of images", *(kind.what for kind in (*FILES, *LIVE)))
 )
+
+
+def is_live(spec: str) -> bool:
+    """Whether ``spec`` is an address, and no path."""
+    return spec.lower().startswith(tuple(prefix for kind in LIVE for prefix in kind.prefixes))
 
 
 def open_source(
@@ -78,6 +97,8 @@ def open_source(
     FILE.csv, .parquet     [columns], a frame a row; ``FILE.csv:key=unit:columns=a,b:time=t:scale=own``: a stream for each
                            value of a column (Parquet: ``edgelstm[tables]``), ``docs/tables.md``
     FILE.wav               samples, cut as the model says, ``docs/sound.md``; ``FILE.wav:channel=0``
+    rtsp://, http://,      a camera: as video, each frame with its time; ``#read_timeout=5`` and further options behind it,
+    /dev/video0            ``docs/sources.md``                                                  ``edgelstm[video]``
     =====================  =========================================================================================
 
     ``follow`` a folder: wait for further files, for ``idle`` seconds after the last one or (None) for ever.
@@ -93,8 +114,15 @@ def open_source(
 
 
 def _open(spec: str, follow: Follow) -> Source:
-    if "://" in spec or spec.startswith(("camera:", "/dev/")):
-        raise EdgeLstmError(f"{spec!r}: cameras and network streams are not sources yet", expected=KINDS)
+    for live in LIVE:
+        if spec.lower().startswith(live.prefixes):
+            if follow.on:
+                raise EdgeLstmError(
+                    "follow", found=live.what, expected="a folder that further files come into"
+                )
+            return live.open(spec)
+    if re.match(r"[\w+.-]+://", spec) and not Path(spec).exists():
+        raise EdgeLstmError(f"source {spec.partition('://')[0]}://...", expected=KINDS)
     spec, options = _split_options(spec)
     path, key, chosen = Path(spec), "", False
     if not path.exists() and ":" in spec:

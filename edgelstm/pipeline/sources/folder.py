@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,11 @@ PATIENCE = 10.0
 
 @dataclass(frozen=True)
 class Follow:
-    """Wait for further files, for ``idle`` seconds after the last one or, None, for ever."""
+    """Wait for further files, for ``idle`` seconds after the last one or, None, for ever; no longer than until ``stopped``."""
 
     on: bool = False
     idle: float | None = None
+    stopped: threading.Event = field(default_factory=threading.Event, compare=False)
 
     def __post_init__(self) -> None:
         if self.idle is not None and (not self.on or not self.idle >= 0):
@@ -72,7 +74,8 @@ def files_as_frames(
             came = time.monotonic()
         if not follow.on or (follow.idle is not None and time.monotonic() - came > follow.idle):
             return
-        time.sleep(POLL)
+        if follow.stopped.wait(POLL):
+            return
         for path in sorted(_new(folder, seen, suffixes), key=order):
             seen.add(path)
             if order(path) < newest:

@@ -39,6 +39,7 @@ def open_knmi(
     waited for.
     """
     h5py = require("h5py", "radar", f"reading the HDF5 files in {folder}")
+    follow = follow or Follow()
     timed = sorted((_time(path), path) for path in files)
     times = [time for time, _ in timed]
     for (before, one), (after, other) in itertools.pairwise(timed):
@@ -73,7 +74,7 @@ def open_knmi(
             read,
             suffixes=SUFFIXES,
             order=_time,
-            follow=follow or Follow(),
+            follow=follow,
             skip_last=True,
         ):
             assert frame.time is not None
@@ -83,15 +84,15 @@ def open_knmi(
             yield frame
 
     seconds = None if interval is None else interval.total_seconds()
-    following = follow is not None and follow.on
     return Source(
         f"KNMI radar files in {folder}",
         frames,
-        length=None if following else len(timed),
+        length=None if follow.on else len(timed),
         fps=None if seconds is None else 1 / seconds,
         gaps=gaps,
         look=True,
         place=Place(times[0], seconds, *_place(h5py, timed[0][1], image)),
+        stopped=follow.stopped,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import math
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -60,8 +61,13 @@ class Source:
 
     look: read the first frame at once, for what it tells; a later frame that tells something new is logged as a warning.
 
-    Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another shape or dtype than
-    the first, or the source ends early.
+    live: frames come once, in their own time. What is opened stays open, the first iteration goes on with it, a further one opens
+    the source again and begins with what comes then. ``place.start`` stays the time from which ``Frame.time`` counts. Their size may
+    change, which is a gap; what is behind it decides whether it can take them. stopped: an event that ``frames`` looks at where
+    it waits, see :meth:`stop`.
+
+    Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another dtype (or, unless it is live,
+    shape) than the first, or the source ends early.
     """
 
     def __init__(
@@ -78,6 +84,8 @@ class Source:
         place: Place | None = None,
         streams: int = 1,
         reframe: Callable[[int, int, int | None], Source] | None = None,
+        live: bool = False,
+        stopped: threading.Event | None = None,
     ) -> None:
         self.description = description
         self.length = length
@@ -87,6 +95,9 @@ class Source:
         self.values: tuple[float, float] | None = None
         self.place = place or Place()
         self.streams = streams
+        self.live = live
+        self._stopped = stopped or threading.Event()
+        self._peeked: Frame | None = None
         self._reframe = reframe
         self._frames = frames
         self._limit: int | None = None
@@ -97,7 +108,9 @@ class Source:
             for first in itertools.islice(self, 1):
                 self.said = (*said, *first.notes)
                 self.values = first.values
-            self.close()
+                self._peeked = first if live else None
+            if not live:
+                self.close()
 
     @property
     def is_sound(self) -> bool:
@@ -119,6 +132,9 @@ class Source:
         return self
 
     def __iter__(self) -> Iterator[Frame]:
+        if self._peeked is not None and self._current is not None:
+            first, self._peeked = self._peeked, None
+            return itertools.chain([first], self._current)
         self.close()
         self._current = self._checked()
         return self._current
@@ -126,10 +142,22 @@ class Source:
     def _checked(self) -> Generator[Frame, None, None]:
         first: Frame | None = None
         told: set[str] = set()
-        for frame in itertools.islice(self._frames(), self._limit):
+        for count, frame in enumerate(self._frames(), 1):
+            if self._stopped.is_set():
+                return
             if first is None:
                 first = frame
                 told.update(frame.notes)
+            elif self.live and frame.values == first.values and _type(frame) == _type(first):
+                if _form(frame) != _form(first):
+                    log.warning(
+                        "%s, frame %d: now %s, before %s",
+                        self.description,
+                        frame.index,
+                        _form(frame),
+                        _form(first),
+                    )
+                    first = frame
             elif (_form(frame), frame.values) != (_form(first), first.values):
                 ranges = frame.values != first.values
                 raise EdgeLstmError(
@@ -142,14 +170,27 @@ class Source:
                     told.add(note)
                     log.warning("%s, frame %d (%s): %s", self.description, frame.index, frame.name, note)
             yield frame
-        if first is None:
+            if self._limit is not None and count >= self._limit:
+                return
+        if first is None and not self._stopped.is_set():
             raise EdgeLstmError(f"{self.description}: no frames")
 
+    def stop(self) -> None:
+        """Give no more frames; any thread may call it. One that waits for a frame gets away from it as soon as the source can."""
+        self._stopped.set()
+
     def close(self) -> None:
-        """Close what iterating opened. May be called again."""
-        if self._current is not None:
-            self._current.close()
-            self._current = None
+        """Close what iterating opened. May be called again. While another thread is reading, that thread will: nobody else can."""
+        current, self._current, self._peeked = self._current, None, None
+        if current is None:
+            return
+        try:
+            current.close()
+        except ValueError as error:
+            if "already executing" not in str(error):
+                raise
+            self._current = current
+            self.stop()
 
     def __enter__(self) -> Source:
         return self
@@ -176,6 +217,13 @@ def _form(frame: Frame) -> str:
     if isinstance(frame.data, Mapping):
         return ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in frame.data.items())
     return f"{frame.data.dtype}{list(frame.data.shape)}"
+
+
+def _type(frame: Frame) -> object:
+    """What must not change while a live source runs: names, types and number of axes."""
+    if isinstance(frame.data, Mapping):
+        return {name: (a.dtype, a.ndim) for name, a in frame.data.items()}
+    return frame.data.dtype, frame.data.ndim
 
 
 def _range(frame: Frame) -> str:

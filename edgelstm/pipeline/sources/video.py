@@ -28,7 +28,7 @@ def open_video(path: Path, number: str | None = None) -> Source:
     av = require("av", "video", f"reading {path}")
     try:
         with av.open(str(path)) as container:
-            video, said = _choose(av, path, container, number)
+            video, said = choose_video(av, path, container, number, f"{path}:0")
             if video.codec_context.name == "rawvideo" and str(video.codec_context.pix_fmt).startswith(
                 "rgb555"
             ):
@@ -50,8 +50,10 @@ def open_video(path: Path, number: str | None = None) -> Source:
     )
 
 
-def _choose(av: Any, path: Path, container: Any, number: str | None) -> tuple[Any, list[str]]:
-    """The stream and what is to be said of it."""
+def choose_video(
+    av: Any, path: object, container: Any, number: str | None, example: str
+) -> tuple[Any, list[str]]:
+    """The stream and what is to be said of it. example: how one is chosen, for messages."""
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
     if not streams:
@@ -64,12 +66,12 @@ def _choose(av: Any, path: Path, container: Any, number: str | None) -> tuple[An
                 f"{path} holds {len(streams)} videos",
                 found=listed,
                 expected="one",
-                hint=f"Choose with --source {path}:0",
+                hint=f"Choose with --source {example}",
             )
         return streams[0], []
     if not number.isdecimal() or int(number) >= len(streams):
         raise EdgeLstmError(
-            f"{path}: no video {number!r}", found=listed, expected=f"{path.name}:NUMBER with one of these"
+            f"{path}: no video {number!r}", found=listed, expected=f"a number of these, as in {example}"
         )
     return streams[int(number)], [f"video {number} of the file's {len(streams)}"] if len(streams) > 1 else []
 

@@ -68,6 +68,56 @@ def test_opened_again(timed: bool, first: list[int], again: list[int]) -> None:
         )
 
 
+@pytest.mark.parametrize("hours", [1, -1])
+def test_a_camera_passes_over_no_frame(hours: int) -> None:
+    """Whatever the clock does while it is away: what comes is new. Its index counts on, also from before a restart."""
+
+    def camera(first: int) -> Source:
+        made = source([first, first + 1], True, True)
+        made.live = True
+        return made
+
+    opened = iter([camera(100), camera(100 + 60 * hours)])
+    came: list[Arrived] = []
+    reader = Reader(
+        "test",
+        lambda: next(opened),
+        lambda a: came.append(a) or len(came) < 4,  # type: ignore[func-returns-value]
+        retries=1,
+        retry=0.001,
+        after=41,
+        since=START.timestamp() + 10**9,
+        lost=lambda: None,
+        ended=lambda: None,
+        elsewhere=lambda: pytest.fail("it has no beginning"),
+    )
+    reader.start()
+    reader.join(60)
+    assert [a.frame.index for a in came] == [42, 43, 44, 45]
+    assert [a.stamp - START.timestamp() for a in came] == [
+        60.0 * m for m in (100, 101, 100 + 60 * hours, 101 + 60 * hours)
+    ]
+
+
+def test_a_camera_is_not_held_up_by_a_rate() -> None:
+    """What comes faster is left out: a queue of it would grow for ever."""
+    made = source(list(range(2000)), True, False)
+    made.live = True
+    came: list[Arrived] = []
+    reader = Reader(
+        "test",
+        lambda: made,
+        lambda a: came.append(a) or True,  # type: ignore[func-returns-value]
+        rate=0.001,
+        lost=lambda: None,
+        ended=lambda: None,
+        elsewhere=lambda: None,
+    )
+    reader.start()
+    reader.join(60)
+    assert [a.frame.name for a in came] == ["0"]
+
+
 def test_one_that_never_opens_stays_within_its_budget() -> None:
     tries: list[Any] = []
 

@@ -1,0 +1,55 @@
+"""Sources are opened side by side: of sixteen cameras that don't answer, none waits for another."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.sources import Source
+
+
+class Opening:
+    """A source that is being opened in a thread of its own. It may take as long as its timeout says, and nothing can end that before."""
+
+    def __init__(self, name: str, open_source: Callable[[], Source]) -> None:
+        self._open = open_source
+        self._lock = threading.Lock()
+        self._done = threading.Event()
+        self._abandoned = False
+        self._source: Source | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name=f"opening {name}", daemon=True).start()
+
+    def _run(self) -> None:
+        try:
+            source = self._open()
+            with self._lock:
+                wanted = not self._abandoned
+                self._source = source if wanted else None
+            if not wanted:
+                source.close()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._done.set()
+
+    def result(self, stop: threading.Event) -> Source:
+        """The source, once; or what opening it raised. EdgeLstmError as soon as ``stop`` is set."""
+        while not self._done.wait(0.05):
+            if stop.is_set():
+                raise EdgeLstmError("stopped while it was being opened")
+        if self._error is not None:
+            raise self._error
+        with self._lock:
+            source, self._source = self._source, None
+        assert source is not None
+        return source
+
+    def abandon(self) -> None:
+        """Whatever comes, or came and was not taken, is closed."""
+        with self._lock:
+            self._abandoned = True
+            source, self._source = self._source, None
+        if source is not None:
+            source.close()

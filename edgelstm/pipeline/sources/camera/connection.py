@@ -1,0 +1,175 @@
+"""One connection to a camera: packets in, pictures with time stamps out."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.sources import h264
+from edgelstm.pipeline.sources.clock import CaptureClock, utc
+from edgelstm.pipeline.sources.pixels import read_picture
+from edgelstm.pipeline.sources.source import Frame, check_frame_size
+from edgelstm.pipeline.sources.video import choose_video
+
+#: Data without a whole picture in them for so many seconds: no key frame, or nothing but damage.
+PATIENCE = 30.0
+#: Formats whose time stamps FFmpeg makes up: their frames have the time at which they came.
+_NO_TIMES = ("mpjpeg", "mjpeg", "jpeg_pipe")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a camera is opened. av: PyAV; shown: the address without what is secret; timeouts: to open, and from data to data.
+
+    number: which of several videos.
+    """
+
+    av: Any
+    url: str
+    shown: str
+    format: str | None
+    options: dict[str, str]
+    timeouts: tuple[float, float]
+    number: str | None = None
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """A picture, its time in seconds, and what is missing before it, in words."""
+
+    picture: Any
+    time: float
+    gap: str | None = None
+
+
+class Connection:
+    """An open camera whose first picture has come; one thread at a time uses it, and closes it. Raises EdgeLstmError."""
+
+    def __init__(self, setup: Setup, stopped: threading.Event) -> None:
+        self._setup, self._stopped = setup, stopped
+        self._clock = CaptureClock()
+        av = setup.av
+        self._errors = (av.error.FFmpegError, OSError, ValueError)
+        since = time.monotonic()
+        try:
+            self._container = av.open(
+                setup.url,
+                format=setup.format,
+                options=setup.options,
+                timeout=setup.timeouts,
+                metadata_errors="replace",
+            )
+        except self._errors as error:
+            raise self._failed("can't be opened", error, since, setup.timeouts[0]) from None
+        try:
+            self._video, self.said = choose_video(
+                av, setup.shown, self._container, setup.number, f"{setup.shown}#stream=0"
+            )
+            #: It states its length: no camera.
+            self.recorded = setup.url.startswith("http") and self._container.duration is not None
+            self._has_times = self._container.format.name not in _NO_TIMES
+            rate = self._video.average_rate if self._has_times else None
+            self.fps = float(rate) if rate else None
+            self._luma: bool | None = None
+            self._taken = self._pictures()
+            self._first = next(self._taken, None)
+            if self._first is None:
+                raise EdgeLstmError(f"camera {setup.shown}: no picture", found="the end of the stream")
+            #: Of the first picture: seconds since 1970, of a recording its own.
+            self.start = self._first.time
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """By the thread that reads, or while none does."""
+        self._container.close()
+
+    def frames(self, start: float) -> Iterator[Frame]:
+        """From the first picture on; ``Frame.time`` counts from ``start``."""
+        taken: _Taken | None = self._first
+        self._first = None
+        size, index = None, 0
+        while taken is not None:
+            picture, gap = taken.picture, taken.gap
+            here = (picture.height, picture.width)
+            if here != size:
+                check_frame_size(f"camera {self._setup.shown}", (*here, 3), np.dtype(np.uint16))
+                if size is not None:
+                    gap = f"the picture is {here[1]} x {here[0]} now, and was {size[1]} x {size[0]}"
+                size = here
+            seconds = taken.time - start
+            name = f"{seconds:.3f} s" if self.recorded else utc(taken.time)
+            data, values, notes = read_picture(
+                self._setup.av,
+                picture,
+                f"camera {self._setup.shown}: frame {index}",
+                luma=bool(self._luma),
+                look=not index,
+            )
+            yield Frame(index, seconds, name, data, values, notes, gap=gap)
+            index += 1
+            taken = next(self._taken, None)
+
+    def _pictures(self) -> Iterator[_Taken]:
+        """Ends where a recording does, and when the source is told to stop; the end of a live stream is an error."""
+        av, video = self._setup.av, self._video
+        damaged, noted = 0, None
+        came = last = time.monotonic()
+        read_until = None
+        try:
+            for packet in self._container.demux(video):
+                if self._stopped.is_set():
+                    return
+                if self._luma is None:
+                    context = video.codec_context
+                    self._luma = context.name == "h264" and h264.is_grey(
+                        context.extradata or b"", bytes(packet)
+                    )
+                came = time.monotonic()
+                try:
+                    pictures = packet.decode()
+                except av.error.InvalidDataError:
+                    pictures, damaged = [], damaged + 1
+                for picture in pictures:
+                    if picture.is_corrupt:
+                        damaged += 1
+                        continue
+                    sent = picture.time if self._has_times else None
+                    last = came
+                    if self.recorded:
+                        stamp = read_until = sent or 0.0
+                    else:
+                        stamp, note = self._clock.stamp(sent, came)
+                        noted = note or noted
+                    gap = f"{damaged} damaged frames left out" if damaged else noted
+                    damaged, noted = 0, None
+                    yield _Taken(picture, stamp, gap)
+                if came - last > PATIENCE:
+                    raise EdgeLstmError(
+                        f"camera {self._setup.shown}: no whole picture for {PATIENCE:g} s",
+                        found=f"data, {damaged} times damaged",
+                        expected="key frames, at least one every few seconds",
+                    )
+        except self._errors as error:
+            raise self._failed("is lost", error, came, self._setup.timeouts[1]) from None
+        if not self.recorded:
+            raise EdgeLstmError(f"camera {self._setup.shown}: the stream ended", expected="one that goes on")
+        end = self._container.duration / 1e6 + (self._container.start_time or 0) / 1e6
+        if read_until is not None and read_until + max(1.0, 2.5 / (self.fps or 25)) < end:
+            raise EdgeLstmError(
+                f"video {self._setup.shown} ends early", found=f"{read_until:.2f} s", expected=f"{end:.2f} s"
+            )
+
+    def _failed(self, what: str, error: BaseException, since: float, seconds: float) -> EdgeLstmError:
+        """Without the address that FFmpeg writes into its errors, nor caused by one that has it."""
+        found = getattr(error, "strerror", None) or type(error).__name__
+        if isinstance(error, self._setup.av.error.ExitError) or time.monotonic() - since >= seconds:
+            found = f"nothing came for {seconds:g} s"
+        return EdgeLstmError(f"camera {self._setup.shown} {what}", found=found)
