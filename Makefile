@@ -20,7 +20,7 @@ PINS := pyproject.toml constraints.txt
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
 	@echo "make test   lint and the test suite"
-	@echo "make thorough  the tests that take longer: tutorials, samples, the examples' systems, the GPU contact rehearsed"
+	@echo "make thorough  the tests that take longer: tutorials as notebooks, samples, the examples' systems, the GPU contact rehearsed"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make docs   the documentation site: build/docs/index.html"
 	@echo "make bench  the figures of benchmarks/README.md"

@@ -20,6 +20,7 @@ extensions = [
     "docstrings",
     "tree",
     "command_line",
+    "notebooks",
 ]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 exclude_patterns = ["_build", "_ext"]

@@ -57,6 +57,8 @@ ORDER = (
 for registered in app.registered_commands:
     registered.cls = Command
 app.registered_commands.sort(key=lambda c: ORDER.index(c.callback.__name__) if c.callback else 0)
+#: What `pip install edgelstm` brings along and streaming does without: a device may have left it out.
+NEEDED = ("onnx", "safetensors")
 #: What typer raises for wrong options and arguments; it is click's, which typer may bring along under its own name.
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -97,6 +99,14 @@ def main() -> None:
             sys.exit(2)
         command = error.ctx.command_path if error.ctx else "edgelstm"
         _fail(f"{error.format_message()} Try: {command} --help")
+    except ModuleNotFoundError as error:
+        # Our own packages only: a module of the user's that imports what is not there is told with its traceback.
+        if error.name not in NEEDED:
+            raise
+        command = next((word for word in sys.argv[1:] if not word.startswith("-")), "this")
+        _fail(
+            f"{command} needs the Python package {error.name}, which is not installed. pip install {error.name}"
+        )
     except BrokenPipeError:  # who read has enough
         _drop_output()
         sys.exit(1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +52,18 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     text = (site / "api.html").read_text(encoding="utf-8")
     for name in set(edgelstm.__all__) - {"__version__", "nn"}:
         assert f'id="edgelstm.{name}"' in text or f".{name}" in text, name
+
+
+def test_every_tutorial_can_be_had_as_a_notebook(site: Path) -> None:
+    pages = [page.stem for page in (ROOT / "docs" / "tutorials").glob("*.md")]
+    assert pages
+    for stem in pages:
+        found = re.search(
+            rf'href="\.\./(_downloads/\w+/{stem}\.ipynb)"',
+            (site / "tutorials" / f"{stem}.html").read_text("utf-8"),
+        )
+        assert found, stem
+        assert json.loads((site / found[1]).read_text("utf-8"))["nbformat"] == 4
 
 
 def test_nothing_is_fetched_from_the_network(site: Path) -> None:

@@ -1,4 +1,5 @@
-"""Every tutorial works as it stands: its files are written into an empty folder, its commands run there in their order."""
+"""Every tutorial works as it stands, as the notebook that the site makes of it: each of its files is written into an empty folder,
+its commands run there in their order, and what the page says that they print is seen."""
 
 from __future__ import annotations
 
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from notebook import made
+
 pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,7 +25,7 @@ HEADERS = ROOT.parent / "shared" / "onnxruntime-headers" / "1.21"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def follow(page: Path, folder: Path) -> None:
+def follow(page: Path, folder: Path) -> Path:
     """Do what the page says: each block of code that begins with a file's name is that file; then what is said must be seen."""
     commands = folder / ".commands"
     commands.mkdir()
@@ -49,6 +52,31 @@ def follow(page: Path, folder: Path) -> None:
             assert done.returncode == 0, f"{command_line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
             wanted = ".*".join(map(re.escape, seen.strip().split("...")))
             assert re.search(wanted, done.stdout, re.DOTALL), f"{command_line}\n{done.stdout[-2000:]}"
+    return folder
+
+
+def follow_notebook(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same by way of the page's notebook; gives the folder that it made for itself."""
+    import nbclient
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setenv("COLUMNS", "120")
+    book = made(page)
+    nbclient.NotebookClient(book, timeout=300, kernel_name="python3").execute(cwd=str(place))
+    (folder,) = place.glob("edgelstm-*")
+    printed = {
+        cell.source: "".join(output.get("text", "") for output in cell.outputs)
+        for cell in book.cells
+        if cell.cell_type == "code"
+    }
+    for block in re.findall(r"^```console\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL):
+        said = re.findall(r"^\$ ((?:.*\\\n)*.*)\n((?:[^$].*\n)*)", block, re.MULTILINE)
+        text = printed["%%bash -e\n" + "\n".join(command for command, _ in said)]
+        for command, seen in said:
+            wanted = ".*".join(map(re.escape, seen.strip().split("...")))
+            assert re.search(wanted, text, re.DOTALL), f"{command}\n{text[-2000:]}"
+    return folder
 
 
 def test_there_is_one_for_each_kind_of_user() -> None:
@@ -58,14 +86,15 @@ def test_there_is_one_for_each_kind_of_user() -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_tutorial(page: Path, tmp_path: Path) -> None:
+def test_a_tutorial(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("torch", "onnxscript", *NEEDS.get(page.stem, ())):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}")
-    follow(page, tmp_path)
+    jupyter = all(importlib.util.find_spec(module) for module in ("nbclient", "ipykernel"))
+    folder = follow_notebook(page, tmp_path, monkeypatch) if jupyter else follow(page, tmp_path)
     check = CHECKS.get(page.stem)
     if check is not None:
-        check(tmp_path)
+        check(folder)
 
 
 def cameras(folder: Path) -> None:
