@@ -80,6 +80,59 @@ def test_follow_leaves_out_what_stays_damaged(
     assert "left out, it can't be read" in caplog.text
 
 
+@pytest.mark.parametrize("watched", [True, False])
+def test_a_folder_that_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, watched: bool
+) -> None:
+    """By the system's word or by looking: a file whose place was reserved before it was filled is no file of zeros, a stray one ends
+    nothing, what was removed is forgotten, and a stop is a stop."""
+    if watched:
+        pytest.importorskip("watchfiles")
+    else:
+        monkeypatch.setitem(sys.modules, "watchfiles", None)
+    monkeypatch.setattr(folder_module, "SETTLED", 0.0)
+    first = radar(tmp_path, 0, 1)
+    spare = tmp_path / "spare"
+    spare.mkdir()
+    whole = radar(spare, 5, 5).read_bytes()
+    values = np.full((5, 5), 5, np.uint16).tobytes()
+    assert whole.count(values) == 1
+    reserved = whole.replace(values, bytes(len(values)))
+    source = open_source(str(tmp_path), follow=True)
+    found: list[int] = []
+    more = threading.Event()
+
+    def read() -> None:
+        for frame in source:
+            found.append(int(frame.data[0, 0]))
+            more.set()
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    assert more.wait(60)
+    more.clear()
+    first.unlink()
+    late = tmp_path / "RAD_202001010005.h5"
+    monkeypatch.setattr(folder_module, "SETTLED", 1e9)
+    with late.open("wb") as file:  # piece by piece, in the size that it will have
+        for piece in (reserved, reserved[:900] + whole[900:], whole):
+            file.seek(0)
+            file.write(piece)
+            file.flush()
+            assert not more.wait(0.1)
+    monkeypatch.setattr(folder_module, "SETTLED", 0.0)
+    (tmp_path / "stray.h5").write_bytes(whole)
+    assert more.wait(60)
+    more.clear()
+    radar(tmp_path, 10, 10)
+    assert more.wait(60)
+    source.stop()
+    reader.join(60)
+    assert not reader.is_alive()
+    assert found == [1, 5, 10]
+    assert "no time in the file's name" in caplog.text
+
+
 def test_what_can_not_be_followed_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((2, 3)))
     with pytest.raises(EdgeLstmError, match="found a file; expected a folder"):

@@ -6,19 +6,21 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.sources.source import Frame
+from edgelstm.pipeline.sources.watch import Watch
 
 log = logging.getLogger(__name__)
 
-#: Seconds from look to look at a folder that is followed.
-POLL = 0.25
 #: A file that nobody wrote to for so many seconds and that can't be read is damaged, not half-written.
 PATIENCE = 10.0
+#: Seconds without a change after which a new file counts as whole, where its kind can't tell: of a file whose size was reserved before
+#: it was filled, HDF5 reads zeros.
+SETTLED = 1.0
 
 
 @dataclass(frozen=True)
@@ -43,60 +45,121 @@ def files_as_frames(
     order: Callable[[Path], Any],
     follow: Follow,
     skip_last: bool,
+    settle: bool = False,
 ) -> Iterator[Frame]:
     """Frames of ``listed`` files in their order, then of those that come.
 
     A last file that can't be read (not one of another kind) is half-written: with ``follow`` it is waited for; else, with ``skip_last`` and if it is
     not the only one, it is left out with a warning. A file that stays unreadable for ``PATIENCE`` seconds is left out
-    with a warning where files are followed, and an error where they are not.
+    with a warning where files are followed, and an error where they are not. settle: a file that is followed is read once
+    nobody has written to it for ``SETTLED`` seconds.
     """
-    queue, seen, index = list(listed), set(listed), 0
+    if not follow.on:
+        yield from _there(listed, read, skip_last)
+        return
+    queue, seen, index, left_out = list(listed), set(listed), 0, 0
     newest = order(queue[-1])
     came = time.monotonic()
-    while True:
-        while queue:
-            path = queue[0]
-            try:
-                frame = read(path, index)
-            except EdgeLstmError as error:
-                if follow.on:
+    looked = _Looked()
+    watch = Watch(folder, follow.stopped)
+    try:
+        while True:
+            while queue:
+                path = queue[0]
+                if settle and not looked.is_settled(path):
+                    break
+                try:
+                    frame = read(path, index)
+                except EdgeLstmError as error:
                     if _age(path) < PATIENCE:
                         break
                     log.warning("left out, it can't be read: %s", error)
-                elif skip_last and index and len(queue) == 1 and error.__cause__ is not None:
-                    log.warning("left out the last file, it is half-written or damaged: %s", error)
+                    left_out += 1
                 else:
-                    raise
-            else:
-                yield frame
-                index += 1
-            queue.pop(0)
-            came = time.monotonic()
-        if not follow.on or (follow.idle is not None and time.monotonic() - came > follow.idle):
-            return
-        if follow.stopped.wait(POLL):
-            return
-        for path in sorted(_new(folder, seen, suffixes), key=order):
-            seen.add(path)
-            if order(path) < newest:
-                log.warning("left out, it came too late: %s", path)
-                continue
-            newest = order(path)
-            queue.append(path)
+                    if left_out and frame.gap is None:
+                        frame = replace(frame, gap=f"{left_out} files left out that can't be read")
+                    left_out = 0
+                    yield frame
+                    index += 1
+                queue.pop(0)
+                came = time.monotonic()
+            if follow.idle is not None and time.monotonic() - came > follow.idle:
+                return
+            if not watch.wait(bool(queue) or follow.idle is not None):
+                return
+            there = _list(folder, suffixes)
+            if there is not None:
+                seen.intersection_update(there)  # for months: what was removed need not be known
+            for place, path in _new(there or set(), seen, order):
+                if place < newest:
+                    log.warning("left out, it came too late: %s", path)
+                    continue
+                newest = place
+                queue.append(path)
+    finally:
+        watch.close()
 
 
-def _new(folder: Path, seen: set[Path], suffixes: tuple[str, ...]) -> list[Path]:
+def _new(there: set[Path], seen: set[Path], order: Callable[[Path], Any]) -> list[tuple[Any, Path]]:
+    """Files that were not there before, in their order; they are known then."""
+    found = []
+    for path in there - seen:
+        if not _size(path):  # just made
+            continue
+        seen.add(path)
+        try:
+            found.append((order(path), path))
+        except EdgeLstmError as error:
+            log.warning("left out: %s", error)
+    return sorted(found)
+
+
+def _there(listed: Sequence[Path], read: Callable[[Path, int], Frame], skip_last: bool) -> Iterator[Frame]:
+    """Those that are there, and no others."""
+    for index, path in enumerate(listed):
+        try:
+            frame = read(path, index)
+        except EdgeLstmError as error:
+            if not (skip_last and index and index == len(listed) - 1 and error.__cause__ is not None):
+                raise
+            log.warning("left out the last file, it is half-written or damaged: %s", error)
+        else:
+            yield frame
+
+
+class _Looked:
+    """When a file was seen as it is now."""
+
+    def __init__(self) -> None:
+        self._seen: tuple[Path, int, int, float] | None = None
+
+    def is_settled(self, path: Path) -> bool:
+        """Whether it did not change for ``SETTLED`` seconds, by its own time or by what was seen: clocks of shares differ."""
+        try:
+            now = path.stat()
+        except OSError:
+            return True  # reading it says what is wrong
+        if time.time() - now.st_mtime >= SETTLED:
+            return True
+        if self._seen is None or self._seen[:3] != (path, now.st_size, now.st_mtime_ns):
+            self._seen = (path, now.st_size, now.st_mtime_ns, time.monotonic())
+        return time.monotonic() - self._seen[3] >= SETTLED
+
+
+def _list(folder: Path, suffixes: tuple[str, ...]) -> set[Path] | None:
+    """None while a share is away."""
     try:
-        return [
-            p
-            for p in folder.iterdir()
-            if p not in seen
-            and p.suffix.lower() in suffixes
-            and not p.name.startswith(".")
-            and p.stat().st_size  # a file just made holds nothing yet
-        ]
+        return {p for p in folder.iterdir() if p.suffix.lower() in suffixes and not p.name.startswith(".")}
     except OSError:
-        return []  # a share that is away for a moment
+        return None
+
+
+def _size(path: Path) -> int:
+    """A file just made holds nothing yet."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _age(path: Path) -> float:

@@ -76,6 +76,7 @@ def open_knmi(
             order=_time,
             follow=follow,
             skip_last=True,
+            settle=True,
         ):
             assert frame.time is not None
             before = times[0] + timedelta(seconds=frame.time)
