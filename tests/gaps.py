@@ -30,7 +30,7 @@ ALLOWED = (
     r"Python 3.11 or later",
     r"torch.compile does not work here",
     r"real inputs are not here",  # only where ../shared is not: the fixture looks first
-    r"no headers of TensorRT|headers of TensorRT .* are not here|no TensorRT headers",
+    r"no headers of TensorRT|headers of TensorRT .* are not here|headers of ONNX Runtime are not here|no TensorRT headers",
     r"is not installed: TensorRT|TensorRT is not",
 )
 SHARED_REASONS = re.compile(r"real inputs are not here|headers|is not here: .*shared")

@@ -1,17 +1,19 @@
-"""Commands for what engines need: build-plugin."""
+"""Commands for what runs models faster than a runtime does alone: build-plugin."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from edgelstm.cli.shared import Json, app, out, phases, print_json, size_text
+from edgelstm.errors import EdgeLstmError
 
 
 @app.command(
-    epilog="Examples: `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
+    epilog="Examples: `edgelstm build-plugin --ort` · `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
     "· `edgelstm build-plugin --machine aarch64 --cuda-target cuda-arm --gpu 8.7 --gpu 11.0 -o libedgelstm_plugin.so`"
 )
 def build_plugin(
@@ -38,9 +40,29 @@ def build_plugin(
     source: Annotated[
         Path | None, typer.Option(help="The folder plugins/ of edgelstm's sources (default: the checkout's).")
     ] = None,
+    ort: Annotated[
+        bool,
+        typer.Option(
+            "--ort", help="For ONNX Runtime on the CPU instead: needs a C++ compiler, nothing else."
+        ),
+    ] = False,
+    cxx: Annotated[
+        Path | None,
+        typer.Option(help="With --ort: the C++ compiler (default: $CXX, else c++, g++, clang++)."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Compile the FusedGates kernels as a plugin that TensorRT loads. Needs nvcc, cmake and TensorRT's headers."""
+    """Compile the FusedGates kernels as a plugin that TensorRT loads. Needs nvcc, cmake and TensorRT's headers.
+
+    With --ort: whole LSTM and GRU cells for ONNX Runtime on the CPU. Runners take the library from where it is put by themselves.
+    """
+    if ort:
+        only_tensorrt = {
+            "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target
+        }  # fmt: skip
+        return _build_native(output, cxx, machine, source, only_tensorrt, as_json)
+    if cxx is not None:
+        raise EdgeLstmError("--cxx", found="no --ort", expected="--ort, whose library it compiles")
     from edgelstm.engine import plugin_build
     from edgelstm.engine.capability import capabilities
 
@@ -59,3 +81,29 @@ def build_plugin(
         return print_json(library.to_json())
     size = library.path.stat().st_size
     out.print(f"wrote {library.path}: {size_text(size)}, {library.summary()}", markup=False, highlight=False)
+
+
+def _build_native(
+    output: Path | None,
+    cxx: Path | None,
+    machine: str | None,
+    source: Path | None,
+    only_tensorrt: Mapping[str, object],
+    as_json: bool,
+) -> None:
+    from edgelstm.engine.native_build import build_native
+    from edgelstm.runtime.native.library import machine_name
+
+    given = [name for name, value in only_tensorrt.items() if value is not None]
+    if given:
+        raise EdgeLstmError(f"{' and '.join(given)} with --ort", expected="options of a library for the CPU")
+    with phases() as show:
+        library = build_native(output, compiler=cxx, target_machine=machine, source=source, progress=show)
+    here = library.machine == machine_name()
+    kernels = library.instructions() if here else "not for this machine"
+    if as_json:
+        return print_json({**library.to_json(), "instructions": kernels if here else None})
+    size = size_text(library.path.stat().st_size)
+    out.print(
+        f"wrote {library.path}: {size}, {library.machine}, kernels {kernels}", markup=False, highlight=False
+    )

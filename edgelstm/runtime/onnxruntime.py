@@ -6,7 +6,7 @@ import math
 import mmap
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
+from edgelstm.runtime.native.prepare import Native, prepare, same_results, say_once
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, call_size, capacity
 
@@ -54,7 +55,8 @@ class OrtProgram(RowProgram):
     """A StepModel, a file or its bytes, opened by ONNX Runtime on the CPU. See :class:`edgelstm.runtime.protocol.Program`.
 
     ``threads`` is the size of the thread pool (default: the processors this process may use). ``spin`` keeps idle
-    threads of the pool awake between operators, which is fastest for one program but takes time from others.
+    threads of the pool awake between operators, which is fastest for one program but takes time from others. ``native``: cells as
+    our own operators (see :func:`edgelstm.runtime.native.prepare.prepare`); :attr:`native` tells which there are.
     """
 
     def __init__(
@@ -64,10 +66,17 @@ class OrtProgram(RowProgram):
         streams: int = 1,
         threads: int | None = None,
         spin: bool = True,
+        native: bool | None = False,
     ) -> None:
         check_counts(streams, threads)
         where = "model" if isinstance(model, bytes) else str(model)
-        self._session: Any = open_session(model, threads or available_cpus(), spin)
+        threads = threads or available_cpus()
+        self._session: Any
+        self.native: Native | None
+        self._session, self.native = _open_native(model, threads, spin, native) or (
+            open_session(model, threads, spin),
+            None,
+        )
         signature = read_signature(self._session, where)
         size = call_size(signature, streams, where)
         super().__init__(signature, streams, size, _Memory(signature, capacity(streams, size), self._session))
@@ -196,11 +205,12 @@ def open_session(
     *,
     half: bool = False,
     providers: Sequence[Any] = (CPU,),
+    library: PathLike | None = None,
 ) -> Any:
     """An ONNX Runtime session with the options every step graph here runs under.
 
     half: the graph computes in float16; found out for one whose Signature says so. providers: what computes it, the
-    first that can an operator; the CPU comes last.
+    first that can an operator; the CPU comes last. library: of operators that the graph needs besides ONNX Runtime's.
 
     Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
     """
@@ -217,6 +227,8 @@ def open_session(
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
     disabled = ["NchwcTransformer"] if half or _says_half(source) else []
     try:
+        if library is not None:
+            options.register_custom_ops_library(str(library))
         try:
             return ort.InferenceSession(
                 source, options, providers=list(providers), disabled_optimizers=disabled
@@ -241,6 +253,38 @@ def open_session(
             expected="a valid ONNX file",
             hint="If the file was cut short or edited, export it again",
         ) from error
+
+
+def _open_native(
+    model: PathLike | bytes, threads: int, spin: bool, wanted: bool | None
+) -> tuple[Any, Native] | None:
+    """A session whose cells are our own operators; None where there are none, or they were not asked for.
+
+    Its results are compared with those of the graph as it is, once, on random numbers.
+    """
+    found = prepare(model, threads, str(import_onnxruntime().__version__), wanted)
+    if found is None:
+        return None
+    try:
+        session = open_session(found.data, threads, spin, library=found.library.path)
+        plain = open_session(model, 1, spin=False)
+        where = "model" if isinstance(model, bytes) else str(model)
+        trouble = same_results(plain, session, read_signature(session, where))
+    except EdgeLstmError as error:
+        trouble = str(error)
+    except Exception as error:  # ONNX Runtime raises several unrelated classes
+        trouble = first_line(error)
+    if trouble is None:
+        if hasattr(
+            session, "_model_bytes"
+        ):  # kept to open the session anew on other providers, which nobody asks for
+            session._model_bytes = None
+        return session, replace(found, data=b"")
+    message = f"our operators are not used for {'model' if isinstance(model, bytes) else model}"
+    if wanted:
+        raise EdgeLstmError(message, found=trouble, hint="Without them it runs: EDGELSTM_NATIVE=0")
+    say_once(f"{message}: {trouble}")
+    return None
 
 
 def _says_half(model: str | bytes) -> bool:

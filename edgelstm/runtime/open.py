@@ -14,18 +14,19 @@ from edgelstm.runtime.protocol import Program
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked of a backend. index: N of ``cuda:N``. threads, outputs: only where the backend takes them."""
+    """What is asked of a backend. index: N of ``cuda:N``. threads, outputs, native: only where the backend takes them."""
 
     path: PathLike
     streams: int
     index: int
     threads: int | None
     outputs: OutputPlace
+    native: bool | None = None
 
 
 @dataclass(frozen=True)
 class Backend:
-    """A backend. suffixes: of its files. device: "cpu", or the KIND of "KIND:N". takes: "threads", "outputs" or both."""
+    """A backend. suffixes: of its files. device: "cpu", or the KIND of "KIND:N". takes: of "threads", "outputs", "native"."""
 
     suffixes: tuple[str, ...]
     device: str
@@ -36,7 +37,7 @@ class Backend:
 def _onnxruntime(wanted: Wanted) -> Program:
     from edgelstm.runtime.onnxruntime import OrtProgram
 
-    return OrtProgram(wanted.path, streams=wanted.streams, threads=wanted.threads)
+    return OrtProgram(wanted.path, streams=wanted.streams, threads=wanted.threads, native=wanted.native)
 
 
 def _onnxruntime_cuda(wanted: Wanted) -> Program:
@@ -59,7 +60,7 @@ def _tensorrt(wanted: Wanted) -> Program:
 
 #: A new backend is a function above and a line here; the first that reads a suffix says on which device it runs by itself.
 BACKENDS = (
-    Backend((".onnx",), "cpu", _onnxruntime, frozenset({"threads"})),
+    Backend((".onnx",), "cpu", _onnxruntime, frozenset({"threads", "native"})),
     Backend((".onnx",), "cuda", _onnxruntime_cuda, frozenset({"threads", "outputs"})),
     Backend(ENGINE_SUFFIXES, "cuda", _tensorrt, frozenset({"outputs"})),
 )
@@ -77,12 +78,14 @@ def open_program(
     streams: int = 1,
     threads: int | None = None,
     outputs: OutputPlace = "host",
+    native: bool | None = None,
 ) -> Program:
     """Open a model file on ``device``; the suffix and the device choose the backend.
 
     device: "cpu", "cuda" (the first GPU) or "cuda:N"; default: "cpu" for a step graph (``.onnx``), "cuda" for an engine
     (``.plan``, ``.engine``). threads: of ONNX Runtime. outputs: "device" leaves them on the GPU, as arrays that other
-    libraries take as they are (:class:`edgelstm.runtime.device_array.DeviceArray`).
+    libraries take as they are (:class:`edgelstm.runtime.device_array.DeviceArray`). native: whether cells become our own operators
+    on the CPU; None: where their library is built (docs/native.md).
 
     Raises EdgeLstmError for a device or a kind of file that no backend takes.
     """
@@ -113,4 +116,8 @@ def open_program(
         raise EdgeLstmError(f"threads for {path}", found=threads, expected=f"none: {where} runs it")
     if outputs != "host" and "outputs" not in backend.takes:
         raise EdgeLstmError("outputs", found=outputs, expected=f"host, since the device is {where}")
-    return backend.open(Wanted(path, streams, index, threads, outputs))
+    if native and "native" not in backend.takes:
+        raise EdgeLstmError(
+            f"our own operators for {path}", found="native=True", expected=f"none: {where} runs it"
+        )
+    return backend.open(Wanted(path, streams, index, threads, outputs, native))

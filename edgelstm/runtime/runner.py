@@ -133,16 +133,18 @@ class Runner:
         threads: int | None = None,
         on_bad_frame: BadFrame = "error",
         outputs: OutputPlace = "host",
+        native: bool | None = None,
     ) -> Runner:
         """Open a model file with room for ``streams`` streams; ``threads`` defaults to all processors.
 
         device: "cpu", "cuda" or "cuda:N"; default: "cpu" for a step graph, "cuda" for an engine. outputs: "device"
-        leaves them on the GPU (:class:`edgelstm.runtime.device_array.DeviceArray`).
+        leaves them on the GPU (:class:`edgelstm.runtime.device_array.DeviceArray`). native: cells as our own operators on the CPU:
+        False never, True or an error, default where their library is built (`edgelstm build-plugin --ort`).
 
         Raises EdgeLstmError for a file that is missing, corrupt, or has no Signature, for an unknown device, and for what
         the device lacks.
         """
-        program = open_program(path, device, streams=streams, threads=threads, outputs=outputs)
+        program = open_program(path, device, streams=streams, threads=threads, outputs=outputs, native=native)
         try:
             return cls(program, on_bad_frame=on_bad_frame)
         except BaseException:

@@ -201,6 +201,39 @@ def _runtimes() -> Iterator[Finding]:
     missing = trouble or hint
     yield Finding("run", "onnxruntime", version, None if version else missing)
     yield Finding("run", "onnxruntime providers", providers, None if providers else missing)
+    yield _native()
+
+
+def _native() -> Finding:
+    """The library of our operators for ONNX Runtime, and which of its kernels this processor gets."""
+    name, off = (
+        "onnxruntime operators",
+        os.environ.get("EDGELSTM_NATIVE", "").strip().lower() in ("0", "off", "no"),
+    )
+    try:
+        from edgelstm.runtime.native.library import BUILD_HINT, find_native_library
+
+        library = find_native_library()
+        if library is None:
+            return Finding(
+                "run", name, None, f"Small LSTM and GRU models run some times faster with them. {BUILD_HINT}"
+            )
+        found = f"{library.instructions()}: {library.path}"
+    except (EdgeLstmError, ImportError) as error:  # without NumPy, which a broken installation lacks
+        return Finding("run", name, None, str(error))
+    hint = "They are off: EDGELSTM_NATIVE=0" if off else _older_than_sources(library.sources)
+    return Finding("run", name, found, hint)
+
+
+def _older_than_sources(built_from: str) -> str | None:
+    from edgelstm.engine.native_build import sources_hash
+    from edgelstm.engine.plugin_build import find_source
+
+    try:
+        same = sources_hash(find_source() / "onnxruntime") == built_from
+    except (EdgeLstmError, OSError):
+        return None
+    return None if same else "Built from other sources than this edgelstm's: edgelstm build-plugin --ort"
 
 
 def _nvidia() -> Iterator[Finding]:

@@ -11,6 +11,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import native_library
 from edgelstm import machine
 from edgelstm.files import sha256
 from edgelstm.graph.step import StepModel
@@ -36,6 +37,14 @@ def _closing(open_one: Open) -> Iterator[Open]:
 
 def onnxruntime() -> AbstractContextManager[Open]:
     return _closing(lambda step, streams: OrtProgram(step.to_bytes(), streams=streams, threads=1))
+
+
+def onnxruntime_native() -> AbstractContextManager[Open]:
+    """Cells as our own operators, in graphs that have some."""
+    library = native_library.built()
+    return _closing(
+        lambda step, streams: native_library.opened(step.to_bytes(), library, streams=streams, threads=1)
+    )
 
 
 # ---- stand-ins: the real code of the GPU backends, on what is no GPU ----
@@ -148,6 +157,7 @@ def _no_module(name: str) -> str | None:
 #: A new backend adds a line here: how to open it, and why it can't be (None: it can).
 BACKENDS: dict[str, tuple[Callable[[], AbstractContextManager[Open]], Callable[[], str | None]]] = {
     "onnxruntime": (onnxruntime, lambda: None),
+    "onnxruntime, our operators": (onnxruntime_native, native_library.missing),
     "onnxruntime-cuda": (onnxruntime_cuda, _no_provider),
     "tensorrt": (partial(tensorrt, "tensorrt"), partial(_no_module, "tensorrt")),
     "tensorrt-rtx": (partial(tensorrt, "tensorrt-rtx"), partial(_no_module, "tensorrt_rtx")),

@@ -1,0 +1,148 @@
+"""Where whole LSTM cells and gates stand in a step graph, and the one node each becomes.
+
+    Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell
+    FusedGates_* after anything else         FusedGates
+    the equations of a GRU                   FusedGRUCell (see gru.py)
+
+in the domain ``edgelstm``, for the operators in plugins/onnxruntime. Everything else stays as it is, and so does the file:
+what is rewritten are the bytes that a session is opened from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from edgelstm.runtime.native.gru import find_gru
+from edgelstm.runtime.native.linear import Links
+from edgelstm.runtime.native.wire import FLOAT, FLOATS, Attribute, Node, OnnxGraph
+
+DOMAIN = "edgelstm"
+PREFIX = "FusedGates_"
+FLOAT_CASTS = ("Cast", "CastLike")
+
+
+@dataclass(frozen=True)
+class Rewritten:
+    """Bytes of an ONNX file with native operators in it, and how many of each there are."""
+
+    data: bytes
+    counts: dict[str, int]
+
+
+def rewrite(data: bytes, threads: int) -> Rewritten | None:
+    """The file with native operators; None where nothing in it becomes one, or it is no ONNX file.
+
+    threads: of the session that will run it. Only graphs in float32 throughout are rewritten: others keep their rounding.
+    """
+    try:
+        graph = OnnxGraph(data)
+    except ValueError:  # ONNX Runtime says what is wrong with it
+        return None
+    if any(node.nested for node in graph.nodes) or not _in_float32(graph):
+        return None
+    links = Links(graph)
+    made: dict[str, int] = {}
+    for node in list(graph.nodes):
+        new = _gates(links, node) or find_gru(links, node)
+        if new is None:
+            continue
+        if threads > 1:
+            new.attributes["threads"] = threads
+        graph.nodes[graph.nodes.index(node)] = new
+        made[new.op] = made.get(new.op, 0) + 1
+    if not made:
+        return None
+    _drop_unused(graph)
+    return Rewritten(graph.encode(DOMAIN, 1), made)
+
+
+def variant_attributes(op: str) -> dict[str, Attribute] | None:
+    """The attributes of the native operators for an op name of FusedGates; None for what they do not compute.
+
+    The reader of :meth:`edgelstm.graph.gates.GateVariant.of`, for where there is no onnx; a test holds them together.
+    """
+    words = op.removeprefix(PREFIX).split("_")
+    found: dict[str, Attribute] = {"peephole": 1} if words[0] == "peephole" else {}
+    if words[0] not in ("peephole", "lstm"):
+        return None
+    rest = iter(words[1:])
+    try:
+        for word in rest:
+            if word == "hard":
+                found |= {"hard_sigmoid": 1, "alpha": _number(next(rest)), "beta": _number(next(rest))}
+            elif word == "clip":
+                found["cell_clip"] = _number(next(rest))
+            elif word in _WORDS:
+                found[_WORDS[word]] = 1
+            else:  # codes, and what later versions may add
+                return None
+    except (ValueError, StopIteration):
+        return None
+    return found
+
+
+_WORDS = {"grelu": "candidate_relu", "hrelu": "output_relu", "coupled": "coupled"}
+
+
+def _number(text: str) -> float:
+    return float(text.replace("p", ".").replace("m", "-"))
+
+
+def _in_float32(graph: OnnxGraph) -> bool:
+    """Whether no tensor has another floating-point type, as far as the file says."""
+    found = {t.dtype for t in graph.tensors.values()} | set(graph.inputs.values())
+    casts = [node.attributes.get("to", FLOAT) for node in graph.nodes if node.op in FLOAT_CASTS]
+    return not ((found | {c for c in casts if isinstance(c, int)}) & FLOATS) - {FLOAT}
+
+
+def _gates(links: Links, node: Node) -> Node | None:
+    if (
+        node.domain != DOMAIN
+        or not node.op.startswith(PREFIX)
+        or "" in node.outputs
+        or len(node.outputs) != 2
+    ):
+        return None
+    attributes = variant_attributes(node.op)
+    if attributes is None:
+        return None
+    z, c, *peepholes = node.inputs
+    if attributes.get("coupled") and len(peepholes) == 2:
+        peepholes.insert(1, "")
+    return _cell(links, node, z, c, peepholes, attributes) or Node(
+        "FusedGates", [z, c, *peepholes], node.outputs, DOMAIN, attributes
+    )
+
+
+def _cell(
+    links: Links, node: Node, z: str, c: str, peepholes: list[str], attributes: dict[str, Attribute]
+) -> Node | None:
+    """The gates together with the Gemm before them; None where there is none of the right form."""
+    gemm = links.gemm(z)
+    if gemm is None or any(p and p not in links.constants for p in peepholes):
+        return None
+    units = gemm.rows // (3 if attributes.get("coupled") else 4)
+    sizes = [links.constants[p].size for p in peepholes if p]
+    if any(size not in (1, units) for size in sizes):
+        return None
+    joined = links.joined(gemm.value)
+    inputs = joined if joined is not None and len(joined) == 2 else [gemm.value, ""]
+    extra: dict[str, Attribute] = {}
+    if not inputs[1]:
+        extra["recurrent"] = 0
+    if gemm.transposed:
+        extra["transposed"] = 1
+    names = [*inputs, c, gemm.weight, gemm.bias, *peepholes]
+    while not names[-1]:
+        names.pop()
+    return Node("FusedLSTMCell", names, node.outputs, DOMAIN, {**attributes, **extra})
+
+
+def _drop_unused(graph: OnnxGraph) -> None:
+    """Take out what only the replaced nodes read. Nodes come after what they read, as ONNX demands."""
+    used, kept = set(graph.outputs), []
+    for node in reversed(graph.nodes):
+        if used.intersection(node.outputs):
+            used.update(node.inputs)
+            kept.append(node)
+    graph.nodes[:] = reversed(kept)

@@ -1,0 +1,143 @@
+"""The library of our operators for ONNX Runtime: where it lies, what it was built for, whether that fits.
+
+Looked for in this order: the file that ``$EDGELSTM_NATIVE_LIBRARY`` names (then nowhere else), the package's own folder,
+``plugins/`` in the user's cache, where `edgelstm build-plugin --ort` puts it. What it was built for stands in the file as text
+(``edgelstm-native {json}``), so that it is known before it is loaded.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike, read_bytes
+from edgelstm.runtime.plugin_library import plugin_folder
+
+VARIABLE = "EDGELSTM_NATIVE_LIBRARY"
+FILE_NAME = "libedgelstm_onnxruntime.so"
+#: Which operators with which attributes: what rewrites graphs and what computes them have to agree.
+SCHEMA = 1
+#: The first ONNX Runtime that has all the calls the library makes.
+OLDEST_ONNXRUNTIME = (1, 18)
+MAX_LIBRARY_BYTES = 64 * 1024**2
+BUILD_HINT = "Build it on this machine: edgelstm build-plugin --ort (needs a C++ compiler)"
+
+_MARKER = b"edgelstm-native {"
+_MAX_INFO_BYTES = 1024
+_MACHINES = {"amd64": "x86_64", "arm64": "aarch64"}
+
+
+@dataclass(frozen=True)
+class NativeLibrary:
+    """A library file and what it was built for. sources: hash of the sources it was built from."""
+
+    path: Path
+    schema: int
+    machine: str
+    sources: str
+
+    def check(self) -> None:
+        """Raise EdgeLstmError, with what to do, unless it fits this edgelstm and this processor."""
+        if self.machine != machine_name():
+            self._refuse("another processor", self.machine, machine_name())
+        if self.schema != SCHEMA:
+            self._refuse("another version of edgelstm", f"schema {self.schema}", f"schema {SCHEMA}")
+
+    def instructions(self) -> str:
+        """Which of its kernels this processor gets: avx512, avx2, portable. Loads the library."""
+        try:
+            loaded = ctypes.CDLL(str(self.path))
+            name = loaded.edgelstm_native_isa
+        except (OSError, AttributeError) as error:
+            raise EdgeLstmError(
+                f"library of operators {self.path} does not load", found=str(error), hint=BUILD_HINT
+            ) from error
+        name.restype = ctypes.c_char_p
+        return bytes(name()).decode()
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "path": str(self.path),
+            "schema": self.schema,
+            "machine": self.machine,
+            "sources": self.sources,
+        }
+
+    def _refuse(self, what: str, found: str, expected: str) -> None:
+        raise EdgeLstmError(
+            f"library of operators {self.path} was built for {what}",
+            found=found,
+            expected=expected,
+            hint=BUILD_HINT,
+        )
+
+
+def find_native_library() -> NativeLibrary | None:
+    """The library that fits, in the order at the head of this module; None if there is none.
+
+    Raises EdgeLstmError for a named one that is missing or does not fit, or if the only ones found do not.
+    """
+    named = os.environ.get(VARIABLE)
+    if named:
+        if not Path(named).is_file():
+            raise EdgeLstmError(
+                f"{VARIABLE}={named} names no file",
+                expected=f"the library of operators for ONNX Runtime, {FILE_NAME}",
+                hint=f"Correct it or unset it. {BUILD_HINT}",
+            )
+        library = read_native_library(named)
+        library.check()
+        return library
+    own = Path(__file__).resolve().parents[2] / FILE_NAME
+    problem: EdgeLstmError | None = None
+    for path in (own, cached_place()):
+        if not path.is_file():
+            continue
+        try:
+            library = read_native_library(path)
+            library.check()
+            return library
+        except EdgeLstmError as error:
+            problem = problem or error
+    if problem is not None:
+        raise problem
+    return None
+
+
+def read_native_library(path: PathLike) -> NativeLibrary:
+    """What the library at ``path`` was built for, from its bytes. Raises EdgeLstmError if it is no such library."""
+    data = read_bytes(path, MAX_LIBRARY_BYTES)
+    start = data.find(_MARKER)
+    end = data.find(b"\0", start)
+    try:
+        if start < 0 or not 0 < end - start <= _MAX_INFO_BYTES:
+            raise ValueError("no build information")
+        info = json.loads(data[start + len(_MARKER) - 1 : end])
+        schema, machine, sources = info["schema"], info["machine"], info["sources"]
+        if type(schema) is not int or not isinstance(machine, str) or not isinstance(sources, str):
+            raise TypeError("other types")
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise EdgeLstmError(
+            f"{path} is not the library of operators for ONNX Runtime",
+            found="no build information that can be read",
+            expected=f"{FILE_NAME} as `edgelstm build-plugin --ort` makes it",
+        ) from error
+    return NativeLibrary(Path(path), schema, machine, sources)
+
+
+def cached_place() -> Path:
+    """Where `edgelstm build-plugin --ort` puts the library."""
+    return plugin_folder() / f"onnxruntime-{machine_name()}" / FILE_NAME
+
+
+def machine_name() -> str:
+    """This machine's processor: x86_64, aarch64, ..."""
+    name = platform.machine().lower()
+    return _MACHINES.get(name, name)

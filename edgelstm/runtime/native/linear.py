@@ -1,0 +1,162 @@
+"""Values of a graph as sums of products with constant weights: what a cell's pre-activations are, however they were written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelstm.runtime.native.wire import Node, OnnxGraph
+from edgelstm.runtime.protocol import Array
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """A Gemm: weight·value + bias by the names of its inputs ("" without bias); transposed: the weight is [columns, rows]."""
+
+    value: str
+    weight: str
+    bias: str
+    transposed: bool
+    rows: int
+
+
+@dataclass(frozen=True)
+class Linear:
+    """sum of weights[source]·source, plus bias: weights [rows, any], bias [rows]."""
+
+    weights: dict[str, Array]
+    bias: Array
+
+    def rows(self, first: int, count: int) -> Linear:
+        """Some of its rows."""
+        cut = slice(first, first + count)
+        return Linear({name: w[cut] for name, w in self.weights.items()}, self.bias[cut])
+
+    def plus(self, other: Linear) -> Linear | None:
+        """The sum of both; None where they have different sizes."""
+        if len(self.bias) != len(other.bias):
+            return None
+        weights = dict(self.weights)
+        for name, w in other.weights.items():
+            if name in weights and weights[name].shape != w.shape:
+                return None
+            weights[name] = weights[name] + w if name in weights else w
+        return Linear(weights, self.bias + other.bias)
+
+    def minus(self) -> Linear:
+        """Its negative."""
+        return Linear({name: -w for name, w in self.weights.items()}, -self.bias)
+
+
+class Links:
+    """Who makes which value of a graph, and its float32 constants."""
+
+    def __init__(self, graph: OnnxGraph) -> None:
+        self.graph = graph
+        self.producers: dict[str, Node] = {
+            name: node for node in graph.nodes for name in node.outputs if name
+        }
+        # An initialiser that is an input too may be fed something else.
+        self.constants: dict[str, Array] = {}
+        for name, tensor in graph.tensors.items():
+            values = None if name in graph.inputs else tensor.floats()
+            if values is not None:
+                self.constants[name] = values
+
+    def producer(self, value: str, *ops: str) -> Node | None:
+        """The standard operator of one of those kinds that makes a value."""
+        node = self.producers.get(value)
+        return node if node is not None and node.domain == "" and node.op in ops else None
+
+    def gemm(self, value: str) -> Gemm | None:
+        """The plain Gemm with constant weights that makes a value."""
+        node = self.producer(value, "Gemm")
+        if node is None:
+            return None
+        plain = {"alpha": 1.0, "beta": 1.0, "transA": 0}
+        if any(node.attributes.get(name, default) != default for name, default in plain.items()):
+            return None
+        transposed = not node.attributes.get("transB", 0)
+        a, weight, bias = (*node.inputs, "")[:3]
+        if weight not in self.constants or self.constants[weight].ndim != 2:
+            return None
+        rows = self.constants[weight].shape[1 if transposed else 0]
+        if bias and (bias not in self.constants or self.constants[bias].shape not in ((rows,), (1, rows))):
+            return None
+        return Gemm(a, weight, bias, transposed, rows)
+
+    def joined(self, value: str) -> list[str] | None:
+        """What a value is put together of along its second axis (of two, since a Gemm reads it)."""
+        node = self.producer(value, "Concat")
+        return node.inputs if node is not None and node.attributes.get("axis") in (1, -1) else None
+
+    def linear(self, value: str, widths: dict[str, int]) -> Linear | None:
+        """A value [N, rows] as a sum; None where it is none of constant weights, or a matrix belongs to values joined of which no
+        more than one size is unknown. widths: the second axis of values where it is known."""
+        gemm = self.gemm(value)
+        if gemm is not None:
+            weight = self.constants[gemm.weight]
+            bias = self.constants[gemm.bias].reshape(-1) if gemm.bias else np.zeros(gemm.rows, np.float32)
+            parts = self._parts(gemm.value, weight.T if gemm.transposed else weight, widths)
+            return None if parts is None else Linear(parts, bias)
+        if (node := self.producer(value, "MatMul")) is not None:
+            matrix = self.constants.get(node.inputs[1])
+            if matrix is None or matrix.ndim != 2:
+                return None
+            parts = self._parts(node.inputs[0], matrix.T, widths)
+            return None if parts is None else Linear(parts, np.zeros(matrix.shape[1], np.float32))
+        if (node := self.producer(value, "Split")) is not None:
+            whole = self.linear(node.inputs[0], widths)
+            place = None if whole is None else self.place(node, value, len(whole.bias))
+            return None if whole is None or place is None else whole.rows(*place)
+        if (node := self.producer(value, "Add")) is not None:
+            for one, other in (node.inputs, node.inputs[::-1]):
+                first = self.linear(one, widths)
+                if first is None:
+                    continue
+                constant = self.constants.get(other)
+                if constant is not None:
+                    fits = constant.shape in (first.bias.shape, (1, *first.bias.shape))
+                    return Linear(first.weights, first.bias + constant.reshape(-1)) if fits else None
+                second = self.linear(other, widths)
+                return None if second is None else first.plus(second)
+        return None
+
+    def place(self, split: Node, value: str, rows: int) -> tuple[int, int] | None:
+        """(First row, rows) of a value that a Split along the second axis gives of ``rows``."""
+        if split.attributes.get("axis", 0) not in (1, -1):
+            return None
+        sizes = split.attributes.get("split")
+        if len(split.inputs) > 1 and split.inputs[1]:
+            tensor = self.graph.tensors.get(split.inputs[1])
+            sizes = None if tensor is None else tensor.ints()
+            if sizes is None:
+                return None
+        if sizes is None:
+            count = len(split.outputs)
+            if rows % count:
+                return None
+            sizes = [rows // count] * count
+        if not isinstance(sizes, list) or sum(sizes) != rows or len(sizes) != len(split.outputs):
+            return None
+        index = split.outputs.index(value)
+        return sum(sizes[:index]), sizes[index]
+
+    def _parts(self, value: str, weight: Array, widths: dict[str, int]) -> dict[str, Array] | None:
+        """The columns of a matrix that belong to each of the values that ``value`` is joined of."""
+        joined = self.joined(value)
+        if joined is None:
+            return {value: weight}
+        unknown = [name for name in joined if name not in widths]
+        if len(unknown) > 1 or len(set(joined)) < len(joined):
+            return None
+        left = weight.shape[1] - sum(widths[name] for name in joined if name in widths)
+        if left < 0 or (unknown and left == 0) or (not unknown and left != 0):
+            return None
+        parts, at = {}, 0
+        for name in joined:
+            size = widths.get(name, left)
+            parts[name] = weight[:, at : at + size]
+            at += size
+        return parts

@@ -1,0 +1,140 @@
+"""Whether a step graph is opened with our operators, and with which bytes."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from edgelstm.dtypes import np_dtype
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import PathLike, read_bytes
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.runtime.native.cells import rewrite
+from edgelstm.runtime.native.library import BUILD_HINT, OLDEST_ONNXRUNTIME, NativeLibrary, find_native_library
+from edgelstm.runtime.protocol import Array
+
+VARIABLE = "EDGELSTM_NATIVE"
+#: How far results may lie apart, relative to the largest value of a tensor. Both round in float32; a wrong cell is off by far more.
+TOLERANCE = 1e-3
+#: Streams of the comparison: more than one, so that a row that reads another's shows.
+ROWS = 3
+
+log = logging.getLogger(__name__)
+_said: set[str] = set()
+
+
+@dataclass(frozen=True)
+class Native:
+    """A step graph's bytes with our operators in it: how many of each, and the library that computes them."""
+
+    data: bytes
+    counts: Mapping[str, int]
+    library: NativeLibrary
+
+    def __str__(self) -> str:
+        return ", ".join(f"{count} {op}" for op, count in self.counts.items())
+
+
+def prepare(
+    model: PathLike | bytes, threads: int, onnxruntime: str, wanted: bool | None = None
+) -> Native | None:
+    """The step graph with our operators; None where it is to be opened as it is.
+
+    onnxruntime: the version that will open it. wanted: False: never; None: where a library is found and fits (one that does not
+    is told of in the log, once); True: an EdgeLstmError says what is missing. ``$EDGELSTM_NATIVE`` answers for None: 0: never;
+    1: the library has to be there, whatever models are opened.
+    """
+    needed = wanted if wanted is not None else _from_environment()
+    if needed is False:
+        return None
+    try:
+        library = find_native_library()
+        if library is not None and _numbers(onnxruntime) < OLDEST_ONNXRUNTIME:
+            oldest = ".".join(map(str, OLDEST_ONNXRUNTIME))
+            raise EdgeLstmError(
+                "our operators for ONNX Runtime",
+                found=f"ONNX Runtime {onnxruntime}",
+                expected=f"{oldest} or later",
+            )
+    except EdgeLstmError as error:
+        if needed or os.environ.get("EDGELSTM_NATIVE_LIBRARY"):
+            raise
+        say_once(str(error))
+        return None
+    if library is None:
+        if needed:
+            raise EdgeLstmError("the library of operators for ONNX Runtime is not here", hint=BUILD_HINT)
+        return None
+    data = model if isinstance(model, bytes) else read_bytes(model)
+    rewritten = rewrite(data, threads)
+    if rewritten is None:
+        if wanted:
+            raise EdgeLstmError(
+                f"{'model' if isinstance(model, bytes) else model} has nothing that our operators compute",
+                expected="LSTM or GRU cells, or FusedGates, in float32",
+            )
+        return None
+    return Native(rewritten.data, rewritten.counts, library)
+
+
+def same_results(plain: Any, native: Any, signature: Signature) -> str | None:
+    """Run both sessions once on seeded random frames and states; None if they give the same, else what differs."""
+    axis = signature.stream_axis
+    rows = axis if isinstance(axis, int) else ROWS
+    rng = np.random.default_rng(0)
+    feeds: dict[str, Array] = {}
+    specs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in signature.inputs]
+    for name, spec in (*specs, *((s.input, s) for s in signature.states)):
+        kind, shape = np_dtype(spec.dtype), (rows, *spec.frame_shape)
+        feeds[name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+    names = [v.name for v in plain.get_outputs()]
+    expected, found = plain.run(names, feeds), native.run(names, feeds)
+    return next(
+        (text for n, a, b in zip(names, expected, found, strict=True) if (text := _apart(n, a, b))), None
+    )
+
+
+def say_once(text: str) -> None:
+    """A warning in the log, the first time only."""
+    if text not in _said:
+        _said.add(text)
+        log.warning("%s", text)
+
+
+def _apart(name: str, expected: Array, found: Array) -> str | None:
+    if expected.shape != found.shape or expected.dtype != found.dtype:
+        return f"{name}: {found.dtype}{list(found.shape)}, expected {expected.dtype}{list(expected.shape)}"
+    a, b = expected.astype(np.float64), found.astype(np.float64)
+    finite = np.isfinite(a)
+    scale = max(1.0, float(np.abs(a[finite]).max(initial=0.0)))
+    if np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True):
+        return None
+    worst = float(np.nanmax(np.abs(np.where(finite, a - b, np.inf))))
+    return f"{name}: off by {worst:.3g} where values reach {scale:.3g}"
+
+
+def _from_environment() -> bool | None:
+    text = os.environ.get(VARIABLE, "").strip().lower()
+    known: dict[str, bool | None] = {
+        "": None,
+        "0": False,
+        "off": False,
+        "no": False,
+        "1": True,
+        "on": True,
+        "yes": True,
+    }
+    if text not in known:
+        raise EdgeLstmError(
+            f"{VARIABLE}={text}", expected="0 (never), 1 (always), or unset (where the library is built)"
+        )
+    return known[text]
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())

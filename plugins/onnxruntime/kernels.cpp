@@ -1,0 +1,283 @@
+// The arithmetic, once for all processors: vectors are the compiler's own (GCC, Clang), LANES floats wide.
+// Compiled once for each set of instructions, with KERNELS the table's name; nothing here is visible outside but that table,
+// and nothing of the standard library's templates is used, which the linker might take from the wrong copy.
+#include "kernels.h"
+
+#include <cstring>
+
+namespace edgelstm {
+namespace {
+
+constexpr int L = LANES;
+typedef float vf __attribute__((vector_size(4 * LANES)));
+typedef float vfu __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * LANES)));
+#define INLINE inline __attribute__((always_inline))
+
+INLINE vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
+INLINE void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
+INLINE vf splat(float x) { return vf{} + x; }
+INLINE vf load(const float* p, int64_t count) {
+  if (count >= L) return load(p);
+  vf v{};
+  memcpy(&v, p, count * sizeof(float));
+  return v;
+}
+INLINE void store(float* p, vf v, int64_t count) {
+  if (count >= L) {
+    store(p, v);
+  } else {
+    memcpy(p, &v, count * sizeof(float));
+  }
+}
+INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
+INLINE vf at_least(vf x, float low) { return x < splat(low) ? splat(low) : x; }   // NaN stays NaN
+INLINE vf at_most(vf x, float high) { return x > splat(high) ? splat(high) : x; }
+
+// exp(t) = 2^n (1 + q): n and q for t in [-104, 0]. Polynomial: Cephes (Moshier), expf.c.
+INLINE void reduce(vf t, vi* n, vf* q) {
+  const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  vf shifted = t * 1.44269504088896341f + magic;
+  vf k = shifted - magic;
+  *n = (vi)shifted - (vi)splat(magic);
+  vf r = t - k * 0.693359375f;
+  r = r - k * -2.12194440e-4f;
+  vf p = splat(1.9875691500e-4f);
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  *q = p * (r * r) + r;
+}
+INLINE vf power_of_two(vi n) { return (vf)((n + 127) << 23); }
+
+INLINE vf sigmoid(vf x) {
+  vi n;
+  vf q;
+  reduce(at_least(-absolute(x), -104.0f), &n, &q);
+  vi half = n >> 1;  // in two factors, so that small results become denormal and not zero
+  vf e = (q + 1.0f) * power_of_two(half) * power_of_two(n - half);
+  vf s = 1.0f / (1.0f + e);
+  return x < splat(0) ? e * s : s;
+}
+
+INLINE vf tanh_(vf x) {
+  vi n;
+  vf q;
+  reduce(at_least(-2.0f * absolute(x), -60.0f), &n, &q);
+  vf scale = power_of_two(n);
+  vf m = q * scale + (scale - 1.0f);  // exp(-2|x|) - 1, exact where |x| is small
+  vf y = m / (-2.0f - m);
+  return (vf)(((vi)y & 0x7fffffff) | ((vi)x & (int32_t)0x80000000));
+}
+
+INLINE vf gate(const Variant& v, vf z) {
+  if (!v.hard_sigmoid) return sigmoid(z);
+  return at_most(at_least(v.alpha * z + v.beta, 0), 1);
+}
+INLINE vf cell(bool relu, vf x) { return relu ? at_least(x, 0) : tanh_(x); }
+
+// z: i, f, g, o, or i, g, o where f = 1 - i.
+INLINE void finish(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, vf p_f, vf p_o, vf* h, vf* c_out) {
+  const vf* rest = z + (v.coupled ? 1 : 2);
+  vf i = gate(v, peephole ? z[0] + p_i * c : z[0]);
+  vf f = v.coupled ? 1.0f - i : gate(v, peephole ? z[1] + p_f * c : z[1]);
+  vf next = f * c + i * cell(v.candidate_relu, rest[0]);
+  if (v.cell_clip != 0) next = at_most(at_least(next, -v.cell_clip), v.cell_clip);
+  vf o = gate(v, peephole ? rest[1] + p_o * next : rest[1]);
+  *h = o * cell(v.output_relu, next);
+  *c_out = next;
+}
+
+// sum[row][panel][gate] += value[row] over a panel's matrix. In the same order whatever the number of rows and panels at once,
+// so that a stream's numbers do not depend on its neighbours.
+template <int G, int R, int U>
+INLINE void multiply(vf (&sum)[R][U][G], const float* values, int64_t stride, int64_t count, const float* panel, int64_t next) {
+#pragma GCC unroll 2
+  for (int64_t k = 0; k < count; k++) {
+    vf value[R];
+    for (int r = 0; r < R; r++) value[r] = splat(values[r * stride + k]);
+    for (int u = 0; u < U; u++) {
+      const float* weights = panel + u * next + k * G * L;
+      for (int g = 0; g < G; g++) {
+        vf w = load(weights + g * L);
+        for (int r = 0; r < R; r++) sum[r][u][g] += value[r] * w;
+      }
+    }
+  }
+}
+
+template <int G, int R, int U>
+INLINE void lstm_block(const LstmStep& s, int64_t panel, int64_t row) {
+  int64_t inputs = s.inputs + s.width, next = inputs * G * L;
+  vf sum[R][U][G];
+  for (int r = 0; r < R; r++)
+    for (int u = 0; u < U; u++)
+      for (int g = 0; g < G; g++) sum[r][u][g] = load(s.bias + ((panel + u) * G + g) * L);
+  const float* weights = s.panels + panel * next;
+  multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
+  multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);
+  bool peephole = s.p_i != nullptr;
+  for (int u = 0; u < U; u++) {
+    int64_t unit = (panel + u) * L;
+    vf p_i{}, p_f{}, p_o{};
+    if (peephole) {
+      p_i = load(s.p_i + unit), p_o = load(s.p_o + unit);
+      if (s.p_f != nullptr) p_f = load(s.p_f + unit);
+    }
+    for (int r = 0; r < R; r++) {
+      int64_t at = (row + r) * s.units + unit;
+      vf h, c;
+      finish(s.variant, sum[r][u], load(s.c + at, s.units - unit), peephole, p_i, p_f, p_o, &h, &c);
+      store(s.h_out + at, h, s.units - unit);
+      store(s.c_out + at, c, s.units - unit);
+    }
+  }
+}
+
+// Rows in blocks of ROWS while there are as many; one row takes two panels at once, which keeps both multipliers busy.
+template <class Block>
+INLINE void each_block(int64_t first, int64_t last, int64_t rows, const Block& block) {
+  int64_t together = rows - rows % ROWS;
+  for (int64_t panel = first; panel < last; panel++)
+    for (int64_t row = 0; row < together; row += ROWS) block.many(panel, row);
+  for (int64_t row = together; row < rows; row++) {
+    int64_t panel = first;
+    for (; panel + 2 <= last; panel += 2) block.two(panel, row);
+    for (; panel < last; panel++) block.one(panel, row);
+  }
+}
+
+template <int G>
+struct Lstm {
+  const LstmStep& s;
+  void many(int64_t panel, int64_t row) const { lstm_block<G, ROWS, 1>(s, panel, row); }
+  void two(int64_t panel, int64_t row) const { lstm_block<G, 1, 2>(s, panel, row); }
+  void one(int64_t panel, int64_t row) const { lstm_block<G, 1, 1>(s, panel, row); }
+};
+
+void lstm(const LstmStep& s, int64_t first, int64_t last) {
+  if (s.variant.coupled) {
+    each_block(first, last, s.rows, Lstm<3>{s});
+  } else {
+    each_block(first, last, s.rows, Lstm<4>{s});
+  }
+}
+
+// The first half where the reset gate works on h itself, else all.
+template <int R, int U>
+INLINE void gru_block(const GruStep& s, int64_t panel, int64_t row) {
+  vf x_sum[R][U][3], h_sum[R][U][3];
+  for (int r = 0; r < R; r++)
+    for (int u = 0; u < U; u++) {
+      const float* bias = s.bias + (panel + u) * 4 * L;
+      for (int g = 0; g < 3; g++) x_sum[r][u][g] = load(bias + g * L);
+      h_sum[r][u][0] = h_sum[r][u][1] = vf{};
+      h_sum[r][u][2] = load(bias + 3 * L);
+    }
+  int64_t next_x = s.inputs * 3 * L, next_h = s.units * (s.after ? 3 : 2) * L;
+  multiply<3, R, U>(x_sum, s.x + row * s.inputs, s.inputs, s.inputs, s.x_panels + panel * next_x, next_x);
+  const float *h = s.h + row * s.units, *weights = s.h_panels + panel * next_h;
+  if (s.after) {
+    multiply<3, R, U>(h_sum, h, s.units, s.units, weights, next_h);
+  } else {
+    vf two[R][U][2] = {};
+    multiply<2, R, U>(two, h, s.units, s.units, weights, next_h);
+    for (int r = 0; r < R; r++)
+      for (int u = 0; u < U; u++)
+        for (int g = 0; g < 2; g++) h_sum[r][u][g] = two[r][u][g];
+  }
+  for (int u = 0; u < U; u++) {
+    int64_t unit = (panel + u) * L, count = s.units - unit;
+    for (int r = 0; r < R; r++) {
+      int64_t at = (row + r) * s.units + unit;
+      vf *a = x_sum[r][u], *b = h_sum[r][u], old = load(s.h + at, count);
+      vf z = gate(s.variant, a[0] + b[0]), reset = gate(s.variant, a[1] + b[1]);
+      if (s.after) {
+        vf n = cell(s.variant.candidate_relu, a[2] + reset * b[2]);
+        store(s.h_out + at, n + z * (old - n), count);
+      } else {
+        store(s.z + at, z, count);
+        store(s.reset_h + at, reset * old, count);
+        store(s.n + at, a[2], count);
+      }
+    }
+  }
+}
+
+struct Gru {
+  const GruStep& s;
+  void many(int64_t panel, int64_t row) const {
+    for (int r = 0; r < ROWS; r += 2) gru_block<2, 1>(s, panel, row + r);
+  }
+  void two(int64_t panel, int64_t row) const { gru_block<1, 2>(s, panel, row); }
+  void one(int64_t panel, int64_t row) const { gru_block<1, 1>(s, panel, row); }
+};
+
+void gru(const GruStep& s, int64_t first, int64_t last) { each_block(first, last, s.rows, Gru{s}); }
+
+template <int R, int U>
+INLINE void candidate_block(const GruStep& s, int64_t panel, int64_t row) {
+  int64_t next = s.units * L;
+  vf sum[R][U][1];
+  for (int r = 0; r < R; r++)
+    for (int u = 0; u < U; u++) {
+      int64_t unit = (panel + u) * L;
+      sum[r][u][0] = load(s.n + (row + r) * s.units + unit, s.units - unit) + load(s.bias + ((panel + u) * 4 + 3) * L);
+    }
+  multiply<1, R, U>(sum, s.reset_h + row * s.units, s.units, s.units, s.n_panels + panel * next, next);
+  for (int u = 0; u < U; u++) {
+    int64_t unit = (panel + u) * L, count = s.units - unit;
+    for (int r = 0; r < R; r++) {
+      int64_t at = (row + r) * s.units + unit;
+      vf n = cell(s.variant.candidate_relu, sum[r][u][0]), old = load(s.h + at, count);
+      store(s.h_out + at, n + load(s.z + at, count) * (old - n), count);
+    }
+  }
+}
+
+void gru_candidate(const GruStep& s, int64_t first, int64_t last) {
+  for (int64_t row = 0; row < s.rows; row++) {
+    int64_t panel = first;
+    for (; panel + 8 <= last; panel += 8) candidate_block<1, 8>(s, panel, row);
+    for (; panel < last; panel++) candidate_block<1, 1>(s, panel, row);
+  }
+}
+
+void gates(const GatesStep& s, int64_t first, int64_t last) {
+  const Variant& v = s.variant;
+  int64_t count = v.gates(), size = s.size;
+  const float* p[3] = {s.p_i, s.p_f, s.p_o};
+  for (int64_t map = first; map < last; map++) {
+    int64_t row = map / s.channels, channel = map % s.channels;
+    const float* z = s.z + (row * count * s.channels + channel) * size;
+    for (int64_t k = 0; k < size; k += L) {
+      int64_t left = size - k, at = map * size + k;
+      vf parts[4], peepholes[3] = {};
+      for (int64_t g = 0; g < count; g++) parts[g] = load(z + g * s.channels * size + k, left);
+      for (int j = 0; j < 3; j++)
+        if (p[j] != nullptr) {
+          const float* values = p[j] + channel * s.p_channel[j];
+          peepholes[j] = s.p_place[j] ? load(values + k, left) : splat(*values);
+        }
+      vf h, c;
+      finish(v, parts, load(s.c + at, left), p[0] != nullptr, peepholes[0], peepholes[1], peepholes[2], &h, &c);
+      store(s.h_out + at, h, left);
+      store(s.c_out + at, c, left);
+    }
+  }
+}
+
+void activate(int kind, const float* x, float* y, int64_t count) {
+  for (int64_t k = 0; k < count; k += L) {
+    vf v = load(x + k, count - k);
+    store(y + k, kind == 0 ? sigmoid(v) : tanh_(v), count - k);
+  }
+}
+
+}  // namespace
+
+extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, activate};
+
+}  // namespace edgelstm

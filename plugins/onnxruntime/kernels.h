@@ -1,0 +1,71 @@
+// What one set of instructions offers: the same functions, compiled once for each (kernels.cpp).
+//
+// Weights come packed: units (elements of h) are grouped in panels of `lanes`; a panel is [inputs][gates][lanes], so that a
+// step reads it once, in order. Units beyond the last are padded with zeros.
+#pragma once
+
+#include <cstdint>
+
+namespace edgelstm {
+
+// Which equations: the fields of edgelstm.graph.gates.GateVariant. cell_clip 0: none.
+struct Variant {
+  bool hard_sigmoid = false;
+  float alpha = 0.2f, beta = 0.5f;
+  bool candidate_relu = false, output_relu = false;
+  float cell_clip = 0;
+  bool coupled = false;
+  __attribute__((always_inline)) int gates() const { return coupled ? 3 : 4; }
+};
+
+// One step of an LSTM. x [rows, inputs], h [rows, width], c [rows, units]; c_out and h_out [rows, units] overlap none of them.
+struct LstmStep {
+  Variant variant;
+  const float *panels, *bias;      // [panel][inputs + width][gates][lanes], [panel][gates][lanes]
+  const float *p_i, *p_f, *p_o;    // [panel][lanes], or null without peepholes
+  int64_t inputs, width, units, rows;
+  const float *x, *h, *c;
+  float *h_out, *c_out;
+};
+
+// One step of a GRU, gates z, r, n. after: the reset gate works on the product (linear_before_reset).
+struct GruStep {
+  Variant variant;
+  const float *x_panels;           // [panel][inputs][3][lanes]
+  const float *h_panels;           // after: [panel][units][3][lanes], else [panel][units][2][lanes]
+  const float *n_panels;           // not after: [panel][units][1][lanes], over r * h
+  const float *bias;               // [panel][4][lanes]: z, r, n of x, n of h
+  bool after;
+  int64_t inputs, units, rows;
+  const float *x, *h;
+  float *h_out;
+  float *z, *reset_h, *n;          // not after: scratch, [rows, units] each
+};
+
+// FusedGates over [rows, gates * channels, size] pre-activations. A peephole's value for (channel, place) is at
+// channel * p_channel + place * p_place.
+struct GatesStep {
+  Variant variant;
+  const float *p_i, *p_f, *p_o;
+  int64_t p_channel[3], p_place[3];
+  int64_t rows, channels, size;
+  const float *z, *c;
+  float *h_out, *c_out;
+};
+
+struct Kernels {
+  const char* name;
+  int lanes;
+  void (*lstm)(const LstmStep&, int64_t first_panel, int64_t last_panel);
+  void (*gru)(const GruStep&, int64_t first_panel, int64_t last_panel);
+  void (*gru_candidate)(const GruStep&, int64_t first_panel, int64_t last_panel);  // second half where not `after`
+  void (*gates)(const GatesStep&, int64_t first, int64_t last);  // of rows * channels
+  void (*activate)(int kind, const float* x, float* y, int64_t count);  // 0: sigmoid, 1: tanh; for the tests
+};
+
+extern const Kernels kPortable;
+#if defined(__x86_64__)
+extern const Kernels kAvx2, kAvx512;
+#endif
+
+}  // namespace edgelstm

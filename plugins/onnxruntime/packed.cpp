@@ -1,0 +1,77 @@
+#include "packed.h"
+
+#include <sys/mman.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <new>
+#include <tuple>
+
+namespace edgelstm {
+
+namespace {
+
+constexpr size_t kHuge = size_t{2} << 20;
+
+uint64_t hash(const float* data, size_t count) {
+  uint64_t value = 0x9e3779b97f4a7c15;
+  for (size_t k = 0; k < count; k++) {
+    uint32_t bits;
+    memcpy(&bits, data + k, 4);
+    value = (value ^ bits) * 0x100000001b3;
+    value ^= value >> 29;
+  }
+  return value;
+}
+
+using Key = std::tuple<const float*, uint64_t, int64_t, int64_t, int64_t, int64_t, bool, std::vector<int64_t>, int64_t, int>;
+
+}  // namespace
+
+Floats::Floats(size_t count) {
+  size_t bytes = count * sizeof(float), boundary = bytes >= kHuge ? kHuge : 64;
+  bytes = (bytes + boundary - 1) / boundary * boundary;
+  void* memory = aligned_alloc(boundary, bytes);
+  if (memory == nullptr) throw std::bad_alloc();
+#ifdef MADV_HUGEPAGE
+  // A step goes through all of it: fewer pages are fewer misses of the address cache.
+  if (boundary == kHuge) madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
+  memset(memory, 0, bytes);
+  data_ = static_cast<float*>(memory);
+}
+
+Floats::~Floats() { free(data_); }
+
+Shared pack(const Slice& s, int64_t units, int lanes) {
+  static std::mutex lock;
+  static std::map<Key, std::weak_ptr<const Floats>> known;
+  std::lock_guard<std::mutex> guard(lock);
+  Key key(s.data, hash(s.data, s.rows * s.columns), s.rows, s.columns, s.column, s.inputs, s.transposed, s.gates, units, lanes);
+  for (auto it = known.begin(); it != known.end();) it = it->second.expired() ? known.erase(it) : std::next(it);
+  if (auto found = known[key].lock()) return found;
+  int64_t panels = (units + lanes - 1) / lanes, gates = s.gates.size();
+  auto packed = std::make_shared<Floats>(panels * s.inputs * gates * lanes);
+  int64_t down = s.transposed ? 1 : s.columns, across = s.transposed ? s.rows : 1;
+  for (int64_t unit = 0; unit < units; unit++)
+    for (int64_t g = 0; g < gates; g++) {
+      const float* from = s.data + (s.gates[g] + unit) * down + s.column * across;
+      float* to = packed->data() + (unit / lanes * s.inputs * gates + g) * lanes + unit % lanes;
+      for (int64_t k = 0; k < s.inputs; k++) to[k * gates * lanes] = from[k * across];
+    }
+  known[key] = packed;
+  return packed;
+}
+
+Shared pack_bias(const std::vector<const float*>& gates, int64_t units, int lanes) {
+  int64_t panels = (units + lanes - 1) / lanes, count = gates.size();
+  auto packed = std::make_shared<Floats>(panels * count * lanes);
+  for (int64_t unit = 0; unit < units; unit++)
+    for (int64_t g = 0; g < count; g++)
+      if (gates[g] != nullptr) packed->data()[(unit / lanes * count + g) * lanes + unit % lanes] = gates[g][unit];
+  return packed;
+}
+
+}  // namespace edgelstm

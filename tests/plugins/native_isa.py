@@ -1,0 +1,52 @@
+"""Run by test_native_operators.py in a process of its own: the kernels that $EDGELSTM_NATIVE_ISA names, on a few cells."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import sys
+from pathlib import Path
+
+import numpy as np
+from test_native_operators import Lstm, gru, model
+
+import native_library
+from edgelstm.graph.gates import GateVariant
+from tolerances import assert_close
+
+
+def main(library: Path) -> None:
+    loaded = ctypes.CDLL(str(library))
+    loaded.edgelstm_native_isa.restype = ctypes.c_char_p
+    print(loaded.edgelstm_native_isa().decode())
+    variants = (
+        GateVariant(),
+        GateVariant(peephole=True, gate="hard_sigmoid", cell_clip=0.5),
+        GateVariant(coupled=True),
+    )
+    for variant, inputs, units, rows in itertools.product(variants, (3, 17), (1, 13, 37), (1, 2, 5)):
+        cell = Lstm(variant, inputs, units, rows)
+        for a, b in zip(
+            native_library.session(cell.model, library).run(None, cell.feeds), cell.expected(), strict=True
+        ):
+            assert_close(a, b, np.float32, k=64 + inputs + units)
+    for after, units, rows in itertools.product((False, True), (1, 13, 37), (1, 2, 5)):
+        rng = np.random.default_rng(units)
+        w, r, b = (
+            rng.normal(0, 0.5, s).astype(np.float32)
+            for s in ((3 * units, 5), (3 * units, units), (6 * units,))
+        )
+        feeds = {n: rng.normal(size=(rows, s)).astype(np.float32) for n, s in (("x", 5), ("h", units))}
+        made = model("FusedGRUCell", feeds, {"w": w, "r": r, "b": b}, 1, linear_before_reset=int(after))
+        (found,) = native_library.session(made, library).run(None, feeds)
+        assert_close(
+            found,
+            gru(*(a.astype(float) for a in (w, r, b, *feeds.values())), after),
+            np.float32,
+            k=64 + units,
+        )
+    print("good")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,304 @@
+"""Our operators for ONNX Runtime against the equations in float64, as the library that is shipped computes them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import native_library
+from edgelstm.graph.gates import GateVariant
+from tolerances import assert_close
+
+SIZES = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 37, 67])
+VARIANTS = st.builds(
+    lambda hard, peephole, candidate, output, clip, coupled: GateVariant(
+        peephole=peephole, gate="hard_sigmoid" if hard else "sigmoid", candidate=candidate, output=output,
+        cell_clip=clip, coupled=coupled, **({"alpha": 1 / 6} if hard else {}),
+    ),
+    st.booleans(), st.booleans(), st.sampled_from(["tanh", "relu"]), st.sampled_from(["tanh", "relu"]),
+    st.sampled_from([None, 0.75]), st.booleans(),
+)  # fmt: skip
+Array = np.ndarray[Any, Any]
+
+
+def attributes(variant: GateVariant) -> dict[str, int | float]:
+    """As the operators take them."""
+    return {name: value for name, value in variant.plugin_fields().items() if name != "coded"}
+
+
+def model(
+    op: str, inputs: dict[str, Array], weights: dict[str, Array], outputs: int, **given: Any
+) -> onnx.ModelProto:
+    """One node; inputs and weights in its order ("" keys stand for what is left out)."""
+    names = [name if name[0] != "_" else "" for name in (*inputs, *weights)]
+    floats = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * a.ndim)
+        for n, a in inputs.items()
+        if n[0] != "_"
+    ]
+    results = [f"y{k}" for k in range(outputs)]
+    return helper.make_model(
+        helper.make_graph(
+            [helper.make_node(op, names, results, domain="edgelstm", **given)],
+            "one",
+            floats,
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in results],
+            [numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items() if n[0] != "_"],
+        ),
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("edgelstm", 1)],
+        ir_version=9,
+    )
+
+
+class Lstm:
+    """One LSTM cell with random weights: as a model, and as the equations in float64."""
+
+    def __init__(
+        self, variant: GateVariant, inputs: int, units: int, rows: int, seed: int = 0, **given: Any
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        gates = len(variant.gates)
+        self.variant = variant
+        self.w = rng.normal(0, 0.5, (gates * units, inputs + units)).astype(np.float32)
+        self.b = rng.normal(0, 0.5, gates * units).astype(np.float32)
+        self.p = [rng.normal(0, 0.5, units).astype(np.float32) for _ in variant.inputs[2:]]
+        self.feeds = {
+            name: rng.normal(size=(rows, size)).astype(np.float32)
+            for name, size in (("x", inputs), ("h", units), ("c", units))
+        }
+        weights: dict[str, Array] = {"w": self.w, "b": self.b}
+        weights |= dict(zip(variant.inputs[2:], self.p, strict=True))
+        if variant.peephole and variant.coupled:
+            weights = {"w": self.w, "b": self.b, "p_i": self.p[0], "_": self.p[0], "p_o": self.p[1]}
+        self.model = model("FusedLSTMCell", self.feeds, weights, 2, **attributes(variant), **given)
+
+    def expected(self) -> tuple[Array, Array]:
+        f = {name: a.astype(float) for name, a in self.feeds.items()}
+        z = np.concatenate([f["x"], f["h"]], 1) @ self.w.astype(float).T + self.b
+        return self.variant.reference(z, f["c"], *[p.astype(float) for p in self.p])
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    return native_library.built()
+
+
+@settings(max_examples=40, deadline=None)
+@given(variant=VARIANTS, inputs=SIZES, units=SIZES, rows=st.sampled_from([1, 2, 3, 4, 5, 11]))
+def test_an_lstm_cell_gives_what_the_equations_give(
+    library: Path, variant: GateVariant, inputs: int, units: int, rows: int
+) -> None:
+    cell = Lstm(variant, inputs, units, rows)
+    found = native_library.session(cell.model, library).run(None, cell.feeds)
+    for a, b in zip(found, cell.expected(), strict=True):
+        assert_close(a, b, np.float32, k=64 + inputs + units)
+
+
+def gru(w: Array, r: Array, b: Array, x: Array, h: Array, after: bool) -> Array:
+    """ONNX's GRU, one step, gates z, r, n: the operator's own text."""
+    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
+    (w_z, w_r, w_n), (r_z, r_r, r_n) = np.split(w, 3), np.split(r, 3)
+    b_z, b_r, b_n, c_z, c_r, c_n = np.split(b, 6)
+    z = sigmoid(x @ w_z.T + h @ r_z.T + b_z + c_z)
+    reset = sigmoid(x @ w_r.T + h @ r_r.T + b_r + c_r)
+    inner = reset * (h @ r_n.T + c_n) if after else (reset * h) @ r_n.T + c_n
+    result: Array = (1 - z) * np.tanh(x @ w_n.T + b_n + inner) + z * h
+    return result
+
+
+@settings(max_examples=40, deadline=None)
+@given(after=st.booleans(), inputs=SIZES, units=SIZES, rows=st.sampled_from([1, 2, 3, 4, 5, 11]))
+def test_a_gru_cell_gives_what_the_equations_give(
+    library: Path, after: bool, inputs: int, units: int, rows: int
+) -> None:
+    rng = np.random.default_rng(inputs * 100 + units)
+    w, r, b = (
+        rng.normal(0, 0.5, s).astype(np.float32)
+        for s in ((3 * units, inputs), (3 * units, units), (6 * units,))
+    )
+    feeds = {n: rng.normal(size=(rows, s)).astype(np.float32) for n, s in (("x", inputs), ("h", units))}
+    made = model("FusedGRUCell", feeds, {"w": w, "r": r, "b": b}, 1, linear_before_reset=int(after))
+    (found,) = native_library.session(made, library).run(None, feeds)
+    assert_close(
+        found,
+        gru(*(a.astype(float) for a in (w, r, b, *feeds.values())), after),
+        np.float32,
+        k=64 + inputs + units,
+    )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    variant=VARIANTS,
+    channels=SIZES,
+    rows=st.integers(1, 3),
+    spatial=st.sampled_from([(), (1,), (5,), (3, 7), (1, 1), (2, 3, 5)]),
+    whole=st.booleans(),
+)
+def test_fused_gates_gives_what_the_equations_give(
+    library: Path, variant: GateVariant, channels: int, rows: int, spatial: tuple[int, ...], whole: bool
+) -> None:
+    rng = np.random.default_rng(channels)
+    feeds: dict[str, Array] = {
+        "z": rng.normal(0, 2, (rows, len(variant.gates) * channels, *spatial)),
+        "c": rng.normal(size=(rows, channels, *spatial)),
+    }
+    shape = (channels, *(spatial if whole else [1] * len(spatial)))
+    peepholes = {name: rng.normal(size=shape) for name in variant.inputs[2:]}
+    feeds |= peepholes
+    if variant.peephole and variant.coupled:
+        feeds = {**{n: feeds[n] for n in ("z", "c", "p_i")}, "_": feeds["p_i"], "p_o": feeds["p_o"]}
+    feeds = {name: a.astype(np.float32) for name, a in feeds.items()}
+    made = model("FusedGates", feeds, {}, 2, **attributes(variant))
+    feeds.pop("_", None)
+    found = native_library.session(made, library).run(None, feeds)
+    f = {name: a.astype(float) for name, a in feeds.items()}
+    expected = variant.reference(f["z"], f["c"], *(f[name] for name in peepholes))
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b, np.float32)
+
+
+def test_sigmoid_and_tanh_are_within_three_ulp_of_float64_and_pass_nan(library: Path) -> None:
+    loaded = ctypes.CDLL(str(library))
+    loaded.edgelstm_native_activate.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+        ctypes.c_int64,
+    ]
+    bits = np.arange(0, 2**32, 40009, dtype=np.uint64).astype(np.uint32)
+    x = np.concatenate([bits.view(np.float32), np.linspace(-20, 20, 100_003, dtype=np.float32)])
+    x = np.concatenate([x[np.isfinite(x)], np.array([0, -0.0, np.inf, -np.inf], np.float32)])
+    d = x.astype(float)
+    with np.errstate(over="ignore", under="ignore"):
+        for kind, exact in enumerate((1 / (1 + np.exp(-d)), np.tanh(d))):
+            y = np.empty_like(x)
+            loaded.edgelstm_native_activate(kind, x.ctypes.data, y.ctypes.data, x.size)
+            ulp = np.spacing(np.abs(exact).astype(np.float32)).astype(float)
+            assert (np.abs(y - exact) <= 3 * ulp).all()
+            assert np.array_equal(np.signbit(y), np.signbit(exact))
+            nan = np.full(3, np.nan, np.float32)
+            loaded.edgelstm_native_activate(kind, nan.ctypes.data, nan.ctypes.data, 3)
+            assert np.isnan(nan).all()
+
+
+@pytest.mark.parametrize("units", [5, 37])
+def test_a_stream_has_the_same_bits_alone_and_beside_others_even_where_those_are_nan(
+    library: Path, units: int
+) -> None:
+    cell = Lstm(GateVariant(peephole=True), 7, units, 11)
+    session = native_library.session(cell.model, library)
+    together = session.run(None, cell.feeds)
+    broken = {name: a.copy() for name, a in cell.feeds.items()}
+    broken["h"][3] = np.nan
+    beside_nan = session.run(None, broken)
+    for row in range(11):
+        alone = session.run(None, {name: a[row : row + 1] for name, a in cell.feeds.items()})
+        for a, b, c in zip(alone, together, beside_nan, strict=True):
+            assert a[0].tobytes() == b[row].tobytes()
+            assert np.isnan(c[row]).all() if row == 3 else c[row].tobytes() == b[row].tobytes()
+
+
+def test_parts_on_several_threads_give_the_same_bits(library: Path) -> None:
+    one, two = (Lstm(GateVariant(), 64, 257, 3, threads=threads) for threads in (1, 2))
+    for a, b in zip(
+        native_library.session(one.model, library).run(None, one.feeds),
+        native_library.session(two.model, library, threads=2).run(None, two.feeds),
+        strict=True,
+    ):
+        assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "said"),
+    [
+        ("x", (2, 8), "h is [2, 5], expected [2, 4]"),
+        ("h", (3, 5), "h is [3, 5], expected [2, 5]"),
+        ("h", (1, 5), "h is [1, 5], expected [2, 5]"),
+        ("c", (2, 6), "c is [2, 6], expected [2, 5]"),
+        ("c", (2, 4), "c is [2, 4], expected [2, 5]"),
+        ("x", (2, 20), "x is [2, 20], W takes 12 inputs"),
+        ("x", (2, 7, 1), "x has to be [N, inputs]"),
+    ],
+)
+def test_wrong_sizes_are_one_error_that_names_them(
+    library: Path, name: str, shape: tuple[int, ...], said: str
+) -> None:
+    cell = Lstm(GateVariant(), 7, 5, 2)
+    for value in cell.model.graph.input:
+        value.type.tensor_type.ClearField("shape")
+    session = native_library.session(cell.model, library)
+    with pytest.raises(Exception, match="FusedLSTMCell") as caught:
+        session.run(None, {**cell.feeds, name: np.zeros(shape, np.float32)})
+    assert said in str(caught.value)
+    assert np.isfinite(session.run(None, cell.feeds)[0]).all()
+
+
+def test_weights_that_do_not_fit_are_refused_when_the_graph_is_opened(library: Path) -> None:
+    cell = Lstm(GateVariant(), 7, 5, 2)
+    cell.model.graph.initializer[1].CopyFrom(numpy_helper.from_array(np.zeros(19, np.float32), "b"))
+    with pytest.raises(Exception, match=r"b is \[19\], expected \[20\]"):
+        native_library.session(cell.model, library)
+
+
+@pytest.mark.skipif(
+    platform.machine() != "x86_64",
+    reason="aarch64 and others have one set of kernels",
+)
+@pytest.mark.parametrize("instructions", ["avx2", "portable"])
+def test_the_kernels_of_older_processors_give_the_same(library: Path, instructions: str) -> None:
+    command = [sys.executable, str(Path(__file__).with_name("native_isa.py")), str(library)]
+    paths = [str(Path(__file__).parents[1]), str(native_library.ROOT), str(Path(__file__).parent)]
+    environment = {**os.environ, "EDGELSTM_NATIVE_ISA": instructions, "PYTHONPATH": os.pathsep.join(paths)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [instructions, "good"]
+
+
+def test_the_places_in_onnx_runtime_s_interface_are_those_of_its_header(tmp_path: Path) -> None:
+    header = native_library.ROOT.parent / "shared" / "onnxruntime-headers" / "1.21"
+    if not header.is_dir():
+        pytest.skip(
+            "headers of ONNX Runtime are not here: ../shared/onnxruntime-headers beside the checkout is missing"
+        )
+    if reason := native_library.missing():
+        pytest.skip(reason)
+    text = """
+        #include <onnxruntime_c_api.h>
+        #include "ort_abi.h"
+        #define X(place, name, ...) static_assert(offsetof(OrtApi, name) == place * sizeof(void*), #name);
+        EDGELSTM_ORT_FUNCTIONS(X)
+        static_assert(sizeof(OrtCustomOp) == sizeof(ort::CustomOp), "OrtCustomOp");
+        static_assert(offsetof(OrtCustomOp, CreateKernelV2) == offsetof(ort::CustomOp, CreateKernelV2), "");
+        static_assert(offsetof(OrtCustomOp, KernelComputeV2) == offsetof(ort::CustomOp, KernelComputeV2), "");
+        static_assert(offsetof(OrtCustomOp, KernelDestroy) == offsetof(ort::CustomOp, KernelDestroy), "");
+        static_assert(offsetof(OrtCustomOp, GetEndVersion) == offsetof(ort::CustomOp, GetEndVersion), "");
+        static_assert(offsetof(OrtCustomOp, ReleaseAliasMap) == offsetof(ort::CustomOp, ReleaseAliasMap), "");
+        static_assert(ORT_INVALID_ARGUMENT == int(ort::Code::kInvalidArgument) && ORT_FAIL == int(ort::Code::kFail), "");
+        static_assert(ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT == ort::kFloat, "");
+        static_assert(INPUT_OUTPUT_OPTIONAL == int(ort::Presence::kOptional), "");
+        """
+    source = tmp_path / "abi.cpp"
+    source.write_text(text)
+    command = [
+        "c++",
+        "-std=c++17",
+        "-fsyntax-only",
+        f"-I{header}",
+        f"-I{native_library.SOURCES}",
+        str(source),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,355 @@
+"""Step graphs opened with our own operators: which cells become one, that the numbers stay, and what happens where it can't be."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import parser
+
+import native_library
+import zoo
+from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.gates import GateVariant
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel
+from edgelstm.passes.unroll import unroll
+from edgelstm.runtime import Runner
+from edgelstm.runtime.native import library as module
+from edgelstm.runtime.native import prepare as preparing
+from edgelstm.runtime.native.cells import rewrite, variant_attributes
+from edgelstm.runtime.native.library import FILE_NAME, VARIABLE, cached_place, machine_name
+from edgelstm.runtime.onnxruntime import OrtProgram
+from tolerances import assert_close
+
+Array = np.ndarray[Any, Any]
+
+
+@pytest.fixture(scope="session")
+def library() -> Path:
+    return native_library.built()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the user's, and no variable set; gives the library's place in it."""
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.delenv("EDGELSTM_NATIVE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(preparing, "_said", set())
+    return cached_place()
+
+
+def counts(step: StepModel, threads: int = 1) -> dict[str, int]:
+    """How many of our operators a graph gets."""
+    found = rewrite(step.to_bytes(), threads)
+    if found is None:
+        return {}
+    onnx.load_model_from_string(found.data)
+    return dict(found.counts)
+
+
+def compare_streamed(step: StepModel, library: Path, *, streams: int = 3, steps: int = 5) -> OrtProgram:
+    """Streams with our operators and without, some of them idle now and then, by the same frames."""
+    native = native_library.opened(step.to_bytes(), library, streams=streams, threads=1)
+    assert native.native is not None
+    rng = np.random.default_rng(1)
+    with Runner(native) as a, Runner(OrtProgram(step.to_bytes(), streams=streams, threads=1)) as b:
+        names = [f"s{k}" for k in range(streams)]
+        for runner in (a, b):
+            for name in names:
+                runner.stream(name)
+        for k in range(steps):
+            frames = {
+                name: {
+                    t.name: rng.normal(size=t.frame_shape).astype(np.float32) for t in step.signature.inputs
+                }
+                for j, name in enumerate(names)
+                if (j + k) % 3
+            }
+            idle = {n: a.stream(n).snapshot() for n in names if n not in frames}
+            found, expected = a.step(frames), b.step(frames)
+            for name in frames:
+                for output, value in expected[name].items():
+                    assert_close(found[name][output], value, np.float32, k=500)
+            for name, before in idle.items():
+                for state, value in a.stream(name).snapshot().items():
+                    assert value.tobytes() == before[state].tobytes()
+    return native
+
+
+def gru(text: str, after: bool, *, units: int = 5, inputs: int = 3) -> StepModel:
+    """A GRU whose equations are given as ONNX text, over x, h and the weights of ``after`` kind."""
+    model = parser.parse_model(
+        f'<ir_version: 9, opset_import: ["" : 18]> g (float[N,{inputs}] x, float[N,{units}] h) => (float[N,{units}] y) {{ {text} }}'
+    )
+    rng = np.random.default_rng(3)
+    both = inputs + units
+    shapes = {
+        "w_zr": (2 * units, both), "b_zr": (2 * units,), "w_x": (3 * units, inputs), "w_h": (3 * units, units),
+        "b_x": (3 * units,), "b_h": (3 * units,), "w_n": (units, inputs), "r_n": (units, units), "b_n": (units,), "w_both": (units, both),
+        "m_x": (inputs, units), "m_h": (units, units), "c": (units,),
+    }  # fmt: skip
+    used = {name for node in model.graph.node for name in node.input}
+    for name, shape in shapes.items():
+        if name in used:
+            value = rng.normal(0, 0.5, shape).astype(np.float32)
+            model.graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(1), "one"))
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("N", inputs)),),
+        outputs=(TensorSpec("y", "float32", ("N", units)),),
+        states=(StateSpec("h", "h", "y", "float32", ("N", units)),),
+    )
+    return StepModel(model, signature)
+
+
+JOINED = """xh = Concat <axis = 1> (x, h)
+    zr = Gemm <transB = 1> (xh, w_zr, b_zr)
+    gates = Sigmoid (zr)
+    z, r = Split <axis = 1, num_outputs = 2> (gates)"""
+BEFORE = f"""{JOINED}
+    rh = Mul (r, h)
+    xrh = Concat <axis = 1> (x, rh)
+    s = Gemm <transB = 1> (xrh, w_both, b_n)
+    n = Tanh (s)"""
+AFTER = f"""{JOINED}
+    n_x = Gemm <transB = 1> (x, w_n, b_n)
+    n_h = Gemm <transB = 1> (h, r_n, c)
+    reset = Mul (n_h, r)
+    s = Add (reset, n_x)
+    n = Tanh (s)"""
+TORCH = """g_x = Gemm <transB = 1> (x, w_x, b_x)
+    g_h = Gemm <transB = 1> (h, w_h, b_h)
+    r_x, z_x, n_x = Split <axis = 1, num_outputs = 3> (g_x)
+    r_h, z_h, n_h = Split <axis = 1, num_outputs = 3> (g_h)
+    s_z = Add (z_h, z_x)
+    s_r = Add (r_x, r_h)
+    z = Sigmoid (s_z)
+    r = Sigmoid (s_r)
+    reset = Mul (r, n_h)
+    s = Add (n_x, reset)
+    n = Tanh (s)"""
+SPELT_OUT = """p_x = MatMul (x, m_x)
+    p_h = MatMul (h, m_h)
+    p = Add (p_x, p_h)
+    s_z = Add (p, c)
+    z = HardSigmoid <alpha = 0.2, beta = 0.5> (s_z)
+    s_r = Add (c, p)
+    r = HardSigmoid <alpha = 0.2, beta = 0.5> (s_r)
+    rh = Mul (h, r)
+    q = MatMul (rh, m_h)
+    s_n = Add (q, p_x)
+    s = Add (s_n, b_n)
+    n = Tanh (s)"""
+MOVE = "d = Sub (h, n)\n m = Mul (d, z)\n y = Add (m, n)"
+BLEND = "k = Mul (z, h)\n o = Sub (one, z)\n m = Mul (n, o)\n y = Add (k, m)"
+MOVE_TURNED = "d = Sub (n, h)\n m = Mul (z, d)\n y = Add (h, m)"
+BLEND_TURNED = "k = Mul (z, n)\n o = Sub (one, z)\n m = Mul (o, h)\n y = Add (m, k)"
+
+
+@pytest.mark.parametrize("end", [MOVE, BLEND, MOVE_TURNED, BLEND_TURNED])
+@pytest.mark.parametrize(
+    ("start", "after"), [(BEFORE, False), (AFTER, True), (TORCH, True), (SPELT_OUT, False)]
+)
+def test_a_gru_is_found_however_it_is_written(library: Path, start: str, after: bool, end: str) -> None:
+    step = gru(f"{start}\n{end}", after)
+    assert counts(step) == {"FusedGRUCell": 1}
+    compare_streamed(step, library)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("n = Tanh (s)", "n = Softsign (s)"),
+        ("gates = Sigmoid (zr)", "gates = Tanh (zr)"),
+        ("d = Sub (h, n)", "d = Sub (h, x)"),
+        ("rh = Mul (r, h)", "rh = Mul (r, r)"),
+        ("Gemm <transB = 1> (xh", "Gemm <transB = 1, alpha = 2.0> (xh"),
+    ],
+)
+def test_what_is_no_gru_stays_as_it_is(change: tuple[str, str]) -> None:
+    text = f"{BEFORE}\n{MOVE}"
+    assert change[0] in text
+    assert counts(gru(text.replace(*change), False, inputs=5)) == {}
+
+
+@pytest.mark.parametrize(
+    ("step", "wanted"),
+    [
+        (zoo.lstm(), {"FusedLSTMCell": 2}),
+        (zoo.lstm(1, (1,), head=None), {"FusedLSTMCell": 1}),
+        (zoo.lstm(7, (37, 5)), {"FusedLSTMCell": 2}),
+        (zoo.conv_lstm(), {"FusedGates": 1}),
+        (zoo.conv_lstm(peephole=False, size=7), {"FusedGates": 1}),
+        (unroll(zoo.lstm(), 4), {"FusedLSTMCell": 4, "FusedGates": 4}),
+    ],
+    ids=["lstm", "one unit", "prime sizes", "peepholes on maps", "maps", "window"],
+)
+def test_streams_give_the_same_with_our_operators(
+    library: Path, step: StepModel, wanted: dict[str, int]
+) -> None:
+    found = counts(step)
+    assert sum(found.values()) == sum(wanted.values())
+    compare_streamed(step, library)
+
+
+def test_a_step_of_one_stream_is_found_too(library: Path) -> None:
+    compare_streamed(zoo.lstm(axis=1), library)
+
+
+@given(
+    hard=st.one_of(st.none(), st.tuples(*[st.floats(-3, 3, width=32)] * 2)),
+    peephole=st.booleans(),
+    candidate=st.sampled_from(["tanh", "relu"]),
+    output=st.sampled_from(["tanh", "relu"]),
+    clip=st.one_of(st.none(), st.floats(0.1, 1e3)),
+    coupled=st.booleans(),
+)
+def test_names_of_variants_are_read_as_gates_py_reads_them(
+    hard: tuple[float, float] | None,
+    peephole: bool,
+    candidate: Any,
+    output: Any,
+    clip: float | None,
+    coupled: bool,
+) -> None:
+    given_: dict[str, Any] = {"gate": "hard_sigmoid", "alpha": hard[0], "beta": hard[1]} if hard else {}
+    variant = GateVariant(
+        peephole=peephole, candidate=candidate, output=output, cell_clip=clip, coupled=coupled, **given_
+    )
+    found = variant_attributes(variant.op_type)
+    assert found is not None
+    defaults: dict[str, Any] = dict.fromkeys(variant.plugin_fields(), 0) | {"alpha": 0.2, "beta": 0.5}
+    assert {**defaults, **found} == variant.plugin_fields()
+    assert variant_attributes(GateVariant(coded=True).op_type) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_bytes_that_are_no_graph_are_left_to_onnx_runtime(data: st.DataObject) -> None:
+    whole = zoo.lstm().to_bytes()
+    start = data.draw(st.integers(0, len(whole) - 1))
+    changed = bytearray(
+        whole[:start] + data.draw(st.binary(max_size=20)) + whole[start + data.draw(st.integers(0, 9)) :]
+    )
+    found = rewrite(bytes(changed), 1)  # whatever it makes of that, it must not fail
+    assert found is None or isinstance(found.data, bytes)
+
+
+def test_other_precisions_stay_as_they_are() -> None:
+    step = zoo.lstm()
+    model = step.copy_model()
+    half = onnx.numpy_helper.from_array(np.zeros(3, np.float16), "unused")
+    model.graph.initializer.append(half)
+    assert rewrite(model.SerializeToString(), 1) is None
+
+
+# ---- the library
+
+
+def test_without_a_library_everything_is_as_it_was(cache: Path) -> None:
+    program = OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None)
+    assert program.native is None
+    with pytest.raises(EdgeLstmError, match="edgelstm build-plugin --ort"):
+        OrtProgram(zoo.lstm().to_bytes(), threads=1, native=True)
+
+
+def test_it_is_found_in_the_cache_and_can_be_turned_off(
+    cache: Path, library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(library.read_bytes())
+    path = tmp_path / "model.onnx"
+    zoo.lstm().save(path)
+    before = path.read_bytes()
+    with Runner.open(path, threads=1) as runner:
+        assert dict(runner._program.native.counts) == {"FusedLSTMCell": 2}  # type: ignore[attr-defined]
+    with Runner.open(path, threads=1, native=False) as runner:
+        assert runner._program.native is None  # type: ignore[attr-defined]
+    monkeypatch.setenv("EDGELSTM_NATIVE", "0")
+    with Runner.open(path, threads=1) as runner:
+        assert runner._program.native is None  # type: ignore[attr-defined]
+    monkeypatch.setenv("EDGELSTM_NATIVE", "maybe")
+    with pytest.raises(EdgeLstmError, match="EDGELSTM_NATIVE=maybe"):
+        Runner.open(path, threads=1)
+    assert path.read_bytes() == before
+
+
+def test_a_named_library_that_is_missing_is_an_error(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "none.so"))
+    with pytest.raises(EdgeLstmError, match="names no file"):
+        OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None)
+
+
+@pytest.mark.parametrize(
+    ("info", "said"),
+    [
+        (b'{"schema": 99, "machine": "%s", "sources": ""}', "another version of edgelstm"),
+        (b'{"schema": 1, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
+        (b'{"schema": "1", "machine": "%s", "sources": ""}', "is not the library"),
+        (b"{%.0s", "is not the library"),
+    ],
+)
+def test_a_library_that_does_not_fit_is_named_once_and_the_model_runs_without(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, info: bytes, said: str
+) -> None:
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(b"\x7fELF\0edgelstm-native " + info % machine_name().encode() + b"\0")
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is None
+    assert len(caplog.records) == 1
+    assert said in caplog.text
+    monkeypatch.setenv(VARIABLE, str(cache))  # whoever names it means it
+    with pytest.raises(EdgeLstmError, match=said):
+        OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None)
+
+
+def test_a_library_that_does_not_load_is_named_and_the_model_runs_without(
+    cache: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache.parent.mkdir(parents=True)
+    info = json.dumps({"schema": 1, "machine": machine_name(), "sources": ""})
+    cache.write_bytes(b"\x7fELF\0edgelstm-native " + info.encode() + b"\0")
+    with caplog.at_level(logging.WARNING):
+        assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is None
+    assert "our operators are not used" in caplog.text
+    with pytest.raises(EdgeLstmError, match="EDGELSTM_NATIVE=0"):
+        OrtProgram(zoo.lstm().to_bytes(), threads=1, native=True)
+
+
+def test_other_results_than_the_graph_s_own_are_seen_when_it_is_opened(
+    cache: Path, library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Stands in for a mistake in the rewriting: peepholes taken for others."""
+    step = zoo.lstm()
+    wrong = lambda op: {"candidate_relu": 1}  # noqa: E731
+    monkeypatch.setattr("edgelstm.runtime.native.cells.variant_attributes", wrong)
+    monkeypatch.setenv(VARIABLE, str(library))
+    with caplog.at_level(logging.WARNING):
+        assert OrtProgram(step.to_bytes(), threads=1, native=None).native is None
+    assert "off by" in caplog.text
+
+
+def test_a_model_without_cells_says_so_where_our_operators_are_demanded(library: Path) -> None:
+    step = gru("d = Sub (h, h)\n y = Add (d, h)", False)
+    with pytest.raises(EdgeLstmError, match="nothing that our operators compute"):
+        native_library.opened(step.to_bytes(), library, native=True)
+    assert native_library.opened(step.to_bytes(), library).native is None
+
+
+def test_the_file_name_is_the_one_that_is_built(library: Path) -> None:
+    found = module.read_native_library(library)
+    assert library.name == FILE_NAME
+    found.check()
+    assert found.instructions() in ("avx512", "avx2", "portable", "neon")
