@@ -75,7 +75,7 @@ def main() -> None:
             }
             opened = timed(lambda graph=graph: OrtProgram(graph, threads=None).close())  # type: ignore[misc]
             once = timed(lambda p=program, f=frame: p.step([f], p.new_state(), [0]))  # type: ignore[misc]
-            whole = timed(lambda path=path: edgelstm.export(str(path), steps=given.steps))  # type: ignore[misc]
+            whole = timed(lambda path=path: edgelstm.export(str(path), limit=given.steps))  # type: ignore[misc]
             print(f"{name}: export {whole}, opening {opened}, one window by NumPy {once}", flush=True)
 
 

@@ -15,6 +15,11 @@ def some(names: Iterable[object]) -> str:
     return ", ".join(every[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
+def count_of(number: int, one: str, many: str | None = None) -> str:
+    """``1 frame``, ``2 frames``; ``many`` where an s does not make it."""
+    return f"{number} {one if number == 1 else many or one + 's'}"
+
+
 class EdgeLstmError(Exception):
     """Something the user can act on.
 

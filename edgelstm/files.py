@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 
 PathLike = str | os.PathLike[str]
 
@@ -102,7 +102,7 @@ def check_file(path: PathLike, limit: int = MAX_FILE_BYTES) -> Path:
         if size > limit:
             raise EdgeLstmError(
                 f"{source} is too large",
-                found=f"{size} bytes",
+                found=f"{count_of(size, 'byte')}",
                 expected=f"at most {limit}",
             )
         with source.open("rb"):

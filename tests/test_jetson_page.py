@@ -68,7 +68,7 @@ def test_the_camera_program(
     model, video = tmp_path / "digits.onnx", tmp_path / "camera.mp4"
     export = next(arguments for arguments in commands("edgelstm") if arguments[0] == "export")
     preprocess = [export[export.index("--preprocess") + 1]]
-    edgelstm.export(str(ROOT / export[1]), model, preprocess=preprocess, steps=2, threads=1)
+    edgelstm.export(str(ROOT / export[1]), model, preprocess=preprocess, limit=2, threads=1)
     with av.open(str(video), "w") as container:
         stream = container.add_stream("mpeg4", rate=30)
         stream.width, stream.height, stream.pix_fmt = 160, 120, "yuv420p"

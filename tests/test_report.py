@@ -48,7 +48,7 @@ def drawn(page: Path) -> str:
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     example = ROOT / "examples" / "moving_digits"
-    edgelstm.export(str(example / "model.safetensors"), folder / "digits.onnx", steps=2, threads=1)
+    edgelstm.export(str(example / "model.safetensors"), folder / "digits.onnx", limit=2, threads=1)
     edgelstm.report(
         folder / "digits.onnx", str(example / "test_stream.npz"), folder / "r.html", limit=25, threads=1
     )

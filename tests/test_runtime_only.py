@@ -30,7 +30,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "plant.onnx"
-    edgelstm.export(ROOT / "examples" / "sensor_lstm" / "model.safetensors", path, steps=2)
+    edgelstm.export(ROOT / "examples" / "sensor_lstm" / "model.safetensors", path, limit=2)
     return path
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.bench.job import Job
+from edgelstm.errors import count_of
 
 #: Frames over which outputs are compared before anything is timed.
 CHECKED = 20
@@ -87,7 +88,7 @@ class Worker:
             outputs = dict(file)
         path.unlink()
         if not all(np.isfinite(y).all() for y in outputs.values()):
-            raise Failed(f"its outputs hold NaN or infinity within {frames} frames")
+            raise Failed(f"its outputs hold NaN or infinity within {count_of(frames, 'frame')}")
         return outputs
 
     def turn(self, steps: int) -> list[int]:

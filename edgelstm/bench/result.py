@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from edgelstm.errors import count_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -80,7 +82,7 @@ class BenchResult:
         from rich.table import Table
 
         several = len(self.models) > 1
-        title = f"one step on {self.threads} threads, {self.streams} streams, {self.rounds} rounds of {self.steps}"
+        title = f"one step on {count_of(self.threads, 'thread')}, {count_of(self.streams, 'stream')}, {self.rounds} rounds of {self.steps}"
         if not several:
             title = f"{escape(Path(self.models[0].model).name)}: {title}"
         table = Table(title=title)

@@ -13,13 +13,15 @@ from typer.core import TyperCommand
 
 from edgelstm.errors import EdgeLstmError
 
-#: Names that options had: still taken, not shown. One name for one thing: --output, --runtime, --gpu.
+#: Names that options had: still taken, not shown. One name for one thing: --output, --limit, --runtime, --gpu.
 OLD_NAMES = {
     "run": {"--out": "--output"},
-    "calibrate": {"--target": "--runtime"},
-    "quantize": {"--target": "--runtime"},
+    "export": {"--steps": "--limit"},
+    "verify": {"--steps": "--limit"},
+    "calibrate": {"--target": "--runtime", "--frames": "--limit"},
+    "quantize": {"--target": "--runtime", "--steps": "--limit"},
     "build-engine": {"--target": "--gpu"},
-    "build-plugin": {"--arch": "--gpu"},
+    "build-plugin": {"--arch": "--gpu", "--source": "--plugins"},
 }
 
 

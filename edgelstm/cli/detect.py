@@ -9,22 +9,24 @@ import typer
 from rich.table import Table
 
 from edgelstm.cli.shared import (
+    Device,
     Hop,
     Json,
+    Limit,
     Preprocess,
     Threads,
     app,
     out,
     print_json,
     progress_bar,
-    say_sources,
+    say,
 )
+from edgelstm.errors import count_of
 
 Model = Annotated[Path, typer.Argument(help="A step graph (.onnx) or an engine (.plan).")]
 Source = Annotated[list[str], typer.Option(help="Tables or other frames (see `run`).")]
 BadFrame = Annotated[str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")]
 OnGap = Annotated[str, typer.Option(help="Rows missing in time: hold the state, reset it, or error.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")]
 
 
 @app.command("fit-detector", epilog="Example: `edgelstm fit-detector engine.onnx --source engines.csv:key=unit:head=60 --hop 1 -o normal.json`")  # fmt: skip
@@ -42,13 +44,13 @@ def fit_detector(
     on_bad_frame: BadFrame = "error",
     on_gap: OnGap = "hold",
     limit: Limit = None,
+    device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """See how large a model's errors are on normal data, and set a threshold."""
     import edgelstm
 
-    say_sources(*source)
     with progress_bar("fitting", limit) as tick:
         found = edgelstm.fit_detector(
             model,
@@ -62,14 +64,16 @@ def fit_detector(
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             on_gap=on_gap,  # type: ignore[arg-type]
             limit=limit,
+            device=device,
             threads=threads,
             progress=tick,
+            say=say,
         )
     if as_json:
         return print_json(found.to_json())
     out.print(
         f"wrote {output}: {found.method} above {found.threshold:.6g} is an anomaly; {found.quantile:.4%} of "
-        f"{found.samples} normal steps are below",
+        f"{count_of(found.samples, 'normal step is', 'normal steps are')} below",
         highlight=False,
         markup=False,
     )
@@ -88,13 +92,13 @@ def detect(
     on_bad_frame: BadFrame = "error",
     on_gap: OnGap = "hold",
     limit: Limit = None,
+    device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Score every step of a stream, and say which are anomalies."""
     import edgelstm
 
-    say_sources(*source)
     with progress_bar("scoring", limit) as tick:
         found = edgelstm.detect(
             model,
@@ -106,12 +110,16 @@ def detect(
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             on_gap=on_gap,  # type: ignore[arg-type]
             limit=limit,
+            device=device,
             threads=threads,
             progress=tick,
+            say=say,
         )
     if as_json:
         return print_json(found.to_json())
-    table = Table(title=f"{found.anomalies} of {found.steps} steps above {found.detector.threshold:.4g}")
+    table = Table(
+        title=f"{found.anomalies} of {count_of(found.steps, 'step')} above {found.detector.threshold:.4g}"
+    )
     for column in ("stream", "steps", "anomalies", "highest score"):
         table.add_column(column, justify="right")
     for name, (steps, alarms, highest) in sorted(found.streams.items(), key=lambda s: -s[1][2])[:20]:
@@ -130,4 +138,4 @@ def scales(
     from edgelstm.pipeline.sources.table import fit_scales
 
     count = fit_scales(source, output)
-    out.print(f"wrote {output}: {count} streams", highlight=False, markup=False)
+    out.print(f"wrote {output}: {count_of(count, 'stream')}", highlight=False, markup=False)

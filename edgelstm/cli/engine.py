@@ -37,7 +37,7 @@ def build_plugin(
     cuda_target: Annotated[
         Path | None, typer.Option(help="With --machine: that machine's CUDA runtime, include/ and lib/.")
     ] = None,
-    source: Annotated[
+    plugins: Annotated[
         Path | None, typer.Option(help="The folder plugins/ of edgelstm's sources (default: the checkout's).")
     ] = None,
     ort: Annotated[
@@ -72,7 +72,7 @@ def build_plugin(
             tensorrt_include=tensorrt_include,
             nvcc=cuda,
             architectures=capabilities(gpu) if gpu else None,
-            source=source,
+            source=plugins,
             target_machine=machine,
             cuda_target=cuda_target,
             progress=show,

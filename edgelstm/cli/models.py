@@ -10,9 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgelstm.cli.shared import (
+    Device,
     Hop,
     Init,
     Json,
+    Limit,
     Postprocess,
     Preprocess,
     Threads,
@@ -33,7 +35,7 @@ from edgelstm.cli.shared import (
     states_option,
     two_numbers,
 )
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature, StateSpec
 
 
@@ -44,7 +46,7 @@ from edgelstm.graph.signature import Signature, StateSpec
     "`edgelstm export model.keras -o model.onnx`"
 )
 def export(
-    source: Annotated[
+    model: Annotated[
         str,
         typer.Argument(
             help="package.module:factory, model.safetensors, model.pt (TorchScript or weights), model.keras, model.h5, "
@@ -96,10 +98,10 @@ def export(
     gate_order: Annotated[
         str | None, typer.Option(help="Checkpoints without a module: the order of the gates, such as 'ifog'.")
     ] = None,
-    frames: Annotated[
-        str | None, typer.Option("--source", help="Frames to compare on (see `run`); else seeded noise.")
+    source: Annotated[
+        str | None, typer.Option(help="Frames to compare on (see `run`); else seeded noise.")
     ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Frames of the comparison.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="Frames at most of the comparison.")] = 200,
     tolerance: Annotated[
         float | None,
         typer.Option(
@@ -108,6 +110,7 @@ def export(
     ] = None,
     preprocess: Preprocess = None,
     postprocess: Postprocess = None,
+    hop: Hop = None,
     lower: Annotated[
         str | None,
         typer.Option(help="plain or openvino: the gates in standard operators, for other ONNX runtimes."),
@@ -118,17 +121,18 @@ def export(
     """Turn a trained model into an ONNX step graph, proved equal to its source before it is written."""
     import edgelstm
 
-    say_sources(frames)
-    with progress_bar("proving", steps, asks=source.endswith(".onnx") and not yes) as tick:
+    say_sources(source)
+    with progress_bar("proving", limit, asks=model.endswith(".onnx") and not yes) as tick:
         result = edgelstm.export(
-            source,
+            model,
             output,
             weights=weights,
             frame=frame_shapes(frame),
             states=states_option(state),
             fix=fix_option(fix),
             confirm=confirm_pairs(yes),
-            frames=frames,
+            source=source,
+            hop=hop,
             window=window,
             carry_state=carry_state,
             results=None if results is None else [name.strip() for name in results.split(",")],
@@ -136,7 +140,7 @@ def export(
             preprocess=preprocess,
             postprocess=postprocess,
             kwargs=json_option("--init", init),
-            steps=steps,
+            limit=limit,
             tolerance=tolerance,
             lower=lower,  # type: ignore[arg-type]
             threads=threads,
@@ -201,7 +205,7 @@ def run(
             help="{sinks}.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    limit: Limit = None,
     preprocess: Preprocess = None,
     postprocess: Postprocess = None,
     hop: Hop = None,
@@ -229,8 +233,11 @@ def run(
         str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")
     ] = "error",
     show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
-    lead: Annotated[int | None, typer.Option(help="PNG and MP4: which lead time of a forecast.")] = None,
-    channel: Annotated[int | None, typer.Option(help="PNG and MP4: which channel.")] = None,
+    lead: Annotated[
+        int | None,
+        typer.Option(min=1, help="PNG and MP4: which lead time of a forecast, 1 for the next frame."),
+    ] = None,
+    channel: Annotated[int | None, typer.Option(min=0, help="PNG and MP4: which channel, from 0.")] = None,
     colours: Annotated[
         str | None,
         typer.Option(
@@ -253,13 +260,7 @@ def run(
             "--range", help="PNG and MP4: the values of black and white, such as 0,1.", metavar="LOW,HIGH"
         ),
     ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="cpu, cuda or cuda:N; default: cpu for .onnx, cuda for an engine (.plan).",
-            show_default=False,
-        ),
-    ] = None,
+    device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -309,14 +310,14 @@ def run(
 
 
 @app.command(
-    epilog="Examples: `edgelstm verify float.onnx int8.onnx --source frames.npz --steps 10000 --plot drift.png` · "
+    epilog="Examples: `edgelstm verify float.onnx int8.onnx --source frames.npz --limit 10000 --plot drift.png` · "
     "`edgelstm verify nets.py:make model.onnx --weights net.pt --json`"
 )
 def verify(
     a: Annotated[str, typer.Argument(help="The reference: .onnx, described .safetensors, or torch factory.")],
     b: Annotated[str, typer.Argument(help="What is compared with it.")],
     source: Annotated[str | None, typer.Option(help="Frames (see `run`); else seeded noise.")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Frames at most.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="Frames at most.")] = 200,
     weights: Weights = None,
     init: Init = None,
     preprocess: Preprocess = None,
@@ -344,12 +345,12 @@ def verify(
     if plot is not None:
         check_plot(plot)
     say_sources(source)
-    with progress_bar("comparing", steps) as tick:
+    with progress_bar("comparing", limit) as tick:
         result = edgelstm.verify(
             a,
             b,
             source,
-            steps=steps,
+            limit=limit,
             weights=weights,
             kwargs=json_option("--init", init),
             preprocess=preprocess,
@@ -416,7 +417,7 @@ def _inspect_engine(plan: Path, as_json: bool) -> None:
         out.print(f"{name}: {value}", highlight=False, markup=False)
     if found.layers is None:
         return out.print(found.note, highlight=False, markup=False)
-    table = Table(title=f"{len(found.layers)} layers, {found.reformats} of them reformat")
+    table = Table(title=f"{count_of(len(found.layers), 'layer')}, {found.reformats} of them reformat")
     for column in ("layer", "kind", "kernel", "reads"):
         table.add_column(column, overflow="fold")
     for layer in found.layers:
@@ -425,7 +426,8 @@ def _inspect_engine(plan: Path, as_json: bool) -> None:
 
 
 def _print_signature(path: str, s: Signature) -> None:
-    table = Table(title=f"{escape(path)}: {'step' if s.window is None else f'window of {s.window} frames'}")
+    kind = "step" if s.window is None else f"window of {count_of(s.window, 'frame')}"
+    table = Table(title=f"{escape(path)}: {kind}")
     for column in ("kind", "name", "dtype", "shape", "graph"):
         table.add_column(column)
     for kind, tensors in (("input", s.inputs), ("output", s.outputs)):
@@ -458,7 +460,9 @@ def _start(state: StateSpec) -> str:
 
 
 def print_comparison(result: Any) -> None:
-    table = Table(title=escape(f"{result.b} against {result.a}, {result.frames} frames: relative error"))
+    table = Table(
+        title=escape(f"{result.b} against {result.a}, {count_of(result.frames, 'frame')}: relative error")
+    )
     for column in ("kind", "tensor", "worst", "at frame", "last"):
         table.add_column(column, justify="left" if column in ("kind", "tensor") else "right")
     for t in result.tensors:
@@ -473,7 +477,7 @@ def print_proof(proof: Any) -> None:
     """What export judged by: how far source and graph are from float64, tensor by tensor."""
     title = f"{proof.comparison.b} and {proof.comparison.a.removesuffix(' in float64')} against float64"
     how = ", each step from equal states" if proof.together else ""
-    table = Table(title=escape(f"{title}, {proof.comparison.frames} frames{how}: relative error"))
+    table = Table(title=escape(f"{title}, {count_of(proof.comparison.frames, 'frame')}{how}: relative error"))
     for column in ("kind", "tensor", "source", "graph", "of what passes"):
         table.add_column(column, justify="left" if column in ("kind", "tensor") else "right")
     for t in proof.tensors:

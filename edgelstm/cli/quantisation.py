@@ -10,7 +10,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgelstm.cli.shared import (
+    Hop,
     Json,
+    Limit,
     Preprocess,
     Threads,
     app,
@@ -21,6 +23,7 @@ from edgelstm.cli.shared import (
     say_sources,
     size_text,
 )
+from edgelstm.errors import count_of
 
 
 @app.command(
@@ -41,18 +44,19 @@ def calibrate(
     ] = None,
     percentile: Annotated[float | None, typer.Option(help="Of method percentile; default 99.99.")] = None,
     streams: Annotated[int | None, typer.Option(min=1, help="Sequences side by side; default 8.")] = None,
-    frames: Annotated[int | None, typer.Option(min=1, help="At most so many frames of each source.")] = None,
+    limit: Limit = None,
     sequence: Annotated[
         int | None, typer.Option(min=1, help="Cut sources into sequences of so many frames.")
     ] = None,
     rounds: Annotated[
         int, typer.Option(min=1, max=2, help="2: once more, with the quantised graph driving the state.")
     ] = 1,
-    target: Annotated[
+    runtime: Annotated[
         str,
-        typer.Option("--runtime", help="What the second round is quantised for: onnxruntime or tensorrt."),
+        typer.Option(help="What the second round is quantised for: onnxruntime or tensorrt."),
     ] = "onnxruntime",
     preprocess: Preprocess = None,
+    hop: Hop = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -70,18 +74,21 @@ def calibrate(
             method=method,
             percentile=percentile,
             streams=streams,
-            frames=frames,
+            limit=limit,
             sequence=sequence,
             preprocess=preprocess,
+            hop=hop,
             rounds=rounds,
-            target=target,  # type: ignore[arg-type]
+            runtime=runtime,  # type: ignore[arg-type]
             threads=threads,
             progress=tick,
         )
     if as_json:
         return print_json(result.to_json())
     c = result.calibration
-    table = Table(title=f"{c.frames} frames in {len(c.data)} sequences, method {c.method['method']}")
+    table = Table(
+        title=f"{count_of(c.frames, 'frame')} in {count_of(len(c.data), 'sequence')}, method {c.method['method']}"
+    )
     for column in ("tensor", "role", "channels", "seen", "range"):
         table.add_column(column, justify="left" if column in ("tensor", "role") else "right")
     for t in c.tensors.values():
@@ -94,7 +101,7 @@ def calibrate(
     held = sum(d["check"]["held_back"] for d in c.data if "check" in d)
     if held:
         out.print(
-            f"{held} more frames, at the ends of sequences, are left for `quantize` to verify on",
+            f"{count_of(held, 'more frame, at the end of a sequence, is', 'more frames, at the ends of sequences, are')} left for `quantize` to verify on",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -122,7 +129,7 @@ def quantize(
     model: Annotated[Path, typer.Argument(help="A float step graph or window (.onnx).")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     calibration: Annotated[Path | None, typer.Option(help="What `calibrate` wrote for this model.")] = None,
-    target: Annotated[str, typer.Option("--runtime", help="onnxruntime (CPU) or tensorrt.")] = "onnxruntime",
+    runtime: Annotated[str, typer.Option(help="onnxruntime (CPU) or tensorrt.")] = "onnxruntime",
     precision: Annotated[str, typer.Option(help="int8, fp8, fp16, bf16, or auto.")] = "int8",
     gpu: Annotated[
         str | None, typer.Option(help="Refuse what it lacks: orin, ada, hopper, ..., or 8.7.")
@@ -135,10 +142,11 @@ def quantize(
         list[str] | None, typer.Option(help="Weights to leave alone, by pattern, such as 'head.*'.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(help="auto: largest relative error of the outputs after --steps frames.")
+        float | None, typer.Option(help="auto: largest relative error of the outputs after --limit frames.")
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="auto: frames to measure on (see `run`).")] = None,
-    steps: Annotated[int, typer.Option(min=1, help="auto: frames of a measurement.")] = 200,
+    limit: Annotated[int, typer.Option(min=1, help="auto: frames at most of a measurement.")] = 200,
+    hop: Hop = None,
     verify: Annotated[
         bool,
         typer.Option(
@@ -157,7 +165,7 @@ def quantize(
             model,
             calibration,
             output,
-            target=target,  # type: ignore[arg-type]
+            runtime=runtime,  # type: ignore[arg-type]
             precision=precision,
             gpu=gpu,
             rest=rest,
@@ -165,7 +173,8 @@ def quantize(
             keep=keep or (),
             budget=budget,
             source=source or (),
-            steps=steps,
+            limit=limit,
+            hop=hop,
             verify=verify,
             threads=threads,
             progress=tick,

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from edgelstm.cli.shared import (
+    Device,
     Hop,
     Json,
     Preprocess,
@@ -16,8 +17,9 @@ from edgelstm.cli.shared import (
     out,
     print_json,
     progress_bar,
-    say_sources,
+    say,
 )
+from edgelstm.errors import count_of
 
 
 @app.command(epilog="Example: `edgelstm report model.onnx --source frames.npz -o report.html`")
@@ -28,14 +30,13 @@ def report(
     limit: Annotated[int, typer.Option(min=1, help="Frames at most: each is on the page.")] = 240,
     preprocess: Preprocess = None,
     hop: Hop = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default=False)] = None,
+    device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
     """Make a page of what a model does with a source: input, output, what came, states, time a frame."""
     import edgelstm
 
-    say_sources(source)
     with progress_bar("streaming", limit) as tick:
         made = edgelstm.report(
             model,
@@ -47,7 +48,8 @@ def report(
             device=device,
             threads=threads,
             progress=tick,
+            say=say,
         )
     if as_json:
         return print_json(made.to_json())
-    out.print(f"wrote {made.path}: {made.frames} frames", highlight=False, markup=False)
+    out.print(f"wrote {made.path}: {count_of(made.frames, 'frame')}", highlight=False, markup=False)

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from edgelstm.cli.shared import Json, Preprocess, Threads, app, out, print_json, progress_bar, say_sources
+from edgelstm.cli.shared import (
+    Device,
+    Hop,
+    Json,
+    Limit,
+    Preprocess,
+    Threads,
+    app,
+    out,
+    print_json,
+    progress_bar,
+    say,
+)
 from edgelstm.errors import EdgeLstmError
 
 
@@ -27,10 +39,11 @@ def score(
     threshold: Annotated[
         float | None, typer.Option(help="CSI of this value (default: 1 of rain in mm/h, 0.5 of brightness).")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    limit: Limit = None,
     preprocess: Preprocess = None,
+    hop: Hop = None,
     on_gap: Annotated[str, typer.Option(help="Frames missing: hold the state, reset it, or error.")] = "hold",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda or cuda:N.", show_default=False)] = None,
+    device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +52,6 @@ def score(
 
     if output is not None and output.suffix.lower() != ".csv":
         raise EdgeLstmError(f"--output {output}", expected="a .csv file")
-    say_sources(*source)
     with progress_bar("scoring", limit) as tick:
         report = edgelstm.score(
             model,
@@ -50,8 +62,10 @@ def score(
             threads=threads,
             limit=limit,
             preprocess=preprocess,
+            hop=hop,
             on_gap=on_gap,  # type: ignore[arg-type]
             progress=tick,
+            say=say,
         )
     if as_json:
         return print_json(report.to_json())

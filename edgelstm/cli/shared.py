@@ -64,6 +64,15 @@ Hop = Annotated[
 ]
 
 
+Limit = Annotated[int | None, typer.Option(min=1, help="Frames at most, of each source.")]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        help="cpu, cuda or cuda:N; default: cpu for .onnx, cuda for an engine (.plan).", show_default=False
+    ),
+]
+
+
 class Bar:
     """A bar on standard error, so that --json on standard output stays clean; it shows with the first tick or word.
 

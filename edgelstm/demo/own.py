@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,15 @@ import numpy as np
 from edgelstm.demo.pictures import colour_sprite, sprite
 from edgelstm.demo.report import page
 from edgelstm.dtypes import to_float32
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, write_text
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Outputs
 from edgelstm.pipeline.outputs import frame_outputs
+from edgelstm.renamed import renamed
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.forecast import forecast_output
-from edgelstm.workflows.frames import Preprocessing, Progress, operations
+from edgelstm.workflows.frames import Preprocessing, Progress, operations, texts
 from edgelstm.workflows.run import RunReport, run
 from edgelstm.workflows.score import score_rows
 from edgelstm.workflows.streaming import Step
@@ -48,10 +50,11 @@ class Report:
         return {"path": str(self.path), "frames": self.frames, "run": self.run.to_json()}
 
 
+@renamed(out="output")
 def report(
     model: PathLike,
     source: str,
-    out: PathLike,
+    output: PathLike,
     *,
     limit: int = FRAMES,
     device: str | None = None,
@@ -59,6 +62,7 @@ def report(
     preprocess: Preprocessing | None = None,
     hop: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Report:
     """Stream at most ``limit`` frames of ``source`` through ``model`` and write one page (.html) of what happened.
 
@@ -66,7 +70,7 @@ def report(
     they are for, beside what came), the range of every state over time, and the time of each frame; forecasts of the
     input are scored. Other arguments as :func:`edgelstm.run`. Of a source of several streams, the first is shown.
     """
-    path = Path(out)
+    path = Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise EdgeLstmError(f"output {path}", expected="a .html file")
     seen = _Seen(preprocess)
@@ -83,11 +87,17 @@ def report(
         score=scored,
         observe=seen,
         progress=progress,
+        say=say,
     )
     if not seen.names:
         raise EdgeLstmError(f"source {source}", found="no step of the model", expected="at least one")
     data = seen.data(found, scored)
     words = ["edgelstm", "report", str(model), "--source", source, "-o", str(path)]
+    words += [] if limit == FRAMES else ["--limit", str(limit)]
+    words += [] if hop is None else ["--hop", str(hop)]
+    words += [] if device is None else ["--device", device]
+    for text in texts(signature, preprocess):
+        words += ["--preprocess", text]
     data["command"] = shlex.join(words)
     write_text(path, page(data, "own"))
     return Report(path, found, len(seen.names))
@@ -222,7 +232,7 @@ class _Seen:
         carried = sum(int(np.prod(s.frame_shape)) for s in self._signature.states)
         return {
             "title": found.model,
-            "intro": f"{count} frames of {found.source}, streamed one by one; the state went on from frame to frame.",
+            "intro": f"{count_of(count, 'frame')} of {found.source}, streamed one by one; the state went on from frame to frame.",
             "machine": [cpu().model, f"edgelstm {__version__}", time.strftime("%Y-%m-%d %H:%M")],
             "frames": count,
             "names": self.names,
@@ -239,8 +249,8 @@ class _Seen:
             "unit": found.frame_unit or "",
             "facts": [
                 ["time a frame, median", f"{np.percentile(self._milliseconds, 50):.3g} ms", f"99% within {np.percentile(self._milliseconds, 99):.3g} ms"],
-                ["frames", str(count), f"{found.skipped} skipped, {len(found.gaps)} gaps"],
-                ["state carried", f"{carried:,} numbers", f"{len(self._signature.states)} tensors"],
+                ["frames", str(count), f"{found.skipped} skipped, {count_of(len(found.gaps), 'gap')}"],
+                ["state carried", f"{carried:,} numbers", f"{count_of(len(self._signature.states), 'tensor')}"],
                 *([["error, mean of all leads", f"{np.mean([r['mae'] for r in rows]):.3g} {found.frame_unit or ''}", f"last frame repeated: {np.mean([r['mae_persistence'] for r in rows]):.3g}"]] if rows else []),
             ],
         }  # fmt: skip

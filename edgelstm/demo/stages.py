@@ -245,7 +245,7 @@ class _Run:
             length = min(STEPS, source.length or STEPS)
         with bars(f"{name}: exporting", length) as tick:
             self.exported = export(
-                self.folder / "model.safetensors", frames=self._own, threads=threads, progress=tick
+                self.folder / "model.safetensors", source=self._own, threads=threads, progress=tick
             )
         self.signature = self.exported.step.signature
         self._recorded = (0.0, 0)

@@ -15,7 +15,7 @@ from edgelstm.engine import versions
 from edgelstm.engine.capability import Library, check, library
 from edgelstm.engine.precisions import check_made_for_tensorrt, product_precisions
 from edgelstm.engine.process import Progress, Request, build_in_child
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, atomic_path, read_bytes, sha256, write_bytes, write_text
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
@@ -247,8 +247,8 @@ class Job:
             if plan.stat().st_size != size:
                 raise EdgeLstmError(
                     f"the plan of {self.where} was not written whole",
-                    found=f"{plan.stat().st_size} bytes",
-                    expected=f"{size} bytes",
+                    found=f"{count_of(plan.stat().st_size, 'byte')}",
+                    expected=f"{count_of(size, 'byte')}",
                 )
             sidecar = replace(sidecar, plan_bytes=size)
             if engine_name_in(plan) is None:
@@ -336,7 +336,7 @@ def _for_axis(step: StepModel, options: BuildOptions) -> BuildOptions:
         return options
     if options.streams not in ((1, 1, 1), (axis, axis, axis), (1, axis, axis)):
         raise EdgeLstmError(
-            f"the model takes {axis} streams in every call",
+            f"the model takes {count_of(axis, 'stream')} in every call",
             found=f"streams {fewest}:{usual}:{most}",
             expected=str(axis),
             hint="Export it with a stream axis that has a name",

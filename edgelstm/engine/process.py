@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.runtime.sidecar import RuntimeName
 
 log = logging.getLogger("edgelstm.tensorrt")
@@ -136,7 +136,11 @@ def _builder_error(
             hint="fp8 needs compute capability 8.9 or later: build for another, or quantise to int8",
         )
     if any(word in text.lower() for word in ("out of memory", "outofmemory", "insufficient memory")):
-        limit = f"a workspace of {request.workspace} bytes" if request.workspace else "the memory there is"
+        limit = (
+            f"a workspace of {count_of(request.workspace, 'byte')}"
+            if request.workspace
+            else "the memory there is"
+        )
         return EdgeLstmError(
             f"building {where} needs more than {limit}",
             found=text,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.dtypes import DTYPES, from_float32, np_dtype, to_float32
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 
 SCHEMA = 1
 #: A tensor with more elements than this is a mistake or an attack (2**31 - 1, the limit of most runtimes).
@@ -97,8 +97,8 @@ class StateSpec:
             if len(self.initial) != size:
                 raise EdgeLstmError(
                     f"initial value of state {self.name!r}",
-                    found=f"{len(self.initial)} bytes",
-                    expected=f"{size} bytes for {self.dtype}{list(self.frame_shape)}",
+                    found=f"{count_of(len(self.initial), 'byte')}",
+                    expected=f"{count_of(size, 'byte')} for {self.dtype}{list(self.frame_shape)}",
                 )
         q = self.quantization
         if q is not None and len(q.scale) not in {1, *self.frame_shape[:1]}:

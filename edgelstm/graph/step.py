@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 from onnx import TensorProto, helper
 
-from edgelstm.errors import EdgeLstmError, some
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike, read_bytes, sha256, write_bytes
 from edgelstm.graph.signature import Dim, Signature
 
@@ -30,7 +30,7 @@ class StepModel:
     signature: Signature
 
     def __repr__(self) -> str:
-        return f"StepModel({len(self.model.graph.node)} nodes, {self.signature})"
+        return f"StepModel({count_of(len(self.model.graph.node), 'node')}, {self.signature})"
 
     @classmethod
     def load(cls, path: PathLike) -> StepModel:
@@ -134,7 +134,7 @@ def parse_onnx(data: bytes, where: str, *, external: bool = False) -> onnx.Model
     if not model.graph.node or not model.opset_import:
         raise EdgeLstmError(
             f"{where} is not an ONNX file, or is truncated",
-            found=f"{len(data)} bytes without a graph",
+            found=f"{count_of(len(data), 'byte')} without a graph",
             expected="ONNX",
         )
     if not external and any(t.data_location == TensorProto.EXTERNAL for t in model.graph.initializer):

@@ -97,9 +97,9 @@ GPUS: dict[str, frozenset[str]] = {
 
 
 def check_target(target: str, precision: str, gpu: str | None = None) -> None:
-    """Raise EdgeLstmError for a target that is none, or a precision that it or the GPU lacks."""
+    """Raise EdgeLstmError for a runtime that is none, or a precision that it or the GPU lacks."""
     if target not in get_args(Target):
-        raise EdgeLstmError("target", found=target, expected=f"one of {', '.join(get_args(Target))}")
+        raise EdgeLstmError("runtime", found=target, expected=f"one of {', '.join(get_args(Target))}")
     if precision not in get_args(Precision):
         raise EdgeLstmError(
             "precision", found=precision, expected=f"one of {', '.join(get_args(Precision))} or auto"

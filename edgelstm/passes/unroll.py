@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import ROWS, Call, Operand, Shape, batches, is_reshape
@@ -80,7 +80,7 @@ def _check(step: StepModel, frames: int, hoist: Hoist) -> None:
     if s.window is not None:
         raise EdgeLstmError(
             "unroll: the model is a window already",
-            found=f"{s.window} frames",
+            found=f"{count_of(s.window, 'frame')}",
             expected="a step",
             hint="Unroll the step it was made from",
         )
@@ -212,10 +212,10 @@ class _Window:
         copied = sum(len(group) for placement, group in plan if placement == "copied")
         if copied * self.frames > MAX_COPIES:
             raise EdgeLstmError(
-                f"unroll: a window of {self.frames} frames is too large",
-                found=f"{copied} nodes to copy for each frame, {copied * self.frames} in all",
+                f"unroll: a window of {count_of(self.frames, 'frame')} is too large",
+                found=f"{count_of(copied, 'node')} to copy for each frame, {copied * self.frames} in all",
                 expected=f"at most {MAX_COPIES}",
-                hint=f"Use a window of at most {MAX_COPIES // copied} frames and chain windows",
+                hint=f"Use a window of at most {count_of(MAX_COPIES // copied, 'frame')} and chain windows",
             )
         return plan
 

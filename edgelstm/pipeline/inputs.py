@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import Array
 from edgelstm.pipeline.optext import format_ops
@@ -85,7 +85,7 @@ class Inputs:
         if not isinstance(frame, Mapping):
             if len(self._preprocess) > 1:
                 raise EdgeLstmError(
-                    f"the model has {len(self._preprocess)} inputs and the source gives one array a frame",
+                    f"the model has {count_of(len(self._preprocess), 'input')} and the source gives one array a frame",
                     expected=f"an .npz with arrays {', '.join(self._preprocess)}",
                 )
             return {name: preprocess(frame) for name, preprocess in self._preprocess.items()}
@@ -145,12 +145,21 @@ class Inputs:
         window.due, window.new = self.hop, 0
         return {name: np.stack([f[name] for f in window.frames]) for name in ready}
 
+    def calls(self, frames: int) -> int:
+        """How many steps of the model so many frames of one stream make."""
+        if self.window is None:
+            return frames
+        return max(0, (frames - self.window) // (self.hop or self.window) + 1)
+
     def forget(self, stream: str | None = None) -> None:
         """Drop the frames gathered for a window of ``stream``."""
         self._windows.pop(stream, None)
 
-    def steps(self, source: Iterable[Frame]) -> Iterator[tuple[Frame, dict[str, Array]]]:
-        """(last frame of the step, inputs) for every step; frames short of a last window are left out, with a warning.
+    def steps(
+        self, source: Iterable[Frame], *, quiet: bool = False
+    ) -> Iterator[tuple[Frame, dict[str, Array]]]:
+        """(last frame of the step, inputs) for every step; frames short of a last window are left out, with a warning
+        unless ``quiet``.
 
         Where frames are missing somewhere in the step, the frame's ``gap`` says so.
         """
@@ -164,8 +173,10 @@ class Inputs:
                 yield (frame if gap == frame.gap else replace(frame, gap=gap)), ready
         short = self._short + sum(window.new for window in self._windows.values())
         self._short = 0
-        if short:
-            log.warning("left out at the end: %d frames, too few for a window of %d", short, self.window)
+        if short and not quiet:
+            log.warning(
+                "left out at the end: %s, too few for a window of %d", count_of(short, "frame"), self.window
+            )
         self._windows.clear()
 
 
@@ -230,7 +241,7 @@ def _window(signature: Signature, hop: int | None) -> int | None:
     if signature.window is not None:
         if hop not in (None, signature.window) and signature.states:
             raise EdgeLstmError(
-                f"a hop of {hop} for a window of {signature.window} frames that carries its state",
+                f"a hop of {hop} for a window of {count_of(signature.window, 'frame')} that carries its state",
                 expected=f"{signature.window}",
                 hint="Frames that overlap would go into the state twice. Stream the step graph instead: it gives an "
                 "output for every frame",

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 
 Array = npt.NDArray[Any]
 Transform = Callable[[Array], Array]
@@ -106,7 +106,11 @@ def _normalize(layout: Layout, mean: list[float], std: list[float]) -> tuple[Lay
     channels = 1 if layout.channel is None else layout.shape[layout.channel]
     for key, values in (("mean", mean), ("std", std)):
         if len(values) not in (1, channels):
-            expected = "one" if channels == 1 else f"one for each of the {channels} channels, or one for all"
+            expected = (
+                "one"
+                if channels == 1
+                else f"one for each of the {count_of(channels, 'channel')}, or one for all"
+            )
             raise EdgeLstmError(f"number of values in {key}", found=len(values), expected=expected)
     if min(std) <= 0:
         raise EdgeLstmError("std", found=std, expected="values above 0")
@@ -134,7 +138,7 @@ def _crop(layout: Layout, top: int, left: int, height: int, width: int) -> tuple
         raise EdgeLstmError(
             "crop does not lie inside the frame",
             found=f"rows {top} to {top + height}, columns {left} to {left + width}",
-            expected=f"within {rows} rows and {columns} columns",
+            expected=f"within {count_of(rows, 'row')} and {count_of(columns, 'column')}",
         )
     window: list[slice] = [slice(None)] * len(layout.shape)
     axis_h, axis_w = layout.spatial
@@ -225,7 +229,9 @@ def _samples(layout: Layout, length: int, hop: int, rate: int) -> tuple[Layout, 
     if min(length, hop, rate) < 1:
         raise EdgeLstmError("length, hop and rate", found=[length, hop, rate], expected="at least 1")
     if layout.shape != (length,):
-        raise EdgeLstmError("samples", found=list(layout.shape), expected=f"blocks of {length} samples")
+        raise EdgeLstmError(
+            "samples", found=list(layout.shape), expected=f"blocks of {count_of(length, 'sample')}"
+        )
     return layout, lambda x: x
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from edgelstm.dtypes import to_float32
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.operations import Array, Transform
 from edgelstm.pipeline.postprocess import Before, Postprocess
@@ -82,7 +82,7 @@ class Outputs:
         }
         if self._post and signature.window is not None:
             raise EdgeLstmError(
-                f"postprocessing of a window of {signature.window} frames",
+                f"postprocessing of a window of {count_of(signature.window, 'frame')}",
                 expected="a model of one step",
                 hint="Export without --window",
             )
@@ -105,7 +105,7 @@ class Outputs:
         for name, hop in self.hops.items():
             if source is not None and hop != source[1]:
                 raise EdgeLstmError(
-                    f"blocks of output {name!r} are added every {hop} samples ('overlap_add={hop}')",
+                    f"blocks of output {name!r} are added every {count_of(hop, 'sample')} ('overlap_add={hop}')",
                     found=f"a source cut every {source[1]}",
                     expected=f"{hop}",
                     hint=f"--hop {hop}, or --postprocess overlap_add={source[1]}",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import Array, Key, Layout, Operation
 from edgelstm.pipeline.optext import parse_ops
@@ -43,7 +43,11 @@ def _mask_spectrum(layout: Layout, before: Before) -> tuple[Layout, Callable[[],
     length = before.ops[names.index("samples")]["length"]
     bins = length // 2 + 1
     if int(np.prod(layout.shape)) != bins:
-        raise EdgeLstmError("mask", found=list(layout.shape), expected=f"{bins} values, of {length} samples")
+        raise EdgeLstmError(
+            "mask",
+            found=list(layout.shape),
+            expected=f"{count_of(bins, 'value')}, of {count_of(length, 'sample')}",
+        )
     block = Preprocess(before.ops[:place], TensorSpec("block", "float32", ("N", length)))
 
     def apply(mask: Array, raw: Any) -> Array:

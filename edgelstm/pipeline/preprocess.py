@@ -188,8 +188,8 @@ def _hint(raw: tuple[int, ...], have: tuple[int, ...], want: tuple[int, ...], op
                 return f"Say how to get there, e.g. --preprocess '{text}'"
     if have == want[1:]:
         return (
-            f"One step of the model takes {want[0]} of these frames together: `run` and `verify` take --hop 1 for a window "
-            f"that slides frame by frame, --hop {want[0]} for windows end to end"
+            f"One step of the model takes {want[0]} of these frames together: --hop 1 gives it a window "
+            f"that slides frame by frame, --hop {want[0]} windows end to end"
         )
     return "No preprocessing makes the one of the other: the source is of another kind than what the model was trained on"
 

@@ -56,19 +56,23 @@ def known(raw: Any, ops: Sequence[Op], spec: TensorSpec) -> Array:
 
 
 def forecast_scorer(
-    a: Signature, b: Signature, overrides: Mapping[str, Sequence[Op]] | None, threshold: float | None
+    a: Signature,
+    b: Signature,
+    overrides: Mapping[str, Sequence[Op]] | None,
+    threshold: float | None,
+    windows: bool = False,
 ) -> ForecastScorer | None:
     """What scores two models that forecast their own input; None where they do not.
 
     In physical units, or in the model's own where its preprocessing (``overrides`` replace it) can't be undone.
-    ``threshold``: of CSI; None for :func:`usual_threshold`.
+    ``threshold``: of CSI; None for :func:`usual_threshold`. windows: a hop cuts what one step takes.
     """
-    found = forecast_output(a)
+    found = forecast_output(a, windows)
     if found is None or found[0] not in [t.name for t in b.outputs]:
         return None
     spec = a.inputs[0]
     ops = {**a.preprocessing, **(overrides or {})}.get(spec.name, ())
-    if a.window is not None:
+    if a.window is not None or windows:
         spec = replace(spec, shape=(spec.shape[0], *spec.shape[2:]))
     try:
         units = physical(ops)
@@ -80,4 +84,5 @@ def forecast_scorer(
         frame=spec,
         units=units,
         known=lambda raw: known(raw, ops, spec),
+        windows=windows,
     )

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.gates import GateVariant, is_fused_gates
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.graph import Graph, attribute
@@ -100,7 +100,7 @@ def calibrate(
     if frames < least:
         raise EdgeLstmError(
             "too few frames to calibrate on",
-            found=f"{frames} frames in {len(data)} sequences",
+            found=f"{count_of(frames, 'frame')} in {count_of(len(data), 'sequence')}",
             expected=f"at least {least}",
             hint="A state needs some frames to leave its initial value, and its range shows only then: record more",
         )

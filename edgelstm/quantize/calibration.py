@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.dtypes import LARGEST
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, read_bytes, write_text
 from edgelstm.quantize import correlation
 from edgelstm.quantize.movement import TYPES, Rounding
@@ -168,7 +168,7 @@ class StateGrowth:
         if not (1 <= found.every <= MAX_FRAMES and found.largest and finite):
             raise EdgeLstmError(
                 f"growth of state {name!r}",
-                found=f"every {found.every} frames: {', '.join(map(str, found.largest[:3])) or 'nothing'}",
+                found=f"every {count_of(found.every, 'frame')}: {', '.join(map(str, found.largest[:3])) or 'nothing'}",
                 expected="finite sizes, one every so many frames",
             )
         return found
@@ -236,7 +236,7 @@ class Calibration:
     inputs: Mapping[str, InputRange] = field(default_factory=dict)
 
     def __repr__(self) -> str:
-        return f"Calibration({len(self.tensors)} tensors, {len(self.states)} states, {self.frames} frames)"
+        return f"Calibration({count_of(len(self.tensors), 'tensor')}, {count_of(len(self.states), 'state')}, {count_of(self.frames, 'frame')})"
 
     @property
     def frames(self) -> int:
@@ -393,7 +393,7 @@ def _still(what: str, still: Sequence[int], channels: int, is_input: bool) -> st
         if is_input
         else "fine if they never do; else calibrate on frames that move them, or they are cut off when they move"
     )
-    return f"{what}: {len(still)} of {channels} channels never moved ({shown}): {do}"
+    return f"{what}: {len(still)} of {count_of(channels, 'channel')} never moved ({shown}): {do}"
 
 
 #: What types are called where a user chooses one.

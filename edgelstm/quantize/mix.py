@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.placement import Target
 from edgelstm.passes.products import find_products
@@ -76,7 +76,7 @@ class Mix:
 
         levels = list(self.units[0].errors)
         table = Table(
-            title=f"error {self.error:.2e} after {self.frames} frames (budget {self.budget:g}), "
+            title=f"error {self.error:.2e} after {count_of(self.frames, 'frame')} (budget {self.budget:g}), "
             f"{self.cost:.0%} of the float work; {self.tried} mixes tried"
         )
         for column in ("weight", "path", "work", *(f"{level} alone" for level in levels), "chosen"):

@@ -6,6 +6,7 @@
     percentile = 99.99
     streams = 8                     # sequences side by side
     preprocess = ["scale=0.0039"]   # only where the model's Signature does not say it
+    hop = 1                         # only where one step takes several frames together
     [[sequence]]
     source = "recordings/morning.npz:frames"   # as `edgelstm run` takes it, from this file's folder on
     start = 0
@@ -33,6 +34,7 @@ _KEYS = {
     "percentile": float,
     "streams": int,
     "preprocess": list,
+    "hop": int,
     "sequence": list,
     "tensors": dict,
 }
@@ -47,11 +49,16 @@ _KINDS = {
 
 @dataclass(frozen=True)
 class Span:
-    """Part of a source that is one sequence: ``frames`` frames from ``start`` on; all that are left if None."""
+    """Part of a source that is one sequence: ``frames`` frames from ``start`` on; all that are left if None.
+
+    at_most: fewer will do. hop: of windows, see :class:`edgelstm.Inputs`.
+    """
 
     source: str
     start: int = 0
     frames: int | None = None
+    at_most: bool = False
+    hop: int | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +70,7 @@ class Recipe:
     percentile: float = 99.99
     streams: int = 8
     preprocess: tuple[str, ...] | None = None
+    hop: int | None = None
     tensors: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -70,6 +78,8 @@ class Recipe:
         check_overrides(self.tensors, {"method": self.method, "percentile": self.percentile})
         if self.streams < 1:
             raise EdgeLstmError("streams", found=self.streams, expected="at least 1")
+        if self.hop is not None and self.hop < 1:
+            raise EdgeLstmError("hop", found=self.hop, expected="at least 1 frame")
         for span in self.sequences:
             if span.start < 0 or (span.frames is not None and span.frames < 1):
                 raise EdgeLstmError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.runtime.protocol import Array, Frame
 
@@ -59,7 +59,7 @@ class FrameCheck:
         if not streams or len(given) != len(self._inputs):
             raise EdgeLstmError(
                 "one array of all streams' frames",
-                found="no stream" if not streams else f"{len(given)} arrays",
+                found="no stream" if not streams else f"{count_of(len(given), 'array')}",
                 expected=f"streams that joined, and an array for each input: {', '.join(i.name for i in self._inputs)}",
             )
         checked: dict[str, Any] = {}
@@ -139,7 +139,7 @@ class FrameCheck:
                 if self._policy == "error":
                     raise EdgeLstmError(
                         f"frame {stream.frames} of stream {stream.name!r}, input {spec.name!r}",
-                        found=f"{int(np.size(array) - np.isfinite(array).sum())} values that are NaN or infinite",
+                        found=f"{count_of(int(np.size(array) - np.isfinite(array).sum()), 'value that is', 'values that are')} NaN or infinite",
                         expected="finite values",
                         hint="The state is untouched; on_bad_frame='skip' or 'zero' goes on without stopping",
                     )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError, some
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.native.prepare import Native, prepare, same_results, say_once
@@ -350,8 +350,8 @@ def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
         raw = np.zeros(size + ALIGNMENT, np.uint8)
     except MemoryError as error:
         raise EdgeLstmError(
-            f"buffer for {rows} streams of {dtype}{list(shape)}",
-            found=f"{size} bytes",
+            f"buffer for {count_of(rows, 'stream')} of {dtype}{list(shape)}",
+            found=f"{count_of(size, 'byte')}",
             hint="Use fewer streams",
         ) from error
     start = -raw.ctypes.data % ALIGNMENT

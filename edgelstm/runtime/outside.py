@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -47,3 +47,30 @@ class Outside:
                     f"where {low:.4g} to {high:.4g} was seen. Is a scale missing (--preprocess 'scale=...')?"
                 )
         return None
+
+
+def ranges(signature: Signature, frames: Iterable[Mapping[str, Array]]) -> dict[str, tuple[float, float]]:
+    """Smallest and largest value of each input over ``frames``, as a Signature keeps them for :class:`Outside`."""
+    seen = Seen(signature)
+    for frame in frames:
+        seen.add(frame)
+    return seen.ranges()
+
+
+class Seen:
+    """Smallest and largest value of each input over the frames that were added."""
+
+    def __init__(self, signature: Signature) -> None:
+        self._coded = {t.name for t in signature.inputs if t.dtype in ("bfloat16", "float8e4m3fn")}
+        self._ends: dict[str, list[float]] = {}
+
+    def add(self, frame: Mapping[str, Array]) -> None:
+        """One frame more."""
+        for name, value in frame.items():
+            if value.size and np.asarray(value).dtype.kind in "fiu" and name not in self._coded:
+                ends = self._ends.setdefault(name, [np.inf, -np.inf])
+                ends[:] = min(ends[0], float(value.min())), max(ends[1], float(value.max()))
+
+    def ranges(self) -> dict[str, tuple[float, float]]:
+        """By input name; without those that were not finite."""
+        return {n: (low, high) for n, (low, high) in self._ends.items() if np.isfinite([low, high]).all()}

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
@@ -294,7 +294,7 @@ def call_size(signature: Signature, streams: int, where: str) -> CallSize:
         return CallSize()
     if axis not in (1, streams):
         raise EdgeLstmError(
-            f"{where} takes {axis} streams in every call",
+            f"{where} takes {count_of(axis, 'stream')} in every call",
             found=f"streams={streams}",
             expected=f"streams={axis}",
         )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
@@ -172,7 +172,7 @@ class Runner:
                 if not self._free:
                     raise EdgeLstmError(
                         f"no place for stream {name!r}",
-                        found=f"{len(self._streams)} streams: {', '.join(self._streams)}",
+                        found=f"{count_of(len(self._streams), 'stream')}: {', '.join(self._streams)}",
                         hint="Close one, or open the runner with streams=N larger",
                     )
                 row = self._free.pop()

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file, read_bytes
 from edgelstm.graph.signature import Signature
 
@@ -136,8 +136,8 @@ def load_sidecar(plan: PathLike) -> Sidecar:
     if size != sidecar.plan_bytes:
         raise EdgeLstmError(
             f"{plan} is not the plan that {path.name} tells of",
-            found=f"{size} bytes",
-            expected=f"{sidecar.plan_bytes} bytes",
+            found=f"{count_of(size, 'byte')}",
+            expected=f"{count_of(sidecar.plan_bytes, 'byte')}",
             hint="One of the files was cut short or replaced: copy both again, or build the engine again",
         )
     found = engine_name_in(source)

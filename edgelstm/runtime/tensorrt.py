@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, read_bytes
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.buffers import buffer_bytes, check_memory
@@ -176,7 +176,7 @@ class _Engine:
             # The first that takes so many rows: each was tuned for a number of its own.
             fitting = [k for k, (fewest, _, most) in enumerate(self._profiles) if fewest <= rows <= most]
             if not fitting:
-                raise self._failed(f"has no profile for {rows} streams")
+                raise self._failed(f"has no profile for {count_of(rows, 'stream')}")
             index = fitting[0]
             if context.active_optimization_profile != index:
                 if not context.set_optimization_profile_async(index, self._cuda.stream):
@@ -187,7 +187,7 @@ class _Engine:
             specs += [(s.input, s) for s in signature.states]
             for name, spec in specs:
                 if not context.set_input_shape(name, (rows, *spec.frame_shape)):
-                    raise self._failed(f"refuses {rows} streams")
+                    raise self._failed(f"refuses {count_of(rows, 'stream')}")
         for name, address in addresses.items():
             if not context.set_tensor_address(name, address):
                 raise self._failed(f"refuses the address of {name}")
@@ -291,7 +291,7 @@ def _call_size(sidecar: Sidecar, streams: int, where: str) -> CallSize:
     fewest, _, most = sidecar.streams
     if 1 < most < streams:
         raise EdgeLstmError(
-            f"{where} was built for at most {most} streams",
+            f"{where} was built for at most {count_of(most, 'stream')}",
             found=f"streams={streams}",
             expected=f"at most {most}",
             hint=f"Build it for more: edgelstm build-engine --streams {streams}",

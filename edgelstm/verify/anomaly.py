@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, read_bytes, write_text
 
 Array = npt.NDArray[Any]
@@ -63,7 +63,9 @@ class Detector:
             return float(np.square(e).mean())
         vector = error_vector(e)
         if len(vector) != len(self.mean):
-            raise EdgeLstmError("errors", found=f"{len(vector)} values", expected=f"{len(self.mean)}")
+            raise EdgeLstmError(
+                "errors", found=f"{count_of(len(vector), 'value')}", expected=f"{len(self.mean)}"
+            )
         return float(np.square((vector - np.array(self.mean)) @ np.array(self.whiten)).sum())
 
     def is_anomaly(self, score: float) -> bool:

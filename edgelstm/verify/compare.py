@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import from_float32, np_dtype, to_float32
-from edgelstm.errors import EdgeLstmError, some
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
@@ -39,7 +39,7 @@ class Comparison:
         return max(self.tensors, key=lambda t: t.worst)
 
     def __repr__(self) -> str:
-        return f"Comparison({self.b} against {self.a}, {self.frames} frames, worst: {self.worst})"
+        return f"Comparison({self.b} against {self.a}, {count_of(self.frames, 'frame')}, worst: {self.worst})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; infinite errors become null."""
@@ -121,7 +121,9 @@ def compare(
             progress(block)
     if not done:
         raise EdgeLstmError(
-            "nothing to compare", found=f"{len(pending)} frames", expected=f"at least {block} frames"
+            "nothing to compare",
+            found=f"{count_of(len(pending), 'frame')}",
+            expected=f"at least {count_of(block, 'frame')}",
         )
     return Comparison(*names, done, [*output_errors.values(), *state_errors.values()], [*ranges.values()])
 

@@ -19,12 +19,15 @@ from edgelstm.graph.signature import Signature, TensorSpec
 Array = npt.NDArray[Any]
 
 
-def forecast_output(signature: Signature) -> tuple[str, int] | None:
-    """Name of the output that has the shape of the K frames to come, and K; None when there is no such output."""
+def forecast_output(signature: Signature, windows: bool = False) -> tuple[str, int] | None:
+    """Name of the output that has the shape of the K frames to come, and K; None when there is no such output.
+
+    windows: one step takes [T, *frame], a window that a hop cuts.
+    """
     if len(signature.inputs) != 1:
         return None
     own = 0 if signature.window is None else 1
-    frame = signature.inputs[0].frame_shape[own:]
+    frame = signature.inputs[0].frame_shape[own or int(windows) :]
     for output in signature.outputs:
         leads, *shape = output.frame_shape[own:] or (0,)
         if frame and tuple(shape) == frame:
@@ -88,6 +91,8 @@ class ForecastScores:
 class ForecastScorer:
     """Takes frames as they arrive, and the forecasts that both models make on them, in the same order.
 
+    windows: not every frame has a forecast; one that comes is of the window that ends with the frame that arrived last.
+
     frame: the model's input, a single frame. units: from its values to those that are scored, the units of
     ``threshold``. known: which values of a raw frame count (default all).
     """
@@ -101,6 +106,7 @@ class ForecastScorer:
         frame: TensorSpec,
         units: Callable[[Array], Array] | None = None,
         known: Callable[[Any], Array] | None = None,
+        windows: bool = False,
     ) -> None:
         self.output, self.leads, self.threshold = output, leads, threshold
         self._frame = frame
@@ -109,7 +115,10 @@ class ForecastScorer:
         self._all = np.ones(frame.frame_shape, bool)
         self._arrived: deque[tuple[Array, Array, int]] = deque()
         self._span = 0
-        self._made: deque[tuple[Array, Array]] = deque()
+        #: Forecasts, each with the number of the frame that it was made on; numbers of the oldest frame kept, of the next.
+        self._made: deque[tuple[int, Array, Array]] = deque()
+        self._first = self._next = self._observed = 0
+        self._windows = windows
         self._count = 0
         self._values = np.zeros(leads)
         self._errors, self._hits, self._events = np.zeros((3, 2, leads))
@@ -126,12 +135,18 @@ class ForecastScorer:
         if isinstance(raw, Mapping):
             raw = raw[self._frame.name]
         truth = np.array(self._units(values), np.float64)
+        if self._windows and not self._made:  # no forecast was made on what is here
+            self._first += len(self._arrived)
+            self._arrived.clear()
+        self._next += 1
         self._arrived.append((truth, self._all if raw is None else self._known(raw), self._span))
         self._score()
 
     def observe(self, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
         """The outputs of both models at the next of the frames that arrived."""
-        self._made.append((np.array(a[self.output]), np.array(b[self.output])))
+        at = self._next - 1 if self._windows else self._observed
+        self._observed = at + 1
+        self._made.append((at, np.array(a[self.output]), np.array(b[self.output])))
         self._score()
 
     def result(self) -> ForecastScores | None:
@@ -149,9 +164,16 @@ class ForecastScorer:
 
     def _score(self) -> None:
         """Score the forecasts whose farthest lead has come."""
-        while self._made and len(self._arrived) > self.leads:
+        while self._made:
+            at, *made = self._made[0]
+            for _ in range(at - self._first):  # between two windows
+                self._arrived.popleft()
+            self._first = at
+            if len(self._arrived) <= self.leads:
+                return
             _, _, span = self._arrived.popleft()
-            made = self._made.popleft()
+            self._first += 1
+            self._made.popleft()
             if self._arrived[self.leads - 1][2] != span:
                 continue
             both = [self._units(values) for values in made]

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.runtime.protocol import Frame, Program
 from edgelstm.verify.compare import (
     Comparison,
@@ -120,7 +120,7 @@ class Proof:
         return f"source {self.source:.1e} from float64, graph {self.graph:.1e}"
 
     def __repr__(self) -> str:
-        return f"Proof({self.text}, {self.comparison.frames} frames{', from equal states' * self.together})"
+        return f"Proof({self.text}, {count_of(self.comparison.frames, 'frame')}{', from equal states' * self.together})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -312,7 +312,9 @@ def prove(
             progress(block)
     if not done:
         raise EdgeLstmError(
-            "nothing to compare", found=f"{len(pending)} frames", expected=f"at least {block} frames"
+            "nothing to compare",
+            found=f"{count_of(len(pending), 'frame')}",
+            expected=f"at least {count_of(block, 'frame')}",
         )
     every = [*outputs.values(), *states.values()]
     comparison = Comparison(names[0], names[1], done, [t.ours for t in every])

@@ -8,6 +8,8 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from edgelstm.errors import count_of
+
 if TYPE_CHECKING:
     from edgelstm.verify.compare import Comparison
     from edgelstm.verify.forecast import ForecastScores
@@ -15,7 +17,9 @@ if TYPE_CHECKING:
 
 def errors(result: Comparison) -> Table:
     """Every output and state: its errors and where they lead."""
-    table = Table(title=escape(f"{result.b} against {result.a}, {result.frames} frames: relative error"))
+    table = Table(
+        title=escape(f"{result.b} against {result.a}, {count_of(result.frames, 'frame')}: relative error")
+    )
     for column in ("kind", "tensor", "worst", "at frame", "last", "2-norm", "drift"):
         table.add_column(column, justify="left" if column in ("kind", "tensor", "drift") else "right")
     for t in result.tensors:
@@ -31,15 +35,16 @@ def notes(result: Comparison) -> list[str]:
     lines = list(result.said)
     lines += [state.text() for state in result.states if state.growth.grows]
     if result.asked is not None:
-        lines.insert(0, f"{result.frames} frames were compared, not {result.asked}: the source has no more")
+        lines.insert(
+            0,
+            f"{count_of(result.frames, 'frame was', 'frames were')} compared, not {result.asked}: the source has no more",
+        )
     return lines
 
 
 def forecast(scores: ForecastScores) -> Table:
     """MAE and CSI of both models at every lead, and what b loses."""
-    title = (
-        f"output {scores.output}, {scores.forecasts} forecasts against what came; CSI of {scores.threshold:g}"
-    )
+    title = f"output {scores.output}, {count_of(scores.forecasts, 'forecast')} against what came; CSI of {scores.threshold:g}"
     table = Table(title=escape(title), min_width=len(title))
     for column in ("frames ahead", "MAE a", "MAE b", "CSI a", "CSI b"):
         table.add_column(column, justify="right")

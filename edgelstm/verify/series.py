@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.dtypes import LARGEST
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.verify.drift import Drift, Growth, figure, fit, growth
 
 Array = npt.NDArray[Any]
@@ -138,9 +138,7 @@ class StateRange:
     _before: Array | None = field(default=None, repr=False)
 
     def __repr__(self) -> str:
-        return (
-            f"StateRange({self.name!r}: {max(self.largest, default=0.0):.3g} over {len(self.frames)} frames)"
-        )
+        return f"StateRange({self.name!r}: {max(self.largest, default=0.0):.3g} over {count_of(len(self.frames), 'frame')})"
 
     def add(self, frame: int, value: Array) -> None:
         """The state after ``frame``."""

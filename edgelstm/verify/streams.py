@@ -17,7 +17,7 @@ from time import perf_counter
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.one_stream import for_one_stream
@@ -89,7 +89,7 @@ def separate(
         )
 
     if isinstance(axis, int):
-        raise refused(f"It takes {axis} rows in every call; export the model with a batch of one")
+        raise refused(f"It takes {count_of(axis, 'row')} in every call; export the model with a batch of one")
     try:
         for call in _calls(source.signature, frames, 1):
             source.step([call], source.new_state(), [0])

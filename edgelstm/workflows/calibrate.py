@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ from edgelstm.quantize.calibration import Calibration, changes, growing_states, 
 from edgelstm.quantize.correlation import spread
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Recipe, Span, load_recipe
+from edgelstm.renamed import renamed
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.workflows.frames import check_hop
 from edgelstm.workflows.held_back import SEQUENCES as HELD
 from edgelstm.workflows.held_back import HeldBack
-from edgelstm.workflows.sequences import SpanFrames, cut_span, given, label
+from edgelstm.workflows.sequences import SpanFrames, cut_span, given, label, windows_of
 
 Progress = Callable[[int], None]
 
@@ -71,20 +74,22 @@ class Calibrated:
         }
 
 
+@renamed(frames="limit", target="runtime", sources="source")
 def calibrate(
     model: PathLike | StepModel,
-    sources: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
+    source: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
     output: PathLike | None = None,
     *,
     recipe: PathLike | Recipe | None = None,
     method: str | None = None,
     percentile: float | None = None,
     streams: int | None = None,
-    frames: int | None = None,
+    limit: int | None = None,
     sequence: int | None = None,
     preprocess: Sequence[str] | None = None,
+    hop: int | None = None,
     rounds: int = 1,
-    target: Target = "onnxruntime",
+    runtime: Target = "onnxruntime",
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Calibrated:
@@ -92,42 +97,50 @@ def calibrate(
 
     Parameters
     ----------
-    sources: one or several sources as :func:`edgelstm.run` takes them, each a sequence; or sequences of arrays, one a
+    source: one or several sources as :func:`edgelstm.run` takes them, each a sequence; or sequences of arrays, one a
         frame. They take the place of the recipe's.
-    recipe: a ``.toml`` file (``edgelstm.quantize.recipe``); ``method``, ``percentile``, ``streams`` and ``preprocess`` go before it.
-    frames: at most so many of each source. sequence: cut each source into sequences of so many frames, each from the
+    recipe: a ``.toml`` file (``edgelstm.quantize.recipe``); ``method``, ``percentile``, ``streams``, ``preprocess`` and ``hop`` go
+        before it.
+    limit: at most so many frames of each source. sequence: cut each source into sequences of so many frames, each from the
         initial state; what is left over at the end is not used.
-    rounds: 2 calibrates again while the graph quantised for ``target`` drives the state; ``moved`` tells what changed.
+    hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`; of sound, in samples.
+    rounds: 2 calibrates again while the graph quantised for ``runtime`` drives the state; ``moved`` tells what changed.
 
     Raises EdgeLstmError, and writes nothing, for sources that are none or too short, and for ranges of no use.
     """
     step = model if isinstance(model, StepModel) else StepModel.load(model)
     if rounds not in (1, 2):
         raise EdgeLstmError("rounds", found=rounds, expected="1 or 2")
-    check_target(target, "int8")
+    check_target(runtime, "int8")
+    if limit is not None and limit < 1:
+        raise EdgeLstmError("limit", found=limit, expected="at least 1 frame")
     if output is not None and Path(output).suffix.lower() != ".json":
         raise EdgeLstmError(f"output {output}", expected="a .json file, such as model.calib.json")
     if output is not None and not Path(output).absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {output}", found="no such folder", hint="Create the folder first")
-    plan = _plan(recipe, method, percentile, streams, preprocess)
+    plan = _plan(
+        recipe, method=method, percentile=percentile, streams=streams, preprocess=preprocess, hop=hop
+    )
     ops = None if plan.preprocess is None else parse_preprocess(list(plan.preprocess), step.signature)
 
     def recordings() -> list[Recording]:
-        if not sources:
+        if not source:
             spans = plan.sequences
-        elif isinstance(sources, str):
-            spans = (Span(sources, 0, frames),)
-        elif all(isinstance(s, str) for s in sources):
-            spans = tuple(Span(str(s), 0, frames) for s in sources)
+        elif isinstance(source, str):
+            spans = (Span(source, 0, limit, at_most=True),)
+        elif all(isinstance(s, str) for s in source):
+            spans = tuple(Span(str(s), 0, limit, at_most=True) for s in source)
         else:
-            arrays = [given(step, k, s) for k, s in enumerate(sources)]  # type: ignore[arg-type]
+            check_hop(hop, source)
+            arrays = [given(step, k, islice(s, limit)) for k, s in enumerate(source)]  # type: ignore[arg-type]
             return hold_back(arrays, [None] * len(arrays))
+        spans = tuple(replace(span, hop=plan.hop) for span in spans)
         if not spans:
             raise EdgeLstmError(
                 "no sequences to calibrate on", expected="--source, or a recipe with [[sequence]]"
             )
         if sequence is not None:
-            spans = tuple(cut for span in spans for cut in cut_span(span, sequence))
+            spans = tuple(cut for span in spans for cut in cut_span(step, span, sequence, ops))
         return hold_back([Recording(label(s), SpanFrames(step, s, ops)) for s in spans], spans)
 
     held: dict[int, HeldBack] = {}
@@ -135,7 +148,7 @@ def calibrate(
     def hold_back(items: list[Recording], spans: Sequence[Span | None]) -> list[Recording]:
         """``items``, some of which keep their ends to themselves."""
         for k in spread(range(len(items)), HELD):
-            held[k] = HeldBack(items[k].frames, spans[k], step.signature.window or 1)
+            held[k] = HeldBack(items[k].frames, spans[k], *windows_of(step, spans[k], ops))
             items[k] = Recording(items[k].name, held[k])
         return items
 
@@ -162,9 +175,9 @@ def calibrate(
     result = Calibrated(one_round(None), None if output is None else Path(output))
     if rounds == 2:
         first = result.calibration
-        # The graph that drives is run by ONNX Runtime whatever the target: its own codes are rounded as the target's are.
+        # The graph that drives is run by ONNX Runtime whatever it is for: its own codes are rounded as those are.
         result.calibration = one_round(
-            place(step, replace(first, preprocessing=step.signature.preprocessing), target)
+            place(step, replace(first, preprocessing=step.signature.preprocessing), runtime)
         )
         # What storing a state does was found in the first round.
         states = {
@@ -185,14 +198,8 @@ def _without_arrays(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in entry.items() if k != "check"} | ({"check": check} if check else {})
 
 
-def _plan(
-    recipe: PathLike | Recipe | None,
-    method: str | None,
-    percentile: float | None,
-    streams: int | None,
-    preprocess: Sequence[str] | None,
-) -> Recipe:
+def _plan(recipe: PathLike | Recipe | None, *, preprocess: Sequence[str] | None, **given: Any) -> Recipe:
+    """The recipe, and what is given before it."""
     plan = recipe if isinstance(recipe, Recipe) else Recipe() if recipe is None else load_recipe(recipe)
-    given: dict[str, Any] = {"method": method, "percentile": percentile, "streams": streams}
     given["preprocess"] = None if preprocess is None else tuple(preprocess)
     return replace(plan, **{k: v for k, v in given.items() if v is not None})

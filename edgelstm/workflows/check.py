@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.step import StepModel
 from edgelstm.quantize.calibration import Calibration
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.runtime.protocol import Array, Frame, Outputs
+from edgelstm.runtime.protocol import Array, Outputs
 from edgelstm.verify.compare import compare
 from edgelstm.verify.series import json_number
+from edgelstm.workflows.frames import single_frames
 from edgelstm.workflows.held_back import frames_of
 
 #: An output that is further off is warned of: 20 dB of signal to noise, a hundredth of its power. Networks that take
@@ -96,9 +97,9 @@ class Check:
         """It in lines."""
         if self.why_not is not None:
             return [f"not verified: {self.why_not}"]
-        which = f"{self.frames} frames that the calibration did not see"
+        which = f"{count_of(self.frames, 'frame')} that the calibration did not see"
         if not self.held_back:
-            which = f"{self.frames} frames of the calibration (its sequences are too short to hold any back)"
+            which = f"{count_of(self.frames, 'frame')} of the calibration (its sequences are too short to hold any back)"
         lines = [f"verified on {which}, the state carried:"]
         for o in self.outputs:
             lines.append(
@@ -161,7 +162,7 @@ class Checker:
         done = Check(sequences=len(self._entries))
         try:
             for entry in self._entries:
-                total, held = int(entry["frames"]), int(entry["held_back"])
+                total, held = (_compared(self._step, entry, key) for key in ("frames", "held_back"))
                 first = total - held if held else 0
                 seen = 0
 
@@ -172,7 +173,12 @@ class Checker:
                             s.add(seen - first, a[name], b[name])
                     seen += 1
 
-                frames = _single(frames_of(self._step, entry, self._ops), self._step.signature.window)
+                window = self._step.signature.window
+                frames = (
+                    single
+                    for arrays in frames_of(self._step, entry, self._ops)
+                    for single in single_frames(arrays, window)
+                )
                 compare(self._program, other, frames, observe=observe, progress=self._progress)
                 done.frames += seen - first
                 done.held_back += held
@@ -182,14 +188,13 @@ class Checker:
         return done
 
 
-def _single(frames: Iterable[Frame], window: int | None) -> Iterator[Frame]:
-    """Single frames, of windows too."""
-    for frame in frames:
-        if window is None:
-            yield frame
-        else:
-            for t in range(window):
-                yield {name: np.ascontiguousarray(value[t]) for name, value in frame.items()}
+def _compared(step: StepModel, entry: Mapping[str, Any], key: str) -> int:
+    """How many frames are compared of so many of an entry's; windows that a hop cuts count as one."""
+    frames = int(entry[key])
+    if "every" not in entry:
+        return frames
+    windows = (frames - int(entry["each"])) // int(entry["every"]) + 1 if frames else 0
+    return windows * (step.signature.window or 1)
 
 
 class _Sums:

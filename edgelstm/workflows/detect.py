@@ -16,6 +16,7 @@ from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path, read_bytes, sha256
 from edgelstm.graph.signature import Signature
+from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.anomaly import Detector, Method, Target, check_out, error_vector
@@ -56,10 +57,11 @@ class Detections:
         }
 
 
+@renamed(out="output")
 def fit_detector(
     model: PathLike,
     source: str | Sequence[str] | Mapping[str, str],
-    out: PathLike | None = None,
+    output: PathLike | None = None,
     *,
     method: Method = "mae",
     quantile: float = 0.999,
@@ -68,14 +70,16 @@ def fit_detector(
     preprocess: Preprocessing | None = None,
     on_bad_frame: BadFrame = "error",
     on_gap: OnGap = "hold",
+    device: str | None = None,
     threads: int | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Detector:
     """Fit a :class:`Detector` on normal data: stream it through ``model`` and see how large its errors are.
 
     target: ``input`` for a model that gives its input back, ``next`` for one that foretells it; by default told from the
-    shapes, where they tell. ``out``: a JSON file for :func:`detect`. Other arguments as :func:`run`.
+    shapes, where they tell. ``output``: a JSON file for :func:`detect`. Other arguments as :func:`run`.
     """
     # Of each step what the method needs, no more: normal data may be long.
     reductions: dict[str, Callable[[Array], Any]] = {
@@ -85,8 +89,8 @@ def fit_detector(
     }
     if method not in reductions:
         raise EdgeLstmError("method", found=method, expected=" or ".join(get_args(Method)))
-    if out is not None:
-        check_out(out)
+    if output is not None:
+        check_out(output)
     small = reductions[method]
     errors: list[Array] = []
     watch = Errors(target, lambda step, error: errors.append(np.asarray(small(error))))
@@ -97,40 +101,45 @@ def fit_detector(
         preprocess=preprocess,
         on_bad_frame=on_bad_frame,
         on_gap=on_gap,
+        device=device,
         threads=threads,
         limit=limit,
         observe=watch,
         progress=progress,
+        say=say,
     )
     detector = Detector.fit(errors, method=method, quantile=quantile, target=watch.target or "next")
     detector = replace(detector, model=_identity(model))
-    if out is not None:
-        detector.save(out)
+    if output is not None:
+        detector.save(output)
     return detector
 
 
+@renamed(out="output")
 def detect(
     model: PathLike,
     detector: Detector | PathLike,
     source: str | Sequence[str] | Mapping[str, str],
-    out: PathLike | None = None,
+    output: PathLike | None = None,
     *,
     hop: int | None = None,
     preprocess: Preprocessing | None = None,
     on_bad_frame: BadFrame = "error",
     on_gap: OnGap = "hold",
+    device: str | None = None,
     threads: int | None = None,
     limit: int | None = None,
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Detections:
-    """Score every step of ``source`` with a fitted detector, and write a row for each to ``out`` (.csv).
+    """Score every step of ``source`` with a fitted detector, and write a row for each to ``output`` (.csv).
 
     A step whose score is above the threshold is an anomaly. Steps without a score (the first of a stream for a model that
     foretells) are left out.
     """
     found = detector if isinstance(detector, Detector) else Detector.load(detector)
-    if out is not None and Path(out).suffix.lower() != ".csv":
-        raise EdgeLstmError(f"output {out}", expected="a .csv file")
+    if output is not None and Path(output).suffix.lower() != ".csv":
+        raise EdgeLstmError(f"output {output}", expected="a .csv file")
     if found.model and found.model != _identity(model):
         log.warning(
             "the detector was fitted with another model than %s: its threshold is for the other's errors. Fit one with "
@@ -138,7 +147,7 @@ def detect(
             model,
         )
     counts: dict[str, list[float]] = {}
-    with _rows(out) as add:
+    with _rows(output) as add:
 
         def scored(step: Step, error: Array) -> None:
             value = found.score(error)
@@ -155,10 +164,12 @@ def detect(
             preprocess=preprocess,
             on_bad_frame=on_bad_frame,
             on_gap=on_gap,
+            device=device,
             threads=threads,
             limit=limit,
             observe=Errors(found.target, scored),
             progress=progress,
+            say=say,
         )
     streams = {name: (int(n), int(a), h) for name, (n, a, h) in counts.items()}
     steps, alarms = (sum(s[k] for s in streams.values()) for k in (0, 1))
@@ -200,12 +211,16 @@ class Errors:
 
 def _compared(signature: Signature, target: Target | None) -> tuple[str, Target, bool]:
     """The output to compare with frames, what it stands for, and whether it holds several lead times."""
-    if len(signature.inputs) == 1 and signature.window is None:
+    if signature.window is not None and target == "next":
+        raise EdgeLstmError(
+            "target next", found="a window", expected="a step graph, which foretells frame by frame"
+        )
+    if len(signature.inputs) == 1:
         frame = signature.inputs[0].frame_shape
         for spec in signature.outputs:
             if spec.frame_shape == frame and target is not None:
                 return spec.name, target, False
-            if spec.frame_shape[1:] == frame and target in (None, "next"):
+            if signature.window is None and spec.frame_shape[1:] == frame and target in (None, "next"):
                 return spec.name, "next", True
             if spec.frame_shape == frame:
                 raise EdgeLstmError(

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
+from edgelstm.renamed import renamed
+from edgelstm.runtime.outside import ranges
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.verify.compare import Comparison
 from edgelstm.verify.proof import Proof
 from edgelstm.verify.streams import CALLS, separate
-from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
+from edgelstm.workflows.frames import (
+    STEPS,
+    Preprocessing,
+    Progress,
+    check_hop,
+    operations,
+    ready_frames,
+)
 from edgelstm.workflows.lower import Form, lowered
 from edgelstm.workflows.prove import proved
 
@@ -62,8 +71,9 @@ class Exported:
         }
 
 
+@renamed(frames="source", steps="limit")
 def export(
-    source: Any,
+    model: Any,
     output: PathLike | None = None,
     *,
     weights: PathLike | None = None,
@@ -71,7 +81,8 @@ def export(
     states: Any = None,
     fix: Mapping[str, int | float | bool] | None = None,
     confirm: Confirm | None = None,
-    frames: str | Iterable[Array | Frame] | None = None,
+    source: str | Iterable[Array | Frame] | None = None,
+    hop: int | None = None,
     window: int | None = None,
     carry_state: bool = False,
     results: Sequence[str] | None = None,
@@ -79,7 +90,7 @@ def export(
     preprocess: Preprocessing | None = None,
     postprocess: Preprocessing | None = None,
     kwargs: Mapping[str, Any] | None = None,
-    steps: int = STEPS,
+    limit: int = STEPS,
     tolerance: float | None = None,
     lower: Form | None = None,
     threads: int | None = None,
@@ -88,11 +99,11 @@ def export(
 ) -> Exported:
     """Turn a trained model into an ONNX step graph (or, with ``window``, an unrolled window) and prove it equal.
 
-    Both are judged against the source in float64: the graph may be about as far from that as the source itself is.
+    Both are judged against the model in float64: the graph may be about as far from that as the model itself is.
 
     Parameters
     ----------
-    source: a ``.safetensors`` file of one of our own modules; a Keras model (``.keras``, ``.h5``); a torch module;
+    model: a ``.safetensors`` file of one of our own modules; a Keras model (``.keras``, ``.h5``); a torch module;
         ``"package.module:factory"`` or ``"file.py:factory"`` (called with ``kwargs``); or an ``.onnx`` file whose state
         pairs ``states`` names.
     output: the ``.onnx`` file to write; None writes nothing.
@@ -103,8 +114,9 @@ def export(
     fix: ONNX files: name of an input -> the value it always has, or of a dynamic dimension -> its size.
     confirm: ONNX files without ``states``: called with the state pairs that the graph suggests; True takes them. Without
         it they are an error that lists them.
-    frames: what source and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
-        it, seeded noise: normal, or what the source gives numbers for.
+    source: what model and result are compared on: a source as :func:`run` takes it, or arrays, one a frame. Without
+        it, seeded noise: normal, or what the model gives numbers for.
+    hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`; of sound, in samples.
     window: frames T of an unrolled window. A torch module that starts anew at every call is exported as such windows.
     carry_state: carry the states that such a module keeps to itself from frame to frame instead.
     results: torch modules: names of the tensors that forward gives back, in order, where it can't be found out which are
@@ -112,18 +124,23 @@ def export(
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess, postprocess: operations by input or output name (or as text), kept in the Signature for ``run``.
     lower: write the gates in standard operators ("plain", "openvino"), for runtimes that know no functions.
-    steps: frames of the comparison; where a whole window is a frame, as many windows as they make, fewer of large frames.
+    limit: frames of the comparison; where a whole window is a frame, as many windows as they make, fewer of large frames.
     tolerance: the largest relative error from float64 that passes, in place of the rule in :mod:`edgelstm.verify.proof`.
     progress, doing: called with the frames that were compared, and with what is being done.
 
-    Raises EdgeLstmError, and writes nothing, when the source can't be read or is not step-shaped, when an output or
-    state is farther from float64 than that, and when the source gives NaN or infinity for the frames.
+    Raises EdgeLstmError, and writes nothing, when the model can't be read or is not step-shaped, when an output or
+    state is farther from float64 than that, and when the model gives NaN or infinity for the frames.
     """
     from edgelstm.frontends import Request, load
     from edgelstm.passes.unroll import unroll
 
-    if steps < 1:
-        raise EdgeLstmError("steps", found=steps, expected="at least 1")
+    if limit < 1:
+        raise EdgeLstmError("limit", found=limit, expected="at least 1 frame")
+    if tolerance is not None and not (tolerance >= 0 and isfinite(tolerance)):
+        raise EdgeLstmError("tolerance", found=tolerance, expected="a relative error of at least 0")
+    if window is not None and window < 1:
+        raise EdgeLstmError("window", found=window, expected="at least 1 frame")
+    check_hop(hop, source)
     if output is not None and Path(output).suffix.lower() != ".onnx":
         raise EdgeLstmError(
             f"output {output}", found=Path(output).suffix, expected="a path ending with .onnx"
@@ -144,7 +161,7 @@ def export(
         doing=doing,
     )
     request.say("reading")
-    loaded = load(source, request)
+    loaded = load(model, request)
     step = loaded.step
     if preprocess:
         step = _with_preprocessing(step, preprocess)
@@ -152,53 +169,40 @@ def export(
         step = _with_postprocessing(step, postprocess)
     if window is not None and not loaded.windowed:
         step = unroll(step, window)
+    calls = None
     if (length := step.signature.window) is not None:
-        steps = -(-steps // length) * length
+        limit = -(-limit // length) * length
     elif loaded.windowed:  # a whole window counts as one frame
-        steps = -(-steps // max(t.frame_shape[0] for t in step.signature.inputs if t.frame_shape))
-        steps = min(
-            steps, max(FEW_WINDOWS, ENOUGH // sum(prod(t.frame_shape) for t in step.signature.inputs))
-        )
+        calls = max(FEW_WINDOWS, ENOUGH // sum(prod(t.frame_shape) for t in step.signature.inputs))
+        if hop is None:
+            limit = -(-limit // max(t.frame_shape[0] for t in step.signature.inputs if t.frame_shape))
     if lower is not None:
         step = lowered(step, lower)  # before the proof: what is written is what was proved
     step.check()
-    if frames is not None and not isinstance(frames, str):
-        frames = list(frames)  # they are needed more than once
+    if source is not None and not isinstance(source, str):
+        source = list(source)  # they are needed more than once
     request.say("keeping streams apart")
-    some = ready_frames(step.signature, frames, CALLS * (step.signature.window or 1))
+    some = ready_frames(step.signature, source, None, hop=hop, calls=CALLS)
     step, apart = separate(step, some, loaded.reference, loaded.description)
     request.say("proving")
     found = proved(
         loaded,
         step,
-        frames,
-        steps,
+        source,
+        limit,
+        hop=hop,
+        calls=calls,
         tolerance=tolerance,
         threads=threads,
         progress=progress,
     )
-    if frames is not None:
-        step = replace(step, signature=replace(step.signature, ranges=_ranges(step, frames, steps)))
+    if source is not None:
+        again = ready_frames(step.signature, source, limit, hop=hop, calls=calls, quiet=True)
+        step = replace(step, signature=replace(step.signature, ranges=ranges(step.signature, again)))
     if output is not None:
         step.save(output)
     path = None if output is None else Path(output)
     return Exported(step, found.comparison, path, (*loaded.notes, *apart, *found.notes), found.proof)
-
-
-def _ranges(step: StepModel, frames: Any, steps: int) -> dict[str, tuple[float, float]]:
-    """Smallest and largest value of each input over the user's frames; `run` says so where others lie far outside."""
-    import numpy as np
-
-    seen: dict[str, list[float]] = {}
-    for frame in ready_frames(step.signature, frames, steps):
-        for name, value in frame.items():
-            if value.size and np.asarray(value).dtype.kind in "fiu":
-                ends = seen.setdefault(name, [np.inf, -np.inf])
-                ends[:] = min(ends[0], float(value.min())), max(ends[1], float(value.max()))
-    coded = {t.name for t in step.signature.inputs if t.dtype in ("bfloat16", "float8e4m3fn")}
-    return {
-        n: (low, high) for n, (low, high) in seen.items() if n not in coded and np.isfinite([low, high]).all()
-    }
 
 
 def _with_postprocessing(step: StepModel, postprocess: Preprocessing) -> StepModel:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -84,6 +84,17 @@ def operations(
     return parse_preprocess(preprocess, signature)
 
 
+def texts(signature: Signature, preprocess: Preprocessing | None) -> list[str]:
+    """What was given, as ``--preprocess`` takes it."""
+    from edgelstm.pipeline import format_ops
+
+    several = len(signature.inputs) > 1
+    return [
+        (f"{name}:" if several else "") + format_ops(ops)
+        for name, ops in (operations(signature, preprocess) or {}).items()
+    ]
+
+
 def say_left_out(signature: Signature, ops: Mapping[str, Sequence[Mapping[str, Any]]] | None) -> None:
     """Warn where ``ops`` take the place of declared ones that bring frames to the model's units, and bring them to none."""
     from edgelstm.pipeline import format_ops
@@ -100,27 +111,37 @@ def say_left_out(signature: Signature, ops: Mapping[str, Sequence[Mapping[str, A
             )
 
 
+def check_hop(hop: int | None, source: object) -> None:
+    """Raise EdgeLstmError for a hop where no source is cut by it: arrays come as the model takes them."""
+    if hop is not None and not isinstance(source, str):
+        raise EdgeLstmError(
+            f"a hop of {hop}",
+            found="no source" if source is None else "arrays, which come as the model takes them",
+            expected="a source whose frames it cuts into windows",
+            hint="Leave it out",
+        )
+
+
 def ready_frames(
     signature: Signature,
     frames: str | Iterable[Array | Frame] | None,
-    steps: int,
+    limit: int | None,
     preprocess: Preprocessing | None = None,
     arrived: Callable[..., None] | None = None,
     draw: Draw | None = None,
     hop: int | None = None,
+    calls: int | None = None,
+    quiet: bool = False,
 ) -> Iterator[Frame]:
-    """At most ``steps`` frames, ready for the model; ``arrived`` gets them with the raw ones.
+    """Frames ready for the model: of the first ``limit`` of the source, what makes at most ``calls`` steps of it.
 
-    Single frames, also where a window was exported from a step; with ``hop``, windows that count as one frame.
-    draw: how they are made without ``frames``; normal noise unless told.
+    Single frames, also where a window was exported from a step; with ``hop`` (see :class:`edgelstm.Inputs`) the windows of a
+    model whose step takes several frames together, of which there is at least one. ``arrived`` gets single frames with the raw ones.
+    draw: how they are made without ``frames``; normal noise unless told. quiet: frames left out at the end were told before.
     """
-    if hop is not None and (signature.window is not None or not isinstance(frames, str)):
-        raise EdgeLstmError(
-            f"a hop of {hop}",
-            found="an exported window" if signature.window is not None else "frames that are no source",
-            expected="a source, and a model whose step takes several of its frames together",
-            hint="Leave it out",
-        )
+    check_hop(hop, frames)
+    each = signature.window or 1
+    most = min(x for x in (limit, None if calls is None else calls * each, sys.maxsize) if x is not None)
     if isinstance(frames, str):
         from edgelstm.pipeline import Inputs, open_source
         from edgelstm.pipeline.inputs import cut, of_one_stream
@@ -130,26 +151,40 @@ def ready_frames(
         with open_source(frames) as opened, cut(opened, signature, ops, hop)[0] as source:
             hop = None if opened.is_sound else hop
             inputs = Inputs(signature, ops, hop=hop)
-            if hop is None:
-                source.limit(steps)
-            if hop is not None:
-                yield from (ready for _, ready in islice(inputs.steps(of_one_stream(source)), steps))
+            if hop not in (None, signature.window):
+                assert inputs.window is not None
+                assert hop is not None
+                made = max(1, inputs.calls(limit or sys.maxsize))
+                made = min(made, calls or made)
+                source.limit(min((made - 1) * hop + inputs.window, sys.maxsize))
+                for _, arrays in inputs.steps(of_one_stream(source), quiet=quiet):
+                    yield from single_frames(arrays, signature.window)
                 return
+            source.limit(most)
             for raw in of_one_stream(source):
                 ready: Frame = inputs(raw)
                 if arrived is not None:
                     arrived(ready, raw.data, gap=raw.gap is not None)
                 yield ready
     elif frames is not None:
-        for k, frame in zip(range(steps), frames, strict=False):
+        for k, frame in zip(range(most), frames, strict=False):
             ready = _checked(signature, k, frame)
             if arrived is not None:
                 arrived(ready)
             yield ready
     else:
         rng, draw = np.random.default_rng(0), draw or DRAWS[0]
-        for _ in range(steps):
+        for _ in range(most):
             yield draw.frame(rng, signature)
+
+
+def single_frames(arrays: Frame, window: int | None) -> Iterator[Frame]:
+    """``arrays``, or the single frames of an exported ``window``."""
+    if window is None:
+        yield arrays
+        return
+    for t in range(window):
+        yield {name: np.ascontiguousarray(value[t]) for name, value in arrays.items()}
 
 
 def _checked(signature: Signature, index: int, frame: Array | Frame) -> Frame:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature
 from edgelstm.graph.step import StepModel
 from edgelstm.quantize.recipe import Span
@@ -37,12 +37,14 @@ WAITING, KEPT = 64 << 20, 4 << 20
 class HeldBack:
     """The frames of one sequence but those at its end; read them all, then see :meth:`entry`.
 
-    ``span``: where they come from; None for arrays. ``each``: frames in an item, T of a window.
+    ``span``: where they come from; None for arrays. ``each``: frames in an item, T of a window. ``hop``: from item to item; where
+    windows overlap, those that share frames with what is held back are left out too.
     """
 
     frames: Iterable[Frame]
     span: Span | None
     each: int = 1
+    hop: int = 1
     _count: int = 0
     _held: int = 0
     _last: deque[Frame] = field(default_factory=deque)
@@ -50,7 +52,8 @@ class HeldBack:
 
     def __iter__(self) -> Iterator[Frame]:
         waiting: deque[Frame] = deque()
-        most = max(1, MOST // self.each)
+        most = max(1, (MOST - self.each) // self.hop + 1)
+        shared = -(-self.each // self.hop) - 1
         self._count, self._last = 0, deque()
         for frame in self.frames:
             copy = {name: np.array(value) for name, value in frame.items()}
@@ -62,20 +65,30 @@ class HeldBack:
                 self._too_large = KEPT // size < min(self._count, 2 * most)
                 while len(self._last) > min((MOST + RUN_IN) // self.each or 1, KEPT // size):
                     self._last.popleft()
-            while len(waiting) > min(most, WAITING // size):
+            while len(waiting) > min(most + shared, WAITING // size):
                 yield waiting.popleft()
-        whole = self._count * self.each < SHORTEST
-        self._held = 0 if whole else min(len(waiting), self._count // PART)
-        while len(waiting) > self._held:
+        whole = self._covered(self._count) < SHORTEST
+        able = max(0, len(waiting) - shared)
+        self._held = 0 if whole else min(able, self._count // PART)
+        seen = len(waiting) - (self._held + shared if self._held else 0)
+        for _ in range(seen):
             yield waiting.popleft()
+
+    def _covered(self, items: int) -> int:
+        """Frames of the source in so many items, one after the other."""
+        return (items - 1) * self.hop + self.each if items else 0
 
     def entry(self) -> dict[str, Any]:
         """What the calibration file says of it. frames: those to run over, of which the last ``held_back`` were not seen."""
-        run = min(self._count * self.each, RUN_IN + max(self._held * self.each, 1))
-        data: dict[str, Any] = {"frames": run, "held_back": self._held * self.each}
+        items = min(self._count, RUN_IN // self.hop + max(self._held, 1))
+        run = self._covered(items)
+        data: dict[str, Any] = {"frames": run, "held_back": self._covered(self._held)}
         if self.span is not None:
-            start = self.span.start + self._count * self.each - run
-            return data | {"source": self.span.source, "start": start}
+            start = self.span.start + (self._count - items) * self.hop
+            data |= {"source": self.span.source, "start": start}
+            if self.span.hop is None:
+                return data
+            return data | {"hop": self.span.hop, "each": self.each, "every": self.hop}
         if self._too_large:
             return data | {"why_not": "the frames came from arrays, and are too large to keep"}
         frames = list(self._last)[-max(1, run // self.each) :]
@@ -91,7 +104,8 @@ def frames_of(step: StepModel, entry: Mapping[str, Any], ops: Any) -> Iterable[F
     """The frames that an entry tells of, as the model takes them. Raises EdgeLstmError where they can't be had."""
     count, window = int(entry["frames"]), step.signature.window or 1
     if "source" in entry:
-        return SpanFrames(step, Span(str(entry["source"]), int(entry["start"]), count), ops)
+        hop = None if entry.get("hop") is None else int(entry["hop"])
+        return SpanFrames(step, Span(str(entry["source"]), int(entry["start"]), count, hop=hop), ops)
     if "arrays" in entry:
         return _arrays(step.signature, entry["arrays"], count // window)
     raise EdgeLstmError("frames held back", found=str(entry.get("why_not", "nothing is said of them")))
@@ -112,7 +126,7 @@ def _arrays(signature: Signature, arrays: Mapping[str, str], count: int) -> list
         if len(raw) != size or size > 2 * KEPT:
             raise EdgeLstmError(
                 f"frames of {spec.name!r} in the calibration",
-                found=f"{len(raw)} bytes",
+                found=f"{count_of(len(raw), 'byte')}",
                 expected=f"{size}",
                 hint="Calibrate again",
             )

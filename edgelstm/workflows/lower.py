@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.graph.step import StepModel
+from edgelstm.renamed import renamed
 
 #: "onnxruntime" keeps FusedGates as functions; the others are in standard operators alone, which is what OpenVINO, tract, the
 #: reference evaluator of onnx and every other runtime read.
@@ -44,10 +45,11 @@ def lowered(step: StepModel, form: Form) -> StepModel:
     return lower_pass(step, "openvino" if form == "plain" else form)
 
 
-def lower(model: PathLike | StepModel, output: PathLike | None = None, form: Form = "plain") -> Lowered:
+@renamed(form="runtime")
+def lower(model: PathLike | StepModel, output: PathLike | None = None, runtime: Form = "plain") -> Lowered:
     """Write a step graph or window for another runtime: FusedGates written out in standard operators.
 
-    model: a step graph of ours. output: the ``.onnx`` file; None writes nothing. form: "plain" and "openvino": standard
+    model: a step graph of ours. output: the ``.onnx`` file; None writes nothing. runtime: "plain" and "openvino": standard
     operators only; "onnxruntime": FusedGates as functions, as ``export`` writes them.
     Raises EdgeLstmError, and writes nothing, for what is no step graph.
     """
@@ -56,7 +58,9 @@ def lower(model: PathLike | StepModel, output: PathLike | None = None, form: For
         raise EdgeLstmError(
             f"output {output}", found=Path(output).suffix or "no suffix", expected="a path ending with .onnx"
         )
-    made = lowered(step, form)
+    made = lowered(step, runtime)
     if output is not None:
         made.save(output)
-    return Lowered(made, None if output is None else Path(output), form, tuple(sorted(set(made.op_types()))))
+    return Lowered(
+        made, None if output is None else Path(output), runtime, tuple(sorted(set(made.op_types())))
+    )

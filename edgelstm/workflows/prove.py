@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.runtime.onnxruntime import OrtProgram, first_line
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.verify.compare import Comparison, compare
@@ -49,8 +49,10 @@ def proved(
     loaded: Loaded,
     step: StepModel,
     frames: Frames,
-    steps: int,
+    limit: int,
     *,
+    hop: int | None = None,
+    calls: int | None = None,
     tolerance: float | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -61,7 +63,7 @@ def proved(
     # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
     graph = OrtProgram(step.to_bytes(), threads=threads, spin=False)
     source = loaded.reference.rounded()
-    judge = _Judge(loaded, step, source, graph, frames, steps, tolerance, progress)
+    judge = _Judge(loaded, step, source, graph, frames, limit, hop, calls, tolerance, progress)
     try:
         draws = DRAWS if frames is None else DRAWS[:1]
         for draw in draws:
@@ -84,9 +86,13 @@ class _Judge:
     source: Program
     graph: Program
     frames: Frames
-    steps: int
+    limit: int
+    hop: int | None
+    calls: int | None
     tolerance: float | None
     progress: Progress | None
+    #: Whether all frames were read once, and what was left out was told.
+    read: bool = False
 
     def judged(self, draw: Draw) -> Proved:
         """Over the user's frames or those that ``draw`` makes. Raises NotFinite where the source gives no numbers for them."""
@@ -113,7 +119,7 @@ class _Judge:
                     coarse = self._coarse(exact, single)
                     return Proved(free.comparison, single, (*drawn, coarse))
                 note = (
-                    f"this model amplifies rounding: left alone, {free.text} after {free.comparison.frames} frames; "
+                    f"this model amplifies rounding: left alone, {free.text} after {count_of(free.comparison.frames, 'frame')}; "
                     f"from equal states every step is near: {single.text}"
                 )
                 return Proved(free.comparison, single, (*drawn, note))
@@ -152,7 +158,16 @@ class _Judge:
         raise self._refusal(found)
 
     def _frames(self) -> Iterable[Frame]:
-        return ready_frames(self.step.signature, self.frames, self.steps, draw=self.draw)
+        quiet, self.read = self.read, True
+        return ready_frames(
+            self.step.signature,
+            self.frames,
+            self.limit,
+            draw=self.draw,
+            hop=self.hop,
+            calls=self.calls,
+            quiet=quiet,
+        )
 
     def _prove(self, exact: Program, together: bool, graph: Program | None = None) -> Proof:
         return prove(
@@ -175,6 +190,7 @@ class _Judge:
             exact = self.loaded.reference.exact()
             block = exact.signature.window or 1
             first = [f for f, _ in zip(self._frames(), range(block), strict=False)]
+            self.read = False
             given = [converted(f, self.step.signature, exact.signature) for f in first]
             if len(given) < block:
                 return exact, ""  # the comparison will say that there is nothing to compare
@@ -209,7 +225,7 @@ class _Judge:
         raise EdgeLstmError(
             self._mismatch(),
             found=f"{worst.kind} {worst.name!r}: graph {worst.graph:.2e} from float64 (source {worst.source:.2e})",
-            expected=f"at most {tolerance:g} over {free.comparison.frames} frames, as --tolerance says",
+            expected=f"at most {tolerance:g} over {count_of(free.comparison.frames, 'frame')}, as --tolerance says",
             hint="Without --tolerance the graph may be about as far from float64 as its source is"
             if free.holds
             else None,
@@ -238,8 +254,8 @@ class _Judge:
 
     def _other_frames(self) -> str:
         if self.frames is None:
-            return f"Compared on {self.draw.text}; --source FILE (frames= in Python) compares on frames of your own"
-        return "--source FILE (frames= in Python) compares on other frames"
+            return f"Compared on {self.draw.text}; --source FILE compares on frames of your own"
+        return "--source FILE compares on other frames"
 
     def _beside_source(self) -> tuple[Comparison, tuple[str, ...]]:
         """Graph and source within a tolerance of each other, over all frames or else step by step."""
@@ -273,7 +289,7 @@ class _Judge:
             raise EdgeLstmError(
                 self._mismatch(),
                 found=f"{single.kind} {single.name!r}: relative error {single.worst:.2e} at frame {single.worst_frame}",
-                expected=f"at most {tolerance:g} over {comparison.frames} frames",
+                expected=f"at most {tolerance:g} over {count_of(comparison.frames, 'frame')}",
                 hint=self._other_frames() + "; --tolerance sets another bound",
             )
         note = f"this model amplifies rounding: left alone, {worst.kind} {worst.name!r} is {worst.worst:.2g} from the source"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.placement import Target, check_target
@@ -24,11 +24,12 @@ from edgelstm.quantize.mix import check_budget, search
 from edgelstm.quantize.qdq import check_calibration, default_weights, is_quantized
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Span
+from edgelstm.renamed import renamed
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.verify.streams import CALLS, check_separate
 from edgelstm.workflows.calibrate import calibrate
 from edgelstm.workflows.check import THRESHOLD, Check, Checker
-from edgelstm.workflows.frames import ready_frames
+from edgelstm.workflows.frames import check_hop, ready_frames, single_frames
 from edgelstm.workflows.sequences import SpanFrames, given
 
 Progress = Callable[[int], None]
@@ -51,7 +52,7 @@ class Quantized:
     check: Check = field(default_factory=lambda: Check(why_not="nobody asked for it"))
 
     def __repr__(self) -> str:
-        return f"Quantized({self.path or 'not written'}, {self.precision} for {self.target}, {len(self.products)} products)"
+        return f"Quantized({self.path or 'not written'}, {self.precision} for {self.target}, {count_of(len(self.products), 'product')})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -72,12 +73,13 @@ class Quantized:
         }
 
 
+@renamed(target="runtime", steps="limit")
 def quantize(
     model: PathLike | StepModel,
     calibration: PathLike | Calibration | None = None,
     output: PathLike | None = None,
     *,
-    target: Target = "onnxruntime",
+    runtime: Target = "onnxruntime",
     precision: str = "int8",
     gpu: str | None = None,
     rest: str = "fp32",
@@ -85,7 +87,8 @@ def quantize(
     keep: Sequence[str] = (),
     budget: float | None = None,
     source: str | Sequence[str] | Sequence[Iterable[Array | Frame]] = (),
-    steps: int = 200,
+    limit: int = 200,
+    hop: int | None = None,
     verify: bool = True,
     threads: int | None = None,
     progress: Progress | None = None,
@@ -97,7 +100,8 @@ def quantize(
     calibration: what :func:`calibrate` wrote for this model; int8 and fp8 need it, fp16 and bf16 use it to tell whether
         a state grows.
     precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; or "auto": the cheapest mix whose outputs err at most ``budget``
-        (relative, in the 2-norm) over the last quarter of ``steps`` frames of ``source`` (``edgelstm.quantize.mix``).
+        (relative, in the 2-norm) over the last quarter of ``limit`` frames of ``source`` (``edgelstm.quantize.mix``).
+    runtime: what the model is for, "onnxruntime" or "tensorrt". hop: of windows of ``source``, see :class:`edgelstm.Inputs`.
     gpu: architecture that is meant ("orin", "ada", ...): refuses what it lacks.
     rest: for int8 and fp8: the type of what is not quantised, "fp32", "fp16" or "bf16".
     cell_state: type of the cell states c with fp16 and bf16: "fp32", or theirs.
@@ -108,11 +112,12 @@ def quantize(
     Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
     """
     step = model if isinstance(model, StepModel) else StepModel.load(model)
+    target = runtime
     if precision == "auto":
         _check_auto(target, gpu, budget, source, {"rest": rest, "cell_state": cell_state, "keep": keep})
-    elif budget is not None or source:
+    elif budget is not None or source or hop is not None:
         raise EdgeLstmError(
-            "budget or source given", found=f"precision {precision}", expected="precision auto"
+            "budget, source or hop given", found=f"precision {precision}", expected="precision auto"
         )
     else:
         _check_precision(target, precision, gpu, rest, cell_state)
@@ -123,7 +128,7 @@ def quantize(
     notes: list[str] = []
     if precision == "auto":
         assert budget is not None
-        return _auto(step, ranges, output, target, budget, source, steps, verify, threads, progress)
+        return _auto(step, ranges, output, target, budget, source, limit, hop, verify, threads, progress)
     found = find_products(step)
     kept = _kept({p.weight for p in found.products}, keep)
     result = step
@@ -197,23 +202,26 @@ def _auto(
     target: Target,
     budget: float,
     source: str | Sequence[str] | Sequence[Iterable[Array | Frame]],
-    steps: int,
+    limit: int,
+    hop: int | None,
     verify: bool,
     threads: int | None,
     progress: Progress | None,
 ) -> Quantized:
     sequences = [source] if isinstance(source, str) else list(source)
-    spans = [Span(s, 0, None) if isinstance(s, str) else None for s in sequences]
-    first: Iterable[Frame] = (
-        SpanFrames(step, spans[0], None) if spans[0] is not None else given(step, 0, sequences[0]).frames  # type: ignore[arg-type]
-    )
-    frames = [{name: np.array(value) for name, value in frame.items()} for frame in islice(first, steps)]
+    if not isinstance(sequences[0], str):
+        check_hop(hop, sequences)
+        first: Iterable[Frame] = islice(given(step, 0, sequences[0]).frames, limit)  # type: ignore[arg-type]
+    else:
+        first = SpanFrames(step, Span(sequences[0], 0, limit, at_most=True, hop=hop), None)
+    given_frames = [{name: np.array(value) for name, value in frame.items()} for frame in first]
+    frames = [one for frame in given_frames for one in single_frames(frame, step.signature.window)]
 
     def calibrated(form: StepModel) -> Calibration:
         named = [s for s in sequences if isinstance(s, str)]
         if named:
-            return calibrate(form, named, threads=threads, frames=steps).calibration
-        return calibrate(form, [frames], threads=threads).calibration
+            return calibrate(form, named, threads=threads, limit=limit, hop=hop).calibration
+        return calibrate(form, [given_frames], threads=threads).calibration
 
     joined = calibrated(step) if ranges is None else ranges
     careful = caution(step, joined, "int8")
@@ -348,7 +356,7 @@ def _check_cell_states(step: StepModel, growing: dict[str, dict[str, Any]]) -> N
         raise EdgeLstmError(
             f"state {name!r} can't be kept in fp16: it grows for as long as the stream runs",
             found=f"largest value {seen['largest']:.4g}"
-            + ("" if overflow is None else f", beyond fp16 after about {overflow} frames"),
+            + ("" if overflow is None else f", beyond fp16 after about {count_of(overflow, 'frame')}"),
             expected="a state that settles",
             hint="Leave --cell-state at fp32",
         )

@@ -14,6 +14,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
+from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.outside import OutsideRange
 from edgelstm.runtime.runner import Runner
@@ -80,10 +81,11 @@ class RunReport:
         }
 
 
+@renamed(out="output")
 def run(
     model: PathLike,
     source: str | Sequence[str] | Mapping[str, str],
-    out: PathLike | None = None,
+    output: PathLike | None = None,
     *,
     device: str | None = None,
     threads: int | None = None,
@@ -104,10 +106,10 @@ def run(
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> RunReport:
-    """Stream ``source`` through ``model`` frame by frame, the state carried, and write the outputs to ``out``.
+    """Stream ``source`` through ``model`` frame by frame, the state carried, and write the outputs to ``output``.
 
     source: one, or several whose streams run side by side: a list (``NAME=SOURCE`` names a stream, else its file does) or a
-    mapping by name. Each has a state and an output of its own: ``{stream}`` in ``out`` is its name, else it stands
+    mapping by name. Each has a state and an output of its own: ``{stream}`` in ``output`` is its name, else it stands
     before the suffix. ``limit`` frames of each.
     device: see :func:`edgelstm.runtime.open_program`; default: the CPU for a step graph, the first GPU for an engine.
     postprocess: of the (last) model's outputs, in place of what it declares; see ``docs/preprocessing.md``.
@@ -161,7 +163,9 @@ def run(
             for line in report.said:
                 say(line)
         outputs = [Outputs(r.signature) for r in runners]
-        read = (out is not None and Path(out).suffix.lower() in MAPS) or (view is not None and view.physical)
+        read = (output is not None and Path(output).suffix.lower() in MAPS) or (
+            view is not None and view.physical
+        )
         outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, read, postprocess)
         jobs = []
         for name, opened in sources.items():
@@ -170,18 +174,16 @@ def run(
             context = replace(_context(report, opened, inputs, outputs[-1]), hop=parts[name][2])
             for made in outputs:
                 made.check_hop(parts[name][2])
-            if out is not None:
-                report.outs[name] = out_path(str(out), name, len(sources) > 1)
+            if output is not None:
+                report.outs[name] = out_path(str(output), name, len(sources) > 1)
                 sink = stack.enter_context(
                     open_sink(
                         report.outs[name], outputs[-1].signature, fps=opened.fps, view=view, context=context
                     )
                 )
-            if score:
-                _scorer(
-                    first, ops, threshold, hop
-                )  # whether there is something to score is known before the first frame
-            scorer = partial(_scorer, first, ops, threshold, hop) if score else None
+            scorer = partial(_scorer, first, ops, threshold, inputs.window is not None) if score else None
+            if scorer is not None:
+                scorer()  # whether there is something to score is known before the first frame
             job = Job(name, iter(()), inputs, sink, scorer)
             job.steps = inputs.steps(job.watched(opened))
             jobs.append(job)
@@ -263,16 +265,17 @@ def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -
     )
 
 
-def _scorer(signature: Any, ops: Any, threshold: float | None, hop: int | None) -> ForecastScorer:
+def _scorer(signature: Any, ops: Any, threshold: float | None, windows: bool) -> ForecastScorer:
     from edgelstm.pipeline.units import forecast_scorer
 
     found = None
-    if signature.window is None and hop is None:
-        found = forecast_scorer(signature, signature, ops, threshold)
+    if signature.window is None:
+        found = forecast_scorer(signature, signature, ops, threshold, windows)
     if found is None:
+        frame = signature.inputs[0].frame_shape[int(windows) :]
         raise EdgeLstmError(
             "no forecast to score",
             found=", ".join(f"output {t.name} {list(t.frame_shape)}" for t in signature.outputs),
-            expected=f"one input, and an output [K, *{list(signature.inputs[0].frame_shape)}] of a step graph",
+            expected=f"one input, and an output [K, {', '.join(map(str, frame))}] of a step graph",
         )
     return found

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.files import PathLike, write_text
+from edgelstm.renamed import renamed
 from edgelstm.workflows.frames import Preprocessing, Progress
 from edgelstm.workflows.run import RunReport, run
 
@@ -34,25 +35,28 @@ class ScoreReport:
         return {"scores": self.rows, "run": self.run.to_json()}
 
 
+@renamed(out="output")
 def score(
     model: PathLike,
     source: str | Sequence[str] | Mapping[str, str],
-    out: PathLike | None = None,
+    output: PathLike | None = None,
     *,
     threshold: float | None = None,
     device: str | None = None,
     threads: int | None = None,
     limit: int | None = None,
     preprocess: Preprocessing | None = None,
+    hop: int | None = None,
     on_gap: OnGap = "hold",
     progress: Progress | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> ScoreReport:
     """Score a model that forecasts its own input, [K, *shape of a frame], on the frames that came.
 
     For each lead time the mean absolute error and the critical success index of ``threshold`` (default: 1 of what had its
     logarithm taken, else the middle), in physical units, for the model and for persistence: the last frame, repeated. A
     forecast counts when its farthest lead has come and no frame is missing on the way; "no data" does not count.
-    ``out``: a CSV file. Other arguments as :func:`run`. Raises EdgeLstmError where there is nothing to score.
+    With ``hop`` a window of frames forecasts, and the last of it is the last frame. ``output``: a CSV file. Other arguments as :func:`run`. Raises EdgeLstmError where there is nothing to score.
     """
     report = run(
         model,
@@ -61,18 +65,20 @@ def score(
         threads=threads,
         limit=limit,
         preprocess=preprocess,
+        hop=hop,
         on_gap=on_gap,
         score=True,
         threshold=threshold,
         progress=progress,
+        say=say,
     )
     rows = [row for name, found in report.scores.items() for row in score_rows(name, found, report)]
-    if out is not None:
+    if output is not None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        write_text(out, text.getvalue())
+        write_text(output, text.getvalue())
     return ScoreReport(report, rows)
 
 

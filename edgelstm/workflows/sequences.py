@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.step import StepModel
+from edgelstm.pipeline import Frame as RawFrame
 from edgelstm.pipeline import Inputs, open_source
 from edgelstm.pipeline.inputs import cut, of_one_stream
 from edgelstm.quantize.calibrate import Recording
@@ -26,39 +28,61 @@ class SpanFrames:
         self._step, self._span, self._ops = step, span, ops
 
     def __iter__(self) -> Iterator[Frame]:
-        span, inputs = self._span, Inputs(self._step.signature, self._ops)
+        span, signature = self._span, self._step.signature
         stop = None if span.frames is None else span.start + span.frames
         count = 0
+
+        def counted(frames: Iterable[RawFrame]) -> Iterator[RawFrame]:
+            nonlocal count
+            for frame in frames:
+                count += 1
+                yield frame
+
         with open_source(span.source, limit=stop) as opened:
-            source, _, _ = cut(opened, self._step.signature, self._ops)
-            for _, arrays in inputs.steps(of_one_stream(islice(source, span.start, None))):
-                count += self._step.signature.window or 1
+            source, hop, _ = cut(opened, signature, self._ops, span.hop)
+            inputs = Inputs(signature, self._ops, hop=hop)
+            for _, arrays in inputs.steps(of_one_stream(counted(islice(source, span.start, None)))):
                 yield arrays
-        if span.frames is not None and count < span.frames - (
-            span.frames % (self._step.signature.window or 1)
-        ):
+        if span.frames is None or span.at_most:
+            return
+        if count < span.frames - span.frames % (signature.window or 1):
             raise EdgeLstmError(
                 f"source {span.source} is shorter than the sequence",
-                found=f"{count} frames from frame {span.start} on",
+                found=f"{count_of(count, 'frame')} from frame {span.start} on",
                 expected=str(span.frames),
                 hint="Ask for fewer frames, or record more",
             )
 
 
-def cut_span(span: Span, length: int) -> list[Span]:
+def windows_of(step: StepModel, span: Span | None, ops: Any) -> tuple[int, int]:
+    """(frames in what one step takes, frames from one to the next) of a span, or of arrays."""
+    signature = step.signature
+    if span is None or span.hop is None:
+        return signature.window or 1, signature.window or 1
+    with open_source(span.source) as opened:
+        inputs = Inputs(signature, ops, hop=cut(opened, signature, ops, span.hop)[1])
+    return inputs.window or 1, inputs.hop or 1
+
+
+def cut_span(step: StepModel, span: Span, length: int, ops: Any) -> list[Span]:
+    """Spans of ``length`` frames each, end to end; what is left over is in none."""
     if length < 1:
         raise EdgeLstmError("sequence", found=length, expected="at least 1 frame")
     stop = None if span.frames is None else span.start + span.frames
-    with open_source(span.source, limit=stop) as source:
+    with open_source(span.source, limit=stop) as opened:
+        source, _, _ = cut(opened, step.signature, ops, span.hop)
         count = sum(1 for _ in source) - span.start
     if count < length:
         raise EdgeLstmError(
             f"source {span.source} is shorter than a sequence",
-            found=f"{max(0, count)} frames",
+            found=count_of(max(0, count), "frame"),
             expected=f"at least {length}",
             hint="Ask for shorter sequences, or record more",
         )
-    return [Span(span.source, span.start + k * length, length) for k in range(count // length)]
+    return [
+        replace(span, start=span.start + k * length, frames=length, at_most=False)
+        for k in range(count // length)
+    ]
 
 
 def given(step: StepModel, index: int, frames: Iterable[Array | Frame]) -> Recording:
@@ -70,6 +94,8 @@ def given(step: StepModel, index: int, frames: Iterable[Array | Frame]) -> Recor
 
 
 def label(span: Span) -> str:
-    if span.start == 0 and span.frames is None:
+    if span.start == 0 and (span.frames is None or span.at_most):
         return span.source
-    return f"{span.source} from {span.start}" + ("" if span.frames is None else f", {span.frames} frames")
+    return f"{span.source} from {span.start}" + (
+        "" if span.frames is None else f", {count_of(span.frames, 'frame')}"
+    )

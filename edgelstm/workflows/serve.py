@@ -253,7 +253,7 @@ class Pipeline:
 
         log.info("model %s: exporting %s", name, source.name)
         made = Path(tempfile.mkdtemp(dir=folder)) / f"{name}.onnx"
-        export(source, made, steps=8)
+        export(source, made, limit=8)
         return made
 
 

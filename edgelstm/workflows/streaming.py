@@ -62,12 +62,33 @@ class Job:
             return self.name
         return frame.stream if self.name == ONLY else f"{self.name}:{frame.stream}"
 
+    @property
+    def windows(self) -> bool:
+        """Whether several frames make a step."""
+        return self.inputs.window is not None
+
     def watched(self, source: Iterable[Frame]) -> Iterator[Frame]:
-        """The frames of ``source``; those who end are kept in mind."""
+        """The frames of ``source``; those who end are kept in mind, and what forecasts of windows are held against is shown."""
         for frame in source:
             if frame.last:
                 self.ended.add(self.stream(frame))
+            if self.scorer is not None and self.windows:
+                self._arrived(self.scorer, frame)
             yield frame
+
+    def _arrived(self, scorer: Callable[[], ForecastScorer], frame: Frame) -> None:
+        name = self.stream(frame)
+        ready = self.inputs(frame)
+        if not all(np.isfinite(value).all() for value in ready.values()):
+            self.passed.add(name)
+            return
+        gap = frame.gap is not None or name in self.passed
+        self.passed.discard(name)
+        self.scorer_of(name, scorer).arrived(ready, frame.data, gap=gap)
+
+    def scorer_of(self, name: str, scorer: Callable[[], ForecastScorer]) -> ForecastScorer:
+        """That of a stream."""
+        return self.scorers.get(name) or self.scorers.setdefault(name, scorer())
 
 
 @dataclass
@@ -170,9 +191,10 @@ class Loop:
                 frame = replace(frame, gap="the frame before was skipped")
             job.passed.discard(name)
             if job.scorer is not None:
-                scorer = job.scorers.get(name) or job.scorers.setdefault(name, job.scorer())
-                scorer.arrived(arrays[name], frame.data, gap=frame.gap is not None)
-                scorer.observe(repeated(scorer, arrays[name]), outputs)
+                scorer = job.scorer_of(name, job.scorer)
+                if not job.windows:
+                    scorer.arrived(arrays[name], frame.data, gap=frame.gap is not None)
+                scorer.observe(repeated(scorer, arrays[name], job.windows), outputs)
             if self._observe is not None:
                 last = self._stages[-1].runner
                 self._observe(
@@ -240,9 +262,11 @@ def _handed_on(outputs: Mapping[str, Array], stage: Stage) -> Array | dict[str, 
     )
 
 
-def repeated(scorer: ForecastScorer, arrays: Mapping[str, Array]) -> dict[str, Array]:
-    """The forecast that nothing changes: the frame that came, for every lead (persistence)."""
+def repeated(scorer: ForecastScorer, arrays: Mapping[str, Array], windows: bool = False) -> dict[str, Array]:
+    """The forecast that nothing changes: the frame that came (the last of a window), for every lead (persistence)."""
     frame = next(iter(arrays.values()))
+    if windows:
+        frame = frame[-1]
     return {scorer.output: np.broadcast_to(frame, (scorer.leads, *frame.shape))}
 
 

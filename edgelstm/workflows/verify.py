@@ -13,21 +13,23 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
 from edgelstm.frontends import is_factory
 from edgelstm.graph.signature import Signature
+from edgelstm.renamed import renamed
 from edgelstm.runtime.outside import Outside
 from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.verify.compare import Comparison, check_comparable, compare
-from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, operations, ready_frames
+from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, check_hop, operations, ready_frames
 
 if TYPE_CHECKING:
     pass
 
 
+@renamed(steps="limit")
 def verify(
     a: str | Program,
     b: str | Program,
     source: str | Iterable[Array | Frame] | None = None,
     *,
-    steps: int = STEPS,
+    limit: int = STEPS,
     weights: PathLike | None = None,
     kwargs: Mapping[str, Any] | None = None,
     preprocess: Preprocessing | None = None,
@@ -40,12 +42,16 @@ def verify(
 
     ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
     factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), or Programs. At least one of them must
-    state its Signature. ``source`` as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
+    state its Signature. ``source`` (at most ``limit`` frames of it) as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
     of the input, [K, *shape of a frame], both are scored against the frames that came: mean absolute error, and CSI of
     ``threshold`` (default: :func:`edgelstm.pipeline.units.usual_threshold`).
     """
+    from edgelstm.pipeline import Inputs
     from edgelstm.pipeline.units import forecast_scorer
 
+    if limit < 1:
+        raise EdgeLstmError("limit", found=limit, expected="at least 1 frame")
+    check_hop(hop, source)
     if threshold is not None and not math.isfinite(threshold):
         raise EdgeLstmError("threshold", found=threshold, expected="a finite number")
     runnables = (a, b)
@@ -75,9 +81,13 @@ def verify(
         told = next((p.signature for p in (first, second) if p.signature.preprocessing), first.signature)
         check_comparable(first.signature, second.signature, (names[0], names[1]))
         signature = replace(first.signature, preprocessing=told.preprocessing)
+        for one, other in ((first, second), (second, first)):
+            if one.signature.window not in (None, hop) and hop is not None:
+                Inputs(one.signature, hop=hop)  # says why, where states are carried
+                Inputs(replace(one.signature, states=other.signature.states), hop=hop)
         scorer = (
             None
-            if source is None
+            if source is None or hop is not None
             else forecast_scorer(signature, second.signature, operations(signature, preprocess), threshold)
         )
         if threshold is not None and scorer is None:
@@ -87,7 +97,7 @@ def verify(
                 expected="a source, one input, and an output [K, *shape of a frame]",
             )
         frames = ready_frames(
-            signature, source, steps, preprocess, None if scorer is None else scorer.arrived, hop=hop
+            signature, source, limit, preprocess, None if scorer is None else scorer.arrived, hop=hop
         )
         outside = Outside(first.signature if first.signature.ranges else second.signature)
         said: list[str] = []
@@ -107,7 +117,8 @@ def verify(
             progress=progress,
         )
         result.said = said
-        result.asked = steps if result.frames < steps else None
+        # Windows that a hop cuts count as one frame each.
+        result.asked = limit if result.frames < limit and hop is None else None
         result.forecast = None if scorer is None else scorer.result()
         return result
 

@@ -93,10 +93,10 @@ def stream(net: DeepConvLSTM, folder: Path, x: Array, y: Array | None, rounds: i
     folder.mkdir(parents=True, exist_ok=True)
     past = {"past": (net.window - 1, net.sensors)}
     edgelstm.export(
-        RecomputeStep(net), folder / "recompute.onnx", frame=frame, states=past, steps=2 * net.window
+        RecomputeStep(net), folder / "recompute.onnx", frame=frame, states=past, limit=2 * net.window
     )
     edgelstm.export(
-        RingStep(net), folder / "ring.onnx", frame=frame, states=ring_shapes(net), steps=2 * net.window
+        RingStep(net), folder / "ring.onnx", frame=frame, states=ring_shapes(net), limit=2 * net.window
     )
     times: dict[str, list[float]] = {"recompute": [], "ring": []}
     logits: dict[str, list[Array]] = {"recompute": [], "ring": []}

@@ -86,7 +86,7 @@ def run(folder: Path, *, quick: bool = False) -> Outcome:
     net.save(folder / "next_frame.keras")
     # Compared on a clip: what the network does with noise, or with more frames than it was trained on, amplifies rounding.
     clip = list(movies(1, seed=3)[0, :-1])
-    edgelstm.export(str(folder / "next_frame.keras"), folder / "next_frame.onnx", frames=clip, steps=FRAMES)
+    edgelstm.export(str(folder / "next_frame.keras"), folder / "next_frame.onnx", source=clip, limit=FRAMES)
     test = movies(1 if quick else 8, seed=2)
     foretold = net.predict(test[:, :-1], verbose=0)
     apart, behind = 0.0, 0

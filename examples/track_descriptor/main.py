@@ -109,7 +109,7 @@ def run(folder: Path, *, quick: bool = False) -> dict[str, float]:
         train(net, updates)
         path = folder / f"{kind.__name__}.onnx"
         frames = list(footage[0][0].crops)
-        edgelstm.export(net.eval(), path, frame=(1, HIGH, WIDE), states=net.states, frames=frames)
+        edgelstm.export(net.eval(), path, frame=(1, HIGH, WIDE), states=net.states, source=frames)
         with edgelstm.Runner.open(path, streams=PLACES, threads=1) as runner:
             first, second = (watch(runner, tracks) for tracks in footage)
         for output, name in names.items():

@@ -93,7 +93,7 @@ def stream(net: Forecaster, path: Path, frames: Array) -> Outcome:
         path,
         frame=(len(MAPS), SIDE, SIDE),
         states={"h": net.shape, "c": net.shape},
-        frames=list(frames[:, 0]),
+        source=list(frames[:, 0]),
     )
     areas = [f"area {n}" for n in range(frames.shape[1])]
     made = np.empty_like(frames)

@@ -62,7 +62,7 @@ def test_how_a_source_is_read_is_said_once_before_it_streams(run: Run, tmp_path:
     for k in range(3):
         image.new("L", (height, width), 40 * k).save(f"{k}.png", exif=exif)
     lines = [
-        "left out: 1 files that are no images (.onnx)",
+        "left out: 1 file that is no image (.onnx)",
         "PNG: grey, 8 bits",
         "rotated by 90 degrees clockwise, as the file says",
     ]
@@ -150,7 +150,7 @@ def test_frames_that_are_not_finite(run: Run, model: Path) -> None:
     np.save("bad.npy", values)
     code, _, error = run("run", model, "--source", "bad.npy", "--out", "out.npz")
     assert code == 2
-    assert "frame 2 of stream 'main', input 'x': found 1 values that are NaN or infinite" in error
+    assert "frame 2 of stream 'main', input 'x': found 1 value that is NaN or infinite" in error
     assert not Path("out.npz").exists()
     code, text, _ = run("run", model, "--source", "bad.npy", "--on-bad-frame", "skip", "--json")
     assert code == 0
@@ -184,13 +184,13 @@ def test_verify_says_where_errors_lead(run: Run, tmp_path: Path) -> None:
     assert ", CSI +0.0000" in text
     zoo.running_sum().save("sum.onnx")
     np.save("ones.npy", np.ones(100, np.float32))
-    code, text, error = run("verify", "sum.onnx", "sum.onnx", "--source", "ones.npy", "--steps", "100")
+    code, text, error = run("verify", "sum.onnx", "sum.onnx", "--source", "ones.npy", "--limit", "100")
     assert (code, error) == (0, "")
     assert (
         "state s: grows linearly by 1,000 in 1,000 frames, 103 at frame 99; float16 (65,504 at most)" in text
     )
     assert "not 100" not in text
-    code, text, _ = run("verify", "sum.onnx", "sum.onnx", "--source", "ones.npy", "--steps", "100", "--json")
+    code, text, _ = run("verify", "sum.onnx", "sum.onnx", "--source", "ones.npy", "--limit", "100", "--json")
     (state,) = json.loads(text)["states"]
     assert state["grows"]
     assert state["overflow_frame"]["float16"] == pytest.approx(65500, abs=1)
@@ -313,7 +313,7 @@ BAD = {
         ("verify", "model.onnx", "model.onnx", "--source", "none.npy", "--plot", "none/drift.png"),
         "can't write none/drift.png: found no such folder",
     ),
-    "steps": (("verify", "model.onnx", "model.onnx", "--steps", "0"), "Invalid value for '--steps'"),
+    "steps": (("verify", "model.onnx", "model.onnx", "--limit", "0"), "Invalid value for '--limit'"),
     "weights for none": (
         ("verify", "model.onnx", "model.onnx", "--weights", "w.pt"),
         "weights or arguments given for model.onnx and model.onnx: expected a torch factory",
@@ -371,8 +371,8 @@ def test_names_with_brackets_are_printed_as_they_are(
     (tmp_path / "a[").mkdir()
     odd = tmp_path / "a[" / "b].onnx"  # "[/b]" would close a style that was never opened
     model.rename(odd)
-    for arguments in (("inspect", odd), ("run", odd, "--source", frames), ("verify", odd, odd, "--steps", 2)):
+    for arguments in (("inspect", odd), ("run", odd, "--source", frames), ("verify", odd, odd, "--limit", 2)):
         code, text, error = run(*arguments)
         assert (code, error) == (0, "")
         assert "a[/b]" in text  # a table may fold what follows
-    assert run("export", odd, "-o", tmp_path / "a[" / "c].onnx", "--steps", 2)[0] == 0
+    assert run("export", odd, "-o", tmp_path / "a[" / "c].onnx", "--limit", 2)[0] == 0

@@ -51,12 +51,12 @@ def test_a_window_is_one_unless_its_state_is_to_be_carried(run: Run) -> None:
     assert [s["name"] for s in report["signature"]["states"]] == ["h0", "c0"]
 
     for model in ("window.onnx", "step.onnx"):
-        code, _, error = run("verify", *net[:1], model, *net[1:], "--steps", "20", "--tolerance", "1e-5")
+        code, _, error = run("verify", *net[:1], model, *net[1:], "--limit", "20", "--tolerance", "1e-5")
         assert (code, error) == (0, ""), model
     # The window starts anew every five frames, the step does not.
-    code, _, _ = run("verify", "window.onnx", "step.onnx", "--steps", "5", "--tolerance", "1e-5")
+    code, _, _ = run("verify", "window.onnx", "step.onnx", "--limit", "5", "--tolerance", "1e-5")
     assert code == 0
-    code, _, _ = run("verify", "window.onnx", "step.onnx", "--steps", "10", "--tolerance", "1e-5")
+    code, _, _ = run("verify", "window.onnx", "step.onnx", "--limit", "10", "--tolerance", "1e-5")
     assert code == 1
 
 
@@ -75,7 +75,7 @@ def test_a_gate_order_is_asked_for(run: Run) -> None:
 
 def test_random_weights_are_told(run: Run) -> None:
     Path("nets.py").write_text(NETS)
-    net = ("nets.py:Net", "--init", '{"hidden": 6}', "--frame", "3", "--carry-state", "--steps", 5)
+    net = ("nets.py:Net", "--init", '{"hidden": 6}', "--frame", "3", "--carry-state", "--limit", 5)
     code, text, error = run("export", *net, "-o", "net.onnx")
     assert (code, error) == (0, "")
     assert (

@@ -29,7 +29,7 @@ RNG = np.random.default_rng(0)
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("examples")
     for name, example in (("model", "sensor_lstm"), ("digits", "moving_digits")):
-        edgelstm.export(ROOT / "examples" / example / "model.safetensors", made / f"{name}.onnx", steps=2)
+        edgelstm.export(ROOT / "examples" / example / "model.safetensors", made / f"{name}.onnx", limit=2)
     zoo.persistence().save(made / "forecast.onnx")
     (made / "pipeline.toml").write_text(serve.example("table"), "utf-8")
     return made

@@ -111,7 +111,7 @@ def test_auto_without_a_gpu_is_native_and_says_so(model: Path, tmp_path: Path) -
 def test_precision_is_the_graphs(precision: str, tmp_path: Path) -> None:
     step = zoo.conv_lstm(4, 8, 8)
     made = quantize(
-        step, None if precision == "fp16" else calibrated(step), target="tensorrt", precision=precision
+        step, None if precision == "fp16" else calibrated(step), runtime="tensorrt", precision=precision
     )
     made.step.save(tmp_path / "q.onnx")
     built = build_engine(tmp_path / "q.onnx", tmp_path / "q.plan", runtime="tensorrt-rtx")
@@ -122,7 +122,7 @@ def test_a_precision_a_target_lacks_is_refused_before_building(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = zoo.conv_lstm(4, 8, 8)
-    quantize(step, calibrated(step), tmp_path / "q.onnx", target="tensorrt", precision="fp8")
+    quantize(step, calibrated(step), tmp_path / "q.onnx", runtime="tensorrt", precision="fp8")
     monkeypatch.setattr(process.subprocess, "Popen", None)  # nothing may start
     text = refused(tmp_path / "q.onnx", tmp_path / "q.plan", options=BuildOptions(targets=("8.6",)))
     assert "Ampere (compute capability 8.6) does not multiply in fp8" in text
@@ -130,7 +130,7 @@ def test_a_precision_a_target_lacks_is_refused_before_building(
 
 def test_a_graph_for_the_cpu_is_refused(tmp_path: Path) -> None:
     step = zoo.conv_lstm(4, 8, 8)
-    quantize(step, calibrated(step), tmp_path / "q.onnx", target="onnxruntime")
+    quantize(step, calibrated(step), tmp_path / "q.onnx", runtime="onnxruntime")
     text = refused(tmp_path / "q.onnx", tmp_path / "q.plan")
     assert "is quantised for ONNX Runtime" in text
     assert "--runtime tensorrt" in text

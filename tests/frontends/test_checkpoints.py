@@ -56,7 +56,7 @@ def test_an_lstm_by_its_names(tmp_path: Path, suffix: str) -> None:
         torch.save({"epoch": 1, "state_dict": weights}, path)
     else:
         save_file(weights, path, {"format": "pt"})
-    exported = edgelstm.export(str(path), steps=20)
+    exported = edgelstm.export(str(path), limit=20)
     assert exported.step.op_types() == ["Concat", "Gemm", "FusedGates_lstm"] * 2
     assert against(module, (3,), exported) < 1e-5
 
@@ -67,7 +67,7 @@ def test_a_conv_lstm_in_the_order_that_is_told(tmp_path: Path, order: str) -> No
     module = nets.CopiedConvLSTM(return_all_layers=False)  # its gates: i, f, o, g
     path = tmp_path / "model.pth"
     torch.save(module.state_dict(), path)
-    exported = edgelstm.export(str(path), frame=nets.FRAME, gate_order=order, steps=5)
+    exported = edgelstm.export(str(path), frame=nets.FRAME, gate_order=order, limit=5)
     assert exported.step.op_types() == ["Concat", "Conv", "FusedGates_lstm"] * 2
     assert "x before h" in exported.notes[0]
     assert (against(module, nets.FRAME, exported, steps=20) < 1e-5) == (order == "ifog")

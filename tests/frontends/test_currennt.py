@@ -155,12 +155,12 @@ def test_blstm_layout(tmp_path: Path) -> None:
 def test_export_and_stream(tmp_path: Path) -> None:
     """Through the public door: a step that streams two streams, a window, and ``verify`` against the file itself."""
     path = saved(written(3, [("lstm", 4), ("feedforward_tanh", 3), ("lstm", 2), ("softmax", 5)]), tmp_path)
-    exported = edgelstm.export(path, tmp_path / "step.onnx", steps=60)
+    exported = edgelstm.export(path, tmp_path / "step.onnx", limit=60)
     assert [s.name for s in exported.step.signature.states] == ["h0", "c0", "h1", "c1"]
     gates = [n for n in exported.step.model.graph.node if n.op_type == "FusedGates_peephole"]
     assert len(gates) == 2
     x = {name: frames(path, 9, seed) for seed, name in enumerate(("north", "south"))}
-    window = edgelstm.export(path, tmp_path / "window.onnx", window=9, steps=18)
+    window = edgelstm.export(path, tmp_path / "window.onnx", window=9, limit=18)
     program = OrtProgram(window.step.to_bytes())
     made: dict[str, list[Array]] = {name: [] for name in x}
     with edgelstm.Runner.open(tmp_path / "step.onnx", streams=2) as runner:
@@ -180,7 +180,7 @@ def test_blstm_is_a_window(tmp_path: Path) -> None:
     with pytest.raises(EdgeLstmError, match=r"'level_1' is a blstm.*backwards.*--window") as caught:
         edgelstm.export(path, tmp_path / "out.onnx")
     assert not (tmp_path / "out.onnx").exists(), caught
-    exported = edgelstm.export(path, tmp_path / "out.onnx", window=5, steps=20)
+    exported = edgelstm.export(path, tmp_path / "out.onnx", window=5, limit=20)
     assert exported.step.signature.window == 5
     assert not exported.step.signature.states
     assert "runs backwards" in " ".join(exported.notes)

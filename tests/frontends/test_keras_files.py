@@ -462,7 +462,7 @@ def test_hard_sigmoid_means_what_the_file_s_keras_meant(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(0, 2, (1, 9, 3)).astype(np.float32)
     assert_close(by_numpy(loaded, x)["y"], predict(model(old), x)[0][0], "float32", k=80, atol=1e-5)
     assert "FusedGates_lstm_hard_0p2_0p5" in loaded.step.op_types()
-    exported = edgelstm.export(str(tmp_path / "model.h5"), steps=30)
+    exported = edgelstm.export(str(tmp_path / "model.h5"), limit=30)
     assert exported.comparison.worst.worst < 1e-5
 
 
@@ -491,10 +491,10 @@ def test_what_is_exported_passes_through_the_other_passes(tmp_path: Path) -> Non
         layers.GRU(8, return_sequences=True),
         layers.Dense(2),
     ]
-    exported = edgelstm.export(str(save(sequential(*stack, frame=(4,), length=16), tmp_path)), steps=60)
+    exported = edgelstm.export(str(save(sequential(*stack, frame=(4,), length=16), tmp_path)), limit=60)
     step = exported.step
     assert [s.name for s in step.signature.states if s.dtype == "int32"] == ["clock"]
-    window = edgelstm.export(str(tmp_path / "model.keras"), window=6, steps=60)
+    window = edgelstm.export(str(tmp_path / "model.keras"), window=6, limit=60)
     assert window.step.signature.window == 6
     small = quantize(step, calibrated(step), weights=all_weights(step))
     small.check()

@@ -290,7 +290,7 @@ def test_masks_of_functional_models(folder: Path) -> None:
     frames[0, [0, 4, 5]] = 0.5
     (expected,) = predict(model, frames)
     assert_close(by_numpy(loaded, frames)["y"], expected[0], "float32", k=80, atol=1e-5)
-    exported = edgelstm.export(str(folder / "model.keras"), steps=20, frames=[*frames[0]] * 2)
+    exported = edgelstm.export(str(folder / "model.keras"), limit=20, source=[*frames[0]] * 2)
     assert exported.comparison.worst.held < 1e-5
     mask = keras.Input((None,), dtype="bool")
     path = save(keras.Model([x, mask], layers.GRU(2)(x, mask=mask)), folder)
@@ -372,7 +372,7 @@ def test_operators_of_keras_2(folder: Path) -> None:
         model.set_weights([held[f"{k}:0"][()] for k in ("kernel", "recurrent_kernel", "bias")])
     frames = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
     assert_close(by_numpy(loaded, frames)["y"], predict(model, frames)[0][0], "float32", k=80, atol=1e-5)
-    assert edgelstm.export(str(path), steps=20).comparison.worst.held < 1e-5
+    assert edgelstm.export(str(path), limit=20).comparison.worst.held < 1e-5
 
 
 def test_operators_of_keras_2_that_are_refused(folder: Path) -> None:

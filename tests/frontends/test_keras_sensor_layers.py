@@ -194,7 +194,7 @@ def test_states_of_a_stack_are_named(folder: Path) -> None:
         ("r.0.c", ("N", 3)),
         ("r.1.h", ("N", 2)),
     ]
-    assert edgelstm.export(str(folder / "model.keras"), steps=20).comparison.worst.held < 1e-5
+    assert edgelstm.export(str(folder / "model.keras"), limit=20).comparison.worst.held < 1e-5
 
 
 def test_cells_of_one_s_own_are_refused(folder: Path) -> None:
@@ -260,7 +260,7 @@ def test_ids_beside_numbers(folder: Path) -> None:
 def test_embedding_models_are_exported(folder: Path) -> None:
     stack = [layers.Embedding(20, 6, mask_zero=True), layers.GRU(8, return_sequences=True), layers.Dense(20)]
     model = fill(keras.Sequential([keras.Input((None,), dtype="int32"), *stack]), 0)
-    exported = edgelstm.export(str(save(model, folder)), steps=20)
+    exported = edgelstm.export(str(save(model, folder)), limit=20)
     assert exported.comparison.worst.held < 1e-5
     fixed = fill(
         keras.Sequential([keras.Input((6,), dtype="int32"), layers.Embedding(20, 4), layers.LSTM(3)]), 0

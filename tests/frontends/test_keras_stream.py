@@ -263,7 +263,7 @@ def test_functional_models(tmp_path: Path) -> None:
         assert_close(found, value[:, : found.shape[1]], "float32", k=80, atol=1e-5)
         ready = reference.get(f"{name}_ready", np.ones(9, bool))
         assert_close(reference[name][ready], value[0, : found.shape[1]], "float32", k=80, atol=1e-5)
-    assert "comes 1 frames late" in loaded.notes[0]
+    assert "comes 1 frame late" in loaded.notes[0]
 
 
 def test_masked_frames_are_passed_over(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_encoder_and_decoder_with_states(tmp_path: Path) -> None:
 def test_stateful_windows_carry_their_state(tmp_path: Path) -> None:
     stack = [layers.LSTM(3, stateful=True, return_sequences=True), layers.GlobalAveragePooling1D()]
     model = fill(keras.Sequential([keras.Input(batch_shape=(1, 4, 3)), *stack]), 0)
-    exported = edgelstm.export(str(save(model, tmp_path)), tmp_path / "m.onnx", steps=8)
+    exported = edgelstm.export(str(save(model, tmp_path)), tmp_path / "m.onnx", limit=8)
     assert [s.name.split(".")[-1] for s in exported.step.signature.states] == ["h", "c"]
     x = np.random.default_rng(0).normal(size=(3, 1, 4, 3)).astype(np.float32)
     with edgelstm.Runner.open(tmp_path / "m.onnx") as runner:
@@ -155,7 +155,7 @@ def test_the_turbofan_autoencoder(shared_dir: Path, tmp_path: Path) -> None:
     truth = np.load(models / "precomp_ae_score.npy")
     assert len(truth) == len(windows)
     known = np.flatnonzero(np.isfinite(truth))  # the author scored the first engines only
-    exported = edgelstm.export(str(models / "lstm_autoencoder.keras"), tmp_path / "m.onnx", steps=20)
+    exported = edgelstm.export(str(models / "lstm_autoencoder.keras"), tmp_path / "m.onnx", limit=20)
     assert "starts every window of 30 frames from zero" in exported.notes[0]
     some = known[::5]
     with edgelstm.Runner.open(tmp_path / "m.onnx", threads=1) as runner:
@@ -163,7 +163,7 @@ def test_the_turbofan_autoencoder(shared_dir: Path, tmp_path: Path) -> None:
         scores = [float(np.abs(stream.step(windows[k])["y"] - windows[k]).mean()) for k in some]
     assert np.abs(np.array(scores) - truth[some]).max() < 2e-7
     carried = edgelstm.export(
-        str(models / "lstm_autoencoder.keras"), tmp_path / "c.onnx", carry_state=True, steps=50
+        str(models / "lstm_autoencoder.keras"), tmp_path / "c.onnx", carry_state=True, limit=50
     )
     assert [s.name for s in carried.step.signature.states] == ["lstm.h", "lstm.c"]
     with edgelstm.Runner.open(tmp_path / "c.onnx", threads=1) as runner:

@@ -26,7 +26,7 @@ def refused(tmp_path: Path, data: bytes, **options: Any) -> str:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     path.write_bytes(data)
     with pytest.raises(EdgeLstmError) as caught:
-        edgelstm.export(str(path), out, steps=3, threads=1, **options)
+        edgelstm.export(str(path), out, limit=3, threads=1, **options)
     assert not out.exists()
     return str(caught.value).replace(str(tmp_path), "DIR")
 
@@ -124,7 +124,7 @@ def outside(folder: Path, **changes: str) -> bytes:
 def test_weights_in_a_file_beside_the_model(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(outside(tmp_path))
-    result = edgelstm.export(str(path), tmp_path / "out.onnx", states=PAIRS, steps=5, threads=1)
+    result = edgelstm.export(str(path), tmp_path / "out.onnx", states=PAIRS, limit=5, threads=1)
     assert result.comparison.worst.worst <= 1e-5
 
 

@@ -78,7 +78,7 @@ def test_states_with_their_streams_on_axis_1(
 ) -> None:
     """PyTorch's [layers, N, H]: one state tensor for all layers, its streams in front; any number where the file says so."""
     data = zoo.stateful(kind, axis=axis, batch=batch, opset=opset)
-    result = edgelstm.export(write(folder, data), confirm=yes, steps=10, threads=1)
+    result = edgelstm.export(write(folder, data), confirm=yes, limit=10, threads=1)
     s = result.step.signature
     free = batch != 1
     assert [(x.input, x.output, x.shape) for x in s.states] == [
@@ -101,7 +101,7 @@ def test_states_with_their_streams_on_axis_1(
 
 def test_pairs_may_be_named(tmp_path: Path) -> None:
     result = edgelstm.export(
-        write(tmp_path, zoo.stateful()), states={"h_in": "h_out", "c_in": "c_out"}, steps=5, threads=1
+        write(tmp_path, zoo.stateful()), states={"h_in": "h_out", "c_in": "c_out"}, limit=5, threads=1
     )
     assert [s.name for s in result.step.signature.states] == ["h_in", "c_in"]
 
@@ -120,7 +120,7 @@ PACKED = zoo.text(
 
 
 def test_a_packed_state_stays_one_tensor(tmp_path: Path) -> None:
-    result = edgelstm.export(write(tmp_path, PACKED), confirm=yes, steps=20, threads=1)
+    result = edgelstm.export(write(tmp_path, PACKED), confirm=yes, limit=20, threads=1)
     state = result.step.signature.state("packed")
     assert (state.output, state.shape) == ("after", (1, 2, 3, 2))
 
@@ -131,7 +131,7 @@ def test_a_packed_state_stays_one_tensor(tmp_path: Path) -> None:
 def test_proposed_pairs_are_listed_ready_to_paste(tmp_path: Path) -> None:
     path = write(tmp_path, zoo.stateful())
     with pytest.raises(EdgeLstmError) as caught:
-        edgelstm.export(path, steps=5)
+        edgelstm.export(path, limit=5)
     assert "no state pairs are named" in str(caught.value)
     assert "--state h_in=h_out --state c_in=c_out" in str(caught.value)
     seen: list[str] = []
@@ -141,7 +141,7 @@ def test_proposed_pairs_are_listed_ready_to_paste(tmp_path: Path) -> None:
         return False
 
     with pytest.raises(EdgeLstmError, match="no state pairs"):
-        edgelstm.export(path, confirm=no, steps=5)
+        edgelstm.export(path, confirm=no, limit=5)
     assert seen == ["--state h_in=h_out", "--state c_in=c_out"]
 
 
@@ -157,7 +157,7 @@ def test_names_that_say_nothing_are_paired_by_what_the_operator_does(tmp_path: P
     outputs = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in reversed(model.graph.output)]
     del model.graph.output[:]
     model.graph.output.extend(outputs)
-    result = edgelstm.export(write(tmp_path, model.SerializeToString()), confirm=yes, steps=5, threads=1)
+    result = edgelstm.export(write(tmp_path, model.SerializeToString()), confirm=yes, limit=5, threads=1)
     assert {s.input: s.output for s in result.step.signature.states} == {"a": "p", "b": "q"}
 
 
@@ -168,7 +168,7 @@ def test_a_mask_is_no_state(tmp_path: Path) -> None:
         "float[1, 3] y, float[1, 3] c_next",
         "f = Sigmoid (x) kept = Mul (f, c) c_next = Add (kept, x) m = Sigmoid (c_next) y = Mul (x, m)",
     )
-    result = edgelstm.export(write(tmp_path, data), confirm=yes, steps=5, threads=1)
+    result = edgelstm.export(write(tmp_path, data), confirm=yes, limit=5, threads=1)
     assert {s.input: s.output for s in result.step.signature.states} == {"c": "c_next"}
 
 
@@ -213,7 +213,7 @@ def test_a_model_over_sequences_streams_what_it_computes_whole(
     options: dict[str, Any] = {"kind": kind, "initial": initial, "layers": layers, "opset": max(opset, 14)}
     options |= {"batch": batch, "last_only": last_only}
     path = write(folder, zoo.forgetful(**options, layout=int(layout)))
-    result = edgelstm.export(path, fix={"time": 1}, steps=6, threads=1)
+    result = edgelstm.export(path, fix={"time": 1}, limit=6, threads=1)
     names = [f"{s}{k}" for k in range(layers) for s in ("hc" if kind == "LSTM" else "h")]
     assert [s.name for s in result.step.signature.states] == names
     assert kind not in result.step.op_types()
@@ -233,7 +233,7 @@ def test_a_model_over_sequences_streams_what_it_computes_whole(
 def test_a_cell_in_a_loop_over_frames(folder: Path, kind: str, opset: int) -> None:
     """What the loop carries from frame to frame becomes the state."""
     data = zoo.looping(kind, opset=opset)
-    result = edgelstm.export(write(folder, data), fix={"T": 1}, steps=6, threads=1)
+    result = edgelstm.export(write(folder, data), fix={"T": 1}, limit=6, threads=1)
     assert "FusedGates_lstm" in result.step.op_types()
     assert [s.shape for s in result.step.signature.states] == [("N", 2, 4, 4)] * 2
     frames = np.random.default_rng(0).normal(size=(2, 6, 1, 4, 4)).astype("f4")
@@ -249,7 +249,7 @@ def test_half_precision(folder: Path) -> None:
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
-    result = edgelstm.export(write(folder, model.SerializeToString()), fix={"time": 1}, steps=20, threads=1)
+    result = edgelstm.export(write(folder, model.SerializeToString()), fix={"time": 1}, limit=20, threads=1)
     assert {s.dtype for s in result.step.signature.states} == {"float16"}
     assert "FusedGates_lstm" in result.step.op_types()
 
@@ -272,8 +272,8 @@ RATED = zoo.text(
 def test_an_input_that_decides_a_branch_is_fixed(tmp_path: Path) -> None:
     path = write(tmp_path, RATED)
     pair = {"s": "s_next"}
-    fast = edgelstm.export(path, states=pair, fix={"rate": 16000, "n": 3}, steps=5, threads=1).step
-    slow = edgelstm.export(path, states=pair, fix={"rate": 8000, "n": 3}, steps=5, threads=1).step
+    fast = edgelstm.export(path, states=pair, fix={"rate": 16000, "n": 3}, limit=5, threads=1).step
+    slow = edgelstm.export(path, states=pair, fix={"rate": 8000, "n": 3}, limit=5, threads=1).step
     assert ("Tanh" in fast.op_types(), "Tanh" in slow.op_types()) == (True, False)
     assert "If" not in fast.op_types()
     assert [t.name for t in fast.signature.inputs] == ["x"]
@@ -285,5 +285,5 @@ def test_lengths_of_sequences_are_fixed_for_any_number_of_streams(tmp_path: Path
     node.input.append("lengths")
     model.graph.input.append(helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]))
     path = write(tmp_path, model.SerializeToString())
-    result = edgelstm.export(path, fix={"time": 1, "lengths": 1}, steps=1, threads=1)
+    result = edgelstm.export(path, fix={"time": 1, "lengths": 1}, limit=1, threads=1)
     assert "Where" not in result.step.op_types()

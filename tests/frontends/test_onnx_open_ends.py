@@ -63,7 +63,7 @@ def test_sizes_that_can_only_be_1_are_and_it_is_said(tmp_path: Path, opset: int,
         tmp_path / "m.onnx",
         states={"h": "h_out", "c": "c_out"} if named else None,
         confirm=lambda pairs: True,
-        steps=10,
+        limit=10,
         threads=1,
     )
     assert done.step.signature.stream_axis == 1
@@ -81,7 +81,7 @@ def test_sizes_that_can_only_be_1_are_and_it_is_said(tmp_path: Path, opset: int,
 def test_a_free_size_beside_a_fixed_one(tmp_path: Path) -> None:
     data = zoo.text("float[N, 3] x, float[1, 3] s", "float[N, 3] n", "n = Add (x, s)")
     (tmp_path / "f.onnx").write_bytes(data)
-    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s": "n"}, steps=5, threads=1)
+    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s": "n"}, limit=5, threads=1)
     assert done.step.signature.stream_axis == 1
     assert any("N = 1" in note for note in done.notes)
 
@@ -98,7 +98,7 @@ SCALAR = zoo.text(
 def test_everything_is_said_in_one_command_which_works(tmp_path: Path) -> None:
     (tmp_path / "f.onnx").write_bytes(SCALAR)
     with pytest.raises(EdgeLstmError) as caught:
-        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", steps=5)
+        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", limit=5)
     text = str(caught.value)
     assert "open are rate (a number), width (a size)" in text
     command = text[text.index("edgelstm export") :].split(" (or ")[0].split("; ")[0]
@@ -107,7 +107,7 @@ def test_everything_is_said_in_one_command_which_works(tmp_path: Path) -> None:
         "16000 is what the graph compares with"
     )
     words[words.index("step.onnx")] = str(tmp_path / "m.onnx")
-    done = CliRunner().invoke(app, [*words[1:], "--steps", "5"])
+    done = CliRunner().invoke(app, [*words[1:], "--limit", "5"])
     assert done.exit_code == 0, done.output
     assert edgelstm.inspect(tmp_path / "m.onnx").signature.inputs[0].shape == ("N", 160)
 
@@ -122,7 +122,7 @@ def test_one_name_for_sizes_that_differ(tmp_path: Path) -> None:
     )
     (tmp_path / "f.onnx").write_bytes(data)
     done = edgelstm.export(
-        tmp_path / "f.onnx", None, states={"h": "h_out"}, fix={"x.1": 3, "h.1": 2}, steps=5, threads=1
+        tmp_path / "f.onnx", None, states={"h": "h_out"}, fix={"x.1": 3, "h.1": 2}, limit=5, threads=1
     )
     assert done.step.signature.inputs[0].shape == ("N", 3)
     assert done.step.signature.states[0].shape == ("N", 2, 3)
@@ -174,7 +174,7 @@ def test_files_without_an_axis_for_streams_get_one(tmp_path: Path, name: str) ->
     data = zoo.text(inputs, outputs, body, f"<{weights}>" if weights else "")
     (tmp_path / "f.onnx").write_bytes(data)
     done = edgelstm.export(
-        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": ("n", 0.5)}, steps=5, threads=1
+        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": ("n", 0.5)}, limit=5, threads=1
     )
     s = done.step.signature
     assert (s.inputs[0].shape, s.states[0].shape) == ((1, *frame), (1, *state))
@@ -242,7 +242,7 @@ def test_old_operators_compute_what_the_file_does(tmp_path: Path, name: str, ops
     for tensor in [t for t in model.graph.initializer if t.name not in used]:
         model.graph.initializer.remove(tensor)
     (tmp_path / "f.onnx").write_bytes(model.SerializeToString())
-    done = edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": "v"}, steps=8, threads=1)
+    done = edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": "v"}, limit=8, threads=1)
     assert done.step.opset >= 11
     assert done.comparison.worst.worst <= 1e-6
 
@@ -259,4 +259,4 @@ def test_what_opset_11_can_not_say_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         EdgeLstmError, match=r"BatchNormalization 'y' has no form in opset 11: found spatial=0"
     ):
-        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": "v"}, steps=5)
+        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"s": "v"}, limit=5)

@@ -50,8 +50,8 @@ def test_a_denoiser_in_two_halves(shared_dir: Path, tmp_path: Path) -> None:
         model(shared_dir, "dtln/model_1.onnx"),
         tmp_path / "first.onnx",
         states={"input_3": "tf_op_layer_stack_2"},
-        frames=iter(frames[0]),
-        steps=STEPS,
+        source=iter(frames[0]),
+        limit=STEPS,
         threads=1,
     )
     assert first.comparison.frames == STEPS
@@ -65,8 +65,8 @@ def test_a_denoiser_in_two_halves(shared_dir: Path, tmp_path: Path) -> None:
     second = edgelstm.export(
         model(shared_dir, "dtln/model_2.onnx"),
         states={"input_5": "tf_op_layer_stack_5"},
-        frames=iter(masked),
-        steps=STEPS,
+        source=iter(masked),
+        limit=STEPS,
         threads=1,
     )
     assert second.comparison.frames == STEPS
@@ -85,8 +85,8 @@ def test_voice_activity_behind_nested_branches(shared_dir: Path, tmp_path: Path)
         tmp_path / "vad.onnx",
         states={"state": "stateN"},
         fix={"sr": RATE, "input.1": 576},
-        frames=iter(frames),
-        steps=len(frames),
+        source=iter(frames),
+        limit=len(frames),
         threads=1,
     )
     assert result.step.signature.states[0].shape == ("N", 2, 128)

@@ -48,12 +48,12 @@ class Stacked(nn.Module):
 
 
 def test_weights_and_options_of_cells() -> None:
-    made = edgelstm.export(ByHand(), frame=(3,), states={"h": (4,), "c": (4,), "g": (5,)}, steps=20)
+    made = edgelstm.export(ByHand(), frame=(3,), states={"h": (4,), "c": (4,), "g": (5,)}, limit=20)
     assert made.comparison.worst.worst < 1e-5
 
 
 def test_weights_and_options_of_stacks() -> None:
-    made = edgelstm.export(Stacked(), frame=(3,), states={"h": (2, 4), "c": (2, 4)}, steps=20)
+    made = edgelstm.export(Stacked(), frame=(3,), states={"h": (2, 4), "c": (2, 4)}, limit=20)
     assert made.comparison.worst.worst < 1e-5
     # Weights nobody asks for are not in the file twice.
     assert (

@@ -70,7 +70,7 @@ def test_torch_modules_that_mix_the_batch_are_written_for_one_stream(
     module = Cell(kind()).eval()
     if scripted:
         module = torch.jit.trace(module, (torch.randn(2, 4), torch.randn(2, 8)))
-    done = edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), states={"h": (8,)}, steps=10, threads=1)
+    done = edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), states={"h": (8,)}, limit=10, threads=1)
     assert done.step.signature.stream_axis == 1
     (note,) = [n for n in done.notes if "one stream" in n]
     assert operator in note
@@ -81,7 +81,7 @@ def test_torch_modules_that_mix_the_batch_are_written_for_one_stream(
 
 def test_a_module_that_does_not_mix_takes_any_number(tmp_path: Path) -> None:
     done = edgelstm.export(
-        Cell(Centred()).eval(), tmp_path / "m.onnx", frame=(4,), states=[(8,)], steps=10, threads=1
+        Cell(Centred()).eval(), tmp_path / "m.onnx", frame=(4,), states=[(8,)], limit=10, threads=1
     )
     assert done.step.signature.stream_axis == "N"
     assert not done.notes
@@ -90,7 +90,7 @@ def test_a_module_that_does_not_mix_takes_any_number(tmp_path: Path) -> None:
 def test_batch_statistics_are_refused_where_one_row_has_none(tmp_path: Path) -> None:
     module = Cell(nn.BatchNorm1d(4, track_running_stats=False)).eval()
     with pytest.raises(EdgeLstmError, match="see each other") as caught:
-        edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), states=[(8,)], steps=10)
+        edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), states=[(8,)], limit=10)
     assert "ReduceMean" in str(caught.value)
     assert "more than 1 value per channel" in str(caught.value)
     assert not list(tmp_path.iterdir())
@@ -107,7 +107,7 @@ def test_onnx_files(tmp_path: Path, batch: object) -> None:
         onnx_zoo.text(f"{shape} x, {shape} h_in", f"{shape} y, {shape} h_out", MIXED)
     )
     done = edgelstm.export(
-        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"h_in": "h_out"}, steps=10, threads=1
+        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"h_in": "h_out"}, limit=10, threads=1
     )
     assert done.step.signature.stream_axis == 1
     assert any("ReduceMax" in n for n in done.notes) == (batch == "batch")
@@ -119,7 +119,7 @@ def test_a_fixed_batch_is_one_stream_with_all_its_rows(tmp_path: Path) -> None:
     (tmp_path / "f.onnx").write_bytes(
         onnx_zoo.text("float[2, 4] x, float[2, 4] h_in", "float[2, 4] y, float[2, 4] h_out", MIXED)
     )
-    done = edgelstm.export(tmp_path / "f.onnx", None, states={"h_in": "h_out"}, steps=10, threads=1)
+    done = edgelstm.export(tmp_path / "f.onnx", None, states={"h_in": "h_out"}, limit=10, threads=1)
     assert done.step.signature.inputs[0].shape == (1, 2, 4)
     assert any("x, h_in got one" in note for note in done.notes)
 
@@ -206,5 +206,5 @@ class Window(nn.Module):  # type: ignore[misc]
 
 def test_a_window_that_mixes_the_batch_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EdgeLstmError, match="one stream other results when the frames of another changed"):
-        edgelstm.export(Window().eval(), tmp_path / "m.onnx", frame=(4,), window=5, steps=10)
+        edgelstm.export(Window().eval(), tmp_path / "m.onnx", frame=(4,), window=5, limit=10)
     assert not list(tmp_path.iterdir())

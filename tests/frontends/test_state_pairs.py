@@ -119,7 +119,7 @@ CROSSED = {**HONEST, "h_next": "c_out", "c_next": "h_out"}
 def test_yes_takes_what_the_graph_and_the_names_say(tmp_path: Path) -> None:
     path, out = tmp_path / "cell.onnx", tmp_path / "out.onnx"
     path.write_bytes(cell("lstm", HONEST, ("x", "h", "c"), ("y", "c_next", "h_next")))
-    done = CliRunner().invoke(app, ["export", str(path), "--yes", "-o", str(out), "--steps", "5"])
+    done = CliRunner().invoke(app, ["export", str(path), "--yes", "-o", str(out), "--limit", "5"])
     assert done.exit_code == 0, done.output
     pairs = {s.input: s.output for s in edgelstm.inspect(out).signature.states}
     assert pairs == {"h_in": "h_out", "c_in": "c_out"}
@@ -132,7 +132,7 @@ def test_h_is_doubtful_where_the_frame_goes_the_same_way(tmp_path: Path) -> None
     h, c = proposed(path)
     assert (h.input, h.output, h.doubt) == ("u", "q", "x could be it as well")
     assert (c.input, c.output, c.doubt) == ("v", "p", None)
-    done = CliRunner().invoke(app, ["export", str(path), "--yes", "-o", str(out), "--steps", "5"])
+    done = CliRunner().invoke(app, ["export", str(path), "--yes", "-o", str(out), "--limit", "5"])
     assert done.exit_code != 0
     assert not out.exists()
 
@@ -205,7 +205,7 @@ def test_a_state_starts_where_it_is_said_to(tmp_path: Path, form: str) -> None:
         "file's axes": ("gain_next", first[None]),
     }[form]
     done = edgelstm.export(
-        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"gain": said}, steps=5, threads=1
+        tmp_path / "f.onnx", tmp_path / "m.onnx", states={"gain": said}, limit=5, threads=1
     )
     np.testing.assert_array_equal(done.step.signature.state("gain").initial_value(), first)
     frames = np.random.default_rng(0).normal(size=(9, 3)).astype("f4")
@@ -221,13 +221,13 @@ def test_the_command_line_takes_it_and_inspect_shows_it(tmp_path: Path) -> None:
     out = str(tmp_path / "m.onnx")
     run = CliRunner().invoke
     done = run(
-        app, ["export", str(tmp_path / "f.onnx"), "--state", "gain=gain_next:1", "-o", out, "--steps", "5"]
+        app, ["export", str(tmp_path / "f.onnx"), "--state", "gain=gain_next:1", "-o", out, "--limit", "5"]
     )
     assert done.exit_code == 0, done.output
     assert "starts at 1" in run(app, ["inspect", out], env={"COLUMNS": "160"}).output
     np.save(tmp_path / "first.npy", np.float32([1.5, -2]))
     said = f"gain=gain_next:{tmp_path / 'first.npy'}"
-    done = run(app, ["export", str(tmp_path / "f.onnx"), "--state", said, "-o", out, "--steps", "5"])
+    done = run(app, ["export", str(tmp_path / "f.onnx"), "--state", said, "-o", out, "--limit", "5"])
     assert done.exit_code == 0, done.output
     assert "starts at -2 to 1.5" in run(app, ["inspect", out], env={"COLUMNS": "160"}).output
 
@@ -242,9 +242,9 @@ def test_an_output_whose_name_has_a_colon_is_an_output(tmp_path: Path) -> None:
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "f.onnx").write_bytes(made.SerializeToString())
-    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s:0": "s:1"}, steps=5, threads=1)
+    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s:0": "s:1"}, limit=5, threads=1)
     assert done.step.signature.states[0].initial is None
-    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s:0": "s:1:2.5"}, steps=5, threads=1)
+    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s:0": "s:1:2.5"}, limit=5, threads=1)
     np.testing.assert_array_equal(done.step.signature.states[0].initial_value(), [2.5, 2.5])
 
 
@@ -260,7 +260,7 @@ def test_a_default_of_the_file_is_where_its_state_starts(tmp_path: Path) -> None
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     (tmp_path / "f.onnx").write_bytes(made.SerializeToString())
-    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s": "s_next"}, steps=5, threads=1)
+    done = edgelstm.export(tmp_path / "f.onnx", None, states={"s": "s_next"}, limit=5, threads=1)
     np.testing.assert_array_equal(done.step.signature.states[0].initial_value(), [3, 4])
 
 
@@ -280,6 +280,6 @@ def test_a_default_of_the_file_is_where_its_state_starts(tmp_path: Path) -> None
 def test_first_values_that_do_not_fit(tmp_path: Path, said: Any, words: str) -> None:
     (tmp_path / "f.onnx").write_bytes(AGC)
     with pytest.raises(EdgeLstmError) as caught:
-        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"gain": said}, steps=5)
+        edgelstm.export(tmp_path / "f.onnx", tmp_path / "m.onnx", states={"gain": said}, limit=5)
     assert words in str(caught.value)
     assert not (tmp_path / "m.onnx").exists()

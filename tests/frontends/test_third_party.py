@@ -73,7 +73,7 @@ def test_the_detector_finds_the_published_ball(detector: Any, picture: Any) -> N
 
 def test_the_detector_with_its_state_carried(detector: Any) -> None:
     """A step of it gives, two frames after the start, what its window of two gives; and goes on from there."""
-    exported = edgelstm.export(detector, frame=(3, 32, 32), carry_state=True, steps=10)
+    exported = edgelstm.export(detector, frame=(3, 32, 32), carry_state=True, limit=10)
     assert exported.step.op_types().count("FusedGates_lstm") == 3
     assert [s.frame_shape[0] for s in exported.step.signature.states] == [32, 32, 16, 16, 1, 1]
     frames = np.random.default_rng(0).random((2, 3, 32, 32)).astype(np.float32)
@@ -92,7 +92,7 @@ def test_the_satellite_forecaster_streams(shared_dir: Path) -> None:
         weights=shared_dir / "models/earthnet/model_epoch=019.ckpt",
         kwargs={"layers": SATELLITE_LAYERS},
         frame=(11, 16, 16),
-        steps=100,
+        limit=100,
     )
     found = exported.step.op_types()
     assert found.count("FusedGates_lstm") == 3

@@ -74,7 +74,7 @@ def test_what_a_module_keeps(name: str) -> None:
 def test_kept_states_are_exported(name: str, tmp_path: Any) -> None:
     torch.manual_seed(0)
     module = zoo.KEEPERS[name]().eval()
-    edgelstm.export(module, tmp_path / "m.onnx", frame=(3,), carry_state=True, steps=20)
+    edgelstm.export(module, tmp_path / "m.onnx", frame=(3,), carry_state=True, limit=20)
     frames = noise((3,), 20)
     with edgelstm.Runner.open(tmp_path / "m.onnx", threads=1) as runner:
         stream = runner.stream("a")
@@ -324,7 +324,7 @@ def test_a_torchscript_policy_is_exported(tmp_path: Any) -> None:
     torch.manual_seed(0)
     torch.jit.script(zoo.Policy().eval()).save(tmp_path / "policy.pt")
     done = edgelstm.export(
-        tmp_path / "policy.pt", tmp_path / "policy.onnx", frame=(3,), carry_state=True, steps=20
+        tmp_path / "policy.pt", tmp_path / "policy.onnx", frame=(3,), carry_state=True, limit=20
     )
     assert "FusedGates_lstm" in done.step.op_types()
     module, frames = torch.jit.load(tmp_path / "policy.pt"), noise((3,), 20)

@@ -115,7 +115,7 @@ def test_ids(tmp_path: Path, kind: Any, shape: Any, frame: Any, most: int) -> No
     given = ids if kind is FloatIds else None
     path = tmp_path / "m.onnx"
     edgelstm.export(
-        module, path, frame=shape if frame is None else frame, states=STATE, frames=given, steps=20
+        module, path, frame=shape if frame is None else frame, states=STATE, source=given, limit=20
     )
     equal_to_the_module(module, path, [{"x": x} for x in ids])
 
@@ -124,7 +124,7 @@ def test_a_mask(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, rng = Masked().eval(), np.random.default_rng(0)
     path = tmp_path / "m.onnx"
-    edgelstm.export(module, path, frame={"x": (6,), "mask": ()}, states=STATE, steps=20)
+    edgelstm.export(module, path, frame={"x": (6,), "mask": ()}, states=STATE, limit=20)
     frames = [
         {"x": rng.normal(size=6).astype("f4"), "mask": np.array(rng.random() > 0.5)} for _ in range(STEPS)
     ]
@@ -135,7 +135,7 @@ def test_a_mask(tmp_path: Path) -> None:
 def test_what_a_copy_has_to_take_along(tmp_path: Path, kind: Any) -> None:
     torch.manual_seed(0)
     module, path = kind().eval(), tmp_path / "m.onnx"
-    edgelstm.export(module, path, frame=(6,), states=STATE, steps=20)
+    edgelstm.export(module, path, frame=(6,), states=STATE, limit=20)
     rng = np.random.default_rng(0)
     equal_to_the_module(module, path, [{"x": rng.normal(size=6).astype("f4")} for _ in range(STEPS)])
 
@@ -219,7 +219,7 @@ def test_a_frame_that_is_none(run: Run, option: str, said: str) -> None:
 def test_weights_of_other_floats_are_computed_in_float32_and_that_is_said(tmp_path: Path, dtype: str) -> None:
     torch.manual_seed(0)
     module, path = Recurrent().eval().to(getattr(torch, dtype)), tmp_path / "m.onnx"
-    done = edgelstm.export(module, path, frame=(6,), states=STATE, steps=20)
+    done = edgelstm.export(module, path, frame=(6,), states=STATE, limit=20)
     (note,) = [n for n in done.notes if dtype in n]
     assert "float32" in note
     assert next(module.parameters()).dtype == getattr(torch, dtype)
@@ -237,7 +237,7 @@ def test_frames_of_other_floats_are_taken_as_they_are(tmp_path: Path, dtype: str
     torch.manual_seed(0)
     module, path = Recurrent().eval(), tmp_path / "m.onnx"
     states = {"h": np.zeros(8, dtype)}
-    done = edgelstm.export(module, path, frame=np.zeros(6, dtype), states=states, steps=20)
+    done = edgelstm.export(module, path, frame=np.zeros(6, dtype), states=states, limit=20)
     assert [t.dtype for t in done.step.signature.inputs] == [dtype]
     assert done.proof is not None
     assert done.proof.graph < 1e-5, "judged as float32 is: nothing is computed in the frames' type"
@@ -266,9 +266,9 @@ def test_h_that_would_go_in_as_the_cell_state_is_asked_about(tmp_path: Path) -> 
     torch.manual_seed(0)
     module, path, states = Swapped().eval(), tmp_path / "m.onnx", {"c": (8,), "h": (8,)}
     with pytest.raises(EdgeLstmError, match="--results y,h,c"):
-        edgelstm.export(module, path, frame=(6,), states=states, steps=20)
+        edgelstm.export(module, path, frame=(6,), states=states, limit=20)
     assert not path.exists()
-    edgelstm.export(module, path, frame=(6,), states=states, steps=20, results=["y", "h", "c"])
+    edgelstm.export(module, path, frame=(6,), states=states, limit=20, results=["y", "h", "c"])
     h = c = torch.zeros(1, 8)
     with edgelstm.Runner.open(path) as runner:
         stream = runner.stream("a")

@@ -66,7 +66,7 @@ def test_parametrized_weights_are_exported_as_they_are(kind: str, place: str) ->
         return np.stack(ys)
 
     want = run()
-    done = edgelstm.export(Adapter(net), None, frame=(6,), states={"h": (8,), "c": (8,), "g": (8,)}, steps=5)
+    done = edgelstm.export(Adapter(net), None, frame=(6,), states={"h": (8,), "c": (8,), "g": (8,)}, limit=5)
     program = OrtProgram(done.step.to_bytes(), threads=1)
     state = program.new_state()
     got = [program.step([{"x": frame[0].numpy()}], state, [0])[0]["y"].copy() for frame in x]

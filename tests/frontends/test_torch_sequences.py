@@ -88,7 +88,7 @@ def test_a_network_becomes_a_step(name: str) -> None:
     """Streamed one by one, the export gives what the module gives for all frames in one call."""
     case = STEPS[name]
     module = seeded(case.make)
-    exported = edgelstm.export(module, frame=case.frame, carry_state=case.carry, steps=30)
+    exported = edgelstm.export(module, frame=case.frame, carry_state=case.carry, limit=30)
     assert [s.name for s in exported.step.signature.states] == case.states.split()
     if case.ops is not None:
         assert exported.step.op_types() == case.ops
@@ -146,7 +146,7 @@ WINDOWS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int | None]] = {
 def test_a_network_stays_a_window(name: str) -> None:
     make, frame, window = WINDOWS[name]
     module = seeded(make)
-    exported = edgelstm.export(module, frame=frame, window=4, steps=4)
+    exported = edgelstm.export(module, frame=frame, window=4, limit=4)
     signature = exported.step.signature
     assert signature.states == ()
     assert signature.window == window
@@ -166,7 +166,7 @@ def test_a_network_stays_a_window(name: str) -> None:
 
 def test_a_window_with_carried_state_is_unrolled() -> None:
     exported = edgelstm.export(
-        seeded(nets.Classifier), frame=nets.VECTOR, window=3, carry_state=True, steps=6
+        seeded(nets.Classifier), frame=nets.VECTOR, window=3, carry_state=True, limit=6
     )
     assert exported.step.signature.window == 3
     assert len(exported.step.signature.states) == 4

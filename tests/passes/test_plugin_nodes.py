@@ -132,7 +132,7 @@ def test_the_kernel_loads_and_stores_what_the_graph_holds(precision: str, h_type
     made = quantize(
         step,
         calibrated(step) if precision == "int8" else None,
-        target="tensorrt",
+        runtime="tensorrt",
         precision=precision,
         rest="fp16" if precision == "int8" else "fp32",
     ).step
@@ -194,7 +194,7 @@ def test_only_inner_cell_states_are_overwritten() -> None:
 
 def test_codes_for_the_cpu_are_refused() -> None:
     step = zoo.conv_lstm(4, 8, 6)
-    made = quantize(step, calibrated(step), target="onnxruntime").step
+    made = quantize(step, calibrated(step), runtime="onnxruntime").step
     with pytest.raises(EdgeLstmError, match="Quantise the float model again"):
         lower(made, "tensorrt", "plugin")
 
@@ -208,5 +208,5 @@ def test_plugin_nodes_only_where_there_are_plugins(target: Any) -> None:
 def test_stored_models_say_what_they_are_worth() -> None:
     """The quantised graph behind these nodes follows its float model; else the tests above would compare noise."""
     step = zoo.conv_lstm(4, 8, 6)
-    made = quantize(step, calibrated(step), target="tensorrt").step
+    made = quantize(step, calibrated(step), runtime="tensorrt").step
     assert max(drift(step, made, 60).values()) < 0.1

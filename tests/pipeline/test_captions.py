@@ -99,7 +99,7 @@ def test_what_came_stands_below_the_forecast_it_belongs_to(tmp_path: Path) -> No
 
 
 def test_nothing_from_behind_a_gap_is_called_what_came(tmp_path: Path) -> None:
-    found = write(tmp_path / "out", View(colours="rain", truth=True, lead=0), gap=2)
+    found = write(tmp_path / "out", View(colours="rain", truth=True, lead=1), gap=2)
     assert [cells(picture, captions.EMPTY) for picture in found] == [False, True, False, False, True]
     assert not cells(found[1], COLOUR[5.0])
     assert cells(found[2], COLOUR[10.0])
@@ -184,9 +184,9 @@ def test_the_command_line_shows_the_stream_that_is_shipped(tmp_path: Path, run: 
 @pytest.mark.skipif(not RADAR.is_dir(), reason="needs real radar frames, in shared/data beside the checkout")
 def test_real_radar_frames(tmp_path: Path) -> None:
     edgelstm.export(
-        ROOT / "examples" / "nowcast_radar" / "model.safetensors", tmp_path / "radar.onnx", steps=2
+        ROOT / "examples" / "nowcast_radar" / "model.safetensors", tmp_path / "radar.onnx", limit=2
     )
-    view = View(colours="rain", beside=True, truth=True, lead=0)
+    view = View(colours="rain", beside=True, truth=True, lead=1)
     edgelstm.run(tmp_path / "radar.onnx", str(RADAR), f"{tmp_path}/maps/", view=view, limit=6, threads=1)
     found = pictures(tmp_path / "maps")
     assert len(found) == 6

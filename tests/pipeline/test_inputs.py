@@ -61,7 +61,7 @@ def test_every_stream_has_a_window_of_its_own() -> None:
 def test_frames_short_of_a_last_window_are_told(caplog: pytest.LogCaptureFixture) -> None:
     frames = [Frame(k, None, str(k), np.zeros(3, np.float32)) for k in range(8)]
     assert len(list(Inputs(signature((3, 3)), hop=2).steps(frames))) == 3
-    assert "left out at the end: 1 frames" in caplog.text
+    assert "left out at the end: 1 frame," in caplog.text
 
 
 def test_a_hop_that_does_not_fit_is_refused() -> None:

@@ -29,7 +29,7 @@ def radar(radar_dir: Path) -> str:
 @pytest.fixture(scope="module")
 def nowcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("nowcast") / "nowcast.onnx"
-    edgelstm.export(str(ROOT / "examples" / "nowcast_radar" / "model.safetensors"), path, steps=2, threads=1)
+    edgelstm.export(str(ROOT / "examples" / "nowcast_radar" / "model.safetensors"), path, limit=2, threads=1)
     return path
 
 

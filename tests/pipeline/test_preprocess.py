@@ -341,5 +341,5 @@ def test_a_window_takes_its_frames_together(caplog: pytest.LogCaptureFixture) ->
         steps = list(Inputs(signature("x", window=3)).steps(frames(7)))
     assert [frame.index for frame, _ in steps] == [2, 5]
     assert steps[1][1]["x"].tolist() == [[3, 3], [4, 4], [5, 5]]
-    assert "left out at the end: 1 frames, too few for a window of 3" in caplog.text
+    assert "left out at the end: 1 frame, too few for a window of 3" in caplog.text
     assert [f.index for f, _ in Inputs(signature("x")).steps(frames(2))] == [0, 1]

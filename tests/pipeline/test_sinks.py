@@ -116,7 +116,7 @@ def test_png_shows_lead_times_side_by_side(tmp_path: Path) -> None:
 
 def test_png_of_one_lead_and_channel_in_a_range(tmp_path: Path) -> None:
     y = RNG.normal(size=(4, 2, 5, 5)).astype(np.float32)
-    fill(f"{tmp_path}/out/", signature(y=y.shape), [{"y": y}], view=View(channel=1, lead=3, range=(-1, 1)))
+    fill(f"{tmp_path}/out/", signature(y=y.shape), [{"y": y}], view=View(channel=1, lead=4, range=(-1, 1)))
     expected = np.rint(np.clip((y[3, 1] + 1) / 2, 0, 1) * 255)
     np.testing.assert_array_equal(pictures(tmp_path / "out")["000000.png"], expected)
 
@@ -251,7 +251,7 @@ def test_bad_sinks(tmp_path: Path) -> None:
             path, BOTH, view=View(output="level")
         )
         assert "no output 'z'" in refusal(path, BOTH, view=View(output="z"))
-        assert "lead of output 'y': found 2; expected 0 to 1" in refusal(path, BOTH, view=View(lead=2))
+        assert "lead of output 'y': found 3; expected 1 to 2" in refusal(path, BOTH, view=View(lead=3))
         assert "channel of output 'y': found 1; expected 0 to 0" in refusal(path, BOTH, view=View(channel=1))
         assert "range of values to show: found (1, 1); expected low below high" in refusal(
             path, BOTH, view=View(range=(1, 1))

@@ -173,7 +173,7 @@ def test_dtln_cleans_a_file_as_the_published_loop_does(shared_dir: Path, tmp_pat
         states={"input_3": "tf_op_layer_stack_2"},
         preprocess=["samples=512,128,16000;magnitude"],
         postprocess=["mask_spectrum"],
-        steps=5,
+        limit=5,
         threads=1,
     )
     edgelstm.export(
@@ -181,7 +181,7 @@ def test_dtln_cleans_a_file_as_the_published_loop_does(shared_dir: Path, tmp_pat
         tmp_path / "2.onnx",
         states={"input_5": "tf_op_layer_stack_5"},
         postprocess=["overlap_add=128"],
-        steps=5,
+        limit=5,
         threads=1,
     )
     run = edgelstm.run(tmp_path / "1.onnx", noisy, tmp_path / "c.wav", then=[tmp_path / "2.onnx"], threads=1)
@@ -227,7 +227,7 @@ def test_silero_marks_speech_in_a_file(shared_dir: Path, tmp_path: Path) -> None
         fix={"sr": RATE, "input.1": 576},
         preprocess=["samples=576,512,16000"],
         tolerance=1e-4,
-        steps=5,
+        limit=5,
         threads=1,
     )
     edgelstm.run(tmp_path / "vad.onnx", sound, tmp_path / "p.csv", threads=1)

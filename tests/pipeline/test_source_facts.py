@@ -382,7 +382,7 @@ def test_images_of_differing_depth_are_one_clear_error(tmp_path: Path) -> None:
         f"images in {tmp_path}: frame 1 (2.pgm): found uint16[2, 3] of values 0 to 4095; "
         "expected uint16[2, 3] of values 0 to 1023 as in frame 0 (1.pgm)"
     )
-    assert open_source(str(tmp_path)).said[0] == "left out: 1 files that are no images (.txt)"
+    assert open_source(str(tmp_path)).said[0] == "left out: 1 file that is no image (.txt)"
 
 
 @settings(max_examples=150, deadline=None)
@@ -497,7 +497,7 @@ def test_a_grey_camera_serves_a_model_that_makes_grey() -> None:
 @pytest.mark.parametrize(
     ("have", "want", "hint"),
     [
-        ((11,), (30, 11), "One step of the model takes 30 of these frames together: `run` and `verify` take --hop 1 for a window that slides frame by frame, --hop 30"),
+        ((11,), (30, 11), "One step of the model takes 30 of these frames together: --hop 1 gives it a window that slides frame by frame, --hop 30"),
         ((11,), (12,), "No preprocessing makes the one of the other"),
         ((4, 5, 6, 7), (1, 8, 8), "No preprocessing makes the one of the other"),
     ],

@@ -409,7 +409,7 @@ def test_what_is_no_source(tmp_path: Path) -> None:
     )
     (tmp_path / "a.h5").touch()
     (tmp_path / "a.png").touch()
-    assert "found 1 radar files and 1 images; expected one kind in a folder" in refusal(tmp_path)
+    assert "found 1 radar file and 1 image; expected one kind in a folder" in refusal(tmp_path)
     for live in ("camera:0", "/dev/video0", "rtsp://host/stream"):
         assert f"{live!r}: cameras and network streams are not sources yet: expected a folder" in refusal(
             live

@@ -419,7 +419,7 @@ BROKEN: dict[str, tuple[Any, str]] = {
     ),
     "growth that is infinite": (
         lambda d: d["states"]["a0_c"].update(largest=[float("inf")]),
-        r"growth of state 'a0_c': found every 1 frames: inf; expected finite sizes",
+        r"growth of state 'a0_c': found every 1 frame: inf; expected finite sizes",
     ),
     "preprocessing": (
         lambda d: d["preprocessing"].update(x=["scale"]),

@@ -68,7 +68,7 @@ def test_values_near_the_end_of_fp16_stay_float() -> None:
     step = loud()
     frames = np.random.default_rng(0).uniform(-5e4, 5e4, (100, 2)).astype(np.float32)
     found = calibrate(step, [list(frames)], threads=1).calibration
-    made = quantize(step, found, target="tensorrt", precision="fp16", threads=1)
+    made = quantize(step, found, runtime="tensorrt", precision="fp16", threads=1)
     assert any(note.startswith("w stays in float32: ") for note in made.notes)
     assert {row["weight"]: row["precision"] for row in made.products} == {"w": "fp32", "v": "fp16"}
     # Twice as loud: what fp16 has no number for.
@@ -87,7 +87,7 @@ def test_auto_does_not_advise_auto() -> None:
         precision="auto",
         budget=5.0,
         source=tall,
-        steps=90,
+        limit=90,
     )
     assert made.check.why_not is None
     assert not any("--precision auto" in remedy for remedy in made.check.remedies)

@@ -22,8 +22,8 @@ def frames(count: int = 60) -> list[np.ndarray]:
 @pytest.mark.parametrize("target", ["onnxruntime", "tensorrt"])
 def test_the_budget_holds(target: str) -> None:
     step = zoo.lstm()
-    loose = quantize(step, target=target, precision="auto", budget=0.5, source=[frames()], threads=1)
-    tight = quantize(step, target=target, precision="auto", budget=0.01, source=[frames()], threads=1)
+    loose = quantize(step, runtime=target, precision="auto", budget=0.5, source=[frames()], threads=1)
+    tight = quantize(step, runtime=target, precision="auto", budget=0.01, source=[frames()], threads=1)
     assert {u.level for u in loose.search.units} == {"int8"}
     assert "int8" not in {u.level for u in tight.search.units} or tight.search.cost > loose.search.cost
     for done in (loose, tight):

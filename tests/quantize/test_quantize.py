@@ -313,7 +313,7 @@ def test_windows_and_windows_of_quantised_steps() -> None:
 
 
 def test_copies_of_a_cell_store_their_weights_once() -> None:
-    step = export(str(EXAMPLES / "moving_digits" / "model.safetensors"), steps=1).step
+    step = export(str(EXAMPLES / "moving_digits" / "model.safetensors"), limit=1).step
     frames = np.load(EXAMPLES / "moving_digits" / "test_stream.npz")["frames"][:30, None] / np.float32(255)
     calibration = calibrate(step, [Recording("a", [{"x": f.astype(np.float32)} for f in frames])], threads=2)
     quantised = quantize(step, calibration)

@@ -28,7 +28,7 @@ def test_every_example_has_a_recipe() -> None:
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
 def test_the_recipe_makes_an_int8_model_that_follows_the_float_one(path: Path, tmp_path: Path) -> None:
     example = ROOT / "examples" / path.stem
-    export(example / "model.safetensors", tmp_path / "m.onnx", steps=2)
+    export(example / "model.safetensors", tmp_path / "m.onnx", limit=2)
     found = calibrate(tmp_path / "m.onnx", recipe=path, output=tmp_path / "c.json", threads=1).calibration
     quantised = quantize(tmp_path / "m.onnx", tmp_path / "c.json", tmp_path / "q.onnx")
     assert len(found.data) == len({d["sha256"] for d in found.data}) == len(load_recipe(path).sequences)
@@ -68,7 +68,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "no TOML": ("method = ", r"r\.toml is not TOML: found Invalid value"),
     "no text": (b"\xff\xfe", r"r\.toml is not TOML: found 'utf-8' codec"),
     "deep": ("a=" + "[" * 5000, r"r\.toml is not TOML: found maximum recursion depth"),
-    "key": ("sauce = 1", r"r\.toml: found key 'sauce'; expected about, method, percentile"),
+    "key": ("sauce = 1", r"r\.toml: found key 'sauce'; expected about, hop, method, percentile"),
     "sequence key": (f"{SEQUENCE}stop = 9", r"r\.toml: sequence 0: found key 'stop'; expected frames, source"),
     "no source": ("[[sequence]]\nframes = 30", r"r\.toml: sequence 0: found no source"),
     "no sequence": ('method = "mse"', r"no sequences to calibrate on"),

@@ -164,7 +164,7 @@ def test_which_way_a_state_goes() -> None:
 
 def test_auto_keeps_it_too() -> None:
     step = leaky()
-    made = quantize(step, precision="auto", budget=0.05, source=[frames(step)], steps=FRAMES, threads=1)
+    made = quantize(step, precision="auto", budget=0.05, source=[frames(step)], limit=FRAMES, threads=1)
     assert made.step.signature.state("s").dtype == "float32"
     assert any("'s' stays in float32" in note for note in made.notes)
 

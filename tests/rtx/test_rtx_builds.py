@@ -31,7 +31,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def example(name: str) -> StepModel:
-    return export(str(EXAMPLES / name / "model.safetensors"), steps=1).step
+    return export(str(EXAMPLES / name / "model.safetensors"), limit=1).step
 
 
 STEPS: dict[str, Callable[[], StepModel]] = {
@@ -61,7 +61,7 @@ def prepared(name: str, window: int | None = None) -> tuple[StepModel, Calibrati
 
 def made(step: StepModel, calibration: Calibration, precision: str) -> Any:
     kind, _, rest = precision.partition(" ")
-    return quantize(step, calibration, target="tensorrt", precision=kind, rest=rest or "fp32")
+    return quantize(step, calibration, runtime="tensorrt", precision=kind, rest=rest or "fp32")
 
 
 def built(step: StepModel, *capability: str) -> Built:
@@ -115,7 +115,7 @@ def test_windows(name: str, precision: str) -> None:
 
 @cache
 def others(file: str, states: tuple[tuple[str, str], ...]) -> StepModel:
-    return export(file, states=dict(states), steps=2).step
+    return export(file, states=dict(states), limit=2).step
 
 
 @pytest.mark.parametrize(
@@ -152,5 +152,5 @@ def test_fp8_where_there_is_none() -> None:
 
 def test_codes_for_the_cpu_are_refused() -> None:
     step, calibration = prepared("sensor_lstm")
-    done = quantize(step, calibration, target="onnxruntime")
+    done = quantize(step, calibration, runtime="onnxruntime")
     assert "Non-zero zero point is not supported" in built(done.step).error

@@ -74,7 +74,7 @@ def test_a_place_is_free_again_after_leaving_and_starts_afresh(path: Path) -> No
         old = runner.stream("old")
         first = old.step(x(0), copy=True)
         with pytest.raises(
-            EdgeLstmError, match=r"no place for stream 'new': found 1 streams: old\. Close one"
+            EdgeLstmError, match=r"no place for stream 'new': found 1 stream: old\. Close one"
         ):
             runner.stream("new")
         old.close()

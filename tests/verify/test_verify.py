@@ -76,7 +76,7 @@ def test_a_value_that_all_but_vanishes_is_measured_against_what_was() -> None:
 def test_programs_without_common_names_or_inputs_are_refused() -> None:
     with pytest.raises(EdgeLstmError, match="a and b take different frames"):
         compare(program(zoo.lstm()), program(zoo.lstm(inputs=4)), frames(2))
-    with pytest.raises(EdgeLstmError, match="nothing to compare: found 0 frames; expected at least 1 frames"):
+    with pytest.raises(EdgeLstmError, match="nothing to compare: found 0 frames; expected at least 1 frame"):
         compare(program(zoo.lstm()), program(zoo.lstm()), [])
 
 

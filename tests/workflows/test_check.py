@@ -61,7 +61,7 @@ def denoiser() -> StepModel:
             return x * torch.sigmoid(12 * self.mask(y))[..., 0], h0, h1
 
     torch.manual_seed(0)
-    return export(Denoiser().eval(), frame=(6,), states={"h0": (6, 8), "h1": (6, 8)}, steps=4).step
+    return export(Denoiser().eval(), frame=(6,), states={"h0": (6, 8), "h1": (6, 8)}, limit=4).step
 
 
 def speech(count: int = 400) -> np.ndarray:

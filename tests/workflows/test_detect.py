@@ -25,7 +25,7 @@ def test_the_turbofan_autoencoder_scores_as_published(shared_dir: Path, tmp_path
     models, table = shared_dir / "models" / "turbofan", shared_dir / "data" / "cmapss" / "train_FD001.txt"
     source = f"{table}:key=unit_number:columns={SENSORS}:time=time:scale=own"
     model = tmp_path / "engine.onnx"
-    edgelstm.export(str(models / "lstm_autoencoder.keras"), model, steps=60, threads=1)
+    edgelstm.export(str(models / "lstm_autoencoder.keras"), model, limit=60, threads=1)
     normal = tmp_path / "normal.json"
     fitted = edgelstm.fit_detector(
         model, f"{source}:keys=1-5:head=80", normal, target="input", hop=1, quantile=0.99, threads=1

@@ -97,8 +97,8 @@ def test_run_and_verify_say_it(quantised: Path, tmp_path: Path) -> None:
         assert not [s for s in run(quantised, str(tmp_path / "near.npy")).said if "far outside" in s]
     zoo.lstm().save(tmp_path / "m.onnx")
     pair = str(tmp_path / "m.onnx"), str(quantised)
-    assert len(verify(*pair, str(tmp_path / "far.npy"), steps=40).said) == 1
-    assert verify(*pair, str(tmp_path / "near.npy"), steps=40).said == []
+    assert len(verify(*pair, str(tmp_path / "far.npy"), limit=40).said) == 1
+    assert verify(*pair, str(tmp_path / "near.npy"), limit=40).said == []
     shown = CliRunner().invoke(app, ["run", str(quantised), "--source", str(tmp_path / "far.npy")])
     assert shown.exit_code == 0
     assert "far outside" in " ".join(shown.output.split())
@@ -108,13 +108,13 @@ def test_export_keeps_the_range_of_the_users_frames(tmp_path: Path) -> None:
     zoo.lstm().save(tmp_path / "m.onnx")
     pairs = {s.input: s.output for s in zoo.lstm().signature.states}
     frames = list(ordinary(20))
-    made = export(str(tmp_path / "m.onnx"), tmp_path / "o.onnx", states=pairs, frames=frames, steps=20).step
+    made = export(str(tmp_path / "m.onnx"), tmp_path / "o.onnx", states=pairs, source=frames, limit=20).step
     low, high = made.signature.ranges["x"]
     assert (low, high) == (pytest.approx(np.min(frames)), pytest.approx(np.max(frames)))
     assert Signature.loads(made.signature.dumps()) == made.signature
     with Runner(OrtProgram(made.to_bytes(), threads=1)) as runner, pytest.warns(OutsideRange):
         runner.stream("a").step(frames[0] * 255)
-    assert export(str(tmp_path / "m.onnx"), states=pairs, steps=4).step.signature.ranges == {}
+    assert export(str(tmp_path / "m.onnx"), states=pairs, limit=4).step.signature.ranges == {}
 
 
 @pytest.mark.parametrize("ranges", [{"x": [1, 0]}, {"x": [0, float("inf")]}, {"y": [0, 1]}, {"x": 3}])

@@ -189,7 +189,7 @@ def test_results_print_in_a_line(tmp_path: Path) -> None:
     step = planted.model()
     path = tmp_path / "m.onnx"
     step.save(path)
-    exported = edgelstm.export(path, tmp_path / "out.onnx", steps=20, threads=1)
+    exported = edgelstm.export(path, tmp_path / "out.onnx", limit=20, threads=1)
     for thing in (
         exported,
         exported.proof,
@@ -199,7 +199,7 @@ def test_results_print_in_a_line(tmp_path: Path) -> None:
         exported.step,
         exported.step.signature,
         edgelstm.inspect(path),
-        edgelstm.verify(str(path), str(tmp_path / "out.onnx"), steps=10),
+        edgelstm.verify(str(path), str(tmp_path / "out.onnx"), limit=10),
     ):
         assert len(repr(thing)) < 500, repr(thing)
     assert "from float64, graph" in repr(exported)
@@ -251,5 +251,5 @@ def test_what_is_being_done_is_told(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     planted.model().save(path)
     told: list[str] = []
-    edgelstm.export(path, steps=5, threads=1, doing=told.append)
+    edgelstm.export(path, limit=5, threads=1, doing=told.append)
     assert told == ["reading", "keeping streams apart", "proving"]

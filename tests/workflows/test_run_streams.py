@@ -34,7 +34,7 @@ def test_a_hop_slides_a_window_over_a_stream(tmp_path: Path, window_mean: Path) 
         edgelstm.run(window_mean, str(tmp_path / "x.npy"), tmp_path / "y.npz", hop=hop, threads=1)
         wanted = np.lib.stride_tricks.sliding_window_view(x, 4, 0)[::hop].mean(-1)
         np.testing.assert_allclose(np.load(tmp_path / "y.npz")["y"], wanted, atol=1e-6)
-    with pytest.raises(EdgeLstmError, match="--hop 1 for a window that slides"):
+    with pytest.raises(EdgeLstmError, match="--hop 1 gives it a window that slides"):
         edgelstm.run(window_mean, str(tmp_path / "x.npy"), threads=1)
     result = edgelstm.verify(str(window_mean), str(window_mean), str(tmp_path / "x.npy"), hop=1, threads=1)
     assert result.frames == 8
@@ -66,7 +66,7 @@ def test_models_in_series_each_with_a_state(tmp_path: Path) -> None:
     """Also where the second takes a window of what the first gives: what waits for it is not skipped."""
     zoo.lstm(head=3, seed=1).save(tmp_path / "a.onnx")
     zoo.lstm(seed=2).save(tmp_path / "b.onnx")
-    edgelstm.export(str(tmp_path / "b.onnx"), tmp_path / "w.onnx", window=3, steps=6, threads=1)
+    edgelstm.export(str(tmp_path / "b.onnx"), tmp_path / "w.onnx", window=3, limit=6, threads=1)
     x = np.random.default_rng(4).normal(size=(9, 3)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     with Runner.open(tmp_path / "a.onnx", threads=1) as a, Runner.open(tmp_path / "b.onnx", threads=1) as b:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgelstm.errors import count_of
 from edgelstm.frontends.currennt.file import load_currennt
 from edgelstm.frontends.currennt.graph import to_step
 from edgelstm.frontends.currennt.program import CurrenntProgram
@@ -18,7 +19,7 @@ def load(source: str, request: Request) -> Loaded:
     notes: tuple[str, ...] = ()
     if whole is not None:
         why = f"layer {network.backwards!r} is a blstm, which also runs backwards from the last frame"
-        notes = (f"exported as a window of {whole} frames, not as a step: {why}",)
+        notes = (f"exported as a window of {count_of(whole, 'frame')}, not as a step: {why}",)
     return Loaded(step, CurrenntProgram(network, step.signature), str(source), notes, whole is not None)
 
 

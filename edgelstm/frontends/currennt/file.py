@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, read_bytes
 
 Float32 = npt.NDArray[np.float32]
@@ -113,7 +113,7 @@ def load_currennt(path: PathLike) -> CurrenntNetwork:
         ) from error
     listed = data.get("layers") if isinstance(data, dict) else None
     if not isinstance(listed, list) or not 2 <= len(listed) <= MAX_LAYERS:
-        found = f"{len(listed)} layers" if isinstance(listed, list) else "no list 'layers'"
+        found = f"{count_of(len(listed), 'layer')}" if isinstance(listed, list) else "no list 'layers'"
         raise EdgeLstmError(
             f"{where} is no CURRENNT network", found=found, expected="an object with 2 layers or more"
         )
@@ -237,7 +237,7 @@ def _layer(
 
 def _numbers(what: str, found: Any, count: int, told: str) -> Float32:
     """``count`` numbers as float32; counted before anything is allocated."""
-    expected = f"{count} numbers ({told})"
+    expected = f"{count_of(count, 'number')} ({told})"
     if not isinstance(found, list):
         raise EdgeLstmError(
             f"{what} missing" if found is None else what,
@@ -245,7 +245,7 @@ def _numbers(what: str, found: Any, count: int, told: str) -> Float32:
             expected=expected,
         )
     if len(found) != count:
-        raise EdgeLstmError(what, found=f"{len(found)} numbers", expected=expected)
+        raise EdgeLstmError(what, found=f"{count_of(len(found), 'number')}", expected=expected)
     bad = next((k for k, v in enumerate(found) if type(v) not in (int, float) or not _fits(v)), None)
     if bad is not None:
         raise EdgeLstmError(f"{what}[{bad}]", found=ascii(found[bad])[:40], expected="a finite float32")

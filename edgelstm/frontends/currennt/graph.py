@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.currennt.file import FEEDFORWARD, RECURRENT, CurrenntLayer, CurrenntNetwork
 from edgelstm.graph.gates import DOMAIN, GateVariant
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
@@ -79,7 +79,7 @@ def _check_window(network: CurrenntNetwork, window: int) -> None:
     if not 1 <= window <= MAX_NODES // (cells + 2):
         raise EdgeLstmError(
             f"{network.where}: window",
-            found=f"{window} frames",
+            found=f"{count_of(window, 'frame')}",
             expected=f"1 to {MAX_NODES // (cells + 2)}: a graph of at most {MAX_NODES} nodes",
         )
 

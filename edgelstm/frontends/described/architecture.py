@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 
 SCHEMA = 1
 ARCHITECTURE_KEY = "edgelstm.architecture"
@@ -112,8 +112,8 @@ class Lstm:
         if self.residual and (self.head is None or self.head.outputs % self.inputs):
             raise EdgeLstmError(
                 "head of a residual lstm",
-                found=None if self.head is None else f"{self.head.outputs} outputs",
-                expected=f"a head whose outputs are a multiple of the {self.inputs} inputs",
+                found=None if self.head is None else f"{count_of(self.head.outputs, 'output')}",
+                expected=f"a head whose outputs are a multiple of the {count_of(self.inputs, 'input')}",
             )
 
     @property

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, PathLike
 from edgelstm.frontends.described.architecture import (
     ARCHITECTURE_KEY,
@@ -250,7 +250,7 @@ def _check_file(source: Path) -> None:
         raise EdgeLstmError(f"can't read {source}", found="a folder", expected="a .safetensors file")
     if size > MAX_FILE_BYTES:
         raise EdgeLstmError(
-            f"{source} is too large", found=f"{size} bytes", expected=f"at most {MAX_FILE_BYTES}"
+            f"{source} is too large", found=f"{count_of(size, 'byte')}", expected=f"at most {MAX_FILE_BYTES}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from edgelstm.errors import EdgeLstmError, some
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.frontends.frame_shapes import read_shapes
 from edgelstm.frontends.keras.builder import STREAM_AXIS, Builder, NeedsWindow, Time, Value
 from edgelstm.frontends.keras.layers.layer import Layer
@@ -139,12 +139,12 @@ def _keep_windows(network: Network, entries: Sequence[_Entry], length: int | Non
     for layer in direct:
         if layer.takes_last and recurrent:
             raise NeedsWindow(
-                f"{recurrent[0].what} starts every window of {length} frames from zero, and {layer.what} takes the last "
+                f"{recurrent[0].what} starts every window of {count_of(length, 'frame')} from zero, and {layer.what} takes the last "
                 "output only (--carry-state streams it all the same)"
             )
         if isinstance(layer, Recurrent) and not layer.sequences and not layer.stateful:
             raise NeedsWindow(
-                f"{layer.what} starts every window of {length} frames from zero and gives its last output only "
+                f"{layer.what} starts every window of {count_of(length, 'frame')} from zero and gives its last output only "
                 "(--carry-state streams it all the same)"
             )
 
@@ -209,7 +209,7 @@ def _window(
     )
     whole = frames if aligned and len({e.length or frames for e in entries}) == 1 else None
     step = g.finish(inputs, outputs, whole, "keras")
-    note = f"exported as a window of {frames} frames, not as a step: {reason}"
+    note = f"exported as a window of {count_of(frames, 'frame')}, not as a step: {reason}"
     return Built(step, (False,) * len(entries), tuple(e.length for e in entries), frames, (note,))
 
 
@@ -234,10 +234,12 @@ def _step_notes(entries: Sequence[_Entry], outputs: Mapping[str, Value]) -> tupl
                 f"{name} comes with every {every}th frame, first with frame {delay}; {name}_ready says so"
             )
         elif delay:
-            notes.append(f"{name} comes {delay} frames late: it is zero, and {name}_ready False, until then")
+            notes.append(
+                f"{name} comes {count_of(delay, 'frame')} late: it is zero, and {name}_ready False, until then"
+            )
     lengths = {e.length for e in entries if e.temporal and e.length}
     if lengths:
         notes.append(
-            f"Keras starts from zero every {max(lengths)} frames; the stream goes on: reset it to do the same"
+            f"Keras starts from zero every {count_of(max(lengths), 'frame')}; the stream goes on: reset it to do the same"
         )
     return tuple(notes)

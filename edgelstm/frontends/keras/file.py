@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, PathLike, check_file
 from edgelstm.frontends.keras.hdf5 import MAX_RATIO, MAX_TEXT, SIGNATURE, Float32, Hdf5
 from edgelstm.frontends.keras.options import Source
@@ -154,8 +154,8 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int, where: str) -> byte
     if info.file_size > limit or info.file_size > info.compress_size * MAX_RATIO + 2**16:
         raise EdgeLstmError(
             f"{where}: {name} unpacks to far more than is stored",
-            found=f"{info.file_size} bytes from {info.compress_size}",
-            expected=f"at most {limit} bytes, and at most {MAX_RATIO} times what is stored",
+            found=f"{count_of(info.file_size, 'byte')} from {info.compress_size}",
+            expected=f"at most {count_of(limit, 'byte')}, and at most {MAX_RATIO} times what is stored",
         )
     with archive.open(info) as file:
         return file.read(info.file_size)

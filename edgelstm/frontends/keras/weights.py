@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.file import WeightStore
 from edgelstm.frontends.keras.hdf5 import Float32
 from edgelstm.frontends.keras.layers.layer import Layer
@@ -50,7 +50,7 @@ def _by_layer(network: Network, store: WeightStore) -> None:
         if len(arrays) != len(slots):
             raise EdgeLstmError(
                 f"{layer.what}: weights are missing or too many",
-                found=f"{len(arrays)} arrays of shapes {[list(a.shape) for a in arrays][:8]}",
+                found=f"{count_of(len(arrays), 'array')} of shapes {[list(a.shape) for a in arrays][:8]}",
                 expected=f"{len(slots)}: {', '.join(n for _, n in slots[:8])}",
             )
         given: dict[int, dict[str, Float32]] = {}

@@ -12,7 +12,7 @@ import onnx.defs
 import onnx.inliner
 from onnx import TensorProto, helper, numpy_helper
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, PathLike, read_bytes
 from edgelstm.graph.gates import DOMAIN
 from edgelstm.graph.step import parse_onnx
@@ -92,8 +92,12 @@ def _load_external(model: onnx.ModelProto, path: Path) -> None:
         if length != size or total > MAX_FILE_BYTES:
             raise EdgeLstmError(
                 f"{path}: external weight {tensor.name!r}",
-                found=f"{length} bytes" if length != size else f"{total} bytes of weights",
-                expected=f"{size} bytes for its shape" if length != size else f"at most {MAX_FILE_BYTES}",
+                found=f"{count_of(length, 'byte')}"
+                if length != size
+                else f"{count_of(total, 'byte')} of weights",
+                expected=f"{count_of(size, 'byte')} for its shape"
+                if length != size
+                else f"at most {MAX_FILE_BYTES}",
             )
         available = file.stat().st_size
         if start + length > available:

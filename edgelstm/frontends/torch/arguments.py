@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgelstm.errors import count_of
 from edgelstm.frontends.torch.torch_step import Arguments, Form
 
 #: What people call the argument that takes states.
@@ -71,7 +72,7 @@ def unfilled(module: nn.Module, args: Sequence[Any], kwargs: dict[str, Any]) -> 
     named, any_number = parameters(module)
     placed = [p for p in named if p.by_place]
     if len(args) > len(placed) and not any_number:
-        return f"takes {len(placed)} arguments"
+        return f"takes {count_of(len(placed), 'argument')}"
     filled = {p.name for p in placed[: len(args)]}
     if twice := filled & kwargs.keys():
         return f"takes {sorted(twice)[0]!r} once"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, PathLike, check_file
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def _check_archive(source: Path) -> None:
         if unpacked > MAX_FILE_BYTES:
             raise EdgeLstmError(
                 f"{source} is too large",
-                found=f"{unpacked} bytes unpacked",
+                found=f"{count_of(unpacked, 'byte')} unpacked",
                 expected=f"at most {MAX_FILE_BYTES}",
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.door import Loaded, Request
 from edgelstm.frontends.torch.checkpoint import listed
 from edgelstm.frontends.torch.factory import load_weights, random_weights, resolve
@@ -39,7 +39,7 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
     name = name or (source if isinstance(source, str) else type(source).__name__)
     if drawn:
         notes = (
-            f"untrained: no weights were given, and {source} draws {len(drawn)} tensors at random at every call "
+            f"untrained: no weights were given, and {source} draws {count_of(len(drawn), 'tensor')} at random at every call "
             f"({listed(drawn)}); give --weights",
             *notes,
         )

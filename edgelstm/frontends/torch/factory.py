@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike
 from edgelstm.frontends.torch.checkpoint import listed, read_tensors
 from edgelstm.frontends.torch.package import import_torch
@@ -97,7 +97,7 @@ def load_weights(module: nn.Module, path: PathLike) -> nn.Module:
         raise EdgeLstmError(
             f"{path} does not fit {type(module).__name__}",
             found="; ".join(problems),
-            expected=f"its {len(wanted)} tensors",
+            expected=f"its {count_of(len(wanted), 'tensor')}",
             hint="Was the factory called with the arguments the model was trained with? See --init",
         )
     if (place := _hidden(module)) is not None:

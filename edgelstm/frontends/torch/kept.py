@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgelstm.errors import count_of
 from edgelstm.frontends.torch.snapshot import Place
 from edgelstm.frontends.torch.torch_step import RETURNED, Form, Picked, Unfit, called
 from edgelstm.frontends.torch.tree import Tree, flatten, mapped
@@ -192,7 +193,8 @@ class Kept(nn.Module):
                 found, _ = nested(_value(part, slot.place.name))
                 if len(found) != slot.nesting.count:
                     raise Unfit(
-                        f"left {len(found)} tensors in {slot.place}, not {slot.nesting.count}", got=RETURNED
+                        f"left {count_of(len(found), 'tensor')} in {slot.place}, not {slot.nesting.count}",
+                        got=RETURNED,
                     )
                 after += found
         finally:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from edgelstm.dtypes import DTYPES
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.torch.arguments import parameters
 from edgelstm.frontends.torch.conventions import GIVEN, LEFT_OUT, Candidate, examples
 from edgelstm.frontends.torch.kept import Kept
@@ -217,7 +217,9 @@ def output_names(
         return ["y"] if count == 1 else [f"y{k}" for k in range(count)]
     if len(names) != count:
         raise EdgeLstmError(
-            f"names of the outputs of {called(module)}", found=list(names), expected=f"{count} names"
+            f"names of the outputs of {called(module)}",
+            found=list(names),
+            expected=f"{count_of(count, 'name')}",
         )
     return list(names)
 

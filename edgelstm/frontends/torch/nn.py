@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, atomic_path
 from edgelstm.frontends.described import architecture as arch
 
@@ -362,7 +362,7 @@ def _stack(
         raise EdgeLstmError(
             "states of one step",
             found=len(states),
-            expected=f"{2 * len(cells)}: h and c of {len(cells)} layers",
+            expected=f"{2 * len(cells)}: h and c of {count_of(len(cells), 'layer')}",
         )
     following: list[Tensor] = []
     for layer, cell in enumerate(cells):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.torch.arguments import STATE_NAME
 from edgelstm.frontends.torch.running import returned
 from edgelstm.frontends.torch.torch_step import PAIRED, RETURNED, Form, Picked, Unfit, names_of
@@ -157,7 +157,7 @@ def _ask(name: str, keys: Sequence[str], left: Sequence[Picked], found: Sequence
 
     options = [said(picked) for picked in left[:3]]
     return Ambiguous(
-        f"which of the {len(found)} results of {name} are its next states",
+        f"which of the {count_of(len(found), 'result')} of {name} are its next states",
         found=f"{describe([*found])}, more than one choice of the same shapes",
         expected=f"a word on it: --results {' or --results '.join(options)} (results={options[0].split(',')!r})",
         hint="In the order forward gives them: a state's name marks its next value, any other name an output, _ what is left out",
@@ -172,7 +172,7 @@ def _as_said(
         raise EdgeLstmError(
             "the results as named",
             found=list(results),
-            expected=f"{len(few)} names, as many as tensors come back, among them once each of the states {list(keys)}",
+            expected=f"{count_of(len(few), 'name')}, as many as tensors come back, among them once each of the states {list(keys)}",
         )
     states = tuple(list(results).index(key) for key in keys)
     wrong = [key for k, key in enumerate(keys) if not fits(k, states[k])]

@@ -17,7 +17,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.frame_shapes import is_shape
 from edgelstm.frontends.torch.examples import read_frames
 from edgelstm.frontends.torch.package import import_torch
@@ -220,7 +220,7 @@ def _notes(step: TorchStep) -> tuple[str, ...]:
 
 
 def _window_note(name: str, window: int, whole: bool) -> str:
-    text = f"{name} starts anew at every call: exported as windows of {window} frames, nothing is carried between them"
+    text = f"{name} starts anew at every call: exported as windows of {count_of(window, 'frame')}, nothing is carried between them"
     if whole:
         text += "; not all of its outputs have a time axis, so a whole window counts as one frame"
     return text

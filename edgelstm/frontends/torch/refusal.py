@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.torch.arguments import unfilled
 from edgelstm.frontends.torch.conventions import DOCUMENTED, GIVEN, KEPT, Candidate, takes_states
 from edgelstm.frontends.torch.inner_states import Inside
@@ -59,7 +59,7 @@ def restarts(inside: Inside, length: int | None) -> EdgeLstmError:
 
 
 def _windows(length: int) -> str:
-    return f"window={length} (--window {length}) exports windows of {length} frames, as it stands"
+    return f"window={length} (--window {length}) exports windows of {count_of(length, 'frame')}, as it stands"
 
 
 def refusal(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike
 from edgelstm.frontends.described.architecture import Architecture, ConvLstm, Lstm
 from edgelstm.frontends.described.graph import Described
@@ -60,7 +60,7 @@ def load_bare(
     if not convolutions:
         raise EdgeLstmError(
             f"{path} holds no recurrent weights",
-            found=f"{len(weights)} tensors: {listed(list(weights))}",
+            found=f"{count_of(len(weights), 'tensor')}: {listed(list(weights))}",
             expected="weights of torch.nn.LSTM (weight_ih_l0, ...) or of ConvLSTM cells [4 * hidden, inputs + hidden, k, k]",
             hint="Cells that a module keeps in a plain Python list are not saved with it; those of an encoder, a head or "
             f"another kind of cell need their module: {_with_module(path)}",

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.torch.arguments import forms
 from edgelstm.frontends.torch.memory import Call, recall
 from edgelstm.frontends.torch.naming import dtype_of, output_names, stream_axis
@@ -98,7 +98,7 @@ def as_window(
             return window
     tried = sorted(attempts, key=lambda each: -each[1].got)[:2]
     raise EdgeLstmError(
-        f"{called(module)} can't take a window of {length} frames",
+        f"{called(module)} can't take a window of {count_of(length, 'frame')}",
         found="; ".join(f"called as {form.text} it {unfit}" for form, unfit in tried)
         or "a forward that takes no frames",
         expected="forward(x[B, T, ...]) -> y, or forward(x[T, B, ...]) -> y",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels.conv_lstm import naive
 
@@ -218,7 +218,9 @@ class ConvLstmKernel:
             ("c_out", c_out, state, (c.dtype,)),
         ]
         if (x is None) != (self.inputs == 0):
-            raise EdgeLstmError("x of a ConvLSTM step", found=x, expected=f"{self.inputs} channels")
+            raise EdgeLstmError(
+                "x of a ConvLSTM step", found=x, expected=f"{count_of(self.inputs, 'channel')}"
+            )
         if x is not None:
             wanted.append(("x", x, (n, self.inputs, height, width), (self.dtype,)))
         for name, tensor, shape, kinds in wanted:

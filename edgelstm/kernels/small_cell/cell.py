@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels.arrays import View, is_torch, on_gpu, stream_handle, view
 from edgelstm.kernels.gates.launch import FLOAT, HALF, variant_of
@@ -63,7 +63,7 @@ class SmallCell:
         if not 1 <= self.hidden <= launch.MOST_HIDDEN or not 1 <= streams <= launch.MOST_STREAMS:
             raise EdgeLstmError(
                 "size of a small cell",
-                found=f"{self.hidden} units, {streams} streams",
+                found=f"{count_of(self.hidden, 'unit')}, {count_of(streams, 'stream')}",
                 expected=f"1 to {launch.MOST_HIDDEN} units, 1 to {launch.MOST_STREAMS} streams",
             )
         self._weight = weight
@@ -186,8 +186,8 @@ class SmallCell:
         plan = launch.plan_of(p, gpu.processors, gpu.shared, self.units)
         if plan.shared_bytes > gpu.shared:
             raise EdgeLstmError(
-                f"a cell of {self.hidden} units and {p.streams} streams",
-                found=f"{plan.shared_bytes} bytes of shared memory a block",
+                f"a cell of {count_of(self.hidden, 'unit')} and {count_of(p.streams, 'stream')}",
+                found=f"{count_of(plan.shared_bytes, 'byte')} of shared memory a block",
                 expected=f"at most {gpu.shared} on this GPU",
                 hint="Fewer streams a call",
             )

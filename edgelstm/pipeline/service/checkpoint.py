@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, atomic_path, read_bytes
 from edgelstm.runtime.protocol import Array
 
@@ -114,7 +114,7 @@ class Checkpoint:
         if not data.startswith(MAGIC[: len(data)]):
             raise EdgeLstmError(f"{where} is no checkpoint", found=repr(data[:20]), expected=repr(MAGIC))
         if len(data) < begin + _DIGEST or hashlib.sha256(data[:-_DIGEST]).digest() != data[-_DIGEST:]:
-            raise EdgeLstmError(f"{where} was cut short or changed", found=f"{len(data)} bytes")
+            raise EdgeLstmError(f"{where} was cut short or changed", found=f"{count_of(len(data), 'byte')}")
         length = int.from_bytes(data[len(MAGIC) : begin], "little")
         payload = memoryview(data)[begin + length : -_DIGEST]
         try:

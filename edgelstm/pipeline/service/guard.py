@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from edgelstm.errors import count_of
 from edgelstm.graph.signature import Signature, StateSpec
 from edgelstm.pipeline.service.policies import Bad
 from edgelstm.runtime.frames import all_finite
@@ -91,7 +92,10 @@ class Guard:
         values = spec.values(stored)
         if values.dtype.kind == "f" and not all_finite(values):
             bad = values.size - int(np.isfinite(values).sum())
-            return "state", f"state {spec.name}: {bad} of {values.size} values are NaN or infinite"
+            return (
+                "state",
+                f"state {spec.name}: {bad} of {count_of(values.size, 'value')} are NaN or infinite",
+            )
         if spec.name in self._ranges:
             low, high = self._ranges[spec.name]
             least, most = float(values.min()), float(values.max())

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timezone
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.service.feed import Arrived
 from edgelstm.pipeline.sources import Source
 from edgelstm.pipeline.sources.source import Frame
@@ -125,7 +125,7 @@ class Reader:
             if source.streams > self._rooms:
                 raise EdgeLstmError(
                     f"source {source.description}",
-                    found=f"{source.streams} streams at one time",
+                    found=f"{count_of(source.streams, 'stream')} at one time",
                     expected=f"at most {self._rooms}, as when the service began",
                 )
             start = source.place.start

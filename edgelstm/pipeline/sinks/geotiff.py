@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
@@ -83,7 +83,7 @@ def _described(band: int, spec: TensorSpec, frame: Frame, context: Context) -> s
         return f"{spec.name} {band}"
     lead = band // max(1, int(np.prod(spec.frame_shape[1:-2]))) + 1
     if context.interval is None:
-        return f"{spec.name}, {lead} frames ahead"
+        return f"{spec.name}, {count_of(lead, 'frame')} ahead"
     ahead = f"{lead * context.interval / 60:g} minutes ahead"
     if context.start is None or frame.time is None:
         return f"{spec.name}, {ahead}"

@@ -23,7 +23,8 @@ class View:
 
     output: which output; None for every image (PNG) or the first (MP4).
     channel: which channel; None for RGB when there are three, else the first.
-    lead: which lead time of a forecast [K, C, H, W], from 0; None for all K side by side.
+    lead: which lead time of a forecast [K, C, H, W], counted from 1 as scores do: so many frames ahead; None for all K side
+        by side.
     range: the values that are black and white; None for 0 and 1 when the first frame lies in there or nearly (0 and 255 for
         uint8), else its minimum and maximum. The same for all frames, so brightness can be compared.
     colours: how one channel is coloured, one of ``colours.NAMES``; None for grey. ``rain`` has classes of its own in mm/h.
@@ -68,10 +69,15 @@ class Panels:
     def __init__(self, spec: TensorSpec, view: View, unit: str | None = None) -> None:
         self.spec, self.unit = spec, unit
         leads, channels, _, _ = _leads_channels_rows_columns(spec.frame_shape)
-        for option, value, size in (("channel", view.channel, channels), ("lead", view.lead, leads)):
-            if value is not None and not 0 <= value < size:
+        for option, value, first, size in (
+            ("channel", view.channel, 0, channels),
+            ("lead", view.lead, 1, leads),
+        ):
+            if value is not None and not first <= value < first + size:
                 raise EdgeLstmError(
-                    f"{option} of output {spec.name!r}", found=value, expected=f"0 to {size - 1}"
+                    f"{option} of output {spec.name!r}",
+                    found=value,
+                    expected=f"{first} to {first + size - 1}",
                 )
         if view.range is not None and not view.range[0] < view.range[1]:
             raise EdgeLstmError("range of values to show", found=view.range, expected="low below high")
@@ -83,7 +89,7 @@ class Panels:
                 hint="--colours blue shows any values",
             )
         #: Which of the lead times are shown, from 0.
-        self.leads = tuple(range(leads)) if view.lead is None else (view.lead,)
+        self.leads = tuple(range(leads)) if view.lead is None else (view.lead - 1,)
         self.colour = channels == 3 and view.channel is None
         channel = view.channel or 0
         self._channels = slice(None) if self.colour else slice(channel, channel + 1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
@@ -33,7 +33,7 @@ def columns(signature: Signature) -> list[str]:
     if len(names) > MAX_COLUMNS:
         raise EdgeLstmError(
             "outputs as a table",
-            found=f"{len(names)} columns",
+            found=f"{count_of(len(names), 'column')}",
             expected=f"at most {MAX_COLUMNS}",
             hint="Write to .npz",
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
@@ -40,7 +40,7 @@ def wav(path: Path, signature: Signature, view: View, context: Context) -> Itera
     if size != hop:
         raise EdgeLstmError(
             f"{path}: sound",
-            found=f"{size} samples a step of output {spec.name!r}",
+            found=f"{count_of(size, 'sample')} a step of output {spec.name!r}",
             expected=f"{hop}, the hop of the source",
             hint=f"Blocks that overlap are added by --postprocess overlap_add={hop}" if size > hop else None,
         )

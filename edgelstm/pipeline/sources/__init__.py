@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.sources import arrays, camera, images, knmi, table, video, wav
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
@@ -180,7 +180,7 @@ def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:
     if radar and pictures:
         raise EdgeLstmError(
             f"source {folder}",
-            found=f"{len(radar)} radar files and {len(pictures)} images",
+            found=f"{count_of(len(radar), 'radar file')} and {count_of(len(pictures), 'image')}",
             expected="one kind in a folder",
         )
     if key is not None and not radar:

@@ -20,7 +20,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 
@@ -63,7 +63,7 @@ class Stored:
                 while done < self.shape[0]:
                     data = stream.read(size)
                     if len(data) < size:
-                        raise EOFError(f"{len(data)} of {size} bytes")
+                        raise EOFError(f"{len(data)} of {count_of(size, 'byte')}")
                     frame = np.frombuffer(data, self.dtype).reshape(self.shape[1:])
                     yield frame.astype(self.dtype.newbyteorder("="), copy=False)
                     done += 1
@@ -166,14 +166,14 @@ def _stored(where: str, open_stream: Callable[[], Any], size: int) -> Stored:
     if size - header < shape[0] * frame:
         raise EdgeLstmError(
             f"{where} ends early at frame {(size - header) // frame}",
-            found=f"{size - header} bytes",
+            found=f"{count_of(size - header, 'byte')}",
             expected=f"{shape[0] * frame} for {dtype}{list(shape)}",
             hint="The file is truncated",
         )
     if fortran and shape[0] * frame > MAX_FILE_BYTES:
         raise EdgeLstmError(
             f"{where}: stored in Fortran order, so it can't be read frame by frame",
-            found=f"{shape[0] * frame} bytes",
+            found=f"{count_of(shape[0] * frame, 'byte')}",
             expected=f"at most {MAX_FILE_BYTES}",
             hint="Save it with numpy.ascontiguousarray",
         )

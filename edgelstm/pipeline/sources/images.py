@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources import netpbm, tiff
 from edgelstm.pipeline.sources.folder import Follow, files_as_frames
@@ -66,7 +66,9 @@ def open_images(
     said: tuple[str, ...] = ()
     if others:
         kinds = Counter(path.suffix.lower() or path.name for path in others).most_common(5)
-        said = (f"left out: {len(others)} files that are no images ({', '.join(kind for kind, _ in kinds)})",)
+        said = (
+            f"left out: {count_of(len(others), 'file that is no image', 'files that are no images')} ({', '.join(kind for kind, _ in kinds)})",
+        )
 
     follow = follow or Follow()
 
@@ -172,7 +174,9 @@ def _header(image: Any, path: Path, where: str) -> Header:
             if "transparency" in picture.info and "alpha" not in note:
                 notes.append("transparency left out")
             if picture.format == "MPO" and images > 1:
-                notes.append(f"the first of the {images} pictures in the file, as viewers show it")
+                notes.append(
+                    f"the first of the {count_of(images, 'picture')} in the file, as viewers show it"
+                )
                 images = 1
             return Header(shape, mode, tuple(notes), picture.getexif().get(274), images, deep)
     except EdgeLstmError:
@@ -185,7 +189,7 @@ def _read(image: Any, path: Path, where: str) -> tuple[Array, tuple[float, float
     header = _header(image, path, where)
     if header.images > 1:
         raise EdgeLstmError(
-            f"{where} holds {header.images} pictures",
+            f"{where} holds {count_of(header.images, 'picture')}",
             found="an animation in a folder of images",
             expected="one picture a file",
             hint=f"An animation is a source of its own: --source {path}",

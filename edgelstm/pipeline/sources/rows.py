@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.source import Array
 
@@ -61,7 +61,7 @@ class Row:
         except KeyError:
             raise EdgeLstmError(
                 f"{self.path}, row {self.index + 1}: no value for column {column!r}",
-                found=f"{len(self.cells)} values",
+                found=f"{count_of(len(self.cells), 'value')}",
             ) from None
 
 
@@ -112,7 +112,7 @@ def _text(path: Path) -> Rows:
                     if len(cells) > len(names):
                         raise EdgeLstmError(
                             f"{path}, row {index + 1}",
-                            found=f"{len(cells)} values",
+                            found=f"{count_of(len(cells), 'value')}",
                             expected=f"{len(names)} as the first line has",
                         )
                     # A header may name more columns than the rows have: what is missing shows when it is asked for.

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Place
 
 log = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def check_frame_size(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
     if not 0 < size <= MAX_FRAME_BYTES:
         raise EdgeLstmError(
             f"{what}: size of a frame",
-            found=f"{dtype}{list(shape)}, {size} bytes",
+            found=f"{dtype}{list(shape)}, {count_of(size, 'byte')}",
             expected=f"1 to {MAX_FRAME_BYTES} bytes",
         )
 

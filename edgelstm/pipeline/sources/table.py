@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file
 from edgelstm.pipeline.sources.rows import Row, open_rows, read_time
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
@@ -77,9 +77,11 @@ def open_table(path: Path, given: Mapping[str, str]) -> Source:
         scales = Scales({key: (span.low, span.high) for key, span in spans.items()})
     elif options.scale is not None:
         scales = read_scales(Path(options.scale), columns)
-    said = [f"{len(columns)} columns: {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}"]
+    said = [
+        f"{count_of(len(columns), 'column')}: {', '.join(columns[:12])}{', ...' if len(columns) > 12 else ''}"
+    ]
     if options.key is not None:
-        said.append(f"{len(spans)} streams by {options.key!r}")
+        said.append(f"{count_of(len(spans), 'stream')} by {options.key!r}")
     if options.scale == "own":
         said.append("each stream brought to 0..1 by its own smallest and largest value in the file")
     return Source(

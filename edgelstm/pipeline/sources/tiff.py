@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 from edgelstm.pipeline.sources.upright import exif_turn
@@ -47,7 +47,7 @@ def read_page(path: Path, where: str) -> Read:
     with _opened(path, where) as stack:
         if stack.count > 1:
             raise EdgeLstmError(
-                f"{where} holds {stack.count} pages",
+                f"{where} holds {count_of(stack.count, 'page')}",
                 found="a stack in a folder of images",
                 expected="one picture a file",
                 hint=f"A stack is a source of its own: --source {path}",
@@ -143,7 +143,7 @@ class _Stack:
                 ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
                 size = page.parent.filehandle.size  # OME stacks may lie in several files
                 if max(ends) > size:
-                    raise EOFError(f"{size} bytes, expected {max(ends)}")
+                    raise EOFError(f"{count_of(size, 'byte')}, expected {max(ends)}")
                 data = page.asarray()
             elif len(pages) == 1 and key.is_contiguous and series.dataoffset is not None:
                 # ImageJ writes one page and all pictures behind one another.
@@ -240,7 +240,9 @@ def _without_alpha(key: Any, kind: int, data: Array) -> tuple[Array, list[str]]:
         return data, []
     if not alpha:
         usual = 1 if kind in (_INVERTED, _GREY) else 3
-        return data, [f"{data.shape[2]} samples a pixel, all kept"] if data.shape[2] != usual else []
+        return data, [f"{count_of(data.shape[2], 'sample')} a pixel, all kept"] if data.shape[
+            2
+        ] != usual else []
     first = data.shape[2] - len(extra)
     keep = [k for k in range(data.shape[2]) if k - first not in alpha]
     data = data[:, :, keep] if len(keep) > 1 else data[:, :, keep[0]]

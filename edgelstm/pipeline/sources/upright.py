@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.sources.source import Array
 
 
@@ -69,7 +69,7 @@ def matrix_turn(where: str, data: bytes) -> Turn:
     Source: ISO/IEC 14496-12, track header; FFmpeg's display.h. EdgeLstmError for angles other than quarter turns.
     """
     if len(data) != 36:
-        raise EdgeLstmError(f"{where}: display matrix", found=f"{len(data)} bytes", expected="36")
+        raise EdgeLstmError(f"{where}: display matrix", found=f"{count_of(len(data), 'byte')}", expected="36")
     a, b, _, c, d, *_ = (int(v) for v in np.frombuffer(data, np.int32))
     # Writers round: a quarter turn may have a few units where a zero belongs.
     small = max(abs(a), abs(b), abs(c), abs(d)) // 1000

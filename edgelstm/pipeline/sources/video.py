@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources import h264
 from edgelstm.pipeline.sources.pixels import read_picture
@@ -63,7 +63,7 @@ def choose_video(
     if number is None:
         if len(streams) > 1:
             raise EdgeLstmError(
-                f"{path} holds {len(streams)} videos",
+                f"{path} holds {count_of(len(streams), 'video')}",
                 found=listed,
                 expected="one",
                 hint=f"Choose with --source {example}",

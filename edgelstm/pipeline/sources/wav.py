@@ -10,7 +10,7 @@ from typing import IO
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.source import Array, Frame, Source
 
@@ -49,7 +49,9 @@ def open_wav(path: Path, options: Mapping[str, str]) -> Source:
 
     def reframe(length: int, hop: int, rate: int | None) -> Source:
         wanted = rate or sound.rate
-        said = [f"{sound.frames / sound.rate:.2f} s at {sound.rate} Hz, {sound.channels} channels"]
+        said = [
+            f"{sound.frames / sound.rate:.2f} s at {sound.rate} Hz, {count_of(sound.channels, 'channel')}"
+        ]
         if sound.channels > 1:
             said.append("the mean of all channels" if channel is None else f"channel {channel}")
         if wanted != sound.rate:
@@ -125,7 +127,7 @@ def _mono(path: Path, sound: Sound, channel: int | None) -> Iterator[Array]:
                 data = file.read(min(left, CHUNK) * width * sound.channels)
                 data = data[: len(data) // (width * sound.channels) * width * sound.channels]
                 if not data:
-                    raise EdgeLstmError(f"{path} ends early", found=f"{left} samples missing")
+                    raise EdgeLstmError(f"{path} ends early", found=f"{count_of(left, 'sample')} missing")
                 values = _decode(data, sound.kind).reshape(-1, sound.channels)
                 left -= len(values)
                 yield (values.mean(1, dtype=np.float32) if channel is None else values[:, channel]).astype(
@@ -186,7 +188,7 @@ def _parse(path: Path, file: IO[bytes]) -> Sound:
             if kind is None or not channels or not rate:
                 raise EdgeLstmError(
                     f"{path}: samples",
-                    found=f"format {code}, {bits} bits, {channels} channels at {rate} Hz",
+                    found=f"format {code}, {bits} bits, {count_of(channels, 'channel')} at {rate} Hz",
                     expected="PCM of 8, 16, 24 or 32 bits, or floating point",
                     hint="Convert it first, e.g. with ffmpeg",
                 )
@@ -196,7 +198,7 @@ def _parse(path: Path, file: IO[bytes]) -> Sound:
             if length > there:
                 raise EdgeLstmError(
                     f"{path} ends early",
-                    found=f"{there} bytes of samples",
+                    found=f"{count_of(there, 'byte')} of samples",
                     expected=f"{length}",
                     hint="The file is truncated",
                 )

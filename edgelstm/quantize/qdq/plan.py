@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.passes.graph import Graph
 from edgelstm.passes.placement import (
     CODES,
@@ -130,7 +130,7 @@ def seen(found: Products, calibration: Calibration, site: str) -> TensorRange:
     if seen.channels != channels:
         raise EdgeLstmError(
             f"range of tensor {site!r}",
-            found=f"{seen.channels} channels",
+            found=f"{count_of(seen.channels, 'channel')}",
             expected=str(channels),
             hint="Calibrate again",
         )

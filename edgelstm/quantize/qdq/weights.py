@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgelstm.dtypes import from_float32, to_float32
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.passes.graph import Graph
 from edgelstm.passes.products import Product
 from edgelstm.quantize.qdq.codes import tensor
@@ -128,7 +128,7 @@ class Weights:
         columns, factors, _, _ = self._columns(product)
         size = taps * sum(part.channels for part in product.parts)
         if len(moments) != size:
-            raise _no_moments(product.weight, f"{len(moments)} inputs", str(size))
+            raise _no_moments(product.weight, f"{count_of(len(moments), 'input')}", str(size))
         share = np.bincount(columns)[columns]
         places = (columns[:, None] * taps + np.arange(taps)).ravel()
         units = np.repeat(1 / (factors * share * self._plan.common(product)), taps)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.activations import Activation
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.calls import Slot
@@ -103,7 +103,7 @@ class AttentionCall(Layer):
         query, value, key = (*inputs, inputs[1])[:3]
         if value.shape[0] != key.shape[0]:
             raise EdgeLstmError(
-                f"{self.what}: key", found=list(key.shape), expected=f"{value.shape[0]} elements"
+                f"{self.what}: key", found=list(key.shape), expected=f"{count_of(value.shape[0], 'element')}"
             )
         q, v, k = self.layer.project(g, (query, value, key), place)
         scores = self.layer.scores(g, q, k, place)

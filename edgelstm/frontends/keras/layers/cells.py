@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from edgelstm.errors import count_of
 from edgelstm.frontends.keras import arithmetic
 from edgelstm.frontends.keras.activations import Activation, read_activation
 from edgelstm.frontends.keras.arithmetic import same_padding
@@ -282,7 +283,9 @@ class ConvCell(Cell):
     def taken(self, shape: Shape) -> tuple[tuple[int, ...], Shape]:
         if len(shape) != self.rank + 1:
             raise self.options.error(
-                "kernel_size", f"frames with {self.rank + 1} axes", found=f"frames {list(shape)}"
+                "kernel_size",
+                f"frames with {count_of(self.rank + 1, 'axis', 'axes')}",
+                found=f"frames {list(shape)}",
             )
         perm = tuple(range(len(shape) + 1)) if self.first else channels_first(shape)
         spatial = shape[1:] if self.first else shape[:-1]

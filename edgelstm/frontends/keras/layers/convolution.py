@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras import arithmetic
 from edgelstm.frontends.keras.activations import read_activation
 from edgelstm.frontends.keras.builder import Array, Builder, Shape, Value, channels_first
@@ -67,7 +67,7 @@ class Convolution(WindowLayer):
         if field.channels % self.groups or self.filters % self.groups:
             raise EdgeLstmError(
                 f"{self.what}: groups",
-                found=f"{self.groups} for {field.channels} inputs and {self.filters} outputs",
+                found=f"{self.groups} for {count_of(field.channels, 'input')} and {count_of(self.filters, 'output')}",
                 expected="a divisor of both",
             )
         kernel = self.weight("kernel", (*self.sizes, field.channels // self.groups, self.filters))
@@ -222,7 +222,9 @@ class Transposed(FrameLayer):
             value.axis(1, self.what)
         if len(value.shape) != self.rank + 1:
             raise EdgeLstmError(
-                f"{self.what}: what comes in", found=f"{value.rank} axes", expected=self.rank + 2
+                f"{self.what}: what comes in",
+                found=f"{count_of(value.rank, 'axis', 'axes')}",
+                expected=self.rank + 2,
             )
         perm = tuple(range(self.rank + 2)) if self.first else channels_first(value.shape)
         channels = value.shape[0] if self.first else value.shape[-1]

@@ -8,7 +8,7 @@ from functools import reduce
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.activations import layer_activation
 from edgelstm.frontends.keras.builder import Array, Builder, Shape, Time, Value, mixes_rows
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Layer, Memory, Tensor, same_time
@@ -179,7 +179,7 @@ def aligned(layer: Layer, g: Builder, inputs: Sequence[Value], place: str) -> li
     if len({t.every for t in times}) > 1 or len({t.length for t in times if t.length}) > 1:
         raise EdgeLstmError(
             f"{layer.what}: sequences of different length come in",
-            found=[f"{t.length or 'any'} elements, one every {t.every} frames" for t in times],
+            found=[f"{t.length or 'any'} elements, one every {count_of(t.every, 'frame')}" for t in times],
             expected="one length",
         )
     latest = max(t.delay for t in times)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Shape, Value
 from edgelstm.frontends.keras.options import Options
 
@@ -84,7 +84,7 @@ class Layer:
         if len(arrays) != len(names):
             raise EdgeLstmError(
                 f"{self.what}: weights are missing or too many",
-                found=f"{len(arrays)} arrays of shapes {[list(a.shape) for a in arrays][:8]}",
+                found=f"{count_of(len(arrays), 'array')} of shapes {[list(a.shape) for a in arrays][:8]}",
                 expected=f"{len(names)}: {', '.join(names) or 'none'}",
             )
         self.weights = dict(zip(names, arrays, strict=True))
@@ -129,7 +129,7 @@ class Layer:
             raise EdgeLstmError(
                 f"{self.what}: what comes in",
                 found=f"shape {list(value.shape)}",
-                expected=f"at least {least} axes beside the streams",
+                expected=f"at least {count_of(least, 'axis', 'axes')} beside the streams",
             )
         return value.shape[-1]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Layer, Memory, Tensor
 from edgelstm.frontends.keras.options import Options
@@ -140,7 +140,7 @@ class GroupNormalization(FrameLayer):
         """How many groups ``size`` channels make."""
         groups = size if self.groups == -1 else self.groups
         if size % groups:
-            raise self.options.error("groups", f"a divisor of {size} channels")
+            raise self.options.error("groups", f"a divisor of {count_of(size, 'channel')}")
         return groups
 
     def apply(self, x: Array) -> Array:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Memory, Tensor
 from edgelstm.frontends.keras.options import Options, is_whole
@@ -73,7 +73,9 @@ class Reshape(FrameLayer):
         shape = tuple(size // max(known, 1) if n == -1 else n for n in target)
         if math.prod(shape) != size:
             raise self.options.error(
-                "target_shape", f"{size} numbers", found=f"{list(self.target)} from {size} numbers"
+                "target_shape",
+                f"{count_of(size, 'number')}",
+                found=f"{list(self.target)} from {count_of(size, 'number')}",
             )
         return shape
 
@@ -105,7 +107,7 @@ class Permute(FrameLayer):
     def frame(self, g: Builder, value: Value, place: str) -> Value:
         dims = self.dims
         if len(dims) != value.rank - 1:
-            raise self.options.error("dims", f"{value.rank - 1} axes")
+            raise self.options.error("dims", f"{count_of(value.rank - 1, 'axis', 'axes')}")
         if value.time is not None:
             if dims[0] != 1:
                 raise NeedsWindow(f"{self.what} moves time")
@@ -133,7 +135,9 @@ class RepeatVector(FrameLayer):
     def frame(self, g: Builder, value: Value, place: str) -> Value:
         if value.time is not None or len(value.shape) != 1:
             raise EdgeLstmError(
-                f"{self.what}: what comes in", found=f"{value.rank} axes", expected="2: streams, features"
+                f"{self.what}: what comes in",
+                found=f"{count_of(value.rank, 'axis', 'axes')}",
+                expected="2: streams, features",
             )
         shape = (self.count, *value.shape)
         replace(value, shape=shape)  # its size is checked before it is made

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.arithmetic import same_padding
 from edgelstm.frontends.keras.builder import (
     Array,
@@ -80,7 +80,7 @@ class WindowLayer(FrameLayer):
         if len(value.shape) != self.rank + (0 if streamed else 1):
             raise EdgeLstmError(
                 f"{self.what}: what comes in",
-                found=f"{value.rank} axes",
+                found=f"{count_of(value.rank, 'axis', 'axes')}",
                 expected=f"{self.rank + 2}: streams, {self.rank} places, channels",
             )
         if self.first:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.layers.cells import CELLS
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Layer, Memory, Tensor
@@ -174,7 +174,9 @@ class Masking(FrameLayer):
         x: Value = self.single(inputs)
         if len(x.shape) != (1 if x.time is not None else 2):
             raise EdgeLstmError(
-                f"{self.what}: what comes in", found=f"{x.rank} axes", expected="3: streams, time, features"
+                f"{self.what}: what comes in",
+                found=f"{count_of(x.rank, 'axis', 'axes')}",
+                expected="3: streams, time, features",
             )
         same = g.op("Equal", [x.name, g.number(self.value)], f"{place}/equal")
         other = g.op("Cast", [g.op("Not", [same], f"{place}/other")], f"{place}/number", to=1)

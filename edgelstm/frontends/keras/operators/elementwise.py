@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.activations import Activation
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value, mixes_rows
 from edgelstm.frontends.keras.calls import Slot
@@ -203,7 +203,7 @@ class Elementwise(Operator):
             raise EdgeLstmError(
                 f"{self.what}: a constant",
                 found=f"shape {list(constant.shape)}",
-                expected=f"at most {like.rank} axes",
+                expected=f"at most {count_of(like.rank, 'axis', 'axes')}",
             )
         array = constant.reshape(*[1] * (like.rank - constant.ndim), *constant.shape)
         if array.shape[0] != 1:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value, mixes_rows
 from edgelstm.frontends.keras.calls import Dots
 from edgelstm.frontends.keras.layers.layer import Memory, Tensor
@@ -43,7 +43,7 @@ class GetItem(OneOperator):
         """The key with an item for every axis of a tensor of ``rank`` axes."""
         taken = sum(item is not None and not isinstance(item, Dots) for item in self.key)
         if taken > rank or sum(isinstance(item, Dots) for item in self.key) > 1:
-            raise self.options.error("key", f"at most {rank} axes")
+            raise self.options.error("key", f"at most {count_of(rank, 'axis', 'axes')}")
         key: list[Any] = []
         for item in self.key:
             key += [_ALL] * (rank - taken) if isinstance(item, Dots) else [item]

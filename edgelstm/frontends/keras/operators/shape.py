@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value, mixes_rows
 from edgelstm.frontends.keras.calls import Slot
 from edgelstm.frontends.keras.layers.elementwise import Merge
@@ -67,7 +67,7 @@ class Reshape(OneOperator):
         if math.prod(shape) != size:
             if self.batch_is_left:
                 raise mixes_rows(self.what, f"rows of {list(found)} as rows of {list(target)}")
-            raise self.options.error("newshape", f"{size} numbers a row")
+            raise self.options.error("newshape", f"{count_of(size, 'number')} a row")
         return shape
 
     def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
@@ -110,7 +110,9 @@ class Permutation(OneOperator):
             for to, axis in sorted(zip(new, old, strict=True)):
                 order.insert(to, axis)
         if sorted(order) != list(range(rank)):
-            raise EdgeLstmError(f"{self.what}: axes", found=order, expected=f"each of {rank} axes once")
+            raise EdgeLstmError(
+                f"{self.what}: axes", found=order, expected=f"each of {count_of(rank, 'axis', 'axes')} once"
+            )
         if order[0] != 0:
             raise mixes_rows(self.what, f"axes {order}")
         return order
@@ -234,7 +236,7 @@ class AlongAxis(OneOperator):
         if self.options.kind != "Tile":
             return list(self.axes)
         if len(self.amounts) > rank:
-            raise self.options.error("repeats", f"at most {rank} numbers")
+            raise self.options.error("repeats", f"at most {count_of(rank, 'number')}")
         self.amounts = [1] * (rank - len(self.amounts)) + self.amounts
         return [k for k, n in enumerate(self.amounts) if n != 1]
 
