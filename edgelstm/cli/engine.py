@@ -60,7 +60,7 @@ def build_plugin(
         only_tensorrt = {
             "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target
         }  # fmt: skip
-        return _build_native(output, cxx, machine, source, only_tensorrt, as_json)
+        return _build_native(output, cxx, machine, plugins, only_tensorrt, as_json)
     if cxx is not None:
         raise EdgeLstmError("--cxx", found="no --ort", expected="--ort, whose library it compiles")
     from edgelstm.engine import plugin_build
