@@ -68,6 +68,25 @@ class Broker:
 
 
 @contextmanager
+def listening(port: int, topic: str) -> Iterator[list[tuple[str, str]]]:
+    """What a client of a broker hears, (topic, payload)."""
+    paho = pytest.importorskip("paho.mqtt.client")
+    heard: list[tuple[str, str]] = []
+    there = threading.Event()
+    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
+    client.on_connect = lambda c, *_: c.subscribe(topic, 2)
+    client.on_subscribe = lambda *_: there.set()
+    client.on_message = lambda c, d, m: heard.append((m.topic, m.payload.decode()))
+    client.reconnect_delay_set(1, 1)
+    client.connect("127.0.0.1", port)
+    client.loop_start()
+    assert there.wait(60)
+    yield heard
+    client.disconnect()
+    client.loop_stop()
+
+
+@contextmanager
 def refusing() -> Iterator[int]:
     """A port where nobody listens: bound, so that nobody else takes it."""
     with socket.socket() as bound:

@@ -203,7 +203,7 @@ class Pipeline:
 
     def _hash(self, section: ModelSection) -> str:
         """Of a model's file: it tells whether a state is of this model."""
-        from edgelstm.pipeline.service.service import placed
+        from edgelstm.pipeline.service.outlets import placed
 
         return sha256(read_bytes(placed(self._base, shipped(section.path))))
 
@@ -211,7 +211,7 @@ class Pipeline:
         """Of the model's states: as given, else what its calibration saw, times the margin."""
         found: dict[str, tuple[float, float]] = {}
         if section.calibration is not None:
-            from edgelstm.pipeline.service.service import placed
+            from edgelstm.pipeline.service.outlets import placed
             from edgelstm.quantize.calibration import Calibration
 
             seen = Calibration.load(placed(self._base, shipped(section.calibration))).states
@@ -244,7 +244,7 @@ class Pipeline:
 
     def _model(self, name: str, path: str, folder: Path) -> Path:
         """The model's file; a described ``.safetensors`` is exported, into ``folder``."""
-        from edgelstm.pipeline.service.service import placed
+        from edgelstm.pipeline.service.outlets import placed
 
         source = check_file(placed(self._base, shipped(path)))
         if source.suffix.lower() != ".safetensors":

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import pytest
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline import open_sink
 from edgelstm.pipeline.sinks import Options, Undelivered
-from peers import SIGNATURE, Broker, frame, refusing, until
+from peers import SIGNATURE, Broker, frame, listening, refusing, until
 
 paho = pytest.importorskip("paho.mqtt.client")
 ONE = {"y": np.array([1, 2.5], np.float32)}
@@ -29,24 +28,6 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     made = Broker(tmp_path)
     yield made
     made.stop()
-
-
-@contextmanager
-def listening(port: int, topic: str) -> Iterator[list[tuple[str, str]]]:
-    """What a client hears, (topic, payload)."""
-    heard: list[tuple[str, str]] = []
-    there = threading.Event()
-    client = paho.Client(paho.CallbackAPIVersion.VERSION2)
-    client.on_connect = lambda c, *_: c.subscribe(topic, 2)
-    client.on_subscribe = lambda *_: there.set()
-    client.on_message = lambda c, d, m: heard.append((m.topic, m.payload.decode()))
-    client.reconnect_delay_set(1, 1)
-    client.connect("127.0.0.1", port)
-    client.loop_start()
-    assert there.wait(60)
-    yield heard
-    client.disconnect()
-    client.loop_stop()
 
 
 @pytest.mark.parametrize("qos", [0, 1, 2])

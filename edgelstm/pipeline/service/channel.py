@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from edgelstm.pipeline.inputs import Inputs, cut
 from edgelstm.pipeline.optext import parse_preprocess
 from edgelstm.pipeline.outputs import Outputs
 from edgelstm.pipeline.postprocess import parse_postprocess
+from edgelstm.pipeline.service.alarm import Alarms
+from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import Arrived, Feed
@@ -26,6 +29,8 @@ from edgelstm.pipeline.sources import Source
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import StreamSection
+
+log = logging.getLogger("edgelstm.serve")
 
 
 class Channel:
@@ -57,6 +62,8 @@ class Channel:
         self.pulses: dict[str, Pulse] = {}
         self.reader: Reader | None = None
         self.ranges = ranges
+        self._alarms: dict[str, Any] = {}
+        self._goes_on = False
         #: Its members wait; those to come too.
         self.paused = False
         #: Times that its source was opened again.
@@ -147,6 +154,15 @@ class Channel:
             if not clocks:
                 member.clock.begin_anew()
 
+    def remember_alarms(self, part: SectionPart, goes_on: bool) -> None:
+        """What its alarms knew, for when they are opened; ``goes_on``: the streams go on from there too."""
+        self._alarms, self._goes_on = part.alarms, goes_on
+
+    def resume_alarm(self, name: str, alarms: Alarms) -> None:
+        """Let an alarm go on: one that had fired has fired, even where the streams begin anew, so that its end is told."""
+        if name in self._alarms and not alarms.resume(self._alarms[name], self._goes_on):
+            log.warning("stream %s: alarm %s begins anew: it is another rule", self.name, name)
+
     def begin_anew(self) -> None:
         """The source begins elsewhere than before: what was said of its frames by number says nothing now."""
         self._resumed, self._read = None, -1
@@ -176,7 +192,8 @@ class Channel:
             self._gone = {name: index for name, index in self._gone.items() if index > floor}
             parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
             first = None if self.reader is None else self.reader.first_name
-            return SectionPart(model, self.setup, first, floor, parts, dict(self._gone), marks)
+            alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
+            return SectionPart(model, self.setup, first, floor, parts, dict(self._gone), marks, alarms)
 
     def member(self, name: str) -> Member:
         """A new stream."""
@@ -243,8 +260,8 @@ class Channel:
 
     def open_marks(self) -> dict[str, int]:
         """Of sinks that may still get outputs they have: :meth:`mark`."""
-        pairs = zip(self.section.sinks, self.writers, strict=True)
-        return {s: mark for s, w in pairs if w.is_catching_up and (mark := self.mark(s)) is not None}
+        behind = [w.mark for w in self.writers if w.is_catching_up]
+        return {name: mark for name in behind if (mark := self.mark(name)) is not None}
 
     def drop(self) -> None:
         """Its members leave, whatever waits; called by the loop's thread."""

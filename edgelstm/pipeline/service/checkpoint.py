@@ -60,6 +60,8 @@ class SectionPart:
     streams: dict[str, StreamPart]
     gone: dict[str, int] = field(default_factory=dict)
     marks: dict[str, int] = field(default_factory=dict)
+    #: What the alarms know, by name.
+    alarms: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,7 @@ class Checkpoint:
                 "floor": s.floor,
                 "gone": s.gone,
                 "marks": s.marks,
+                "alarms": s.alarms,
                 "streams": {
                     stream: {
                         "index": p.index,
@@ -145,7 +148,10 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
     first = None if raw["first"] is None else str(raw["first"])
     gone = {str(n): int(i) for n, i in raw["gone"].items()}
     marks = {str(n): int(i) for n, i in raw["marks"].items()}
-    return SectionPart(str(raw["model"]), str(raw["setup"]), first, int(raw["floor"]), streams, gone, marks)
+    alarms = {str(n): a for n, a in raw.get("alarms", {}).items()}  # there were none at first
+    return SectionPart(
+        str(raw["model"]), str(raw["setup"]), first, int(raw["floor"]), streams, gone, marks, alarms
+    )
 
 
 def _state(raw: Any, payload: memoryview) -> Array:

@@ -3,29 +3,28 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
+from pydantic import Field
 
-from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.outputs import Units
+from edgelstm.pipeline.service.config_sinks import (
+    AlarmSection,
+    Finite,
+    Name,
+    Seconds,
+    Section,
+    Sinks,
+    Text,
+    targets,
+    wrong_sink,
+)
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
 from edgelstm.pipeline.service.writer import SinkOverload
-from edgelstm.pipeline.sinks import Options, is_address, kind_of, shown
-
-#: Streams are named in paths and logs.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
-Name = Annotated[str, Field(pattern=NAME)]
-Text = Annotated[str, Field(min_length=1)]
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+from edgelstm.pipeline.sinks import Options, is_address
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class ModelSection(_Section):
+class ModelSection(Section):
     """A model. All streams of a model advance in one call."""
 
     path: Text = Field(
@@ -53,81 +52,7 @@ class ModelSection(_Section):
     margin: Annotated[float, Field(ge=1, le=1e6)] = Field(default=2.0, description="See `calibration`.")
 
 
-class SinkSection(_Section):
-    """Where outputs go, with options; each kind of sink takes some of them."""
-
-    to: Text = Field(description="A path or an address.")
-    user: Text | None = Field(default=None, description="MQTT, HTTP: in place of the address's.")
-    password: Text | None = Field(default=None, description="MQTT, HTTP: as a rule ${NAME}.")
-    qos: Annotated[int, Field(ge=0, le=2)] | None = Field(
-        default=None, description="MQTT: 0 (at most once), 1 (at least once) or 2 (once)."
-    )
-    retain: bool | None = Field(default=None, description="MQTT: the broker keeps the newest.")
-    will: Text | None = Field(
-        default=None,
-        description="MQTT: a topic that says online or offline, the latter by the broker when we are gone.",
-    )
-    client: Text | None = Field(
-        default=None, description="MQTT: the client's name; without it, one by chance."
-    )
-    ca: Text | None = Field(default=None, description="TLS: a PEM file of who is trusted; else the system's.")
-    cert: Text | None = Field(default=None, description="TLS: a PEM file of our certificate.")
-    key: Text | None = Field(default=None, description="TLS: a PEM file of its key.")
-    headers: dict[Text, str] | None = Field(default=None, description="HTTP: headers of each request.")
-    timeout: Annotated[float, Field(gt=0, le=3600)] | None = Field(
-        default=None, description="MQTT, HTTP: seconds to connect, and to be answered."
-    )
-    retries: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        default=None, description="HTTP: tries after the first."
-    )
-    batch: Annotated[int, Field(ge=1, le=10000)] | None = Field(
-        default=None, description="HTTP: lines in one request, at most."
-    )
-    every: Annotated[float, Field(gt=0, le=86400)] | None = Field(
-        default=None, description="HTTP: seconds from one request to the next, at least."
-    )
-    output: Text | None = Field(default=None, description="Pictures: which output.")
-    channel: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Pictures: which channel.")
-    lead: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Pictures: which lead time, from 0; without it, all side by side."
-    )
-    range: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = Field(
-        default=None, description="Pictures: the values that are black and white."
-    )
-    colours: Text | None = Field(default=None, description="Pictures: blue or heat; without it, grey.")
-
-    def options(self) -> Options:
-        """All but where."""
-        given = self.model_dump(exclude={"to"})
-        return Options(**given | {"range": None if self.range is None else (self.range[0], self.range[1])})
-
-
-def _branch(value: Any) -> str:
-    return "table" if isinstance(value, (dict, SinkSection)) else "text"
-
-
-OneSink = Annotated[
-    Annotated[Text, Tag("text")] | Annotated[SinkSection, Tag("table")], Discriminator(_branch)
-]
-
-
-def _several(value: Any) -> str:
-    return "several" if isinstance(value, (list, tuple)) else "one"
-
-
-Sinks = Annotated[
-    Annotated[OneSink, Tag("one")] | Annotated[list[OneSink], Field(max_length=16), Tag("several")],
-    Discriminator(_several),
-]
-
-
-def targets(sinks: str | SinkSection | list[str | SinkSection]) -> tuple[tuple[str, Options], ...]:
-    """Where, and with which options."""
-    every = sinks if isinstance(sinks, list) else [sinks]
-    return tuple((s, Options()) if isinstance(s, str) else (s.to, s.options()) for s in every)
-
-
-class StreamSection(_Section):
+class StreamSection(Section):
     """A source, its policies, and where its outputs go."""
 
     model: Name | None = Field(
@@ -207,10 +132,15 @@ class StreamSection(_Section):
         description="When that queue is full: drop_oldest output, or block, which holds up all streams of the model.",
     )
 
+    alarms: Annotated[dict[Name, AlarmSection], Field(max_length=64)] = Field(
+        default_factory=dict, description="Alarms on its outputs, by name."
+    )
+
     @property
     def sinks(self) -> tuple[str, ...]:
-        """Where outputs go, all of them."""
-        return tuple(where for where, _ in self.targets)
+        """Where outputs and events go, all of them."""
+        alarms = [where for alarm in self.alarms.values() for where, _ in alarm.targets]
+        return (*(where for where, _ in self.targets), *alarms)
 
     @property
     def targets(self) -> tuple[tuple[str, Options], ...]:
@@ -218,7 +148,7 @@ class StreamSection(_Section):
         return targets(self.sink)
 
 
-class ServiceSection(_Section):
+class ServiceSection(Section):
     """What belongs to no stream."""
 
     threads: Annotated[int, Field(ge=1)] | None = Field(
@@ -245,7 +175,7 @@ class ServiceSection(_Section):
     )
 
 
-class Config(_Section):
+class Config(Section):
     """A pipeline file."""
 
     service: ServiceSection = Field(default_factory=lambda: ServiceSection())
@@ -277,20 +207,29 @@ def cross_check(config: Config) -> Wrong | None:
         if word in ("repeat", "blank") and stream.max_gap is None:
             return (*where, "gap"), f"{stream.gap} without max_gap", "max_gap too: how long a gap is"
         for sink, options in stream.targets:
-            try:
-                kind_of(sink, options)
-            except EdgeLstmError as error:
-                return (*where, "sink"), f"{error.found} for {shown(sink)}", str(error.expected)
+            if (found := wrong_sink(sink, options)) is not None:
+                return (*where, "sink"), *found
             path = sink.replace("{stream}", name)
             if path != "-" and not is_address(path) and path in taken:
                 return (*where, "sink"), f"{path}, which stream {taken[path]} writes", "a path of its own"
             taken[path] = name
+    for name, stream in config.streams.items():
+        for alarm, section in stream.alarms.items():
+            at = ("streams", name, "alarms", alarm)
+            if (wrong := section.wrong()) is not None:
+                key, *words = wrong
+                return (*at, key), words[0], words[1]
+            for sink, _ in section.targets:
+                path = sink.replace("{stream}", name).replace("{alarm}", alarm)
+                if path != "-" and not is_address(path) and path in taken:
+                    return (*at, "sink"), f"{path}, where outputs of {taken[path]} go", "another path"
     return None
 
 
 def secrets(config: Config) -> set[str]:
     """What no log may show, wherever it came from."""
     every = [options for s in config.streams.values() for _, options in s.targets]
+    every += [o for s in config.streams.values() for a in s.alarms.values() for _, o in a.targets]
     found = {v for o in every for name, v in (o.headers or {}).items() if _SECRET.search(name)}
     found |= {word for value in found for word in value.split()}  # of "Bearer WORD", both
     return found | {o.password for o in every if o.password is not None}

@@ -18,10 +18,11 @@ from edgelstm.pipeline.service.config import StreamSection, cross_check
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.service import ANSWER, Service
+from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sources.source import Array, Source
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline.service.writer import Writer, close_all
+    from edgelstm.pipeline.service.writer import Writer
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -34,6 +35,7 @@ POLICIES = frozenset(
 WRITTEN = (
     "model",
     "sink",
+    "alarms",
     "preprocess",
     "postprocess",
     "hop",
@@ -247,7 +249,9 @@ class Control:
         channel.paused = paused
         try:
             if part is not None:
-                if part.model == loop.digest and part.setup == channel.setup:
+                same = part.model == loop.digest and part.setup == channel.setup
+                channel.remember_alarms(part, goes_on=same and clocks)
+                if same:
                     self.do(loop, lambda: channel.resume(part, clocks))
                 else:
                     log.warning("stream %s: begins anew: another model, source or preprocessing", name)

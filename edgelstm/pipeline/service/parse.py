@@ -36,7 +36,7 @@ _KEY = re.compile(
 _PART = re.compile(r"""[A-Za-z0-9_-]+|"[^"]*"|'[^']*'""")
 Path_ = tuple[str, ...]
 #: What pydantic calls the forms that a sink may have.
-BRANCHES = ("one", "several", "text", "table")
+BRANCHES = ("<one>", "<several>", "<text>", "<table>")
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ def _key(error: Any) -> Path_:
     key = tuple(
         str(part) for part in error["loc"] if part not in ("[key]", *BRANCHES) and isinstance(part, str)
     )
-    if key[0] == "streams" and key[2:3] == ("sink",):
-        return key[:4]
+    if key[0] == "streams" and key[2:3] in (("sink",), ("alarms",)):
+        return key[: 6 if key[2] == "alarms" else 4]
     return key[:3] if key[0] in ("models", "streams") else key[:2]
 
 
@@ -221,12 +221,14 @@ def _allowed(key: Path_) -> list[str]:
         Config,
         ModelSection,
         ServiceSection,
-        SinkSection,
         StreamSection,
     )
+    from edgelstm.pipeline.service.config_sinks import AlarmSection, SinkSection
 
-    if len(key) == 4:
+    if key[0] == "streams" and len(key) in (4, 6):
         return list(SinkSection.model_fields)
+    if key[0] == "streams" and len(key) == 5:
+        return list(AlarmSection.model_fields)
     sections: dict[str, Any] = {"models": ModelSection, "streams": StreamSection, "service": ServiceSection}
     deep = 2 if key[0] == "service" else 3
     return list((sections[key[0]] if len(key) >= deep and key[0] in sections else Config).model_fields)

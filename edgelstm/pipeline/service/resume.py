@@ -34,6 +34,8 @@ def resume(folder: Folder, channels: Sequence[Channel], hashes: Mapping[str, str
                 channel.resume(part)
             except EdgeLstmError as error:
                 why = str(error)
+        if part is not None:
+            channel.remember_alarms(part, goes_on=why is None)
         if why is None:
             log.info("stream %s: goes on from %s, %.1f s old", channel.name, path.name, age)
         else:
@@ -55,8 +57,8 @@ def _why_not(part: SectionPart | None, channel: Channel, age: float, model: str)
     return None
 
 
-def behind(path: Path, mark: int) -> dict[str, dict[int, str]]:
-    """Index and name of the frames, by stream, that a .jsonl file has lines of behind ``mark`` bytes: they are not written again."""
+def behind(path: Path, mark: int, alarm: str | None = None) -> dict[str, dict[int, str]]:
+    """Index and name of the frames, by stream, that a .jsonl file has lines of behind ``mark`` bytes, or events of ``alarm``: they are not written again."""
     found: dict[str, dict[int, str]] = {}
     if path.suffix.lower() != ".jsonl" or not path.is_file():
         return found
@@ -65,7 +67,9 @@ def behind(path: Path, mark: int) -> dict[str, dict[int, str]]:
         for line in file:
             try:
                 made = json.loads(line)
+                if made.get("alarm") != alarm:
+                    continue
                 found.setdefault(str(made["stream"]), {})[int(made["index"])] = str(made["name"])
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, AttributeError):
                 continue  # cut short
     return found

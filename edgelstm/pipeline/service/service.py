@@ -24,10 +24,11 @@ from edgelstm.pipeline.service.guard import Ranges
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.opening import Opening
+from edgelstm.pipeline.service.outlets import check_alarms, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
-from edgelstm.pipeline.service.resume import behind, resume
-from edgelstm.pipeline.service.writer import Writer, close_all
-from edgelstm.pipeline.sinks import Options, Sink, is_address, open_sink, shown
+from edgelstm.pipeline.service.resume import resume
+from edgelstm.pipeline.service.writer import close_all
+from edgelstm.pipeline.sinks import is_address
 from edgelstm.pipeline.sources import Source, is_live, open_source
 from edgelstm.runtime.runner import Runner
 
@@ -37,8 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgelstm.serve")
 
 
-#: Files that say of their values what only the source knows: grid, start, sampling rate.
-PLACED = (".nc", ".tif", ".tiff", ".wav")
 #: Seconds that a loop has to say what a checkpoint keeps of it.
 ANSWER = 5.0
 
@@ -134,6 +133,8 @@ class Service:
                 continue
             self.open_loop(name, rooms)
         self.channels = [self.channel(name, stream, sources[name]) for name, stream in config.streams.items()]
+        for channel in self.channels:
+            check_alarms(channel)
         if not self._writes or self._stop.is_set():
             return
         if config.service.checkpoint is not None:
@@ -189,38 +190,7 @@ class Service:
 
     def open_sinks(self, channel: Channel) -> None:
         """Its sinks, each with a thread of its own."""
-        fps = channel.section.rate or (channel.source.fps if channel.source else None)
-        context = _context(channel, self.models[channel.loop.name])
-        for sink, options in channel.section.targets:
-            if channel.source is None and Path(sink).suffix.lower() in PLACED:
-                raise EdgeLstmError(
-                    f"stream {channel.name}: sink {sink} says where and when, and the source is not there yet",
-                    expected=f"a source that can be opened at the start, or a sink that is none of {', '.join(PLACED)}",
-                )
-            path = sink
-            if not is_address(sink):  # what goes to an address names the stream in each message
-                path = free(placed(self._base, sink.replace("{stream}", channel.name)))
-
-            options = options.beside(self._base)
-
-            def opened(stop: threading.Event, path: str = path, options: Options = options) -> Sink:
-                signature = channel.outputs().signature
-                return open_sink(
-                    path, signature, fps=fps, context=context, append=True, options=options, stop=stop
-                )
-
-            mark = channel.mark(sink)
-            try:
-                writer = Writer(
-                    f"{channel.name} -> {shown(sink)}",
-                    opened,
-                    channel.section.sink_queue,
-                    channel.section.sink_overload,
-                    None if mark is None else behind(Path(path), mark),
-                )
-            except EdgeLstmError as error:
-                raise EdgeLstmError(f"stream {channel.name}: {error}") from error
-            channel.writers.append(writer)
+        open_sinks(channel, self._base, _context(channel, self.models[channel.loop.name]))
 
     def run(self) -> ServeReport:
         """Until every source ended, or :meth:`stop`. Raises nothing for what happens to a stream: see the report."""
@@ -333,15 +303,16 @@ class Service:
     def _sizes(self, channel: Channel) -> dict[str, int]:
         """Bytes of each file of lines."""
         sizes = {}
-        for sink, writer in zip(channel.section.sinks, channel.writers, strict=True):
-            mark = channel.mark(sink)
+        for writer in channel.writers:
+            mark = channel.mark(writer.mark)
             if writer.is_catching_up and mark is not None:
-                sizes[sink] = mark  # lines that lie before the end are of frames that are still to come
+                sizes[writer.mark] = (
+                    mark  # lines that lie before the end are of frames that are still to come
+                )
                 continue
-            path = Path(placed(self._base, sink.replace("{stream}", channel.name)))
             with suppress(OSError):
-                if path.suffix.lower() == ".jsonl":
-                    sizes[sink] = path.stat().st_size
+                if Path(writer.path).suffix.lower() == ".jsonl" and not is_address(writer.path):
+                    sizes[writer.mark] = Path(writer.path).stat().st_size
         return sizes
 
     def _part(self, loop: Loop) -> dict[str, SectionPart]:
@@ -406,30 +377,6 @@ class Service:
         return {
             f"sink {w.name}": str(w.error) for c in self.channels for w in c.writers if w.error is not None
         }
-
-
-def placed(base: Path, spec: str) -> str:
-    """``spec`` with its path starting at ``base``; what is no path stays."""
-    if spec == "-" or "://" in spec or is_live(spec) or Path(spec).is_absolute():
-        return spec
-    return os.path.join(base, spec)  # noqa: PTH118 (keeps the slash at the end of a folder)
-
-
-def free(path: str) -> str:
-    """``path``, or ``NAME-2``, ``NAME-3``, ... where something is there that the sink would replace, from before a restart.
-
-    Lines are appended, and maps are the newest step or a file a step: these keep their name.
-    """
-    if path == "-" or "{" in path or Path(path).suffix.lower() in (".jsonl", ".tif", ".tiff"):
-        return path
-    folder = path.endswith(("/", os.sep)) or Path(path).is_dir()
-    target, number = Path(path), 1
-    while target.is_file() or (target.is_dir() and any(target.iterdir())):
-        number += 1
-        target = Path(path).with_name(f"{Path(path).stem}-{number}{Path(path).suffix}")
-    if number > 1:
-        log.info("%s is there: writing to %s", Path(path).name, target.name)
-    return f"{target}/" if folder else str(target)
 
 
 def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:

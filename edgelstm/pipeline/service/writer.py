@@ -25,7 +25,7 @@ class Writer:
     """Takes outputs, which must stay valid, and writes them one by one.
 
     behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block`` the streams until there is room. A sink that fails is closed, and
-    what it would have got is counted; one that raises :class:`Undelivered` goes on with the next. open_sink: is given what is set when it has to give up.
+    what it would have got is counted; one that raises :class:`Undelivered` goes on with the next. open_sink: is given what is set when it has to give up. path: of its file. mark: under which a checkpoint knows it.
     """
 
     def __init__(
@@ -35,8 +35,12 @@ class Writer:
         size: int,
         overload: SinkOverload,
         behind: Mapping[str, Mapping[int, str]] | None = None,
+        *,
+        path: str = "",
+        mark: str = "",
     ) -> None:
         self.name = name
+        self.path, self.mark = path, mark
         self._stop = threading.Event()
         self._sink = open_sink(self._stop)
         self._size, self._overload = size, overload

@@ -10,12 +10,12 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.graph.signature import Signature
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks import (
     arrays,
@@ -129,10 +129,12 @@ class Sink:
     deletes what was written. What is kept is copied, so outputs need only be valid during ``write``.
     """
 
-    def __init__(self, opened: AbstractContextManager[Write], signature: Signature, name: str) -> None:
+    def __init__(
+        self, opened: AbstractContextManager[Write], outputs: Sequence[TensorSpec], name: str
+    ) -> None:
         self.name = name
         self.frames = 0
-        self._outputs = signature.outputs
+        self._outputs = outputs
         self._opened = opened
         self._closed = False
         self._write = opened.__enter__()
@@ -229,7 +231,7 @@ def open_sink(
         view = options.view()
     to = Target(
         where,
-        replace(signature, outputs=(), states=()) if events else signature,
+        signature,
         fps,
         view,
         context or Context(),
@@ -238,7 +240,7 @@ def open_sink(
         events,
         stop or threading.Event(),
     )
-    return Sink(kind.open(to), to.signature, to.name)
+    return Sink(kind.open(to), () if events else signature.outputs, to.name)
 
 
 def kind_of(where: str, options: Options | None = None, *, events: bool = False) -> Kind:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Seconds for each step of a request, and tries after the first.
 TIMEOUT, RETRIES = 10.0, 5
+#: Of events, which are few and none of which is as good as the next: tries for half a day.
+EVENT_RETRIES = 750
 #: Seconds to the second try; each further wait is twice as long, up to the longest.
 FIRST, LONGEST = 0.5, 60.0
 #: Of an answer nothing behind this is read (bytes).
@@ -65,7 +67,8 @@ class Hook:
         self._path = f"/{address.path}" + (f"?{address.query}" if address.query else "")
         self._tls = tls(options, to.name) if address.scheme == "https" else None
         self._timeout = TIMEOUT if options.timeout is None else options.timeout
-        self._retries = RETRIES if options.retries is None else options.retries
+        usual = EVENT_RETRIES if to.events else RETRIES
+        self._retries = usual if options.retries is None else options.retries
         self._headers = _headers(to)
         #: No two processes give the same keys.
         self._run, self._number = secrets.token_hex(8), 0

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("pydantic")
 
 from edgelstm.pipeline import sinks
-from edgelstm.pipeline.service.config import SinkSection
+from edgelstm.pipeline.service.config_sinks import AlarmSection, SinkSection
 from edgelstm.pipeline.service.parse import parse
 
 SAMPLES = sorted((Path(sinks.__file__).parent / "samples").glob("*.toml"))
@@ -27,7 +27,8 @@ def joined(uncommented: bool) -> str:
 def test_they_are_a_pipeline_file(uncommented: bool) -> None:
     parsed = parse(joined(uncommented), "samples", SET)
     stream = parsed.config.streams["camera"]
-    assert len(stream.sinks) == len(SAMPLES)
+    assert len(stream.targets) == len(SAMPLES) - 1
+    assert stream.alarms["crowded"].targets
     for secret in SET.values() if uncommented else ():
         assert secret not in parsed.redactor.text(f"a {secret} b")
 
@@ -40,6 +41,10 @@ def test_every_kind_and_every_option_has_one() -> None:
     given: set[str] = set()
     for _, options in parse(joined(True), "samples", SET).config.streams["camera"].targets:
         given |= set(options.given())
+    alarm = (SAMPLES[0].parent / "alarm.toml").read_text(encoding="utf-8")
+    assert set(re.findall(r"^(?:# )?(\w+) = ", alarm, re.MULTILINE)) == set(AlarmSection.model_fields) - {
+        "below"
+    }
     assert given == set(SinkSection.model_fields) - {"to"}
 
 

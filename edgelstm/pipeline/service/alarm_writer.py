@@ -1,0 +1,68 @@
+"""An alarm at work: looks at every output of a section's streams, and hands events to a sink."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.service.alarm import Alarms, Rule
+from edgelstm.pipeline.service.counters import Counts
+from edgelstm.pipeline.service.writer import Writer
+from edgelstm.pipeline.sinks import Sink
+from edgelstm.pipeline.sources.source import Frame
+
+log = logging.getLogger("edgelstm.serve")
+
+
+class AlarmWriter(Writer):
+    """Judges before the queue, so a slow sink costs events, never the look at an output. The loop's thread alone calls :meth:`put`."""
+
+    def __init__(
+        self, alarm: str, rule: Rule, signature: Signature, open_sink: Callable[..., Sink], **given: Any
+    ) -> None:
+        rule.check(signature)
+        self.alarm = alarm
+        self.alarms = Alarms(rule)
+        self._dtype = signature.output(rule.output).dtype
+        super().__init__(open_sink=open_sink, overload="drop_oldest", **given)
+
+    def put(self, frame: Frame, outputs: Mapping[str, Any], seconds: float, counts: Counts) -> None:
+        """See what the outputs of one step mean, and queue an event if they mean one."""
+        rule, stream = self.alarms.rule, str(frame.stream)
+        written = bool(self._behind) and self._was_written(frame)
+        number = rule.number(outputs[rule.output], self._dtype)
+        if number is None:
+            counts.add(f"alarm:{self.alarm}:not_a_number")
+            return
+        self.alarms.timed = frame.time is not None
+        now = time.monotonic() if frame.time is None else frame.time
+        happened = self.alarms.of(stream).step(number, now)
+        if happened is None:
+            return
+        if written:
+            counts.add("written_before")
+            return
+        counts.add(f"alarm:{self.alarm}:{happened}")
+        log.warning(
+            "stream %s: alarm %s %s at frame %d: %g", stream, self.alarm, happened, frame.index, number
+        )
+        event = {
+            "alarm": self.alarm,
+            "event": happened,
+            "stream": stream,
+            "index": frame.index,
+            "name": frame.name,
+            "time": frame.time,
+            "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "output": rule.output,
+            "of": rule.of if isinstance(rule.of, str) else list(rule.of),
+            "value": number if math.isfinite(number) else None,
+            "above" if rule.above else "below": rule.limit,
+            "clear": rule.clear,
+        }
+        super().put(frame, event, seconds, counts)
