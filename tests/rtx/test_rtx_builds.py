@@ -93,13 +93,12 @@ def test_steps(name: str, precision: str) -> None:
     assert_types(built(done.step), done.products, precision)
 
 
-#: Windows of the forecasters take seconds each; what is left out of theirs shows nothing that others do not.
+#: Windows of the forecasters take seconds each: int8 stands for them in `make test`, and `make thorough` builds the rest.
 FORECASTERS = ("moving_digits", "nowcast_radar")
 WINDOWS = [
-    (name, p)
+    pytest.param(name, p, marks=pytest.mark.thorough if name in FORECASTERS and p != "int8" else ())
     for name in STEPS
     for p in PRECISIONS
-    if name not in FORECASTERS or p not in ("bf16", "int8 fp16")
 ]
 
 
@@ -114,8 +113,9 @@ def test_windows(name: str, precision: str) -> None:
 
 
 @cache
-def others(file: str, states: tuple[tuple[str, str], ...]) -> StepModel:
-    return export(file, states=dict(states), limit=2).step
+def others(file: str, states: tuple[tuple[str, str], ...]) -> tuple[StepModel, Calibration]:
+    step = export(file, states=dict(states), limit=2).step
+    return step, calibrate(step, [Recording("noise", smooth_frames(step, 40))], threads=2)
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,12 @@ def others(file: str, states: tuple[tuple[str, str], ...]) -> StepModel:
         ("model_2.onnx", {"input_5": "tf_op_layer_stack_5"}),
     ],
 )
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(p, marks=() if p in ("fp32", "int8") else pytest.mark.thorough) for p in PRECISIONS],
+)
 def test_other_peoples_models(shared_dir: Path, file: str, state: dict[str, str], precision: str) -> None:
-    step = others(str(shared_dir / "models" / "dtln" / file), tuple(state.items()))
-    calibration = calibrate(step, [Recording("noise", smooth_frames(step, 40))], threads=2)
+    step, calibration = others(str(shared_dir / "models" / "dtln" / file), tuple(state.items()))
     if precision == "fp32":
         assert not built(step).error
         return
