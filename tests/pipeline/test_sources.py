@@ -400,20 +400,17 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         == f"source {tmp_path / 'nowhere.npy'} does not exist. Check the path"
     )
     assert (
-        "found a folder with 0 other files; expected a folder of KNMI radar files (.h5), a folder of images"
+        "found a folder with 0 other files; expected a folder of radar files (.h5) of KNMI or OPERA, a folder of images"
         in refusal(tmp_path)
     )
     (tmp_path / "a.xyz").touch()
-    assert f"source {tmp_path / 'a.xyz'}: found a .xyz file; expected a folder of KNMI" in refusal(
+    assert f"source {tmp_path / 'a.xyz'}: found a .xyz file; expected a folder of radar" in refusal(
         tmp_path / "a.xyz"
     )
     (tmp_path / "a.h5").touch()
     (tmp_path / "a.png").touch()
     assert "found 1 radar file and 1 image; expected one kind in a folder" in refusal(tmp_path)
-    for live in ("camera:0", "/dev/video0", "rtsp://host/stream"):
-        assert f"{live!r}: cameras and network streams are not sources yet: expected a folder" in refusal(
-            live
-        )
+    assert "source gopher://...: expected a folder" in refusal("gopher://host/stream")
 
 
 def test_limit_must_be_positive(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.sources import arrays, camera, images, knmi, table, video, wav
+from edgelstm.pipeline.sources import arrays, camera, images, radar, table, video, wav
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
 
@@ -70,7 +70,11 @@ class LiveKind:
 LIVE = (LiveKind("a camera (rtsp://, http://, /dev/video0)", camera.PREFIXES, camera.open_camera),)
 #: The sources there are, in words, for help texts and messages.
 KINDS = ", ".join(
-    ("a folder of KNMI radar files (.h5)", "a folder of images", *(kind.what for kind in (*FILES, *LIVE)))
+    (
+        "a folder of radar files (.h5) of KNMI or OPERA",
+        "a folder of images",
+        *(kind.what for kind in (*FILES, *LIVE)),
+    )
 )
 
 
@@ -85,8 +89,8 @@ def open_source(
     """Open the source at ``spec`` and give its first ``limit`` frames, or all.
 
     =====================  =========================================================================================
-    folder with .h5 files  KNMI radar composites [rows, columns], in order of time              ``edgelstm[radar]``
-    FOLDER:image2          one of several images in each of those files
+    folder with .h5 files  radar composites [rows, columns] of KNMI or OPERA (ODIM), in order of time ``edgelstm[radar]``
+    FOLDER:image2          one of several images in each of those files; of OPERA's, ``FOLDER:DBZH``
     folder with images     [H, W, 3] RGB or [H, W] grey, in natural order                       ``edgelstm[images]``
     TIFF, GIF, WebP, PNG   the pages of a stack, the pictures of an animation, or one frame      ``edgelstm[images]``
     video file             [H, W, 3] RGB or [H, W] grey                                         ``edgelstm[video]``
@@ -175,20 +179,20 @@ def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:
         files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
         raise EdgeLstmError(f"can't read folder {folder}", found=error.strerror) from error
-    radar = [p for p in files if p.suffix.lower() in knmi.SUFFIXES]
+    maps = [p for p in files if p.suffix.lower() in radar.SUFFIXES]
     pictures = [p for p in files if p.suffix.lower() in images.SUFFIXES]
-    if radar and pictures:
+    if maps and pictures:
         raise EdgeLstmError(
             f"source {folder}",
-            found=f"{count_of(len(radar), 'radar file')} and {count_of(len(pictures), 'image')}",
+            found=f"{count_of(len(maps), 'radar file')} and {count_of(len(pictures), 'image')}",
             expected="one kind in a folder",
         )
-    if key is not None and not radar:
+    if key is not None and not maps:
         raise EdgeLstmError(
             f"source {folder}:{key}", found="a folder without radar files", expected="FOLDER:image2 of those"
         )
-    if radar:
-        return knmi.open_knmi(folder, radar, key, follow)
+    if maps:
+        return radar.open_radar(folder, maps, key, follow)
     if pictures:
         return images.open_images(
             folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES], follow
