@@ -82,7 +82,7 @@ class Inputs:
                 self._checked = frame.values
             self._check_size(frame)
             frame = frame.data
-        if not isinstance(frame, Mapping):
+        if frame.__class__ is np.ndarray or not isinstance(frame, Mapping):
             if len(self._preprocess) > 1:
                 raise EdgeLstmError(
                     f"the model has {count_of(len(self._preprocess), 'input')} and the source gives one array a frame",

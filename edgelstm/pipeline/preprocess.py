@@ -61,18 +61,28 @@ class Preprocess:
             except EdgeLstmError as error:
                 raise self._placed(error, index) from error
         self._channels_last = any(name == "channels_first" for name, _, _ in self._steps)
+        self._dtype, self._shape = np_dtype(spec.dtype), spec.frame_shape
+        #: A frame of that form is what the model takes already.
+        self._as_it_is = not self._steps and spec.dtype != "bfloat16"
         self._compiled_for: tuple[int, ...] | None = None
         self._transforms: list[Transform] = []
 
     def __call__(self, raw: Array) -> Array:
         """The frame for the model, an array of its own or, when nothing is to be done, ``raw`` itself."""
+        if (
+            self._as_it_is
+            and raw.dtype == self._dtype
+            and raw.shape == self._shape
+            and raw.flags.c_contiguous
+        ):
+            return raw
         if raw.shape != self._compiled_for:
             self._transforms = self._compile(raw.shape)
             self._compiled_for = raw.shape
         x = raw
         for transform in self._transforms:
             x = transform(x)
-        return np.ascontiguousarray(self._cast(x)).reshape(self.spec.frame_shape)
+        return np.ascontiguousarray(self._cast(x)).reshape(self._shape)
 
     def _compile(self, shape: tuple[int, ...]) -> list[Transform]:
         layout = raw_layout(shape, self._channels_last)
@@ -95,7 +105,7 @@ class Preprocess:
         return transforms
 
     def _cast(self, x: Array) -> Array:
-        dtype = np_dtype(self.spec.dtype)
+        dtype = self._dtype
         if self.spec.dtype == "bfloat16":
             return _bfloat16_bits(x)
         if x.dtype == dtype:

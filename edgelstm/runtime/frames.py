@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -11,6 +10,7 @@ import numpy as np
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.runtime.finite import all_finite
 from edgelstm.runtime.protocol import Array, Frame
 
 if TYPE_CHECKING:
@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from edgelstm.runtime.runner import Stream
 
 BadFrame = Literal["error", "skip", "zero", "pass"]
-
-#: Elements of a frame up to which BLAS works in the calling thread.
-SMALL = 8192
 
 
 class Input:
@@ -152,16 +149,6 @@ class FrameCheck:
         if spec.floating and self._finite:
             raise _not_looked_at(_of(stream), spec, self._policy)
         return array
-
-
-def all_finite(array: Array) -> bool:
-    """Whether no value is NaN or infinite, without a temporary array."""
-    if array.size > SMALL:
-        # Both pass NaN on; between them they see either infinity.
-        return math.isfinite(array.max()) and math.isfinite(array.min())
-    # For a small frame the call is what costs, and this is the cheapest; for a large one BLAS would wake threads.
-    # The sum may overflow though every value is finite.
-    return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
 
 
 def wrong_frame(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
+from edgelstm.runtime.finite import SMALL, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native, prepare, same_results, say_once
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, call_size, capacity
@@ -39,16 +40,23 @@ _ELEMENTS = {
 #: TensorProto's numbers of the types that NumPy lacks: the binding takes them in place of a dtype.
 NUMBERS = {"bfloat16": 16, "float8e4m3fn": 17}
 
-Buffers = dict[str, Array]  # by state name, [rows, ...]
+
+class Buffers(dict[str, Array]):
+    """By state name, [rows, ...]. ``arena``: what the float32 states lie in, side by side, [elements]; None where it is large."""
+
+    arena: Array | None = None
 
 
 @dataclass(slots=True)
 class _Call:
-    """A bound engine call, and the outputs it fills: one dictionary of read-only views per row."""
+    """A bound engine call, and the outputs it fills: one dictionary of read-only views per row. looked_at: what tells whether
+    the states that it writes are finite; states: these, [rows, ...] each."""
 
     binding: Any
     outputs: list[Outputs]
     rows: Outputs
+    looked_at: list[Callable[[], bool]]
+    states: dict[str, Array]
 
 
 class OrtProgram(RowProgram):
@@ -102,12 +110,27 @@ class _Memory:
             t.name: _allocate(t.frame_shape, t.dtype, rows) for t in signature.outputs if t.name not in shared
         }
         # [row, ...] is a view even where a row is a single number.
+        self._looked_at = [s for s in signature.states if is_looked_at(s)]
         self._slots = [
             tuple((name, array[row, ...]) for name, array in self._inputs.items()) for row in range(rows)
         ]
 
     def allocate(self) -> Buffers:
-        return {s.name: _allocate(s.frame_shape, s.dtype, self._rows) for s in self._signature.states}
+        """States that are looked at lie side by side where they are small: one look then sees all of them."""
+        together = [s for s in self._looked_at if s.dtype == "float32"]
+        sizes = [-(-math.prod((self._rows, *s.frame_shape)) * 4 // ALIGNMENT) * ALIGNMENT for s in together]
+        buffers = Buffers()
+        if 0 < sum(sizes) <= SMALL * 4:
+            buffers.arena = _allocate((sum(sizes) // 4,), "float32", 1)[0]
+            begin = 0
+            for s, size in zip(together, sizes, strict=True):
+                count = math.prod((self._rows, *s.frame_shape))
+                buffers[s.name] = buffers.arena[begin : begin + count].reshape(self._rows, *s.frame_shape)
+                begin += size // 4
+        for s in self._signature.states:
+            if s.name not in buffers:
+                buffers[s.name] = _allocate(s.frame_shape, s.dtype, self._rows)
+        return buffers
 
     def put(self, slot: int, frame: Frame) -> None:
         for name, target in self._slots[slot]:
@@ -140,7 +163,23 @@ class _Memory:
             outputs[name] = array[rows]
         views = {t.name: _read_only(outputs[t.name]) for t in self._signature.outputs}
         rows_alone = [{name: view[j, ...] for name, view in views.items()} for j in range(count)]
-        return _Call(binding, rows_alone, views)
+        found = [] if after.arena is None else [look(after.arena, "float32")]
+        for s in self._looked_at:
+            if after.arena is None or s.dtype != "float32":
+                found.append(look(after[s.name][rows].reshape(-1), s.dtype))
+        states = {s.name: after[s.name][rows] for s in self._signature.states}
+        return _Call(binding, rows_alone, views, found, states)
+
+    def is_good(self, call: _Call, ranges: Mapping[str, tuple[float, float]]) -> bool:
+        """Whether the states that the call wrote are finite, as far as they are looked at, and within ``ranges``."""
+        for finite in call.looked_at:
+            if not finite():
+                return False
+        if ranges:
+            for name, (low, high) in ranges.items():
+                if not (low <= call.states[name].min() and call.states[name].max() <= high):
+                    return False
+        return True
 
     def run(self, call: _Call) -> list[Outputs]:
         if self._session is None:

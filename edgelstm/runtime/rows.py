@@ -8,7 +8,7 @@ copied. Only when few rows of a long run take part are they gathered into scratc
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -91,7 +91,8 @@ class Memory(Protocol):
 class RowState:
     """State of all rows: ``buffers[side]``; ``side[row]`` says which one is current.
 
-    ``written``: rows set since the last step. ``calls``: bound engine calls by rows and side.
+    ``written``: rows set since the last step. ``calls``: bound engine calls by rows and side. ``moved``: rows that the last
+    step advanced, whose state before it lies on the other side; ``ran``: the engine calls that it made.
     """
 
     buffers: tuple[Any, Any]
@@ -99,6 +100,8 @@ class RowState:
     scratch: tuple[Any, Any] | None = None
     calls: dict[_Key, Any] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
+    moved: Sequence[int] = ()
+    ran: list[Any] = field(default_factory=list)
 
 
 class RowProgram:
@@ -112,6 +115,11 @@ class RowProgram:
         self.streams = streams
         self._size = size
         self._memory = memory
+        self._good: Callable[[Any, Mapping[str, tuple[float, float]]], bool] | None = getattr(
+            memory, "is_good", None
+        )
+        #: The engine leaves what it reads, and states can be looked at where they lie.
+        self._looks = self._good is not None and not size.overwrites
 
     def new_state(self) -> RowState:
         """All rows at their initial value."""
@@ -127,6 +135,8 @@ class RowProgram:
         memory = self._memory
         if state.written:
             state.written.clear()
+        state.ran.clear()
+        state.moved = ()
         if self._size.most == 1 or len(active) == 1 == self._size.least == self._size.granule:
             for frame, row in zip(frames, active, strict=True):
                 memory.put(row, frame)
@@ -145,6 +155,7 @@ class RowProgram:
         memory.wait()
         for row in active:
             state.side[row] ^= 1
+        state.moved = active
         return outputs
 
     def step_row(self, frame: Array, state: RowState, row: int) -> Outputs:
@@ -154,12 +165,15 @@ class RowProgram:
             return self.step([{self.signature.inputs[0].name: frame}], state, [row])[0]
         if state.written:
             state.written.clear()
+        state.moved = ()
         memory.put_one(row, frame)
         side = state.side[row]
-        call = state.calls.get((row, 1, side))
-        outputs = (memory.run(call) if call is not None else self._run(state, row, 1))[0]
+        call = state.calls.get((row, 1, side)) or self._call(state, row, 1)
+        state.ran[:] = (call,)
+        outputs = memory.run(call)[0]
         memory.wait()
         state.side[row] = 1 - side
+        state.moved = (row,)
         return outputs
 
     def step_rows(
@@ -174,15 +188,18 @@ class RowProgram:
             return None
         if state.written:
             state.written.clear()
+        state.moved = ()
         memory.put_rows(first, frames)
         sides = state.side[first : first + count]
         side = sides[0]
         if sides.count(side) < count:
             self._align(state, range(first, first + count), side)
         call = self._call(state, first, count)
+        state.ran[:] = (call,)
         memory.run(call)
         memory.wait()
         state.side[first : first + count] = [1 - side] * count
+        state.moved = range(first, first + count)
         return memory.rows_of(call)
 
     def warm_up(self, state: RowState) -> None:
@@ -227,6 +244,31 @@ class RowProgram:
             state.side[row] ^= 1
         self._memory.write(state.buffers[state.side[row]], row, values)
 
+    def glance(self, state: RowState, ranges: Mapping[str, tuple[float, float]]) -> Callable[[], bool] | None:
+        """What tells after a step of ``state`` whether what it wrote holds no NaN and no infinity, in states that don't begin with them,
+        and lies within ``ranges`` of stored numbers, by state name; None where states can't be looked at where they lie.
+
+        Rows beside those that advanced may be looked at too, so False says that a closer look is due.
+        """
+        good, ran = self._good, state.ran
+        if good is None or not self._looks:
+            return None
+        return lambda: good(ran[0], ranges) if len(ran) == 1 else all(good(call, ranges) for call in ran)
+
+    def undo(self, state: RowState, row: int) -> bool:
+        """Take the row's last step back; False, and nothing is done, if the state before it is no longer there.
+
+        What the step gave is then gone, its outputs too: a bad number left there would be met by every later look.
+        """
+        if not self._looks or row not in state.moved or row in state.written:
+            return False
+        state.moved = [r for r in state.moved if r != row]
+        self._memory.write(
+            state.buffers[state.side[row]], row, {s.name: s.initial_value() for s in self.signature.states}
+        )
+        state.side[row] ^= 1
+        return True
+
     def close(self) -> None:
         """Free the engine and its buffers; calling it again does nothing."""
         self._memory.close()
@@ -243,7 +285,9 @@ class RowProgram:
 
     def _run(self, state: RowState, first: int, count: int) -> list[Outputs]:
         """Run rows [first, first + count), whose current values lie on one side; the other side is written."""
-        return self._memory.run(self._call(state, first, count))
+        call = self._call(state, first, count)
+        state.ran.append(call)
+        return self._memory.run(call)
 
     def _call(self, state: RowState, first: int, count: int) -> Any:
         side = state.side[first]
@@ -268,10 +312,15 @@ class RowProgram:
         if call is None:
             call = memory.bind(0, count, before, after)
             _remember(state.calls, (-1, count, 0), call)
+        state.ran.append(call)
         outputs = memory.run(call)[: len(active)]
         for slot, row in enumerate(active):
-            memory.move(after, slot, state.buffers[state.side[row]], row)
+            # To the other side, as a step that is not gathered: the state before it stays.
+            memory.move(after, slot, state.buffers[1 - state.side[row]], row)
         memory.wait()
+        for row in active:
+            state.side[row] ^= 1
+        state.moved = active
         return outputs
 
     def _align(self, state: RowState, rows: range, side: int) -> None:

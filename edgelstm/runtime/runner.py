@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import threading
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,14 @@ class Stream:
     def restore(self, snapshot: Mapping[str, Array]) -> None:
         """Set the state. Values may come in any floating-point dtype, for a quantised state too."""
         self._runner._restore(self, snapshot)
+
+    def undo(self) -> bool:
+        """Take this stream's last step back: the state is what it was before it, and what the step gave is no longer good.
+
+        False, and nothing is done, where the backend does not keep that state, or when the stream has not advanced in the
+        runner's last step or was set since.
+        """
+        return self._runner._undo(self)
 
     def close(self) -> None:
         """Leave the runner and free the place; calling it again does nothing."""
@@ -201,6 +209,19 @@ class Runner:
         streams = self._streams
         pairs = [(streams.get(name) or self._stream_named(name), frame) for name, frame in frames.items()]
         return dict(zip(frames, self._advance(pairs, copy), strict=True))
+
+    def glance(self, ranges: Mapping[str, tuple[float, float]] | None = None) -> Callable[[], bool] | None:
+        """What tells after a step whether it left the states finite and, by name, within ``ranges`` of stored numbers: one look at
+        all of them together, where they lie. States that begin with NaN or infinity by design, and integers, need not be finite.
+
+        False says that a look at each stream's is due: those of others may be seen too. It is for the thread that steps. None where
+        the backend can't tell; elsewhere :meth:`Stream.undo` works.
+        """
+        with self._lock:
+            self._check_open()
+            glance = getattr(self._program, "glance", None)
+            made: Callable[[], bool] | None = None if glance is None else glance(self._state, ranges or {})
+            return made
 
     def close(self) -> None:
         """Free the device; calling it again does nothing."""
@@ -346,6 +367,15 @@ class Runner:
             self._check_member(stream)
             self._program.write_state(self._state, stream._row, self._initial)
             stream.frames = 0
+
+    def _undo(self, stream: Stream) -> bool:
+        undo = getattr(self._program, "undo", None)
+        with self._lock:
+            self._check_member(stream)
+            if undo is None or not undo(self._state, stream._row):
+                return False
+            stream.frames -= 1
+            return True
 
     def _snapshot(self, stream: Stream) -> dict[str, Array]:
         with self._lock:

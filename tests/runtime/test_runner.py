@@ -136,7 +136,7 @@ def test_frames_that_overflow_when_summed_are_finite(path: Path) -> None:
 @pytest.mark.parametrize("size", [3, 100_000])
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_any_value_that_is_not_finite_is_seen(size: int, dtype: str) -> None:
-    from edgelstm.runtime.frames import all_finite
+    from edgelstm.runtime.finite import all_finite
 
     largest = np.finfo(dtype).max
     assert all_finite(np.full(size, largest, dtype))

@@ -97,8 +97,7 @@ class Channel:
         name = self.name if key is None else f"{self.name}:{key}"
         if key is not None and self._is_known(name, arrived.frame.index):
             return True
-        with self._lock:
-            member = self.members.get(name)
+        member = self.members.get(name)
         if member is None:
             if self._removed:
                 return False
@@ -106,7 +105,7 @@ class Channel:
         if arrived.frame.last:
             with self._lock:
                 self.members.pop(name, None)
-        with self.loop.wake:  # a checkpoint sees the frame in the queue and here, or in neither
+        with self.loop.wake.lock:  # a checkpoint sees the frame in the queue and here, or in neither
             taken = member.feed.put(arrived)
             if taken:
                 self._read = arrived.frame.index
@@ -228,6 +227,7 @@ class Channel:
             member.clock.follow(rules.gap, s.late, s.max_gap)
             member.guard.follow(s.bad, s.keep_every, self.ranges)
             member.feed.follow(s.queue, s.overload)
+        self.loop.guard_by(self.ranges)
         if self.reader is not None:
             self.reader.follow(s.retries, s.retry)
 

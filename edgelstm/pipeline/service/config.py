@@ -80,8 +80,9 @@ class StreamSection(Section):
     rate: Seconds | None = Field(
         default=None, description="Frames a second at which the source is read; without it, as they come."
     )
-    queue: Annotated[int, Field(ge=1, le=10000)] = Field(
-        default=4, description="Frames that may wait for the model. With a key, of each stream."
+    queue: Annotated[int, Field(ge=1, le=10000)] | None = Field(
+        default=None,
+        description="Frames that may wait for the model; without it 4, and 32 where `block` meets frames of at most 64 KiB. With a key, of each stream.",
     )
     overload: Overload = Field(
         default="block",

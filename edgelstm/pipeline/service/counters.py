@@ -5,6 +5,9 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
+#: Counted every frame, each by one thread alone, and so without a lock.
+_EVERY_FRAME = ("read", "stepped")
+
 
 class Counts:
     """Counters of one stream; any thread may add.
@@ -19,6 +22,9 @@ class Counts:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._lock = threading.Lock()
+        #: The source's thread adds to this one, and the loop's to the next.
+        self.read = 0
+        self.stepped = 0
 
     def add(self, name: str, count: int = 1) -> int:
         """Count; gives the new number."""
@@ -28,7 +34,7 @@ class Counts:
 
     def __getitem__(self, name: str) -> int:
         with self._lock:
-            return self._counts[name]
+            return self._counts[name] + (getattr(self, name) if name in _EVERY_FRAME else 0)
 
     def total(self, kind: str) -> int:
         """Of all ``kind:...`` together."""
@@ -43,7 +49,10 @@ class Counts:
     def to_json(self) -> dict[str, int]:
         """JSON-ready, in the order of the alphabet."""
         with self._lock:
-            return {name: self._counts[name] for name in sorted(self._counts)}
+            counts = self._counts.copy()
+        for name in _EVERY_FRAME:
+            counts[name] += getattr(self, name)
+        return {name: counts[name] for name in sorted(counts) if counts[name]}
 
 
 def is_worth_a_line(count: int) -> bool:

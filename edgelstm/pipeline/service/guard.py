@@ -1,8 +1,12 @@
-"""The state guard: a state that turned to NaN or infinity, or left its range, is caught within that frame."""
+"""The state guard: a state that turned to NaN or infinity, or left its range, is caught within that frame.
+
+After every call a :func:`glance` looks at the states of all streams at once; only when it sees something does each stream's
+:class:`Guard` look at its own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,17 +14,26 @@ import numpy as np
 from edgelstm.errors import count_of
 from edgelstm.graph.signature import Signature, StateSpec
 from edgelstm.pipeline.service.policies import Bad
-from edgelstm.runtime.frames import all_finite
+from edgelstm.runtime.finite import all_finite
 from edgelstm.runtime.protocol import Array
 
 if TYPE_CHECKING:
-    from edgelstm.runtime.runner import Stream
+    from edgelstm.runtime.runner import Runner, Stream
 
 Ranges = Mapping[str, tuple[float, float]]
 State = dict[str, Array]
 
 #: After so many frames in a row that spoilt the state, what it goes back to is no good either.
 TRIES = 8
+
+
+def glance(runner: Runner, ranges: Ranges | None = None) -> Callable[[], bool]:
+    """What tells whether the last call left every state good, at a fraction of what a closer look costs: one reduction over states that
+    lie side by side, in place, and for each range that is declared a smallest and a largest value. It gives False where the
+    backend can't tell."""
+    coded = {s.name for s in runner.signature.states if s.is_coded}
+    found = None if coded & set(ranges or {}) else runner.glance(ranges)
+    return found or (lambda: False)
 
 
 class Guard:
@@ -43,6 +56,14 @@ class Guard:
         self._kept: State | None = None
         self._since = 0
         self._in_a_row = 0
+
+    def passed(self, stream: Stream) -> None:
+        """After a step that a :func:`glance` found good: the states before a step are with the backend, so none is kept here."""
+        self.last, self._in_a_row = None, 0
+        if self._bad == "rollback":
+            self._since += 1
+            if self._since >= self._keep:
+                self._kept, self._since = stream.snapshot(), 0
 
     def look(self, stream: Stream) -> tuple[str, str] | None:
         """After a step: None, or what was wrong with the state (``state`` or ``range``, and in words); it is then set back."""
@@ -67,6 +88,8 @@ class Guard:
             return "initial"
         if self._bad == "rollback":
             self.last, self._since = self._kept, 0
+        elif stream.undo():
+            return "before"
         if self.last is None:
             stream.reset()
             return "initial"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
+import numpy as np
+
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.feed import Wake
+from edgelstm.pipeline.service.guard import Ranges, glance
 from edgelstm.pipeline.service.member import Due, Member
 from edgelstm.runtime.runner import Runner
 
@@ -28,14 +31,22 @@ class Loop:
     """Members of one model. A call is made when every due stream has a frame, or ``max_wait`` seconds after the first came.
 
     A stream is due if its next frame is expected within that time, judged by how its frames came so far.
-    rooms: streams that the runner has places for; the frames of others wait until one leaves.
+    rooms: streams that the runner has places for; the frames of others wait until one leaves. ranges: of states, see
+    :class:`edgelstm.pipeline.service.guard.Guard`.
     between: called between calls, and now and then while none is made.
     """
 
-    def __init__(self, name: str, runner: Runner, rooms: int, max_wait: float) -> None:
+    def __init__(
+        self, name: str, runner: Runner, rooms: int, max_wait: float, ranges: Ranges | None = None
+    ) -> None:
         self.name = name
         self.runner = runner
-        self.wake = threading.Condition()
+        self.wake = Wake()
+        self._ranges = ranges
+        self._are_good = glance(runner, ranges)
+        self._look_at = 0.0
+        inputs = runner.signature.inputs
+        self._only = inputs[0].name if len(inputs) == 1 else None
         self.members: list[Member] = []
         self.between: Callable[[], None] | None = None
         #: Called with a member that left.
@@ -63,7 +74,7 @@ class Loop:
         """A source will not."""
         with self.wake:
             self._readers -= 1
-            self.wake.notify_all()
+            self.wake.tell()
 
     def add(self, member: Member) -> None:
         """A stream begins."""
@@ -71,7 +82,7 @@ class Loop:
             if self._stopping:
                 member.feed.end()
             self.members.append(member)
-            self.wake.notify_all()
+            self.wake.tell()
 
     def ask(self, job: Callable[[], T]) -> Future[T]:
         """Let ``job`` run between two calls, by the thread that makes them; at once when there is none."""
@@ -94,6 +105,11 @@ class Loop:
             except BaseException as error:  # who asked is told
                 future.set_exception(error)
 
+    def guard_by(self, ranges: Ranges) -> None:
+        """Look at states by other ranges from here on; for :meth:`ask`."""
+        self._ranges = ranges
+        self._are_good = glance(self.runner, ranges)
+
     def move_to(self, runner: Runner, rooms: int) -> None:
         """Go on with another runner of the same model, states and all; for :meth:`ask`."""
         old = self.runner
@@ -101,6 +117,7 @@ class Loop:
         for member, stream in moved:
             member.stream = stream
         self.runner, self.rooms, self._noted = runner, rooms, len(runner.notes)
+        self._are_good = glance(runner, self._ranges)
         old.close()
 
     def drop(self, members: list[Member]) -> None:
@@ -119,18 +136,20 @@ class Loop:
             self._stopping = True
             for member in self.members:
                 member.feed.end()
-            self.wake.notify_all()
+            self.wake.tell()
 
     def run(self) -> None:
         """Until all sources ended and all frames are stepped."""
         with self.wake:
             self.is_idle = False
         try:
-            while (ready := self._wait()) is not None:
-                self._round(ready)
-                self._do_jobs()
-                if self.between is not None:
-                    self.between()
+            # Numbers that overflow are what the guard looks for; NumPy need not say so too.
+            with np.errstate(over="ignore", invalid="ignore"):
+                while (ready := self._wait()) is not None:
+                    self._round(ready)
+                    self._do_jobs()
+                    if self.between is not None:
+                        self.between()
         except BaseException as error:
             self.error = error
             log.error("model %s: stopped: %s", self.name, error)
@@ -141,19 +160,32 @@ class Loop:
 
     def _wait(self) -> list[Member] | None:
         """Members to be stepped together, none at a tick; None at the end."""
-        with self.wake:
+        wake = self.wake
+        with wake.lock:
             while True:
                 if self._jobs:
                     return []
                 now = time.monotonic()
-                for member in self.members:
-                    member.check_loss(now)
+                if wake.look or now >= self._look_at:
+                    wake.look, self._look_at = False, now + TICK
+                    for member in self.members:
+                        member.check_loss(now)
                 ready = self._ready()
                 if ready:
-                    deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self.max_wait
-                    if now >= deadline or not any(_is_awaited(m, deadline) for m in self.members):
+                    if len(ready) == len(self.members):
                         return ready
-                    self.wake.wait(deadline - now)
+                    deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self.max_wait
+                    if now >= deadline:
+                        return ready
+                    awaited = [m.feed for m in self.members if _is_awaited(m, deadline)]
+                    if not awaited:
+                        return ready
+                    for feed in awaited:
+                        feed.awaited = True
+                    wake.missing = len(awaited)
+                    wake.wait(deadline - now)
+                    for feed in awaited:
+                        feed.awaited = False
                 elif any(m.is_done for m in self.members):
                     return []
                 elif (self._readers <= 0 or self._stopping) and not any(
@@ -161,8 +193,12 @@ class Loop:
                 ):
                     self.is_idle = True
                     return None
-                elif not self.wake.wait(TICK):
-                    return []
+                else:
+                    wake.idle = True
+                    told = wake.wait(TICK)
+                    wake.idle = False
+                    if not told:
+                        return []
 
     def _ready(self) -> list[Member]:
         free = self.rooms - len(self.runner.streams)
@@ -184,34 +220,47 @@ class Loop:
     def _round(self, ready: list[Member]) -> None:
         due: dict[str, tuple[Member, Due]] = {}
         for member in ready:
-            member.join(self.runner)
+            if member.stream is None:
+                member.join(self.runner)
             found = member.next()
             if found is not None:
                 due[member.name] = (member, found)
         if due:
             self._step(due)
-        with self.wake:
-            for member in [m for m in self.members if m.is_done]:
-                member.leave()
-                if self.left is not None:
-                    self.left(member)
-                self.members.remove(member)
+        done = [m for m in self.members if m.is_done]
+        if done:
+            with self.wake:
+                for member in done:
+                    member.leave()
+                    if self.left is not None:
+                        self.left(member)
+                    self.members.remove(member)
 
     def _step(self, due: dict[str, tuple[Member, Due]]) -> None:
         self.calls += 1
         started = time.perf_counter()
         try:
-            made = self.runner.step({name: d.arrays for name, (_, d) in due.items()}, copy=True)
+            only = self._only
+            if len(due) == 1:  # the shortest way to the engine
+                ((name, (member, found)),) = due.items()
+                assert member.stream is not None
+                frame = found.arrays if only is None else found.arrays[only]
+                made = {name: member.stream.step(frame, copy=True)}
+            else:
+                frames = {n: d.arrays if only is None else d.arrays[only] for n, (_, d) in due.items()}
+                made = self.runner.step(frames, copy=True)
         except Exception as error:  # whoever is to blame, the others go on
             self._one_by_one(due, error)
             return
         seconds = time.perf_counter() - started
         self._failed_in_a_row = 0
-        for note in self.runner.notes[self._noted :]:
-            log.warning("model %s: %s", self.name, note)
-        self._noted = len(self.runner.notes)
+        if len(self.runner.notes) > self._noted:
+            for note in self.runner.notes[self._noted :]:
+                log.warning("model %s: %s", self.name, note)
+            self._noted = len(self.runner.notes)
+        good = self._are_good()
         for name, (member, found) in due.items():
-            member.stepped(found, made[name], seconds)
+            member.stepped(found, made[name], seconds, good)
 
     def _one_by_one(self, due: dict[str, tuple[Member, Due]], error: Exception) -> None:
         """No state moved: each stream alone, so that only those that are to blame stay."""
@@ -226,7 +275,8 @@ class Loop:
                 member.failed(found, own)
                 continue
             done += 1
-            member.stepped(found, made[name], time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            member.stepped(found, made[name], seconds, self._are_good())
         self._failed_in_a_row = 0 if done else self._failed_in_a_row + 1
         if self._failed_in_a_row >= BROKEN:
             raise EdgeLstmError(

@@ -16,11 +16,11 @@ from edgelstm.pipeline.service.checkpoint import StreamPart
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
-from edgelstm.pipeline.service.policies import Bad, Clock, GapRule, Loss
+from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Loss
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.runtime.frames import all_finite
+from edgelstm.runtime.finite import all_finite
 from edgelstm.runtime.runner import Runner, Stream
 
 log = logging.getLogger("edgelstm.serve")
@@ -36,7 +36,7 @@ class Rules:
     lost_after: float | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Due:
     """What a step takes. filled: the frame stands in for a missing one, and what comes out goes nowhere. at: when it came."""
 
@@ -90,7 +90,7 @@ class Member:
     @property
     def has_frame(self) -> bool:
         """Whether :meth:`next` has something to look at."""
-        return bool(self._pending) or len(self.feed) > 0
+        return bool(self.feed.queue or self._pending)
 
     @property
     def is_done(self) -> bool:
@@ -208,9 +208,13 @@ class Member:
             arrived = self.feed.take()
             if arrived is None:
                 return None
-            self._judge(arrived)
+            if self._judge(arrived):
+                due = self._ready(arrived, False)
+                if due is not None:
+                    return due
 
-    def _judge(self, arrived: Arrived) -> None:
+    def _judge(self, arrived: Arrived) -> bool:
+        """Whether the frame is to be stepped now: not when it is dropped, or waits behind those that stand in for missing ones."""
         frame = arrived.frame
         self._ending = self._ending or frame.last
         if arrived.returned:
@@ -224,11 +228,13 @@ class Member:
             self.reset("source")
         before = self.clock.last
         verdict = self.clock.arrived(arrived.stamp, frame.gap is not None)
+        if verdict is IN_TIME:
+            return True
         if verdict.gap:
             self.counts.add("gaps")
         if verdict.drop is not None:
             self._drop(verdict.drop, arrived, f"time stamp {arrived.stamp:g} after {self.clock.last}")
-            return
+            return False
         if verdict.late:
             self.counts.add("stepped_late")
         if verdict.reset is not None:
@@ -240,6 +246,7 @@ class Member:
                 stand_in = replace(arrived, frame=replace(filler, last=False, gap=None))
                 self._pending.extend([(stand_in, True)] * verdict.fill)
         self._pending.append((arrived, False))
+        return False
 
     def _ready(self, arrived: Arrived, filled: bool) -> Due | None:
         frame = arrived.frame
@@ -249,7 +256,10 @@ class Member:
             self._drop("refused", arrived, str(error), filled)
             return None
         assert arrays is not None
-        if not all(a.dtype.kind != "f" or all_finite(a) for a in arrays.values()):
+        finite = True
+        for array in arrays.values():
+            finite = finite and (array.dtype.kind != "f" or all_finite(array))
+        if not finite:
             self._drop("not_finite", arrived, "NaN or infinity in the frame", filled)
             if self.rules.bad == "reset":
                 self.reset("frame")
@@ -281,19 +291,26 @@ class Member:
         if not filled:
             self.position = (arrived.frame.index, arrived.stamp)
 
-    def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float) -> None:
-        """The step is done; outputs are copies."""
+    def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, good: bool) -> None:
+        """The step is done; outputs are copies. good: the state was found to be so already."""
         assert self.stream is not None
-        self._seen(due, due.filled)
-        problem = self.guard.look(self.stream)
+        if not due.filled:
+            self.position = (due.frame.index, due.stamp)
+        problem = None
+        if good:
+            self.guard.passed(self.stream)
+        else:
+            problem = self.guard.look(self.stream)
         if problem is not None:
             kind, words = problem
             self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
             if is_worth_a_line(self.counts.add(f"guard:{kind}")):
                 log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
             return
-        self.counts.add("filled" if due.filled else "stepped")
-        if not due.filled:
+        if due.filled:
+            self.counts.add("filled")
+        else:
+            self.counts.stepped += 1
             self.pulse.stepped(due.frame, outputs, seconds, due.at)
         if not self._writers:
             return

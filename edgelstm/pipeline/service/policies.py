@@ -54,6 +54,10 @@ class Verdict:
     late: bool = False
 
 
+#: Nothing is to be said of the frame.
+IN_TIME = Verdict()
+
+
 class Clock:
     """Judges the time stamps of one stream, in seconds.
 
@@ -95,7 +99,7 @@ class Clock:
             return Verdict(drop="no_time")
         if self.last is None:
             self.last = stamp
-            return Verdict()
+            return IN_TIME
         step = stamp - self.last
         if step <= 0 and not self._was_set_back(step):
             return self._not_in_time("duplicate" if step == 0 else "late")
@@ -104,7 +108,7 @@ class Clock:
         gap = step <= 0 or (said_gap if self._max_gap is None else step > self._max_gap)
         if not gap:
             self._steps.append(step)
-            return Verdict()
+            return IN_TIME
         if self._gap.word == "reset":
             return Verdict(reset="gap", gap=True)
         return Verdict(gap=True, fill=self._missing(step) if step > 0 else 0)

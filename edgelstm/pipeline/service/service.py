@@ -151,7 +151,8 @@ class Service:
 
     def open_loop(self, name: str, rooms: int) -> Loop:
         """The loop of a model, in the place of one that there was."""
-        loop = Loop(name, self.open_runner(name, rooms), rooms, self.config.models[name].max_wait)
+        runner, wait = self.open_runner(name, rooms), self.config.models[name].max_wait
+        loop = Loop(name, runner, rooms, wait, self.ranges.get(name))
         self._stack.callback(lambda: loop.runner.close())
         loop.digest = self.hashes.get(name, "")
         loop.left = self._left

@@ -148,6 +148,8 @@ class Source:
             if first is None:
                 first = frame
                 told.update(frame.notes)
+            elif _is_like(frame, first):
+                pass
             elif self.live and frame.values == first.values and _type(frame) == _type(first):
                 if _form(frame) != _form(first):
                     log.warning(
@@ -210,6 +212,17 @@ def check_frame_size(what: str, shape: tuple[int, ...], dtype: np.dtype[Any]) ->
             found=f"{dtype}{list(shape)}, {count_of(size, 'byte')}",
             expected=f"1 to {MAX_FRAME_BYTES} bytes",
         )
+
+
+def _is_like(frame: Frame, first: Frame) -> bool:
+    """At a glance: one array of the same form. False says nothing."""
+    a, b = frame.data, first.data
+    return (
+        a.__class__ is b.__class__ is np.ndarray
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+        and frame.values == first.values
+    )
 
 
 def _form(frame: Frame) -> str:

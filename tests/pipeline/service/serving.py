@@ -72,7 +72,10 @@ def stream(
     """Run (time stamp, value) frames of several streams, each with its policies, to their end in this thread."""
     for name in runner.streams:
         runner.stream(name).close()
-    loop = Loop("m", runner, 8, 0.0)
+    ranges = next(
+        (p["ranges"] for _, p in streams.values() if "ranges" in p), None
+    )  # a model's, not a stream's
+    loop = Loop("m", runner, 8, 0.0, ranges)
     made = {}
     for name, (frames, policies) in streams.items():
         made[name] = member(loop, name, **policies)

@@ -16,7 +16,7 @@ from serving import frame, member, stream
 import zoo
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
-from edgelstm.pipeline.service.feed import Arrived, Feed
+from edgelstm.pipeline.service.feed import Arrived, Feed, Wake
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.policies import Clock, GapRule
 from edgelstm.runtime.runner import Runner
@@ -197,7 +197,7 @@ def test_nothing_is_lost_or_delivered_twice_and_streams_do_not_meet(
 def test_a_full_queue_gives_way_as_declared(overload: Any, size: int, actions: list[str]) -> None:
     """Against a list: newest frames stay, in order, and what was said before a dropped frame is said before the next."""
     counts = Counts()
-    feed = Feed(size, overload, counts, threading.Condition())
+    feed = Feed(size, overload, counts, Wake())
     wanted: list[tuple[int, bool, bool]] = []
     put, away = 0, False
     for action in actions:
@@ -222,7 +222,7 @@ def test_a_full_queue_gives_way_as_declared(overload: Any, size: int, actions: l
 
 
 def test_block_holds_the_source_up_and_loses_nothing() -> None:
-    feed = Feed(2, "block", Counts(), threading.Condition())
+    feed = Feed(2, "block", Counts(), Wake())
     thread = threading.Thread(
         target=lambda: [feed.put(Arrived(frame(k, 0), 0.0, 0.0)) for k in range(50)], daemon=True
     )
@@ -238,7 +238,7 @@ def test_block_holds_the_source_up_and_loses_nothing() -> None:
 
 
 def test_a_source_held_up_is_let_go_at_the_end() -> None:
-    feed = Feed(1, "block", Counts(), threading.Condition())
+    feed = Feed(1, "block", Counts(), Wake())
     feed.put(Arrived(frame(0, 0), 0.0, 0.0))
     taken: list[bool] = []
     thread = threading.Thread(

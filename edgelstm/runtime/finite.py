@@ -1,0 +1,59 @@
+"""Whether numbers are finite, as cheaply as can be told: it is asked after every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from edgelstm.graph.signature import StateSpec
+from edgelstm.runtime.protocol import Array
+
+#: Elements up to which BLAS works in the calling thread.
+SMALL = 8192
+#: Bits of the exponent, all of which are set in NaN and infinity alone (in float8e4m3fn with those of the mantissa: NaN alone).
+_BITS: dict[str, tuple[type[Any], int]] = {
+    "float16": (np.uint16, 0x7C00),
+    "bfloat16": (np.uint16, 0x7F80),
+    "float8e4m3fn": (np.uint8, 0x7F),
+}
+
+
+def look(array: Array, dtype: str) -> Callable[[], bool]:
+    """What tells, again and again, whether a flat, contiguous array holds no NaN and no infinity; dtype as in the Signature."""
+    if dtype in _BITS:
+        kind, mask = _BITS[dtype]
+        bits = array.view(kind)
+        buffer = np.empty_like(bits)
+
+        def by_bits() -> bool:
+            # NumPy computes in float16 a number at a time; this is 300 times as fast.
+            np.bitwise_and(bits, mask, out=buffer)
+            return buffer.size == 0 or int(buffer.max()) < mask
+
+        return by_bits
+    if array.size > SMALL:
+        # Both pass NaN on; between them they see either infinity. For a large array BLAS would wake threads.
+        return lambda: math.isfinite(array.max()) and math.isfinite(array.min())
+    dot, isfinite = array.dot, math.isfinite
+    # For a small array the call is what costs, and this is the cheapest. The sum may overflow though every value is finite.
+    return lambda: isfinite(dot(array)) or bool(np.isfinite(array).all())
+
+
+def all_finite(array: Array) -> bool:
+    """Whether no value is NaN or infinite, without a temporary array where the dtype is not float16."""
+    if array.dtype == np.float16:
+        return look(np.ascontiguousarray(array).reshape(-1), "float16")()
+    if array.size > SMALL:
+        return math.isfinite(array.max()) and math.isfinite(array.min())
+    return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())
+
+
+def is_looked_at(spec: StateSpec) -> bool:
+    """Whether a state can turn to NaN or infinity and is not meant to: one that begins with them is."""
+    stored = spec.initial_value()
+    if spec.dtype not in _BITS and stored.dtype.kind != "f":
+        return False
+    return bool(np.isfinite(spec.values(stored)).all())
