@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 DIFFERENT = 16  # frames
+FIRST = 2  # calls
 
 
 def frames_of(shape: tuple[int, ...], streams: int) -> list[np.ndarray[Any, Any]]:
@@ -53,8 +54,8 @@ def bare(model: str, streams: int, threads: int, frames: int) -> Callable[[], fl
     return turn
 
 
-def serve(model: str, streams: int, threads: int, frames: int) -> Callable[[], float]:
-    """The service, opened once a turn; the clock runs from the first call to the last."""
+def serve(model: str, streams: int, threads: int, frames: int) -> Callable[[], tuple[float, float]]:
+    """The service, opened once a turn; the clock runs from the second call to the last."""
     from edgelstm import Pipeline, Runner
     from edgelstm.pipeline.service.loop import Loop
 
@@ -70,22 +71,32 @@ def serve(model: str, streams: int, threads: int, frames: int) -> Callable[[], f
     pipeline = Pipeline.from_text(text, folder)
     over_and_over(frames)
 
-    def turn() -> float:
-        took: list[float] = []
-        run = Loop.run
+    def turn() -> tuple[float, float]:
+        marks: list[tuple[int, float, float]] = []
+        run, step = Loop.run, Loop._step
+
+        def mark(self: Loop) -> None:
+            marks.append((self.calls, time.perf_counter(), time.process_time()))
+
+        def stepped(self: Loop, due: Any) -> None:
+            step(self, due)
+            if self.calls == FIRST:
+                mark(self)
 
         def timed(self: Loop) -> None:
-            began = time.perf_counter()
             run(self)
-            took.append(time.perf_counter() - began)
+            mark(self)
 
-        Loop.run = timed  # type: ignore[method-assign]
+        Loop.run, Loop._step = timed, stepped  # type: ignore[method-assign]
         try:
             report = pipeline.run()
         finally:
-            Loop.run = run  # type: ignore[method-assign]
+            Loop.run, Loop._step = run, step  # type: ignore[method-assign]
         assert all(c["stepped"] == frames for c in report.streams.values()), report
-        return took[0]
+        (_, began, used), (calls, ended, in_all) = marks
+        # All that lies behind the first calls, in which memory is taken and threads begin, as if there had been no others.
+        share = calls / (calls - FIRST)
+        return (ended - began) * share, (in_all - used) * share
 
     return turn
 
@@ -181,7 +192,7 @@ def hand(model: str, streams: int, threads: int, frames: int, parallel: bool = F
     return turn_parallel if parallel else turn
 
 
-KINDS: dict[str, Callable[[str, int, int, int], Callable[[], float]]] = {
+KINDS: dict[str, Callable[[str, int, int, int], Callable[[], Any]]] = {
     "bare": bare,
     "serve": serve,
     "hand": hand,
