@@ -41,7 +41,7 @@ def test_undo_gives_the_state_before_the_last_step_and_touches_no_other(
     for name in runner.streams:
         runner.stream(name).close()
     names = [f"s{k}" for k in range(6)]
-    values = {name: 3.0 for name in names}
+    values = dict.fromkeys(names, 3.0)
     before: dict[str, float] = {}
     for name in names:
         runner.stream(name)
@@ -78,9 +78,7 @@ def test_a_glance_sees_nan_in_any_stream_and_none_once_it_is_taken_back(runner: 
         runner.step({name: np.array(1, np.float32) for name in names})
         assert glance()
         with np.errstate(invalid="ignore"):
-            runner.step(
-                {n: np.array(math.nan if k == bad else 1, np.float32) for k, n in enumerate(names)}
-            )
+            runner.step({n: np.array(math.nan if k == bad else 1, np.float32) for k, n in enumerate(names)})
         assert not glance()
         assert runner.stream(f"s{bad}").undo()
         runner.step({"s0": np.array(1, np.float32), "s5": np.array(1, np.float32)})
