@@ -97,5 +97,5 @@ $(DEMO): $(BIN)/pip $(PINS)
 $(TEST): $(BIN)/pip $(PINS)
 	$(PIP) install --quiet $(TORCH)
 	$(INSTALL) hatchling editables
-	$(INSTALL) --no-build-isolation -e '.[cpu,torch,rtx,video,images,radar,serve,bench,dev]'
+	$(INSTALL) --no-build-isolation -e '.[cpu,torch,rtx,video,images,radar,serve,live,bench,dev]'
 	@touch $(DEMO) $@

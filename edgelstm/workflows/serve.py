@@ -8,7 +8,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,12 +18,13 @@ from edgelstm.files import PathLike, check_file, read_bytes, sha256
 from edgelstm.runtime.outside import OutsideRange
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline.service.config import Config, ModelSection
+    from edgelstm.pipeline.service.config import Config, ModelSection, StreamSection
     from edgelstm.pipeline.service.control import Control
     from edgelstm.pipeline.service.follow import FileWatch, Follower, Prepare
     from edgelstm.pipeline.service.guard import Ranges
     from edgelstm.pipeline.service.parse import Parsed
     from edgelstm.pipeline.service.service import ServeReport, Service
+    from edgelstm.pipeline.web.listener import Listener
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -63,6 +64,8 @@ class Pipeline:
         self._control: Control | None = None
         self._follower: Follower | None = None
         self._watch: FileWatch | None = None
+        #: Where the service answers by HTTP, while it does.
+        self.url: str | None = None
 
     @classmethod
     def from_file(cls, path: PathLike, environment: Mapping[str, str] | None = None) -> Pipeline:
@@ -87,25 +90,16 @@ class Pipeline:
 
     def run(self) -> ServeReport:
         """Until every source ended or :meth:`stop`. Raises EdgeLstmError when something can't be opened at the start."""
-        from edgelstm.pipeline.service.control import Control
-        from edgelstm.pipeline.service.follow import FileWatch, Follower
-
-        with self._opened() as (service, prepare):
+        with self._listening() as listener, self._opened() as (service, prepare):
             self._service = service
-            self._control = Control(service)
-            self._follower = Follower(self._control, prepare)
-            if self._path is not None:
-                self._watch = FileWatch(self._path, self.reload, self.config.service.reload)
             try:
                 if self._stop.is_set():
                     service.stop()
-                with warnings.catch_warnings():
+                with warnings.catch_warnings(), self._steered(service, prepare, listener):
                     warnings.simplefilter("ignore", OutsideRange)  # it is in the log
                     report = service.run()
             finally:
-                if self._watch is not None:
-                    self._watch.close()
-                self._service = self._control = self._follower = self._watch = None
+                self._service = None
         report.failed = {name: self.redactor.text(text) for name, text in report.failed.items()}
         return report
 
@@ -115,6 +109,72 @@ class Pipeline:
         service = self._service
         if service is not None:
             service.stop()
+
+    @contextmanager
+    def _listening(self) -> Iterator[Listener | None]:
+        """The socket for HTTP: what is wrong with it is said before models are loaded."""
+        settings = self.config.service
+        if settings.http is None:
+            yield None
+            return
+        from edgelstm.pipeline.service.service import placed
+        from edgelstm.pipeline.web.listener import Listener
+
+        tls = {
+            k: placed(self._base, v)
+            for k in ("tls_cert", "tls_key")
+            if (v := getattr(settings, k)) is not None
+        }
+        listener = Listener(settings.model_copy(update=tls))
+        try:
+            self.url = listener.url
+            yield listener
+        finally:
+            self.url = None
+            listener.close()
+
+    @contextmanager
+    def _steered(self, service: Service, prepare: Prepare, listener: Listener | None) -> Iterator[None]:
+        """While this lasts, others steer the service: from Python, by the file and by HTTP."""
+        from edgelstm.pipeline.service.control import Control
+        from edgelstm.pipeline.service.follow import FileWatch, Follower
+
+        with ExitStack() as stack:
+            self._control = Control(service)
+            self._follower = Follower(self._control, prepare)
+            if self._path is not None:
+                self._watch = FileWatch(self._path, self.reload, self.config.service.reload)
+                stack.callback(self._watch.close)
+            if listener is not None:
+                from edgelstm.pipeline.web.logs import listening
+                from edgelstm.pipeline.web.server import Server
+                from edgelstm.pipeline.web.site import Site
+
+                site = Site(
+                    service,
+                    self._control,
+                    self.redactor,
+                    stack.enter_context(listening(self.redactor)),
+                    self.config.service,
+                    self._section,
+                    self.reload if self._path is not None else None,
+                    getattr(self, "swap", None),
+                )
+                stack.enter_context(Server(site, listener))
+            try:
+                yield
+            finally:
+                self._control = self._follower = self._watch = None
+
+    def _section(self, given: Mapping[str, Any]) -> StreamSection:
+        """A stream's section that somebody sent. Variables of the environment are not put in: they are the file's."""
+        from edgelstm.pipeline.service.config import secrets_of
+        from edgelstm.pipeline.service.parse import section
+        from edgelstm.pipeline.service.redact import Redactor
+
+        made = section(given)
+        self.redactor.learn(Redactor(secrets_of(made)))
+        return made.model_copy(update={"source": shipped(made.source)})
 
     @property
     def control(self) -> Control:

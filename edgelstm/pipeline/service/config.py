@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from typing import Annotated
 
@@ -22,6 +23,8 @@ from edgelstm.pipeline.service.config_sinks import (
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
 from edgelstm.pipeline.service.writer import SinkOverload
 from edgelstm.pipeline.sinks import Options, is_address
+
+HTTP = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 
 
 class ModelSection(Section):
@@ -175,6 +178,21 @@ class ServiceSection(Section):
         description="Watch this file: what changes in it is done, to the streams it touches and to no others.",
     )
 
+    http: Annotated[str, Field(pattern=HTTP)] | None = Field(
+        default=None,
+        description="HOST:PORT of the page, the API and the metrics: 127.0.0.1:8080. Addresses that other machines reach need a token.",
+    )
+    token: Annotated[str, Field(min_length=8, max_length=256)] | None = Field(
+        default=None,
+        description='What callers have to know: "${TOKEN}". It also lets them add and change streams.',
+    )
+    hosts: Annotated[list[Text], Field(max_length=64)] = Field(
+        default_factory=list,
+        description="Names by which it is called, beside addresses, localhost and the machine's own name.",
+    )
+    tls_cert: Text | None = Field(default=None, description="A certificate (PEM): it answers by https.")
+    tls_key: Text | None = Field(default=None, description="Its key (PEM).")
+
 
 class Config(Section):
     """A pipeline file."""
@@ -197,6 +215,9 @@ Wrong = tuple[tuple[str, ...], str, str]
 
 def cross_check(config: Config) -> Wrong | None:
     """What no single key shows."""
+    wrong = _wrong_service(config.service)
+    if wrong is not None:
+        return wrong
     models, taken = list(config.models), dict[str, str]()
     for name, stream in config.streams.items():
         where = ("streams", name)
@@ -229,8 +250,40 @@ def cross_check(config: Config) -> Wrong | None:
 
 def secrets(config: Config) -> set[str]:
     """What no log may show, wherever it came from."""
-    every = [options for s in config.streams.values() for _, options in s.targets]
-    every += [o for s in config.streams.values() for a in s.alarms.values() for _, o in a.targets]
+    found = {word for section in config.streams.values() for word in secrets_of(section)}
+    return found if config.service.token is None else {*found, config.service.token}
+
+
+def secrets_of(section: StreamSection) -> set[str]:
+    """Of one stream: passwords and headers of its sinks."""
+    every = [options for _, options in section.targets]
+    every += [o for a in section.alarms.values() for _, o in a.targets]
     found = {v for o in every for name, v in (o.headers or {}).items() if _SECRET.search(name)}
     found |= {word for value in found for word in value.split()}  # of "Bearer WORD", both
     return found | {o.password for o in every if o.password is not None}
+
+
+def _wrong_service(service: ServiceSection) -> Wrong | None:
+    if (service.tls_cert is None) != (service.tls_key is None):
+        have, lack = ("tls_cert", "tls_key") if service.tls_key is None else ("tls_key", "tls_cert")
+        return ("service", have), f"{have} without {lack}", "both"
+    if service.http is None:
+        return None
+    host, _, port = service.http.rpartition(":")
+    if int(port) > 65535:
+        return ("service", "http"), service.http, "a port of 0 to 65535"
+    if service.token is None and not is_loopback(host.strip("[]")):
+        return (
+            ("service", "http"),
+            f"{service.http}, which other machines reach, without a token",
+            'token = "${TOKEN}" too, or 127.0.0.1',
+        )
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

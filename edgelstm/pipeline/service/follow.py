@@ -115,7 +115,7 @@ class Follower:
                     inputs = Channel(channel.name, wanted, made, None, ranges).inputs()
                     for pulse in channel.pulses.values():
                         if pulse.shown is not None and wanted.source == channel.section.source:
-                            inputs(pulse.shown[0])
+                            inputs(pulse.shown.frame)
             except EdgeLstmError:
                 self._note(name, *was)
                 service.loops = {**service.loops, name: loop}

@@ -17,7 +17,7 @@ from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
 from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Loss
-from edgelstm.pipeline.service.pulse import Pulse
+from edgelstm.pipeline.service.pulse import Pulse, Shown
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.finite import all_finite
@@ -311,7 +311,7 @@ class Member:
             self.counts.add("filled")
         else:
             self.counts.stepped += 1
-            self.pulse.stepped(due.frame, outputs, seconds, due.at)
+            self.pulse.stepped(Shown(due.frame, due.arrays, outputs), seconds, due.at)
         if not self._writers:
             return
         try:  # of frames that stand in too: it remembers
@@ -322,7 +322,7 @@ class Member:
             return
         if due.filled:
             return
-        self.pulse.shown = (due.frame, outputs)
+        self.pulse.shown = Shown(due.frame, due.arrays, outputs)
         shown = replace(due.frame, stream=self.name)
         for writer in self._writers:
             writer.put(shown, outputs, seconds, self.counts)

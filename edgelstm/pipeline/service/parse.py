@@ -17,7 +17,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.service.redact import Redactor
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline.service.config import Config
+    from edgelstm.pipeline.service.config import Config, StreamSection
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -89,6 +89,18 @@ def parse(text: str, where: str, environment: Mapping[str, str] | None = None) -
         key, found, expected = wrong
         raise redactor.error(EdgeLstmError(_at(key, lines, where), found=found, expected=expected))
     return Parsed(config, redactor)
+
+
+def section(given: Mapping[str, Any]) -> StreamSection:
+    """A stream's section that did not come from a file. Raises EdgeLstmError that names the key."""
+    pydantic = _pydantic()
+    from edgelstm.pipeline.service.config import StreamSection
+
+    try:
+        return StreamSection.model_validate(dict(given))
+    except pydantic.ValidationError as error:
+        errors = [{**e, "loc": ("streams", "NAME", *e["loc"])} for e in error.errors()]
+        raise _error(errors, {}, "stream") from None
 
 
 def _pydantic() -> Any:

@@ -6,6 +6,7 @@ import time
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from edgelstm.pipeline.sources.source import Array, Frame
 
@@ -28,6 +29,14 @@ class Histogram:
         self.sum += value
 
 
+class Shown(NamedTuple):
+    """A frame as it came, as the model took it, and what the model made of it, with units and postprocessing where a sink asked for them."""
+
+    frame: Frame
+    taken: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+
+
 class Pulse:
     """Written by the loop's thread, read by any: every attribute is put in place whole.
 
@@ -39,8 +48,8 @@ class Pulse:
         #: Seconds from a frame's arrival after which its output is overdue.
         self.deadline: float | None = None
         self.overdue = 0
-        #: The last frame and what the model made of it, with units and postprocessing where a sink asked for them.
-        self.shown: tuple[Frame, Mapping[str, Array]] | None = None
+        #: The last step.
+        self.shown: Shown | None = None
         #: Seconds of the last step, and from the frame's arrival to its output.
         self.step = self.age = 0.0
         #: When the last output came (``time.monotonic``).
@@ -57,12 +66,12 @@ class Pulse:
             except RuntimeError:  # a second was added meanwhile
                 continue
 
-    def stepped(self, frame: Frame, outputs: Mapping[str, Array], seconds: float, came: float) -> None:
+    def stepped(self, shown: Shown, seconds: float, came: float) -> None:
         """A frame that came at ``came`` was stepped in ``seconds``."""
         now = time.monotonic()
         age = now - came
         self.step, self.age, self.at = seconds, age, now
-        self.shown = (frame, outputs)
+        self.shown = shown
         self.steps.add(seconds)
         self.ages.add(age)
         if self.deadline is not None and age > self.deadline:

@@ -54,6 +54,8 @@ class Reader:
         self.name = name
         #: What ended the source for good, before its end.
         self.error: Exception | None = None
+        #: What is wrong with it now, while it is tried again.
+        self.trouble: Exception | None = None
         self._open, self._deliver, self._first = open_source, deliver, first
         self._rate, self._retries, self._retry = rate, retries, retry
         self._after, self._since, self._rooms = after, since, rooms
@@ -103,6 +105,7 @@ class Reader:
                         self.error = error
                         log.error("stream %s: its source failed, it ends: %s", self.name, error)
                         return
+                    self.trouble = error
                     wait = min(self._retry * 2**tries, LONGEST_WAIT)
                     tries += 1
                     log.warning(
@@ -148,6 +151,7 @@ class Reader:
                     # A source that begins later than it did counts its seconds from there; sinks know the first start.
                     self._epoch = epoch if self._epoch is None else self._epoch
                     frame = replace(frame, time=when - self._epoch)
+                self.trouble = None
                 if not source.live:
                     self._keep_pace()
                 now = time.monotonic()

@@ -86,6 +86,11 @@ class Writer:
             self._wake.notify_all()
 
     @property
+    def waiting(self) -> int:
+        """Outputs in its queue."""
+        return len(self._queue)
+
+    @property
     def is_catching_up(self) -> bool:
         """Whether outputs may still come that it has."""
         return bool(self._behind)
