@@ -117,7 +117,7 @@ class Pipeline:
         if settings.http is None:
             yield None
             return
-        from edgelstm.pipeline.service.service import placed
+        from edgelstm.pipeline.service.outlets import placed
         from edgelstm.pipeline.web.listener import Listener
 
         tls = {
@@ -146,6 +146,7 @@ class Pipeline:
                 self._watch = FileWatch(self._path, self.reload, self.config.service.reload)
                 stack.callback(self._watch.close)
             if listener is not None:
+                from edgelstm import __version__
                 from edgelstm.pipeline.web.logs import listening
                 from edgelstm.pipeline.web.server import Server
                 from edgelstm.pipeline.web.site import Site
@@ -157,6 +158,7 @@ class Pipeline:
                     stack.enter_context(listening(self.redactor)),
                     self.config.service,
                     self._section,
+                    __version__,
                     self.reload if self._path is not None else None,
                     getattr(self, "swap", None),
                 )

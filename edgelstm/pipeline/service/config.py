@@ -215,9 +215,9 @@ Wrong = tuple[tuple[str, ...], str, str]
 
 def cross_check(config: Config) -> Wrong | None:
     """What no single key shows."""
-    wrong = _wrong_service(config.service)
-    if wrong is not None:
-        return wrong
+    amiss = _wrong_service(config.service)
+    if amiss is not None:
+        return amiss
     models, taken = list(config.models), dict[str, str]()
     for name, stream in config.streams.items():
         where = ("streams", name)

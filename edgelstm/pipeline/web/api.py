@@ -17,7 +17,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.params import Body, Path, Query
 from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
-from edgelstm import __version__
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.control import TakenName, UnknownStream
 from edgelstm.pipeline.web import page
@@ -38,7 +37,7 @@ def build(
 ) -> Any:
     """The ASGI application. cookie: its name. secure: it comes by TLS. leaving: whether the server is about to end."""
     app = FastAPI(
-        title="edgelstm", version=__version__, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
+        title="edgelstm", version=site.version, docs_url=None, redoc_url=None, openapi_url="/openapi.json"
     )
     token = None if site.settings.token is None else Token(site.settings.token)
     _errors(app, site)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edgelstm import __version__
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.service.pulse import BOUNDS, Histogram
 from edgelstm.pipeline.web import sysfs
@@ -69,7 +68,7 @@ class Metrics:
     def _service(self) -> Iterator[Any]:
         site = self._site
         info = self._core.InfoMetricFamily("edgelstm", "What runs")
-        info.add_metric([], {"version": __version__})
+        info.add_metric([], {"version": site.version})
         yield info
         ready = self._gauge("edgelstm_ready", "1 while frames that come are stepped")
         ready.add_metric([], float(is_ready(site)))

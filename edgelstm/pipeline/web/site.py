@@ -25,6 +25,7 @@ class Site:
     recent: Recent
     settings: ServiceSection
     section: Callable[[Mapping[str, Any]], StreamSection]
+    version: str
     reload: Callable[[], dict[str, str]] | None = None
     swap: Callable[[str, str], object] | None = None
     started: float = field(default_factory=time.monotonic)

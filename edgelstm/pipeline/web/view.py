@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm import __version__
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.loop import Loop
@@ -36,7 +35,7 @@ def status(site: Site, *, states: bool = False, history: bool = False) -> dict[s
         for name, pulse in (sorted(dict(channel.pulses).items()) or [(channel.name, Pulse())])
     ]
     return {
-        "version": __version__,
+        "version": site.version,
         "time": time.time(),
         "uptime": now - site.started,
         "ready": is_ready(site),
