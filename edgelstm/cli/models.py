@@ -229,6 +229,13 @@ def run(
     idle: Annotated[
         float | None, typer.Option(help="With --follow: end after so many seconds without a new file.")
     ] = None,
+    begin: Annotated[
+        Path | None,
+        typer.Option(
+            help="Begin with the state in a file that `serve` kept (keep_frames), which may be the source too.",
+            show_default=False,
+        ),
+    ] = None,
     on_bad_frame: Annotated[
         str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")
     ] = "error",
@@ -284,6 +291,7 @@ def run(
             on_gap=on_gap,  # type: ignore[arg-type]
             follow=follow,
             idle=idle,
+            begin=begin,
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             view=View(
                 output=show,

@@ -101,6 +101,7 @@ def run(
     threshold: float | None = None,
     follow: bool = False,
     idle: float | None = None,
+    begin: PathLike | None = None,
     view: View | None = None,
     observe: Callable[[Step], None] | None = None,
     progress: Progress | None = None,
@@ -119,6 +120,8 @@ def run(
     then: models that take what the one before gives, each with states and preprocessing of its own.
     score: hold forecasts of the input against the frames that came; CSI of ``threshold``.
     follow: wait for further files of a folder, for ``idle`` seconds or (None) until interrupted, which ends the run well.
+
+    begin: a file that the service wrote (``keep_frames``): the model begins with the state in it, and not with its initial one.
 
     observe: called with every step, :class:`edgelstm.workflows.streaming.Step`.
 
@@ -147,6 +150,8 @@ def run(
             for path in (model, *then)
         ]
         first = runners[0].signature
+        if begin is not None:
+            _begin(runners[0], begin, sources)
         ops = operations(first, preprocess)
         say_left_out(first, ops)
         parts = {name: cut(s, first, ops, hop) for name, s in sources.items()}
@@ -235,6 +240,19 @@ def _outputs(
         except EdgeLstmError:
             units = None  # nothing with units: values as the model gives them
     return Outputs(signature, ops, units=units or "model", postprocess=postprocess)
+
+
+def _begin(runner: Runner, path: PathLike, sources: Mapping[str, Source]) -> None:
+    """Let the one stream there is begin with the state in a file."""
+    from edgelstm.pipeline.service.kept import state_of
+
+    if len(sources) > 1 or any(s.streams > 1 for s in sources.values()):
+        raise EdgeLstmError(
+            "a state to begin with",
+            found=f"{sum(s.streams for s in sources.values())} streams",
+            expected="one",
+        )
+    runner.stream(next(iter(sources))).restore(state_of(path))
 
 
 def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:

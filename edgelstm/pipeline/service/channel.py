@@ -19,6 +19,7 @@ from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard, Ranges
+from edgelstm.pipeline.service.kept import Keeper, KeepRules
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member, Rules
 from edgelstm.pipeline.service.policies import Clock, GapRule
@@ -64,6 +65,9 @@ class Channel:
         self.ranges = ranges
         self._alarms: dict[str, Any] = {}
         self._goes_on = False
+        #: Where, and how many, last frames are kept when a state goes bad.
+        self.keep: KeepRules | None = None
+        self.keepers: list[Keeper] = []
         #: Its members wait; those to come too.
         self.paused = False
         #: Times that its source was opened again.
@@ -204,6 +208,9 @@ class Channel:
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
         member.paused, member.pulse.deadline = self.paused, s.deadline
+        if self.keep is not None:
+            member.keeper = Keeper(name, self.loop.name, self.keep, counts)
+            self.keepers.append(member.keeper)
         with self._lock:
             self.members[name] = member
             self.pulses[name] = member.pulse

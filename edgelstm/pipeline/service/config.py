@@ -124,6 +124,21 @@ class StreamSection(Section):
     keep_every: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         default=100, description="Frames from one kept state to the next, for rollback."
     )
+    keep_frames: Text | None = Field(
+        default=None,
+        description="A folder for the last frames before a state went bad, with the state before them: an .npz that `edgelstm run --begin` steps again.",
+    )
+    keep_seconds: Seconds = Field(
+        default=5.0,
+        description="Seconds of frames that `keep_frames` keeps; no file is written sooner after another.",
+    )
+    keep_files: Annotated[int, Field(ge=1, le=10000)] = Field(
+        default=8, description="Files of each stream in `keep_frames`; the oldest gives way."
+    )
+    keep_mib: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=64,
+        description="MiB that the frames of `keep_frames` may have, in memory and in a file: of more the newest.",
+    )
     deadline: Seconds | None = Field(
         default=None,
         description="Seconds from a frame's arrival to its output; those that take longer are counted.",

@@ -16,6 +16,7 @@ from edgelstm.pipeline.service.checkpoint import StreamPart
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
+from edgelstm.pipeline.service.kept import Keeper
 from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Loss
 from edgelstm.pipeline.service.pulse import Pulse, Shown
 from edgelstm.pipeline.service.writer import Writer
@@ -72,6 +73,8 @@ class Member:
         #: Its frames wait, as those of a full queue do.
         self.paused = False
         self.pulse = Pulse()
+        #: Keeps the last frames, for a file when the state goes bad.
+        self.keeper: Keeper | None = None
         #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
         self.position: tuple[int, float] | None = None
         self._inputs, self._outputs = inputs, outputs
@@ -191,6 +194,8 @@ class Member:
         if self.stream is not None:
             self.stream.reset()
         self.guard.forget()
+        if self.keeper is not None:
+            self.keeper.forget()
         self._gathered_from = None
         self._inputs.forget(self.name)
         self._outputs.forget(self.name)
@@ -265,7 +270,12 @@ class Member:
                 self.reset("frame")
             elif self.rules.bad == "rollback" and self.stream is not None:
                 self.counts.add(f"rolled_back:frame:{self.guard.set_back(self.stream)}")
+                if self.keeper is not None:
+                    self.keeper.forget()
             return None
+        if self.keeper is not None and self.stream is not None:
+            whole = self._gathered_from is None
+            self.keeper.take(frame, arrived.stamp, self.stream.snapshot if whole else None)
         if not filled:
             self._before = frame if self.rules.gap.word == "repeat" else None
         if self._inputs.window is not None:
@@ -306,6 +316,8 @@ class Member:
             self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
             if is_worth_a_line(self.counts.add(f"guard:{kind}")):
                 log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
+            if self.keeper is not None:
+                self.keeper.write(words)
             return
         if due.filled:
             self.counts.add("filled")

@@ -21,6 +21,7 @@ from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
 from edgelstm.pipeline.service.counters import is_worth_a_line
 from edgelstm.pipeline.service.guard import Ranges
+from edgelstm.pipeline.service.kept import KeepRules
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.opening import Opening
@@ -167,7 +168,11 @@ class Service:
     def channel(self, name: str, section: StreamSection, source: Source | None) -> Channel:
         """A channel that nothing runs yet; its loop is there."""
         loop = self.loops[self.model_of(section)]
-        return Channel(name, section, loop, source, self.ranges.get(loop.name, {}))
+        made = Channel(name, section, loop, source, self.ranges.get(loop.name, {}))
+        if section.keep_frames is not None and self._writes:
+            folder = Path(placed(self._base, section.keep_frames))
+            made.keep = KeepRules(folder, section.keep_seconds, section.keep_files, section.keep_mib * 2**20)
+        return made
 
     def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
         try:
@@ -353,6 +358,8 @@ class Service:
     def close(self) -> None:
         """Put what was written in its place and free the devices; calling it again does nothing."""
         close_all([w for c in self.channels for w in c.writers], self.config.service.drain)
+        for keeper in [k for c in self.channels for k in c.keepers]:
+            keeper.close()
         deadline = time.monotonic() + 1.0  # for all of them: a camera that hangs is left behind
         for channel in self.channels:
             if channel.reader is not None:

@@ -88,6 +88,14 @@ def open_npz(path: Path, key: str | None) -> Source:
                 key is None and "attrs" in members
             ):  # outputs of a run: what is said beside the values is no frame
                 members = {n: m for n, m in members.items() if n not in ("attrs", "name", "stream", "time")}
+            if (
+                key is None and "kept" in members
+            ):  # frames that the service kept: beside them lie times and states
+                members = {
+                    n: m
+                    for n, m in members.items()
+                    if n not in ("kept", "times") and not n.startswith("state.")
+                }
     except _DAMAGED as error:
         raise EdgeLstmError(f"{path}: not an .npz file, or a damaged one", found=error) from error
     if not members or (key is not None and key not in members):
