@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.markup import escape
@@ -30,6 +30,10 @@ def serve(
             help="Print a file that runs as it is: camera, radar, table or rtsp.", show_default=False
         ),
     ] = None,
+    log: Annotated[
+        Literal["text", "json"],
+        typer.Option(help="Log lines on standard error: text, or a line of JSON each."),
+    ] = "text",
     schema: Annotated[bool, typer.Option("--schema", help="Print the file's JSON schema.")] = False,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +60,12 @@ def serve(
                 out.print(f"  {key}: {value or '(none)'}", highlight=False, markup=False, soft_wrap=True)
         return None
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    if log == "json":
+        from edgelstm.pipeline.web.logs import JsonLines
+
+        handler.setFormatter(JsonLines())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     handler.addFilter(read.redactor)
     root = logging.getLogger("edgelstm")
     root.addHandler(handler)

@@ -125,7 +125,12 @@ class Gate:
 
     def _is_ours(self, host: str) -> bool:
         name = host.lower()
-        name = name[1:].partition("]")[0] if name.startswith("[") else name.partition(":")[0]
+        if name.startswith("["):
+            name, closed, _ = name[1:].partition("]")
+            if not closed:
+                return False
+        else:
+            name = name.partition(":")[0]
         try:
             ipaddress.ip_address(name)
         except ValueError:
