@@ -60,13 +60,22 @@ class SinkSection(Section):
     )
     output: Text | None = Field(default=None, description="Pictures: which output.")
     channel: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Pictures: which channel.")
-    lead: Annotated[int, Field(ge=0)] | None = Field(
-        default=None, description="Pictures: which lead time, from 0; without it, all side by side."
+    lead: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="Pictures: which lead time, from 1; without it, all side by side."
     )
     range: Annotated[list[Finite], Field(min_length=2, max_length=2)] | None = Field(
         default=None, description="Pictures: the values that are black and white."
     )
-    colours: Text | None = Field(default=None, description="Pictures: blue or heat; without it, grey.")
+    colours: Text | None = Field(
+        default=None, description="Pictures: as `edgelstm run --colours`; without it, grey."
+    )
+    rotate: Annotated[float, Field(ge=1, le=31_536_000)] | None = Field(
+        default=None,
+        description="Files that are put in place at the end: seconds from one to the next, NAME-20261128T031000Z and so on.",
+    )
+    keep: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="How many of these stay; without it, all."
+    )
 
     def options(self) -> Options:
         """All but where."""

@@ -19,11 +19,13 @@ from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks import (
     arrays,
+    foxglove,
     geotiff,
     lines,
     mqtt,
     netcdf,
     pictures,
+    rotating,
     tables,
     wav,
     webhook,
@@ -31,7 +33,7 @@ from edgelstm.pipeline.sinks import (
 )
 from edgelstm.pipeline.sinks.delivery import Undelivered
 from edgelstm.pipeline.sinks.panels import View
-from edgelstm.pipeline.sinks.target import PICTURES, TLS, Options, Target, is_address, shown
+from edgelstm.pipeline.sinks.target import PARTS, PICTURES, TLS, Options, Target, is_address, shown
 from edgelstm.pipeline.sources.source import Array, Frame
 
 __all__ = [
@@ -71,23 +73,34 @@ class Kind:
 
 #: A new kind of file is a line here.
 FILES = (
-    Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context)),
+    Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context), options=PARTS),
     Kind("FILE.jsonl", (".jsonl",), lines.json_lines, lines=True),
-    Kind("FILE.csv or .parquet", (".csv", ".parquet"), lambda to: tables.table(to.path, to.signature)),
-    Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context)),
+    Kind(
+        "FILE.csv or .parquet",
+        (".csv", ".parquet"),
+        lambda to: tables.table(to.path, to.signature),
+        options=PARTS,
+    ),
+    Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context), options=PARTS),
     Kind(
         "FILE.tif",
         (".tif", ".tiff"),
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
         options=("output",),
     ),
-    Kind("FILE.wav", (".wav",), lambda to: wav.wav(to.path, to.signature, to.view, to.context)),
+    Kind(
+        "FILE.wav",
+        (".wav",),
+        lambda to: wav.wav(to.path, to.signature, to.view, to.context),
+        options=("output", *PARTS),
+    ),
     Kind(
         "FILE.mp4",
         (".mp4",),
         lambda to: pictures.video(to.path, to.signature, to.view, to.context, to.fps),
-        options=PICTURES,
+        options=(*PICTURES, *PARTS),
     ),
+    Kind("FILE.mcap", (".mcap",), foxglove.mcap, options=(*PICTURES, *PARTS)),
 )
 #: A new kind of address is a line here.
 ADDRESSES = (
@@ -108,6 +121,7 @@ ADDRESSES = (
         lines=True,
     ),
     Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc")),
+    Kind("foxglove://HOST:PORT", (), foxglove.foxglove, ("foxglove",), PICTURES),
 )
 _STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)
 _FOLDER = Kind(
@@ -216,6 +230,7 @@ def open_sink(
                  newest step                                                                          ``edgelstm[geo]``
     FOLDER/      a PNG for each frame and output that is an image, in a new or empty folder
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
+    FILE.mcap    a recording for Foxglove: steps, pictures and grids                                    ``edgelstm[foxglove]``
     mqtt://...   and other addresses: docs/serve.md
     ===========  ================================================================================================
 
@@ -240,7 +255,8 @@ def open_sink(
         events,
         stop or threading.Event(),
     )
-    return Sink(kind.open(to), () if events else signature.outputs, to.name)
+    opened = rotating.rotating(to, kind.open) if options.rotate is not None else kind.open(to)
+    return Sink(opened, () if events else signature.outputs, to.name)
 
 
 def kind_of(where: str, options: Options | None = None, *, events: bool = False) -> Kind:

@@ -114,6 +114,10 @@ class Panels:
             self._range = _first_range(np.concatenate([part.ravel() for part in both]), self.spec.dtype)
         return [self._picture(one, self.scale) for one in x]
 
+    def picture(self, array: Array, frame: Array | None = None) -> Array:
+        """All of them side by side."""
+        return np.concatenate(self.cells(array, frame), 1)
+
     def like(self, shape: tuple[int, ...]) -> bool:
         """Whether a frame of this shape is what each lead time (or the whole output) is."""
         return shape in (self.spec.frame_shape, self.spec.frame_shape[1:])

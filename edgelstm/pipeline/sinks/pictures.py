@@ -41,7 +41,7 @@ class Plain:
     def add(self, frame: Frame, outputs: Mapping[str, Array]) -> Iterator[tuple[Frame, Array]]:
         """One picture a frame."""
         found = outputs.get(INPUT)
-        picture = np.concatenate(self._panels.cells(outputs[self._panels.spec.name], found), 1)
+        picture = self._panels.picture(outputs[self._panels.spec.name], found)
         if self._view.beside:
             raw = frame.data if isinstance(frame.data, np.ndarray) else None
             left = self._panels.beside(raw, frame.values, found)

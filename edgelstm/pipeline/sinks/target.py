@@ -20,6 +20,7 @@ class Options:
 
     MQTT: user, password, qos (0, 1 or 2), retain, will (a topic), client. HTTP: headers, retries, batch (lines in one request, at
     most), every (seconds from one request to the next, at least). Both: timeout (seconds); ca, cert, key (PEM files for TLS).
+    Files that are put in place at the end: rotate (seconds from one file to the next), keep (how many of them).
     Pictures: output, channel, lead, range, colours as in :class:`View`.
     """
 
@@ -42,6 +43,8 @@ class Options:
     lead: int | None = None
     range: tuple[float, float] | None = None
     colours: str | None = None
+    rotate: float | None = None
+    keep: int | None = None
 
     def given(self) -> list[str]:
         """Names of those that were."""
@@ -60,9 +63,10 @@ class Options:
         return View(self.output, self.channel, self.lead, self.range, self.colours)
 
 
-#: Options of TLS, and of pictures.
+#: Options of TLS, of pictures, and of files that are put in place at the end.
 TLS = ("ca", "cert", "key")
 PICTURES = ("output", "channel", "lead", "range", "colours")
+PARTS = ("rotate", "keep")
 
 
 @dataclass(frozen=True)
