@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.inputs import Inputs
     from edgelstm.pipeline.outputs import Outputs
     from edgelstm.runtime.runner import Runner, Stream
+    from edgelstm.runtime.snapshot import Snapshot
     from edgelstm.verify.anomaly import Detector
     from edgelstm.workflows.calibrate import calibrate
     from edgelstm.workflows.detect import detect, fit_detector
@@ -43,6 +44,7 @@ __all__ = [
     "Pipeline",
     "Runner",
     "Signature",
+    "Snapshot",
     "StateSpec",
     "StepModel",
     "Stream",
@@ -74,6 +76,7 @@ _HOME = {
     "Pipeline": "edgelstm.workflows.serve",
     "Runner": "edgelstm.runtime.runner",
     "Signature": "edgelstm.graph.signature",
+    "Snapshot": "edgelstm.runtime.snapshot",
     "StateSpec": "edgelstm.graph.signature",
     "StepModel": "edgelstm.graph.step",
     "Stream": "edgelstm.runtime.runner",

@@ -20,6 +20,7 @@ from edgelstm.files import PathLike, atomic_path, read_bytes, sha256, write_byte
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
 from edgelstm.passes.plugin_nodes import overwrites_cells
+from edgelstm.runtime.identity import file_sha256
 from edgelstm.runtime.plugin_library import cache_folder, find_plugin_library
 from edgelstm.runtime.sidecar import (
     PLAN,
@@ -27,7 +28,6 @@ from edgelstm.runtime.sidecar import (
     RuntimeName,
     Sidecar,
     engine_name_in,
-    file_sha256,
     sidecar_path,
 )
 

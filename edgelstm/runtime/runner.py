@@ -17,9 +17,11 @@ from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.frames import BadFrame, FrameCheck
+from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.open import open_program
 from edgelstm.runtime.outside import Outside, OutsideRange
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
+from edgelstm.runtime.snapshot import Snapshot
 
 if TYPE_CHECKING:
     pass
@@ -56,8 +58,11 @@ class Stream:
         """Go back to the initial state."""
         self._runner._reset(self)
 
-    def snapshot(self) -> dict[str, Array]:
-        """A copy of the state, by state name; good for :meth:`restore` on any stream of any runner of this model."""
+    def snapshot(self) -> Snapshot:
+        """A copy of the state, arrays by state name; good for :meth:`restore` on any stream of any runner of this model.
+
+        ``snapshot().save("north.npz")`` and ``edgelstm.Snapshot.load("north.npz")`` keep it in a file.
+        """
         return self._runner._snapshot(self)
 
     def values(self) -> dict[str, Array]:
@@ -65,9 +70,14 @@ class Stream:
         specs = {s.name: s for s in self._runner.signature.states}
         return {name: specs[name].values(stored) for name, stored in self.snapshot().items()}
 
-    def restore(self, snapshot: Mapping[str, Array]) -> None:
-        """Set the state. Values may come in any floating-point dtype, for a quantised state too."""
-        self._runner._restore(self, snapshot)
+    def restore(self, snapshot: Mapping[str, Array], *, any_model: bool = False) -> None:
+        """Set the state. Values may come in any floating-point dtype, for a quantised state too.
+
+        any_model: take the state of another model's file, as of one that was quantised or trained again: then what the numbers
+        mean is yours to know. Plain arrays don't say of which model they are, and are taken.
+        Raises EdgeLstmError, and the state stays, for a snapshot of another model or of other states.
+        """
+        self._runner._restore(self, snapshot, any_model)
 
     def undo(self) -> bool:
         """Take this stream's last step back: the state is what it was before it, and what the step gave is no longer good.
@@ -110,9 +120,11 @@ class Runner:
     ``pass``.
     """
 
-    def __init__(self, program: Program, *, on_bad_frame: BadFrame = "error") -> None:
+    def __init__(self, program: Program, *, on_bad_frame: BadFrame = "error", model: str = "") -> None:
         self._frames = FrameCheck(program.signature, on_bad_frame, getattr(program, "device_frame", None))
         self._program = program
+        #: Which model its states are of; empty where nobody knows: ``Runner.open`` does.
+        self.model = model
         self._state: Any = program.new_state()
         self._streams: dict[str, Stream] = {}
         self._free = list(range(program.streams - 1, -1, -1))
@@ -154,7 +166,7 @@ class Runner:
         """
         program = open_program(path, device, streams=streams, threads=threads, outputs=outputs, native=native)
         try:
-            return cls(program, on_bad_frame=on_bad_frame)
+            return cls(program, on_bad_frame=on_bad_frame, model=model_identity(path))
         except BaseException:
             program.close()
             raise
@@ -377,12 +389,21 @@ class Runner:
             stream.frames -= 1
             return True
 
-    def _snapshot(self, stream: Stream) -> dict[str, Array]:
+    def _snapshot(self, stream: Stream) -> Snapshot:
         with self._lock:
             self._check_member(stream)
-            return self._program.read_state(self._state, stream._row)
+            return Snapshot(self._program.read_state(self._state, stream._row), self.model)
 
-    def _restore(self, stream: Stream, snapshot: Mapping[str, Array]) -> None:
+    def _restore(self, stream: Stream, given: Mapping[str, Array], any_model: bool) -> None:
+        snapshot = Snapshot.of(given, f"snapshot for stream {stream.name!r}")
+        if snapshot.model and self.model and snapshot.model != self.model and not any_model:
+            raise EdgeLstmError(
+                f"snapshot for stream {stream.name!r}",
+                found=f"the state of another model, {snapshot.model[:12]}",
+                expected=f"of this one, {self.model[:12]} (SHA-256 of its file)",
+                hint="If this is the same model quantised or trained again, and its states mean the same: restore(snapshot, "
+                "any_model=True)",
+            )
         specs = {s.name: s for s in self.signature.states}
         if set(snapshot) != set(specs):
             raise EdgeLstmError(

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file, read_bytes
 from edgelstm.graph.signature import Signature
+from edgelstm.runtime.identity import file_sha256
 
 SCHEMA = 1
 SUFFIX = ".json"
@@ -152,15 +153,6 @@ def load_sidecar(plan: PathLike) -> Sidecar:
             hint="One of the files was edited or replaced: copy both again, or build the engine again",
         )
     return sidecar
-
-
-def file_sha256(path: Path) -> str:
-    """Of a file that may be larger than memory."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def engine_name_in(plan: Path) -> str | None:

@@ -14,10 +14,11 @@ import numpy as np
 
 from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, atomic_path, read_bytes, sha256
+from edgelstm.files import PathLike, atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
+from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.anomaly import Detector, Method, Target, check_out, error_vector
 from edgelstm.workflows.run import RunReport, run
@@ -109,7 +110,7 @@ def fit_detector(
         say=say,
     )
     detector = Detector.fit(errors, method=method, quantile=quantile, target=watch.target or "next")
-    detector = replace(detector, model=_identity(model))
+    detector = replace(detector, model=model_identity(model))
     if output is not None:
         detector.save(output)
     return detector
@@ -140,7 +141,7 @@ def detect(
     found = detector if isinstance(detector, Detector) else Detector.load(detector)
     if output is not None and Path(output).suffix.lower() != ".csv":
         raise EdgeLstmError(f"output {output}", expected="a .csv file")
-    if found.model and found.model != _identity(model):
+    if found.model and found.model != model_identity(model):
         log.warning(
             "the detector was fitted with another model than %s: its threshold is for the other's errors. Fit one with "
             "this model, or expect its alarms to differ",
@@ -174,10 +175,6 @@ def detect(
     streams = {name: (int(n), int(a), h) for name, (n, a, h) in counts.items()}
     steps, alarms = (sum(s[k] for s in streams.values()) for k in (0, 1))
     return Detections(report, found, int(steps), int(alarms), streams)
-
-
-def _identity(model: PathLike) -> str:
-    return sha256(read_bytes(model))
 
 
 class Errors:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, check_file, read_bytes, sha256
+from edgelstm.files import PathLike, check_file, read_bytes
+from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.outside import OutsideRange
 
 if TYPE_CHECKING:
@@ -264,10 +265,10 @@ class Pipeline:
             undo()
 
     def _hash(self, section: ModelSection) -> str:
-        """Of a model's file: it tells whether a state is of this model."""
+        """Of a model's files: it tells whether a state is of this model."""
         from edgelstm.pipeline.service.outlets import placed
 
-        return sha256(read_bytes(placed(self._base, shipped(section.path))))
+        return model_identity(placed(self._base, shipped(section.path)))
 
     def _ranges(self, name: str, section: ModelSection, model: Path) -> dict[str, tuple[float, float]]:
         """Of the model's states: as given, else what its calibration saw, times the margin."""

@@ -214,13 +214,13 @@ def test_a_stream_moves_between_backends_and_precisions(driver: StandInDriver, t
         there, here = cpu.stream("a"), runner.stream("b")
         for _ in range(20):
             there.step(x(rng))
-        here.restore(there.snapshot())
+        here.restore(there.snapshot(), any_model=True)
         assert here.snapshot()["z9_h"].dtype == np.float16
         for _ in range(20):
             frame = x(rng)
             expected = there.step(frame)["y"]
             np.testing.assert_allclose(here.step(frame)["y"], expected, rtol=5e-3, atol=5e-3)
-        there.restore(here.snapshot())
+        there.restore(here.snapshot(), any_model=True)
         frame = x(rng)
         np.testing.assert_allclose(there.step(frame)["y"], here.step(frame)["y"], rtol=5e-3, atol=5e-3)
 

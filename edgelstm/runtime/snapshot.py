@@ -1,0 +1,83 @@
+"""Snapshots: the state of one stream, the model it is of, and the file it is kept in."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.files import MAX_FILE_BYTES, PathLike, read_bytes, write_bytes
+from edgelstm.runtime.protocol import Array
+
+SCHEMA = 1
+#: In the file, beside the arrays: JSON that says what they are.
+KEY = "edgelstm.snapshot"
+
+
+class Snapshot(dict[str, Array]):
+    """Arrays by state name. model: which one the state is of (:func:`edgelstm.runtime.identity.model_identity`); empty: unknown.
+
+    A dictionary made of it, and what ``np.savez(path, **snapshot)`` writes, no longer knows its model: use :meth:`save`.
+    """
+
+    def __init__(self, states: Mapping[str, Array], model: str = "") -> None:
+        super().__init__(states)
+        self.model = model
+
+    def __repr__(self) -> str:
+        states = ", ".join(f"{name} {a.dtype}{list(a.shape)}" for name, a in list(self.items())[:5])
+        more = f" and {len(self) - 5} more" if len(self) > 5 else ""
+        return f"Snapshot({states}{more}, model {self.model[:12] or 'unknown'})"
+
+    @classmethod
+    def of(cls, given: Mapping[str, Array], where: str = "snapshot") -> Snapshot:
+        """``given`` as a Snapshot: one already, arrays alone, or what ``np.load`` read of either kind of file."""
+        if isinstance(given, Snapshot):
+            return given
+        states = {str(name): given[name] for name in given}
+        described = states.pop(KEY, None)
+        return cls(states, "" if described is None else _model(described, where))
+
+    def save(self, path: PathLike) -> None:
+        """Write it to an ``.npz`` file, whole or not at all."""
+        if not str(path).lower().endswith(".npz"):
+            raise EdgeLstmError(f"snapshot {path}", expected="a path ending with .npz")
+        held = io.BytesIO()
+        said = json.dumps({"schema": SCHEMA, "model": self.model})
+        np.savez(held, allow_pickle=False, **{**self, KEY: np.array(said)})
+        write_bytes(path, held.getvalue())
+
+    @classmethod
+    def load(cls, path: PathLike) -> Snapshot:
+        """Read what :meth:`save` wrote, or an ``.npz`` file of plain arrays. Raises EdgeLstmError for anything else."""
+        data = io.BytesIO(read_bytes(path))
+        try:
+            with zipfile.ZipFile(data) as parts:
+                size = sum(part.file_size for part in parts.infolist())
+            if size > MAX_FILE_BYTES:
+                raise EdgeLstmError(f"snapshot {path} is too large", found=f"{size} bytes unpacked")
+            with np.load(data, allow_pickle=False) as arrays:
+                return cls.of({name: arrays[name] for name in arrays.files}, str(path))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
+            raise EdgeLstmError(
+                f"{path} is no snapshot", found=str(error).splitlines()[0], expected="an .npz file"
+            ) from error
+
+
+def _model(described: Any, where: str) -> str:
+    """The model that a file's JSON names."""
+    try:
+        said = json.loads(str(np.asarray(described)))
+        schema, model = said["schema"], said["model"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise EdgeLstmError(f"{where}: entry {KEY!r}", found=str(error), expected="JSON") from error
+    if schema != SCHEMA or not isinstance(model, str):
+        raise EdgeLstmError(
+            f"{where}: schema", found=schema, expected=SCHEMA, hint="Another version of edgelstm wrote it"
+        )
+    return model
