@@ -65,6 +65,7 @@ class Pipeline:
         self._control: Control | None = None
         self._follower: Follower | None = None
         self._watch: FileWatch | None = None
+        self._prepare: Prepare | None = None
         #: Where the service answers by HTTP, while it does.
         self.url: str | None = None
 
@@ -143,6 +144,10 @@ class Pipeline:
         with ExitStack() as stack:
             self._control = Control(service)
             self._follower = Follower(self._control, prepare)
+            self._prepare = prepare
+            for name, section in self.config.models.items():
+                if section.watch:
+                    stack.callback(self._watched(name, section).close)
             if self._path is not None:
                 self._watch = FileWatch(self._path, self.reload, self.config.service.reload)
                 stack.callback(self._watch.close)
@@ -161,13 +166,46 @@ class Pipeline:
                     self._section,
                     __version__,
                     self.reload if self._path is not None else None,
-                    getattr(self, "swap", None),
+                    self.swap,
                 )
                 stack.enter_context(Server(site, listener))
             try:
                 yield
             finally:
                 self._control = self._follower = self._watch = None
+
+    def swap(self, model: str, path: PathLike, *, compatible: bool | None = None) -> float | None:
+        """Let another file take over from a running model, between two frames, the streams' states carried: of the same Signature, in another
+        precision or with other weights. Gives how far its first step differs, as a share of the largest value of a state.
+
+        compatible: states mean the same to it though a step differs by more than 0.1; None: as the model's section says. Raises
+        EdgeLstmError, and the old one goes on, for a file that is half written, of another Signature, or not compatible.
+        """
+        service, prepare = self.control.service, self._prepare
+        assert prepare is not None
+        section = service.config.models.get(model)
+        if section is None:
+            there = ", ".join(service.config.models)
+            raise EdgeLstmError(f"model {model!r}", found="no such model", expected=there)
+        wanted = section.model_copy(update={"path": str(path)})
+        made, _, digest = prepare(model, wanted)
+
+        def check() -> None:
+            if self._hash(wanted) != digest:
+                raise EdgeLstmError(f"{path} is being written", hint="Write another file, then rename it")
+
+        may = section.compatible if compatible is None else compatible
+        return service.swap(model, made, digest, compatible=may, check=check)
+
+    def _watched(self, name: str, section: ModelSection) -> FileWatch:
+        """Swaps the model when its file changes."""
+        from edgelstm.pipeline.service.follow import FileWatch
+        from edgelstm.pipeline.service.outlets import placed
+
+        def changed() -> None:
+            self.swap(name, section.path)
+
+        return FileWatch(Path(placed(self._base, shipped(section.path))), changed, True, f"model {name}")
 
     def _section(self, given: Mapping[str, Any]) -> StreamSection:
         """A stream's section that somebody sent. Variables of the environment are not put in: they are the file's."""

@@ -185,6 +185,10 @@ class Channel:
         else:
             self._lefts[member.name] = member
 
+    def those_that_left(self) -> list[Member]:
+        """Members that are done, whose states a checkpoint still keeps; for the loop's thread."""
+        return list(self._lefts.values())
+
     def part(self, model: str, marks: dict[str, int]) -> SectionPart:
         """What a checkpoint keeps; called by the loop's thread, between two calls."""
         with self.loop.wake:

@@ -53,6 +53,14 @@ class ModelSection(Section):
         description="A file of `edgelstm calibrate`: no state may leave `margin` times the range that it had there.",
     )
     margin: Annotated[float, Field(ge=1, le=1e6)] = Field(default=2.0, description="See `calibration`.")
+    watch: bool = Field(
+        default=False,
+        description="Watch the model's file: another one of the same Signature takes over between two frames, states carried.",
+    )
+    compatible: bool = Field(
+        default=False,
+        description="States mean the same to whatever file takes over, as after a short retraining. Without it, a first step has to be alike, as in another precision.",
+    )
 
 
 class StreamSection(Section):

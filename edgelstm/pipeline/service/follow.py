@@ -149,10 +149,12 @@ class Follower:
 
 
 class FileWatch:
-    """A thread that calls ``load`` when ``path`` changed, where ``watched``, and when :meth:`ask` asks for it."""
+    """A thread that calls ``load`` when ``path`` changed, where ``watched``, and when :meth:`ask` asks for it. what: ``path`` in words."""
 
-    def __init__(self, path: Path, load: Callable[[], object], watched: bool) -> None:
-        self._path, self._load, self._watched = path, load, watched
+    def __init__(
+        self, path: Path, load: Callable[[], object], watched: bool, what: str = "the pipeline file"
+    ) -> None:
+        self._path, self._load, self._watched, self._what = path, load, watched, what
         self._seen = self._look()
         # A number, not an event: a signal handler may ask while its own thread holds the event's lock.
         self._asked = 0
@@ -191,7 +193,7 @@ class FileWatch:
                 try:
                     self._load()
                 except Exception as error:
-                    log.error("the pipeline file is not taken over, the old one goes on: %s", error)
+                    log.error("%s is not taken over, the old one goes on: %s", self._what, error)
 
 
 def _put(table: dict[str, T], name: str, value: T | None) -> None:

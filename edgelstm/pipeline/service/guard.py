@@ -101,6 +101,18 @@ class Guard:
         self._bad, self._keep, self._ranges = bad, keep, dict(ranges)
         self._specs = [s for s in self._signature.states if _is_looked_at(s, self._ranges)]
 
+    def moved(
+        self, signature: Signature, carry: Callable[[Mapping[str, Array]], State]
+    ) -> Callable[[], None]:
+        """What makes it look at the states of another model; ``carry``: a kept state as that stores it."""
+        last, kept = (None if s is None else carry(s) for s in (self.last, self._kept))
+        specs = [s for s in signature.states if _is_looked_at(s, self._ranges)]
+
+        def move() -> None:
+            self._signature, self._specs, self.last, self._kept = signature, specs, last, kept
+
+        return move
+
     def forget(self) -> None:
         """The stream was reset: nothing older is gone back to."""
         self.last = self._kept = None

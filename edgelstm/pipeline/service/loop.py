@@ -120,6 +120,12 @@ class Loop:
         self._are_good = glance(runner, self._ranges)
         old.close()
 
+    def go_on_with(self, runner: Runner, digest: str) -> None:
+        """Call another runner from here on, in which the members' streams are; for :meth:`ask`."""
+        old, self.runner, self.digest, self._noted = self.runner, runner, digest, len(runner.notes)
+        self._are_good = glance(runner, self._ranges)
+        old.close()
+
     def drop(self, members: list[Member]) -> None:
         """Members leave at once, whatever waits; for :meth:`ask`."""
         with self.wake:

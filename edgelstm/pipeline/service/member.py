@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.inputs import Inputs
 from edgelstm.pipeline.outputs import Outputs
 from edgelstm.pipeline.service.checkpoint import StreamPart
@@ -117,6 +118,35 @@ class Member:
         made.restore(self.stream.snapshot())
         made.frames = self.stream.frames
         return made
+
+    @property
+    def is_resumed(self) -> bool:
+        """It has a state, and no place yet."""
+        return self._resumed is not None
+
+    def trial(self, frame: Frame) -> Mapping[str, Array] | None:
+        """What a step with ``frame`` would take; None where a step takes several frames."""
+        return None if self._inputs.window is not None else self._inputs(frame)
+
+    def moved(
+        self,
+        stream: Stream | None,
+        signature: Signature,
+        carry: Callable[[Mapping[str, Array]], dict[str, Array]],
+        part: Callable[[StreamPart], StreamPart],
+    ) -> Callable[[], None]:
+        """What makes it go on with ``stream``, of a model that stores states otherwise: made ready here, where it may fail."""
+        parts = [None if p is None else part(p) for p in (self._resumed, self._left, self._held)]
+        guard = self.guard.moved(signature, carry)
+
+        def move() -> None:
+            self.stream = stream
+            self._resumed, self._left, self._held = parts
+            guard()
+            if self.keeper is not None:
+                self.keeper.forget()
+
+        return move
 
     def drop_waiting(self) -> None:
         """What waits is not stepped any more."""

@@ -7,7 +7,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as NotInTime
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +29,7 @@ from edgelstm.pipeline.service.opening import Opening
 from edgelstm.pipeline.service.outlets import check_alarms, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
+from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sinks import is_address
 from edgelstm.pipeline.sources import Source, is_live, open_source
@@ -160,6 +162,58 @@ class Service:
         loop.between = partial(self._offer, loop)
         self.loops = {**self.loops, name: loop}
         return loop
+
+    def swap(
+        self,
+        name: str,
+        path: Path,
+        digest: str,
+        *,
+        compatible: bool = False,
+        check: Callable[[], None] = lambda: None,
+    ) -> float | None:
+        """Let the file ``path`` take over from model ``name``, between two frames, states carried; see
+        :func:`edgelstm.pipeline.service.swap.take_over`. check: called once it is open. Any thread may call it.
+
+        Raises EdgeLstmError, and the old one goes on, where it doesn't fit.
+        """
+        with self.changing:
+            loop = self.loops.get(name)
+            if loop is None:
+                there = ", ".join(self.loops) or "(none)"
+                raise EdgeLstmError(f"model {name!r}", found="no stream uses it", expected=there)
+            before = self.models[name]
+            self.models[name] = path
+            runner: Runner | None = None
+            try:
+                runner = self.open_runner(name, loop.rooms)
+                check()
+                channels = [c for c in self.channels if c.loop is loop]
+                future = loop.ask(partial(take_over, loop, channels, runner, digest, compatible))
+                try:
+                    apart = future.result(ANSWER)
+                except NotInTime:
+                    if future.cancel():
+                        raise EdgeLstmError(f"no answer of its loop within {ANSWER:g} s") from None
+                    apart = future.result()  # it began meanwhile
+            except BaseException as error:
+                self.models[name] = before
+                if runner is not None:
+                    runner.close()
+                if not isinstance(error, EdgeLstmError):
+                    raise
+                raise EdgeLstmError(
+                    f"model {name} is not swapped: {error.what}",
+                    found=error.found,
+                    expected=error.expected,
+                    hint=error.hint,
+                ) from error
+            self.hashes[name] = digest
+        said = (
+            "" if apart is None else f": a first step differs by {apart:.2g} of the largest value of a state"
+        )
+        log.info("model %s: swapped%s", name, said)
+        return apart
 
     def model_of(self, section: StreamSection) -> str:
         """Name of the model whose stream it is."""
