@@ -41,9 +41,7 @@ def static(name: str) -> tuple[bytes, str] | None:
 def index(site: Site, view: Mapping[str, Any]) -> str:
     """The page."""
     cards = "".join(card(stream, swap=view["swap"]) for stream in view["streams"])
-    models = "".join(
-        f'<option value="{escape(m["name"])}">{escape(m["name"])}</option>' for m in view["models"]
-    )
+    models = "".join(f"<option>{escape(name)}</option>" for name in site.service.config.models)
     hint = (
         ""
         if view["change"]
