@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, detect, engine, machine, models, quantisation, report, score, serve
+from edgelstm.cli import build, detect, engine, machine, models, quantisation, report, score, serve, top
 from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
@@ -31,6 +31,7 @@ __all__ = [
     "report",
     "score",
     "serve",
+    "top",
 ]
 
 #: As `edgelstm --help` lists them: in the order of the work.
@@ -45,6 +46,7 @@ ORDER = (
     "run",
     "report",
     "serve",
+    "top",
     "score",
     "scales",
     "fit_detector",

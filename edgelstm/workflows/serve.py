@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import tempfile
 import threading
@@ -391,8 +392,9 @@ def example(name: str) -> str:
 
 @contextmanager
 def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
-    """SIGTERM and SIGINT end the service well, a second one at once; SIGHUP reads the file again. For the main thread."""
-    hangup = getattr(signal, "SIGHUP", None)
+    """SIGTERM and SIGINT end the service well, a second one at once; SIGHUP reads the file again, but where there is a terminal, it says
+    that this is gone. For the main thread."""
+    hangup = None if os.isatty(0) else getattr(signal, "SIGHUP", None)
     asked = None if hangup is None else signal.signal(hangup, lambda *_: pipeline.ask_reload())
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
 

@@ -89,6 +89,11 @@ class Feed:
         return len(self.queue)
 
     @property
+    def room(self) -> int:
+        """Frames that may wait."""
+        return self._size
+
+    @property
     def oldest_at(self) -> float:
         """When the frame came that is next; for a feed that has one."""
         return self.queue[0].at

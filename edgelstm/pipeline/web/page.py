@@ -105,7 +105,11 @@ def card(stream: Mapping[str, Any], *, swap: bool = False) -> str:
             ("rate", "Frames/s", number(stream["rate"])),
             ("step", "Step", milliseconds(stream["step"])),
             ("age", "Output age", milliseconds(stream["age"])),
-            ("queue", "Waiting", f"{stream['queue']} of {stream['room']}"),
+            (
+                "queue",
+                "Waiting",
+                str(stream["queue"]) if not stream["room"] else f"{stream['queue']} of {stream['room']}",
+            ),
             ("stepped", "Stepped", count(counts.get("stepped", 0))),
             ("dropped", "Dropped", count(sum(n for k, n in counts.items() if k.startswith("dropped:")))),
             ("resets", "Resets", count(sum(n for k, n in counts.items() if k.startswith("reset:")))),

@@ -92,7 +92,7 @@ def _stream(
         "counts": counts,
         "reconnects": channel.reopened,
         "queue": len(member.feed) if member is not None else 0,
-        "room": 1 if section.overload == "latest" else section.queue,
+        "room": member.feed.room if member is not None else 0,
         "step": pulse.step,
         "age": pulse.age,
         "idle": None if pulse.at is None else max(0.0, now - pulse.at),

@@ -19,13 +19,12 @@ from hypothesis import strategies as st
 
 pytest.importorskip("pydantic")
 
-from running import MODEL, Running, folder_of_sums, section, sums, toml, until, values
-
 import zoo
 from edgelstm import EdgeLstmError
 from edgelstm.pipeline.service.control import TakenName, UnknownStream
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.runtime.runner import Runner
+from running import MODEL, Running, folder_of_sums, section, sums, toml, until, values
 
 OTHERS = ("b", "c", "d")
 
@@ -317,6 +316,7 @@ def test_a_hangup_reads_the_file_again(folder: Path) -> None:
     write(path, MODEL + toml("a", rate=20))
     process = subprocess.Popen(
         [sys.executable, "-m", "edgelstm", "serve", str(path)],
+        stdin=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,

@@ -54,7 +54,7 @@ class Card {
     put(byField(node, "rate"), number(stream.rate));
     put(byField(node, "step"), milliseconds(stream.step));
     put(byField(node, "age"), milliseconds(stream.age));
-    put(byField(node, "queue"), `${stream.queue} of ${stream.room}`);
+    put(byField(node, "queue"), stream.room ? `${stream.queue} of ${stream.room}` : String(stream.queue));
     put(byField(node, "stepped"), count(counts.stepped ?? 0));
     for (const [field, kind] of [["dropped", "dropped"], ["resets", "reset"], ["guard", "guard"]]) {
       const n = sum(counts, kind), place = byField(node, field);

@@ -1,0 +1,147 @@
+"""Command: top."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from edgelstm.cli.shared import Json, app, out, print_json
+from edgelstm.errors import EdgeLstmError
+
+COLOURS = {
+    "running": "green",
+    "paused": "yellow",
+    "connecting": "yellow",
+    "lost": "red",
+    "failed": "red",
+    "ended": "dim",
+}
+LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
+LINES = 8
+
+
+@app.command(
+    epilog="Examples: `edgelstm top` · `edgelstm top http://10.0.0.7:8080` (with the token in EDGELSTM_TOKEN) · `edgelstm top --once --json`"
+)
+def top(
+    url: Annotated[
+        str | None,
+        typer.Argument(help="Where a service answers; default: http://127.0.0.1:8080.", show_default=False),
+    ] = None,
+    every: Annotated[float, typer.Option(min=0.2, max=3600, help="Seconds from look to look.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Look once and stop.")] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="A certificate (PEM) to trust, for https.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a running service does: streams, their rates, ages, counters and states, and the last log lines."""
+    from edgelstm.workflows.top import URL, Top
+
+    service = Top(URL if url is None else url, ca=ca)
+    if once or as_json:
+        while True:
+            found = service.look()
+            print_json(found) if as_json else out.print(picture(service.url, found))
+            if once:
+                return
+            time.sleep(every)
+    with Live(
+        picture(service.url, service.look()), console=out, screen=out.is_terminal, auto_refresh=False
+    ) as live:
+        while True:
+            time.sleep(every)
+            try:
+                live.update(picture(service.url, service.look()), refresh=True)
+            except EdgeLstmError as error:  # restarted, perhaps: it is asked again
+                live.update(Text(clean(error), style="red"), refresh=True)
+
+
+def picture(url: str, found: Mapping[str, Any]) -> Group:
+    """The screen."""
+    from edgelstm.pipeline.web.words import age, count, milliseconds, number
+
+    streams = found["streams"]
+    running = sum(s["status"] == "running" for s in streams)
+    head = Text.assemble(
+        (url, "bold"),
+        f"  up {age(found['uptime'])}  {running} of {len(streams)} running  {number(sum(s['rate'] for s in streams))} frames/s",
+        *(
+            f"  {clean(name)} {number(value)} {unit}"
+            for kind, unit in (("power", "W"), ("temperature", "°C"))
+            for name, value in found["board"][kind].items()
+        ),
+    )
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=24)
+    table.add_column("")
+    for title in (
+        "frames/s",
+        "step",
+        "age",
+        "overdue",
+        "wait",
+        "stepped",
+        "dropped",
+        "resets",
+        "guard",
+        "again",
+    ):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    for s in streams:
+        counts = s["counts"]
+        dropped, resets, guard = (
+            sum(n for k, n in counts.items() if k.startswith(f"{kind}:"))
+            for kind in ("dropped", "reset", "guard")
+        )
+        table.add_row(
+            Text(clean(s["name"])),
+            Text(s["status"], style=COLOURS.get(s["status"], "")),
+            number(s["rate"]),
+            milliseconds(s["step"]),
+            milliseconds(s["age"]),
+            Text("–" if s["deadline"] is None else count(s["overdue"]), style="red" if s["overdue"] else ""),
+            f"{s['queue']}/{s['room']}",
+            count(counts.get("stepped", 0)),
+            count(dropped),
+            count(resets),
+            Text(count(guard), style="red" if guard else ""),
+            count(s["reconnects"]),
+            _state(s.get("states", [])),
+        )
+    lines = [
+        Text(
+            f"{line['time'][11:19]} {clean(line['message'])}",
+            style=LEVELS.get(line["level"], "dim"),
+            no_wrap=True,
+            overflow="ellipsis",
+        )
+        for line in found["log"][-LINES:]
+    ]
+    return Group(head, Text(), table, Text(), *lines)
+
+
+def _state(states: list[Mapping[str, Any]]) -> Text:
+    """The state that is nearest to the end of its range; without ranges, the largest norm."""
+    from edgelstm.pipeline.web.words import number
+
+    known = [s for s in states if s["share"] is not None]
+    if known:
+        worst = max(known, key=lambda s: s["share"])
+        return Text(f"{clean(worst['name'])} {worst['share']:.0%}", style="red" if worst["share"] > 1 else "")
+    largest = max(states, key=lambda s: s["rms"], default=None)
+    return Text("" if largest is None else f"{clean(largest['name'])} {number(largest['rms'])}")
+
+
+def clean(text: object) -> str:
+    """Without what a terminal takes for an order: names and lines come from elsewhere."""
+    return "".join(c if c.isprintable() else " " for c in str(text))
