@@ -20,6 +20,7 @@ EXTRAS = {
     "h5py",
     "keras",
     "matplotlib",
+    "mcap",
     "onnx",
     "onnxruntime",
     "onnxscript",
@@ -32,6 +33,7 @@ EXTRAS = {
     "tensorrt_rtx",
     "torch",
     "typer",
+    "watchfiles",
 }
 
 

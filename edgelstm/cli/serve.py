@@ -27,7 +27,7 @@ def serve(
     example: Annotated[
         str | None,
         typer.Option(
-            help="Print a file that runs as it is: camera, radar, table or rtsp.", show_default=False
+            help="Print a file that runs as it is: camera, radar, table, rtsp or audio.", show_default=False
         ),
     ] = None,
     log: Annotated[

@@ -32,7 +32,7 @@ log = logging.getLogger("edgelstm.serve")
 
 #: What ``example:`` in a path stands for: files that the project ships.
 SHIPPED = "example:"
-EXAMPLES = ("camera", "radar", "table", "rtsp")
+EXAMPLES = ("camera", "radar", "table", "rtsp", "audio")
 
 
 @dataclass(frozen=True)

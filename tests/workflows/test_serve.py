@@ -194,10 +194,16 @@ def test_examples_run_as_they_are(run: Run, name: str) -> None:
     assert code == 0
     assert set(json.loads(text)["streams"])
     assert {p.name for p in Path().iterdir()} == {"pipeline.toml"}, "nothing is written by a check"
-    if name != "table":
+    if name not in ("table", "audio"):
         return
     code, text, _ = run("serve", "pipeline.toml", "--json")
     assert code == 0
+    if name == "audio":
+        heard = [line["outputs"]["y"]["values"][0] > 0 for line in lines(Path("alarm.jsonl"))]
+        assert len(heard) == 93
+        assert not any(heard[:47]), "one beep is no alarm, nor is a whistle"
+        assert all(heard[48:60])
+        return
     b = json.loads(text)["streams"]["pumps:b"]
     assert b == {"delivered": 50, "filled": 10, "gaps": 1, "read": 50, "stepped": 50}
 

@@ -133,7 +133,7 @@ class Reader:
                 )
             start = source.place.start
             epoch = None if start is None else start.replace(tzinfo=start.tzinfo or timezone.utc).timestamp()
-            seen = -1
+            seen, since = -1, self._since
             for frame in source:
                 seen = frame.index
                 if self._stop.is_set():
@@ -145,7 +145,10 @@ class Reader:
                 elif frame.index == 0:
                     self._begins_with(frame.name, has_time=epoch is not None)
                 when = None if epoch is None or frame.time is None else epoch + frame.time
-                if not source.live and (frame.index <= self._after if when is None else when <= self._since):
+                by_number = (
+                    when is None or frame.stream is not None
+                )  # streams of one source are not equally far
+                if not source.live and (frame.index <= self._after if by_number else when <= since):  # type: ignore[operator]
                     continue
                 if when is not None and epoch is not None:
                     # A source that begins later than it did counts its seconds from there; sinks know the first start.

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.sources import arrays, camera, images, radar, table, video, wav
+from edgelstm.pipeline.sources import (
+    arrays,
+    audio,
+    camera,
+    images,
+    microphone,
+    radar,
+    recording,
+    table,
+    video,
+    wav,
+)
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
 
@@ -54,6 +65,20 @@ FILES = (
         options=wav.OPTIONS,
         open_with=wav.open_wav,
     ),
+    Kind(
+        "a recording (.mcap)",
+        recording.SUFFIXES,
+        lambda p, _: recording.open_mcap(p, {}),
+        options=recording.OPTIONS,
+        open_with=recording.open_mcap,
+    ),
+    Kind(
+        "another sound file (.flac, .ogg, .mp3, ...)",
+        audio.SUFFIXES,
+        lambda p, _: audio.open_audio(p, {}),
+        options=wav.OPTIONS,
+        open_with=audio.open_audio,
+    ),
 )
 
 
@@ -67,7 +92,10 @@ class LiveKind:
 
 
 #: A new kind of live source is a line here.
-LIVE = (LiveKind("a camera (rtsp://, http://, /dev/video0)", camera.PREFIXES, camera.open_camera),)
+LIVE = (
+    LiveKind("a camera (rtsp://, http://, /dev/video0)", camera.PREFIXES, camera.open_camera),
+    LiveKind("a microphone (mic:default)", microphone.PREFIXES, microphone.open_microphone),
+)
 #: The sources there are, in words, for help texts and messages.
 KINDS = ", ".join(
     (
@@ -101,6 +129,10 @@ def open_source(
     FILE.csv, .parquet     [columns], a frame a row; ``FILE.csv:key=unit:columns=a,b:time=t:scale=own``: a stream for each
                            value of a column (Parquet: ``edgelstm[tables]``), ``docs/tables.md``
     FILE.wav               samples, cut as the model says, ``docs/sound.md``; ``FILE.wav:channel=0``
+    FILE.flac, .ogg, .mp3  the same by PyAV                                                     ``edgelstm[video]``
+    FILE.mcap              images and arrays of ROS 2 messages, ``FILE.mcap:topic=/camera``, a stream each of ``topic=/a,/b``;
+                           ``topic=/joints:field=position``                                      ``edgelstm[mcap]``
+    mic:default            a microphone, ``docs/sound.md``                                      ``edgelstm[video]``
     rtsp://, http://,      a camera: as video, each frame with its time; ``#read_timeout=5`` and further options behind it,
     /dev/video0            ``docs/sources.md``                                                  ``edgelstm[video]``
     =====================  =========================================================================================

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,27 @@ def _pillow(purpose: str) -> Any:
     return image
 
 
+class _Memory(BytesIO):
+    """Bytes in the place of a file."""
+
+    def open(self, mode: str) -> BytesIO:
+        return BytesIO(self.getvalue())
+
+    def read_bytes(self) -> bytes:
+        return self.getvalue()
+
+
+def picture_of(data: bytes, where: str) -> tuple[Array, tuple[float, float] | None, tuple[str, ...]]:
+    """(values, black and white, what was done) of a JPEG, PNG or other image of one picture in memory, as of a file."""
+    image = _pillow(f"reading {where}")
+    try:
+        return _read(image, _Memory(data), where)
+    except EdgeLstmError:
+        raise
+    except Exception as error:  # on damaged data the decoders raise nearly anything
+        raise EdgeLstmError(f"{where}: not an image, or a damaged one", found=str(error)) from error
+
+
 def _natural(path: Path) -> tuple[list[int | str], str]:
     # Text and numbers alternate, so like is compared with like.
     parts = [int(p) if p.isdecimal() else p.lower() for p in re.split(r"([0-9]+)", path.name)]
@@ -146,7 +168,7 @@ def _one(image: Any, path: Path, index: int) -> Frame:
     return Frame(index, None, path.name, data, values, notes)
 
 
-def _header(image: Any, path: Path, where: str) -> Header:
+def _header(image: Any, path: Path | _Memory, where: str) -> Header:
     try:
         with image.open(path, formats=FORMATS) as picture:
             depth, colour = _png_depth(path) if picture.format == "PNG" else (8, 0)
@@ -185,7 +207,7 @@ def _header(image: Any, path: Path, where: str) -> Header:
         raise EdgeLstmError(f"{where}: not an image, or a damaged one", found=str(error)) from error
 
 
-def _read(image: Any, path: Path, where: str) -> tuple[Array, tuple[float, float], tuple[str, ...]]:
+def _read(image: Any, path: Path | _Memory, where: str) -> tuple[Array, tuple[float, float], tuple[str, ...]]:
     header = _header(image, path, where)
     if header.images > 1:
         raise EdgeLstmError(
@@ -209,7 +231,7 @@ def _read(image: Any, path: Path, where: str) -> tuple[Array, tuple[float, float
     return turn(data), (0.0, top), (*header.notes, *turn.notes())
 
 
-def _png_depth(path: Path) -> tuple[int, int]:
+def _png_depth(path: Path | _Memory) -> tuple[int, int]:
     """(bits a sample, colour type). Source: PNG specification, IHDR."""
     with path.open("rb") as file:
         head = file.read(26)

@@ -12,7 +12,8 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
-from edgelstm.pipeline.sources.source import Array, Frame, Source
+from edgelstm.pipeline.sources.sound import blocks, channel_of, no_blocks
+from edgelstm.pipeline.sources.source import Array, Source
 
 SUFFIXES = (".wav", ".wave")
 OPTIONS = ("channel",)
@@ -40,12 +41,7 @@ def open_wav(path: Path, options: Mapping[str, str]) -> Source:
     the first; the last one is filled up with zeros. Resampled by soxr where the rate is another.
     """
     sound = _header(path)
-    channel = None
-    if "channel" in options:
-        text = options["channel"]
-        if not text.isdecimal() or int(text) >= sound.channels:
-            raise EdgeLstmError(f"{path}: channel", found=text, expected=f"0 to {sound.channels - 1}")
-        channel = int(text)
+    channel = channel_of(str(path), options.get("channel"), sound.channels)
 
     def reframe(length: int, hop: int, rate: int | None) -> Source:
         wanted = rate or sound.rate
@@ -60,61 +56,13 @@ def open_wav(path: Path, options: Mapping[str, str]) -> Source:
         count = -(-round(sound.frames * wanted / sound.rate) // hop)
         return Source(
             f"sound {path}",
-            lambda: _frames(path, sound, channel, length, hop, wanted),
+            lambda: blocks(_mono(path, sound, channel), sound.rate, length, hop, wanted),
             length=count if wanted == sound.rate else None,
             fps=wanted / hop,
             said=tuple(said),
         )
 
-    def nothing() -> Iterator[Frame]:
-        raise EdgeLstmError(
-            f"sound {path}: how many samples a frame has",
-            expected="preprocessing that says so: 'samples=512,128,16000' is 512 samples, every 128, at 16 kHz",
-        )
-
-    return Source(f"sound {path}", nothing, reframe=reframe)
-
-
-def _frames(
-    path: Path, sound: Sound, channel: int | None, length: int, hop: int, rate: int
-) -> Iterator[Frame]:
-    window = np.zeros(length, np.float32)
-    pending = np.zeros(0, np.float32)
-    index = 0
-
-    def frame(new: Array) -> Frame:
-        nonlocal index
-        if hop >= length:
-            window[:] = new[hop - length :]
-        else:
-            window[:-hop] = window[hop:].copy()
-            window[-hop:] = new
-        made = Frame(index, index * hop / rate, f"{index * hop / rate:.3f} s", window.copy())
-        index += 1
-        return made
-
-    for chunk in _at_rate(_mono(path, sound, channel), sound.rate, rate):
-        pending = np.concatenate([pending, chunk])
-        whole = len(pending) // hop
-        for k in range(whole):
-            yield frame(pending[k * hop : (k + 1) * hop])
-        pending = pending[whole * hop :]
-    if len(pending):
-        yield frame(np.pad(pending, (0, hop - len(pending))))
-
-
-def _at_rate(chunks: Iterator[Array], have: int, want: int) -> Iterator[Array]:
-    if have == want:
-        yield from chunks
-        return
-    soxr = require("soxr", "audio", "resampling")
-    try:
-        stream = soxr.ResampleStream(have, want, 1, dtype="float32")
-    except (ValueError, RuntimeError) as error:
-        raise EdgeLstmError(f"resampling from {have} to {want} Hz", found=str(error)) from error
-    for chunk in chunks:
-        yield stream.resample_chunk(chunk)
-    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+    return Source(f"sound {path}", no_blocks(f"sound {path}"), reframe=reframe)
 
 
 def _mono(path: Path, sound: Sound, channel: int | None) -> Iterator[Array]:

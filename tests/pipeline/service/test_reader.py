@@ -68,6 +68,22 @@ def test_opened_again(timed: bool, first: list[int], again: list[int]) -> None:
         )
 
 
+def test_two_frames_of_one_time_are_for_the_policies_to_judge() -> None:
+    """Not passed over without a word: that is for what was seen before the source was opened again."""
+    came: list[Arrived] = []
+    reader = Reader(
+        "test",
+        lambda: source([0, 1, 1, 0, 2], True, False),
+        lambda a: came.append(a) or True,  # type: ignore[func-returns-value]
+        lost=lambda: None,
+        ended=lambda: None,
+        elsewhere=lambda: None,
+    )
+    reader.start()
+    reader.join(60)
+    assert [a.frame.name for a in came] == ["0", "1", "1", "0", "2"]
+
+
 @pytest.mark.parametrize("hours", [1, -1])
 def test_a_camera_passes_over_no_frame(hours: int) -> None:
     """Whatever the clock does while it is away: what comes is new. Its index counts on, also from before a restart."""

@@ -1,0 +1,158 @@
+"""A microphone, by PyAV: ALSA's devices on Linux, those of PulseAudio and PipeWire among them."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import Any
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.place import Place
+from edgelstm.pipeline.sources.address import TIMES, Address, split_fragment
+from edgelstm.pipeline.sources.audio import reason
+from edgelstm.pipeline.sources.clock import CaptureClock, utc
+from edgelstm.pipeline.sources.sound import blocks, channel_of, mono, no_blocks
+from edgelstm.pipeline.sources.source import Array, Frame, Source
+
+PREFIXES = ("mic:",)
+OPTIONS = ("rate", "channels", "channel", *TIMES)
+#: Time stamps of the device that are ahead of its samples by so many seconds: samples were lost.
+LOST = 0.1
+
+
+@dataclass(frozen=True)
+class _Device:
+    """What is opened. rate: in Hz; channels: that are recorded; channel: which of them, None for their mean."""
+
+    av: Any
+    name: str
+    rate: int
+    channels: int
+    channel: int | None
+    timeouts: tuple[float, float]
+
+    def open(self) -> Any:
+        """PyAV's container."""
+        options = {"sample_rate": str(self.rate), "channels": str(self.channels)}
+        try:
+            return self.av.open(self.name, format="alsa", options=options, timeout=self.timeouts)
+        except (self.av.error.FFmpegError, OSError, ValueError) as error:
+            raise EdgeLstmError(
+                f"microphone {self.name} can't be opened",
+                found=reason(error),
+                expected=f"a device of `arecord -L` that records {self.channels} channels at {self.rate} Hz",
+            ) from None
+
+
+def open_microphone(spec: str) -> Source:
+    """``mic:default``, ``mic:hw:1,0``, with ``#rate=16000&channels=1&channel=0``: blocks as the model's preprocessing cuts them.
+
+    It is opened for a moment to see that it is there. Times are the machine's UTC clock: counted in samples, from where they came the
+    quickest. Samples that the machine was too slow for are said as a gap.
+    """
+    name, options = split_fragment(spec.partition(":")[2], OPTIONS, spec.partition("#")[0])
+    what = f"microphone {name}"
+    if not re.fullmatch(r"[\w:,.={}-]+", name):
+        raise EdgeLstmError(
+            what, found=name or "no name", expected="mic:default, or mic:NAME of `arecord -L`"
+        )
+    av = require("av", "video", f"reading {what}")
+    rate, channels = (_number(what, k, options.get(k, d)) for k, d in (("rate", "16000"), ("channels", "1")))
+    channel = channel_of(what, options.get("channel"), channels)
+    device = _Device(av, name, rate, channels, channel, Address(name, what, options).timeouts)
+    device.open().close()
+
+    def reframe(length: int, hop: int, wanted: int | None) -> Source:
+        wanted = wanted or rate
+        said = [f"{rate} Hz, {channels} channels"]
+        if wanted != rate:
+            require("soxr", "audio", f"resampling {what}")
+            said.append(f"resampled to {wanted} Hz")
+        stopped = threading.Event()
+        start = time.time()
+        return Source(
+            what,
+            lambda: _frames(device, length, hop, wanted, start, stopped),
+            fps=wanted / hop,
+            said=tuple(said),
+            live=True,
+            place=Place(datetime.fromtimestamp(start, timezone.utc)),
+            stopped=stopped,
+        )
+
+    return Source(what, no_blocks(what), reframe=reframe, live=True)
+
+
+def _number(what: str, name: str, text: str) -> int:
+    value = int(text) if text.isdecimal() and len(text) < 8 else 0
+    most = 64 if name == "channels" else 768000
+    if not 1 <= value <= most:
+        raise EdgeLstmError(f"{what}: {name}", found=text, expected=f"1 to {most}")
+    return value
+
+
+class _Recording:
+    """An open device: chunks of samples, and when they were taken."""
+
+    def __init__(self, device: _Device, stopped: threading.Event) -> None:
+        self._device, self._stopped = device, stopped
+        self._clock = CaptureClock()
+        #: Samples of the device, those that were lost among them; and those that were given on.
+        self._count = self._given = 0
+        self._expected: float | None = None
+        #: When sample 0 would have been taken if the newest one is in its place, in seconds since 1970; and what was lost or set since it was asked.
+        self.start = 0.0
+        self.note: str | None = None
+
+    def chunks(self) -> Iterator[Array]:
+        """Until it is stopped; the device is closed by who reads. EdgeLstmError when it fails."""
+        device = self._device
+        container = device.open()
+        planar = device.av.AudioResampler(format="fltp")
+        try:
+            for packet in container.demux(audio=0):
+                came = time.monotonic()
+                for frame in packet.decode():
+                    if self._stopped.is_set():
+                        return
+                    self._look(frame, came)
+                    for part in planar.resample(frame):
+                        yield mono(part.to_ndarray(), device.channel)
+            raise EdgeLstmError(f"microphone {device.name}: the recording ended", expected="one that goes on")
+        except (device.av.error.FFmpegError, OSError, ValueError) as error:
+            found = reason(error)
+            if isinstance(error, device.av.error.ExitError):
+                found = f"nothing came for {device.timeouts[1]:g} s"
+            raise EdgeLstmError(f"microphone {device.name} is lost", found=found) from None
+        finally:
+            container.close()
+
+    def _look(self, frame: Any, came: float) -> None:
+        """Take down when ``frame`` was taken, and whether samples are missing before it."""
+        taken = frame.time
+        if taken is not None and self._expected is not None and taken - self._expected > LOST:
+            lost = taken - self._expected
+            self.note = f"{lost:.2f} s of sound were lost"
+            self._count += round(lost * self._device.rate)
+        self._count += frame.samples
+        self._given += frame.samples
+        if taken is not None:
+            self._expected = taken + frame.samples / self._device.rate
+        sent = self._count / self._device.rate
+        stamp, note = self._clock.stamp(sent, came)
+        self.start, self.note = stamp - self._given / self._device.rate, note or self.note
+
+
+def _frames(
+    device: _Device, length: int, hop: int, rate: int, start: float, stopped: threading.Event
+) -> Iterator[Frame]:
+    recording = _Recording(device, stopped)
+    for frame in blocks(recording.chunks(), device.rate, length, hop, rate):
+        end = recording.start + (frame.index + 1) * hop / rate
+        gap, recording.note = recording.note, None
+        yield replace(frame, time=end - start, name=utc(end), gap=gap)

@@ -1,0 +1,108 @@
+"""Microphones: ALSA's own library, with a device of its configuration that plays a file; and sound files that are no WAV."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline import open_source
+
+av = pytest.importorskip("av")
+if "alsa" not in av.formats_available:
+    pytest.skip("PyAV without ALSA", allow_module_level=True)
+
+DEVICE = """
+pcm.null {{ type null }}
+pcm.recorded {{ type file  slave.pcm null  file "/dev/null"  infile "{}"  format raw }}
+"""
+
+
+def record(folder: Path, samples: np.ndarray, code: str) -> str:
+    """Run ``code`` where ALSA has a device ``recorded`` that gives ``samples`` [n, channels]: ALSA reads its configuration once a process."""
+    (folder / "in.raw").write_bytes(samples.astype("<i2").tobytes())
+    (folder / "asound.conf").write_text(DEVICE.format(folder / "in.raw"))
+    environment = {**os.environ, "ALSA_CONFIG_PATH": str(folder / "asound.conf")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_recording_in_blocks(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-20000, 20000, (24000, 2))
+    code = """
+import json, time
+import numpy as np
+from edgelstm.pipeline import open_source
+made = []
+for spec in ("mic:recorded#rate=16000&channels=2", "mic:recorded#rate=16000&channels=2&channel=1"):
+    with open_source(spec, limit=20).reframed(512, 128) as source:
+        frames = list(source)
+    made.append([f.data.tolist() for f in frames])
+    times = [source.place.start.timestamp() + f.time for f in frames]
+    assert abs(times[0] - time.time()) < 60 and sorted(times) == times, times
+    assert source.live and source.fps == 125 and [f.index for f in frames] == list(range(20))
+print(json.dumps(made))
+"""
+    mean, second = json.loads(record(tmp_path, samples, code))
+    for made, wanted in ((mean, samples.mean(1)), (second, samples[:, 1])):
+        padded = np.concatenate([np.zeros(512 - 128), wanted / 32768])
+        blocks = [padded[k * 128 : k * 128 + 512] for k in range(20)]
+        np.testing.assert_allclose(made, blocks, atol=1e-6)
+
+
+def test_devices_that_are_not_there(tmp_path: Path) -> None:
+    code = """
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline import open_source
+for spec in ("mic:other", "mic:", "mic:recorded#rate=0", "mic:recorded#channels=2&channel=2", "mic:recorded#speed=1"):
+    try:
+        open_source(spec)
+    except EdgeLstmError as error:
+        print(error)
+"""
+    said = record(tmp_path, np.zeros((10, 1)), code).splitlines()
+    assert [line.split(":")[0] for line in said] == [
+        "microphone other can't be opened",
+        "microphone ",
+        "microphone recorded",
+        "microphone recorded",
+        "source mic",
+    ]
+
+
+def test_flac_is_the_wav_that_went_in(tmp_path: Path) -> None:
+    samples = np.random.default_rng(1).integers(-30000, 30000, (2, 5000)).astype(np.int16)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as file:
+        file.setnchannels(2)
+        file.setsampwidth(2)
+        file.setframerate(16000)
+        file.writeframes(samples.T.tobytes())
+    with av.open(str(tmp_path / "a.flac"), "w") as container:
+        stream = container.add_stream("flac", rate=16000, layout="stereo")
+        frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1), "s16", "stereo")
+        frame.sample_rate, frame.time_base, frame.pts = 16000, Fraction(1, 16000), 0
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    for behind in ("", ":channel=1"):
+        with (
+            open_source(f"{tmp_path}/a.flac{behind}") as flac,
+            open_source(f"{tmp_path}/a.wav{behind}") as wav,
+        ):
+            made, wanted = list(flac.reframed(256, 100)), list(wav.reframed(256, 100))
+        assert len(made) == len(wanted) == 50
+        for one, other in zip(made, wanted, strict=True):
+            np.testing.assert_allclose(one.data, other.data, atol=1e-7)
+            assert one.time == other.time
+    (tmp_path / "b.flac").write_bytes(b"no sound")
+    with pytest.raises(EdgeLstmError, match="not a sound file"):
+        open_source(str(tmp_path / "b.flac"))
