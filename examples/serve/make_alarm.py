@@ -73,7 +73,9 @@ def main() -> None:
         optimizer.step()
         if update % 50 == 49:
             right = ((torch.stack(made, 1) > 0) == (wanted > 0)).float().mean()
-            print(f"update {update + 1}: loss {loss.item():.3f}, right in {right:.1%} of the blocks", flush=True)
+            print(
+                f"update {update + 1}: loss {loss.item():.3f}, right in {right:.1%} of the blocks", flush=True
+            )
     ops = [
         {"op": "samples", "length": BLOCK, "hop": BLOCK, "rate": RATE},
         {"op": "magnitude"},
