@@ -15,7 +15,7 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test thorough lint docs bench bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
+.PHONY: help demo test thorough lint docs bench bench-native bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
@@ -24,6 +24,7 @@ help:
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make docs   the documentation site: build/docs/index.html"
 	@echo "make bench  the figures of benchmarks/README.md"
+	@echo "make bench-native        cells of our own inside ONNX Runtime: benchmarks/native/README.md"
 	@echo "make bench-quantisation   INT8 beside other quantisers: benchmarks/quantisation/README.md"
 	@echo "make bench-gpu           kernels and steps on an NVIDIA GPU: benchmarks/gpu/README.md"
 	@echo "make gpu-contact         the same and all else that waits for a GPU, in 8 minutes: CONTACT='--minutes 8'"
@@ -53,6 +54,9 @@ docs: $(TEST)
 
 bench: $(TEST)
 	$(BIN)/python benchmarks/run.py
+
+bench-native: $(TEST)
+	$(BIN)/python benchmarks/native/run.py --readme
 
 bench-quantisation: $(TEST)
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/quantisation/run.py --readme

@@ -91,3 +91,13 @@ def torch_lstm_256() -> torch.nn.LSTM:
 def torch_lstm_1024() -> torch.nn.LSTM:
     """``--module models:torch_lstm_1024``"""
     return torch_lstm(1024)
+
+
+def gru(folder: Path, hidden: int) -> Path:
+    """The step graph of two layers of torch.nn.GRU, as `edgelstm export` makes it."""
+    from edgelstm import export
+
+    torch.manual_seed(hidden)
+    path = folder / f"gru_{hidden}.onnx"
+    export(torch.nn.GRU(LSTM_INPUTS, hidden, num_layers=2).eval(), path, frame=(LSTM_INPUTS,), steps=20)
+    return path

@@ -31,11 +31,11 @@ class Opened:
     outputs: Callable[[Any], Mapping[str, Array]]
 
 
-def open_edgelstm(job: Job) -> Opened:
+def open_edgelstm(job: Job, native: bool | None = None) -> Opened:
     """Our Runner, the way its documentation says to use it."""
     from edgelstm.runtime import Runner
 
-    runner = Runner.open(job.model, streams=job.streams, threads=job.threads)
+    runner = Runner.open(job.model, streams=job.streams, threads=job.threads, native=native)
     if job.streams == 1:
         return Opened(
             lambda frame: frame_of(frame, 0) if len(frame) > 1 else next(iter(frame.values()))[0],
@@ -48,6 +48,11 @@ def open_edgelstm(job: Job) -> Opened:
         runner.step,
         lambda outputs: {name: np.stack([outputs[s][name] for s in names]) for name in outputs["0"]},
     )
+
+
+def open_plain(job: Job) -> Opened:
+    """Our Runner without our own operators, which it takes where their library is built."""
+    return open_edgelstm(job, native=False)
 
 
 def open_bare(job: Job) -> Opened:
@@ -212,8 +217,10 @@ class Contestant:
 
 
 OURS = "edgelstm"
+PLAIN = "edgelstm-plain"
 CONTESTANTS = {
     OURS: Contestant(open_edgelstm, "onnxruntime", "cpu"),
+    PLAIN: Contestant(open_plain, "onnxruntime", "cpu"),
     "edgelstm-bare": Contestant(open_bare, "onnxruntime", "cpu"),
     "onnxruntime": Contestant(open_onnxruntime, "onnxruntime", "cpu"),
     "openvino": Contestant(open_openvino, "openvino", "bench"),

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from edgelstm import machine
-from edgelstm.bench.contestants import CONTESTANTS, OURS
+from edgelstm.bench.contestants import CONTESTANTS, OURS, PLAIN
 from edgelstm.bench.job import Job
 from edgelstm.bench.race import Race
 from edgelstm.bench.result import BenchResult
@@ -50,12 +50,14 @@ def bench(
     streams: streams that advance together in every step.
     progress: called with 1 after every turn.
 
+    Where the library of our own operators is built, "edgelstm" runs with them and "edgelstm-plain" is measured too.
     A contestant whose package is missing, or that can't run a model, is reported as such. Raises EdgeLstmError for an
     unknown contestant, a torch contestant without a module, and a model that our own Runner can't run.
     """
     from edgelstm.runtime.onnxruntime import available_cpus
 
-    names = [OURS, *dict.fromkeys(name for name in against if name != OURS)]
+    ours = [OURS, PLAIN] if _has_native() else [OURS]
+    names = list(dict.fromkeys([*ours, *against]))
     _check_arguments(names, models, module, rounds=rounds, steps=steps, streams=streams)
     threads = threads or available_cpus()
     results = []
@@ -81,6 +83,13 @@ def bench(
     return BenchResult(
         tuple(results), threads, streams, rounds, steps, seed, machine.cpu().model, dict(_versions())
     )
+
+
+def _has_native() -> bool:
+    """Whether a Runner takes our own operators by itself."""
+    from edgelstm.runtime.native.prepare import available
+
+    return available()
 
 
 def _job(path: Path, folder: Path, plain: PathLike | None) -> Job:

@@ -38,14 +38,23 @@ _PORTABLE = ("portable", "kPortable", 4, 2, ())
 VARIANTS: dict[str, tuple[tuple[str, str, int, int, Sequence[str]], ...]] = {
     "x86_64": (
         ("avx512", "kAvx512", 16, 4, _AVX512),
-        ("avx2", "kAvx2", 8, 2, ("-mavx2", "-mfma")),
+        ("avx2", "kAvx2", 8, 3, ("-mavx2", "-mfma")),
         _PORTABLE,
     ),
     # 32 registers of 128 bits, multiply-add always there.
     "aarch64": (("neon", "kPortable", 4, 4, ()),),
 }
 COMPILE_TIMEOUT = 600.0
-_SOURCES = ("kernels.cpp", "kernels.h", "operators.cpp", "node.h", "ort_abi.h", "packed.cpp", "packed.h")
+_SOURCES = (
+    "kernels.cpp",
+    "kernels.h",
+    "operators.cpp",
+    "node.h",
+    "ort_abi.h",
+    "packed.cpp",
+    "packed.h",
+    "session.cpp",
+)
 
 
 def build_native(
@@ -103,6 +112,7 @@ def build_native(
     jobs += [
         ("operators", ["operators.cpp", f'-DEDGELSTM_BUILD="{quoted}"']),
         ("packed weights", ["packed.cpp"]),
+        ("sessions", ["session.cpp"]),
     ]
     with atomic_path(destination) as file, tempfile.TemporaryDirectory() as scratch:
         objects = [str(Path(scratch) / f"{k}.o") for k in range(len(jobs))]

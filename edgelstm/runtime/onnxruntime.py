@@ -7,6 +7,7 @@ import mmap
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.finite import SMALL, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native, prepare, same_results, say_once
+from edgelstm.runtime.native.session import Bound, NativeSession
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, call_size, capacity
 
@@ -50,9 +52,12 @@ class Buffers(dict[str, Array]):
 @dataclass(slots=True)
 class _Call:
     """A bound engine call, and the outputs it fills: one dictionary of read-only views per row. looked_at: what tells whether
-    the states that it writes are finite; states: these, [rows, ...] each."""
+    the states that it writes are finite; states: these, [rows, ...] each.
 
-    binding: Any
+    run: raises what ONNX Runtime raises, or gives a number other than 0 when a session of ours failed.
+    """
+
+    run: Callable[[], Any]
     outputs: list[Outputs]
     rows: Outputs
     looked_at: list[Callable[[], bool]]
@@ -81,11 +86,12 @@ class OrtProgram(RowProgram):
         threads = threads or available_cpus()
         self._session: Any
         self.native: Native | None
-        self._session, self.native = _open_native(model, threads, spin, native) or (
-            open_session(model, threads, spin),
-            None,
-        )
-        signature = read_signature(self._session, where)
+        opened = _open_native(model, threads, spin, streams, native)
+        if opened is not None:
+            self._session, signature, self.native = opened
+        else:
+            self._session, self.native = open_session(model, threads, spin), None
+            signature = read_signature(self._session, where)
         size = call_size(signature, streams, where)
         super().__init__(signature, streams, size, _Memory(signature, capacity(streams, size), self._session))
 
@@ -150,17 +156,14 @@ class _Memory:
         rows = slice(first, first + count)
         if self._session is None:
             raise _closed()
-        binding = self._session.io_binding()
-        for t in self._signature.inputs:
-            _bind(binding.bind_input, t.name, t.dtype, self._inputs[t.name][rows])
-        outputs = {}
-        for s in self._signature.states:
-            _bind(binding.bind_input, s.input, s.dtype, before[s.name][rows])
-            _bind(binding.bind_output, s.output, s.dtype, after[s.name][rows])
-            outputs[s.output] = after[s.name][rows]
-        for name, array in self._outputs.items():
-            _bind(binding.bind_output, name, self._signature.output(name).dtype, array[rows])
-            outputs[name] = array[rows]
+        inputs = [(t.name, t.dtype, self._inputs[t.name][rows]) for t in self._signature.inputs]
+        inputs += [(s.input, s.dtype, before[s.name][rows]) for s in self._signature.states]
+        written = [(s.output, s.dtype, after[s.name][rows]) for s in self._signature.states]
+        written += [
+            (name, self._signature.output(name).dtype, array[rows]) for name, array in self._outputs.items()
+        ]
+        step = _bind(self._session, inputs, written)
+        outputs = {name: array for name, _, array in written}
         views = {t.name: _read_only(outputs[t.name]) for t in self._signature.outputs}
         rows_alone = [{name: view[j, ...] for name, view in views.items()} for j in range(count)]
         found = [] if after.arena is None else [look(after.arena, "float32")]
@@ -168,7 +171,7 @@ class _Memory:
             if after.arena is None or s.dtype != "float32":
                 found.append(look(after[s.name][rows].reshape(-1), s.dtype))
         states = {s.name: after[s.name][rows] for s in self._signature.states}
-        return _Call(binding, rows_alone, views, found, states)
+        return _Call(step, rows_alone, views, found, states)
 
     def is_good(self, call: _Call, ranges: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the states that the call wrote are finite, as far as they are looked at, and within ``ranges``."""
@@ -185,9 +188,11 @@ class _Memory:
         if self._session is None:
             raise _closed()
         try:
-            self._session.run_with_iobinding(call.binding)
+            failed = call.run()
         except Exception as error:  # ONNX Runtime raises several unrelated classes
             raise EdgeLstmError("ONNX Runtime failed in a step", found=first_line(error)) from error
+        if failed:
+            raise EdgeLstmError("ONNX Runtime failed in a step", found=self._session.failure())
         return call.outputs
 
     def warm(self, call: _Call) -> None:
@@ -244,12 +249,11 @@ def open_session(
     *,
     half: bool = False,
     providers: Sequence[Any] = (CPU,),
-    library: PathLike | None = None,
 ) -> Any:
     """An ONNX Runtime session with the options every step graph here runs under.
 
     half: the graph computes in float16; found out for one whose Signature says so. providers: what computes it, the
-    first that can an operator; the CPU comes last. library: of operators that the graph needs besides ONNX Runtime's.
+    first that can an operator; the CPU comes last.
 
     Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
     """
@@ -266,8 +270,6 @@ def open_session(
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
     disabled = ["NchwcTransformer"] if half or _says_half(source) else []
     try:
-        if library is not None:
-            options.register_custom_ops_library(str(library))
         try:
             return ort.InferenceSession(
                 source, options, providers=list(providers), disabled_optimizers=disabled
@@ -295,31 +297,29 @@ def open_session(
 
 
 def _open_native(
-    model: PathLike | bytes, threads: int, spin: bool, wanted: bool | None
-) -> tuple[Any, Native] | None:
+    model: PathLike | bytes, threads: int, spin: bool, streams: int, wanted: bool | None
+) -> tuple[NativeSession, Signature, Native] | None:
     """A session whose cells are our own operators; None where there are none, or they were not asked for.
 
     Its results are compared with those of the graph as it is, once, on random numbers.
     """
-    found = prepare(model, threads, str(import_onnxruntime().__version__), wanted)
+    ort = import_onnxruntime()
+    found = prepare(model, threads, streams, str(ort.__version__), wanted)
     if found is None:
         return None
+    where = "model" if isinstance(model, bytes) else str(model)
+    plain = open_session(model, 1, spin=False)
+    signature = read_signature(plain, where)
     try:
-        session = open_session(found.data, threads, spin, library=found.library.path)
-        plain = open_session(model, 1, spin=False)
-        where = "model" if isinstance(model, bytes) else str(model)
-        trouble = same_results(plain, session, read_signature(session, where))
+        session = NativeSession(found.data, found.library.path, ort, threads, spin)
+        trouble = same_results(plain, session, signature)
     except EdgeLstmError as error:
         trouble = str(error)
     except Exception as error:  # ONNX Runtime raises several unrelated classes
         trouble = first_line(error)
     if trouble is None:
-        if hasattr(
-            session, "_model_bytes"
-        ):  # kept to open the session anew on other providers, which nobody asks for
-            session._model_bytes = None
-        return session, replace(found, data=b"")
-    message = f"our operators are not used for {'model' if isinstance(model, bytes) else model}"
+        return session, signature, replace(found, data=b"")
+    message = f"our operators are not used for {where}"
     if wanted:
         raise EdgeLstmError(message, found=trouble, hint="Without them it runs: EDGELSTM_NATIVE=0")
     say_once(f"{message}: {trouble}")
@@ -398,9 +398,16 @@ def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
     return buffer
 
 
-def _bind(bind: Any, name: str, dtype: str, array: Array) -> None:
-    element: Any = NUMBERS.get(dtype, array.dtype)
-    bind(name, "cpu", 0, element, list(array.shape), array.ctypes.data)
+def _bind(session: Any, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> Callable[[], Any]:
+    """A step over fixed memory."""
+    if isinstance(session, NativeSession):
+        return session.bind(inputs, outputs)
+    binding = session.io_binding()
+    for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
+        for name, dtype, array in tensors:
+            element: Any = NUMBERS.get(dtype, array.dtype)
+            bind(name, "cpu", 0, element, list(array.shape), array.ctypes.data)
+    return partial(session.run_with_iobinding, binding)
 
 
 def _read_only(array: Array) -> Array:

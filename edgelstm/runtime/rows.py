@@ -160,15 +160,17 @@ class RowProgram:
 
     def step_row(self, frame: Array, state: RowState, row: int) -> Outputs:
         """Advance one row of a model with one input: :meth:`step` without its lists and dictionaries."""
-        size, memory = self._size, self._memory
-        if size.most != 1 and (size.least != 1 or row % size.granule):
-            return self.step([{self.signature.inputs[0].name: frame}], state, [row])[0]
+        memory, side = self._memory, state.side[row]
+        call = state.calls.get((row, 1, side))  # bound already: so the engine takes that run of rows
+        if call is None:
+            size = self._size
+            if size.most != 1 and (size.least != 1 or row % size.granule):
+                return self.step([{self.signature.inputs[0].name: frame}], state, [row])[0]
+            call = self._call(state, row, 1)
         if state.written:
             state.written.clear()
         state.moved = ()
         memory.put_one(row, frame)
-        side = state.side[row]
-        call = state.calls.get((row, 1, side)) or self._call(state, row, 1)
         state.ran[:] = (call,)
         outputs = memory.run(call)[0]
         memory.wait()

@@ -136,25 +136,36 @@ INLINE void lstm_block(const LstmStep& s, int64_t panel, int64_t row) {
   }
 }
 
-// Rows in blocks of ROWS while there are as many; one row takes two panels at once, which keeps both multipliers busy.
+// Panel by panel, each over all rows while it is in the cache: ROWS of them at once, then as many as are left. The last one
+// takes two panels at once, which keeps both multipliers busy.
+template <int R, class Block>
+INLINE int64_t some_rows(int64_t first, int64_t last, int64_t row, int64_t rows, const Block& block) {
+  int64_t end = row + (rows - row) / R * R;
+  if (row < end)
+    for (int64_t panel = first; panel < last; panel++)
+      for (int64_t at = row; at < end; at += R) block.template run<R, 1>(panel, at);
+  return end;
+}
+
 template <class Block>
 INLINE void each_block(int64_t first, int64_t last, int64_t rows, const Block& block) {
-  int64_t together = rows - rows % ROWS;
-  for (int64_t panel = first; panel < last; panel++)
-    for (int64_t row = 0; row < together; row += ROWS) block.many(panel, row);
-  for (int64_t row = together; row < rows; row++) {
+  int64_t row = 0;
+  if constexpr (ROWS > 2) row = some_rows<ROWS>(first, last, row, rows, block);
+  row = some_rows<2>(first, last, row, rows, block);
+  if (row < rows) {
     int64_t panel = first;
-    for (; panel + 2 <= last; panel += 2) block.two(panel, row);
-    for (; panel < last; panel++) block.one(panel, row);
+    for (; panel + 2 <= last; panel += 2) block.template run<1, 2>(panel, row);
+    for (; panel < last; panel++) block.template run<1, 1>(panel, row);
   }
 }
 
 template <int G>
 struct Lstm {
   const LstmStep& s;
-  void many(int64_t panel, int64_t row) const { lstm_block<G, ROWS, 1>(s, panel, row); }
-  void two(int64_t panel, int64_t row) const { lstm_block<G, 1, 2>(s, panel, row); }
-  void one(int64_t panel, int64_t row) const { lstm_block<G, 1, 1>(s, panel, row); }
+  template <int R, int U>
+  INLINE void run(int64_t panel, int64_t row) const {
+    lstm_block<G, R, U>(s, panel, row);
+  }
 };
 
 void lstm(const LstmStep& s, int64_t first, int64_t last) {
@@ -208,11 +219,10 @@ INLINE void gru_block(const GruStep& s, int64_t panel, int64_t row) {
 
 struct Gru {
   const GruStep& s;
-  void many(int64_t panel, int64_t row) const {
-    for (int r = 0; r < ROWS; r += 2) gru_block<2, 1>(s, panel, row + r);
+  template <int R, int U>
+  INLINE void run(int64_t panel, int64_t row) const {
+    gru_block<R, U>(s, panel, row);
   }
-  void two(int64_t panel, int64_t row) const { gru_block<1, 2>(s, panel, row); }
-  void one(int64_t panel, int64_t row) const { gru_block<1, 1>(s, panel, row); }
 };
 
 void gru(const GruStep& s, int64_t first, int64_t last) { each_block(first, last, s.rows, Gru{s}); }
@@ -238,7 +248,14 @@ INLINE void candidate_block(const GruStep& s, int64_t panel, int64_t row) {
 }
 
 void gru_candidate(const GruStep& s, int64_t first, int64_t last) {
-  for (int64_t row = 0; row < s.rows; row++) {
+  int64_t row = 0;
+  if constexpr (ROWS > 3)
+    for (; row + 4 <= s.rows; row += 4) {
+      int64_t panel = first;
+      for (; panel + 4 <= last; panel += 4) candidate_block<4, 4>(s, panel, row);
+      for (; panel < last; panel++) candidate_block<4, 1>(s, panel, row);
+    }
+  for (; row < s.rows; row++) {
     int64_t panel = first;
     for (; panel + 8 <= last; panel += 8) candidate_block<1, 8>(s, panel, row);
     for (; panel < last; panel++) candidate_block<1, 1>(s, panel, row);

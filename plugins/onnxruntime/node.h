@@ -11,6 +11,8 @@
 namespace edgelstm {
 
 const ort::Api& api();          // set when the library is registered
+bool registered();
+ort::Status* add_operators(ort::SessionOptions* options);
 const Kernels& kernels();       // the best this processor has, or the one that EDGELSTM_NATIVE_ISA names
 
 inline void check(ort::Status* status) {

@@ -42,6 +42,7 @@ const Kernels* best() {
 }  // namespace
 
 const ort::Api& api() { return *the_api; }
+bool registered() { return the_api != nullptr; }
 const Kernels& kernels() {
   static const Kernels* chosen = best();
   return *chosen;
@@ -375,6 +376,22 @@ const ort::CustomOp* definition() {
 }
 
 }  // namespace
+
+ort::Status* add_operators(ort::SessionOptions* options) {
+  // One domain for the process: sessions refer to it as long as they live.
+  static ort::Domain* domain = nullptr;
+  static std::mutex lock;
+  std::lock_guard<std::mutex> guard(lock);
+  if (domain == nullptr) {
+    ort::Domain* made = nullptr;
+    if (auto status = api().CreateCustomOpDomain("edgelstm", &made)) return status;
+    for (const ort::CustomOp* op : {definition<LstmCell>(), definition<GruCell>(), definition<Gates>()})
+      if (auto status = api().CustomOpDomain_Add(made, op)) return status;
+    domain = made;
+  }
+  return api().AddCustomOpDomain(options, domain);
+}
+
 }  // namespace edgelstm
 
 // What ONNX Runtime calls when the library is registered with a session's options.
@@ -389,17 +406,8 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   static std::mutex lock;
   std::lock_guard<std::mutex> guard(lock);
   static const ort::Api functions(table);
-  the_api = &functions;
-  // One domain for the process: sessions refer to it as long as they live.
-  static ort::Domain* domain = nullptr;
-  if (domain == nullptr) {
-    ort::Domain* made = nullptr;
-    if (auto status = functions.CreateCustomOpDomain("edgelstm", &made)) return status;
-    for (const ort::CustomOp* op : {definition<LstmCell>(), definition<GruCell>(), definition<Gates>()})
-      if (auto status = functions.CustomOpDomain_Add(made, op)) return status;
-    domain = made;
-  }
-  return functions.AddCustomOpDomain(options, domain);
+  the_api = &functions;  // for sessions of session.cpp too
+  return add_operators(options);
 }
 
 // For the tests and `edgelstm doctor`: which instructions were chosen, and its sigmoid (0) and tanh (1).

@@ -10,10 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import native_library
 import zoo
 from edgelstm.bench import BenchResult, bench
 from edgelstm.bench.contestants import CONTESTANTS
 from edgelstm.errors import EdgeLstmError
+from edgelstm.runtime.native.library import VARIABLE
 
 ROUNDS, STEPS = 3, 20
 
@@ -188,3 +190,16 @@ def test_seeded_frames_are_the_same_everywhere() -> None:
     for a, b in zip(job.frames(), again.frames(), strict=True):
         assert {n: x.shape for n, x in a.items()} == {"a": (2, 2), "b": (2, 2)}
         assert all(np.array_equal(a[n], b[n]) for n in a)
+
+
+def test_with_our_operators_a_model_is_measured_with_and_without_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(native_library.built()))
+    monkeypatch.setenv("EDGELSTM_NATIVE", "")
+    path = tmp_path / "model.onnx"
+    zoo.lstm().save(path)
+    (model,) = bench([path], [], rounds=1, steps=2, threads=1).models
+    assert [e.contestant for e in model.entries] == ["edgelstm", "edgelstm-plain"]
+    assert [e.status for e in model.entries] == ["measured", "measured"]
+    assert 0 < (model["edgelstm-plain"].error or 0) < 1e-5  # other roundings, so other code ran

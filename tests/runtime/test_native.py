@@ -151,6 +151,13 @@ SPELT_OUT = """p_x = MatMul (x, m_x)
     n = Tanh (s)"""
 MOVE = "d = Sub (h, n)\n m = Mul (d, z)\n y = Add (m, n)"
 BLEND = "k = Mul (z, h)\n o = Sub (one, z)\n m = Mul (n, o)\n y = Add (k, m)"
+#: x chooses what is gathered: a large one is out of bounds.
+MOVE_BAD = """d = Sub (h, n)
+    m = Mul (d, z)
+    k = Add (m, n)
+    index = Cast <to = 7> (x)
+    chosen = Gather <axis = 0> (c, index)
+    y = Add (k, chosen)"""
 MOVE_TURNED = "d = Sub (n, h)\n m = Mul (z, d)\n y = Add (h, m)"
 BLEND_TURNED = "k = Mul (z, n)\n o = Sub (one, z)\n m = Mul (o, h)\n y = Add (m, k)"
 
@@ -199,6 +206,27 @@ def test_streams_give_the_same_with_our_operators(
     found = counts(step)
     assert sum(found.values()) == sum(wanted.values())
     compare_streamed(step, library)
+
+
+def test_for_many_streams_large_products_are_left_to_onnx_runtime(library: Path) -> None:
+    step = zoo.lstm(3, (67, 131))
+    program = native_library.opened(step.to_bytes(), library, streams=5, threads=1)
+    assert program.native is not None
+    assert dict(program.native.counts) == {"FusedLSTMCell": 1, "FusedGates": 1}
+    compare_streamed(step, library, streams=7, steps=3)
+
+
+def test_an_error_inside_a_step_is_onnx_runtime_s_own_and_moves_no_stream(library: Path) -> None:
+    step = gru(f"{BEFORE}\n{MOVE_BAD}", False, inputs=5)
+    program = native_library.opened(step.to_bytes(), library, threads=1)
+    assert program.native is not None
+    with Runner(program) as runner:
+        stream = runner.stream("one")
+        stream.step(np.zeros(5, np.float32))
+        before = stream.snapshot()
+        with pytest.raises(EdgeLstmError, match="ONNX Runtime failed in a step"):
+            stream.step(np.full(5, 99, np.float32))
+        assert stream.snapshot()["h"].tobytes() == before["h"].tobytes()
 
 
 def test_a_step_of_one_stream_is_found_too(library: Path) -> None:

@@ -18,6 +18,9 @@ from edgelstm.runtime.native.wire import FLOAT, FLOATS, Attribute, Node, OnnxGra
 
 DOMAIN = "edgelstm"
 PREFIX = "FusedGates_"
+#: So many streams pay for a cell of any size; more of them only for cells of so few weights. Measured: docs/native.md.
+FEW_STREAMS = 4
+SMALL = 1 << 16
 FLOAT_CASTS = ("Cast", "CastLike")
 
 
@@ -29,10 +32,11 @@ class Rewritten:
     counts: dict[str, int]
 
 
-def rewrite(data: bytes, threads: int) -> Rewritten | None:
+def rewrite(data: bytes, threads: int, streams: int = 1) -> Rewritten | None:
     """The file with native operators; None where nothing in it becomes one, or it is no ONNX file.
 
-    threads: of the session that will run it. Only graphs in float32 throughout are rewritten: others keep their rounding.
+    threads: of the session that will run it. streams: at once, at most; for many, large products are left to ONNX Runtime, which
+    is faster at them. Only graphs in float32 throughout are rewritten: others keep their rounding.
     """
     try:
         graph = OnnxGraph(data)
@@ -40,7 +44,7 @@ def rewrite(data: bytes, threads: int) -> Rewritten | None:
         return None
     if any(node.nested for node in graph.nodes) or not _in_float32(graph):
         return None
-    links = Links(graph)
+    links = Links(graph, None if streams <= FEW_STREAMS else SMALL)
     made: dict[str, int] = {}
     for node in list(graph.nodes):
         new = _gates(links, node) or find_gru(links, node)
@@ -119,7 +123,11 @@ def _cell(
 ) -> Node | None:
     """The gates together with the Gemm before them; None where there is none of the right form."""
     gemm = links.gemm(z)
-    if gemm is None or any(p and p not in links.constants for p in peepholes):
+    if (
+        gemm is None
+        or links.too_large(links.constants[gemm.weight].size)
+        or any(p and p not in links.constants for p in peepholes)
+    ):
         return None
     units = gemm.rows // (3 if attributes.get("coupled") else 4)
     sizes = [links.constants[p].size for p in peepholes if p]

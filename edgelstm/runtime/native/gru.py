@@ -90,6 +90,8 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
         gates["z"] = gates["z"].minus()
     weight = np.concatenate([gates["z"].weights[x], gates["r"].weights[x], w_n])
     recurrent = np.concatenate([gates["z"].weights[h], gates["r"].weights[h], r_n])
+    if links.too_large(weight.size + recurrent.size):
+        return None
     if recurrent.shape != (3 * units, units) or len({w.shape for w in (gates["z"].weights[x], w_n)}) > 1:
         return None
     zero = np.zeros(units, np.float32)

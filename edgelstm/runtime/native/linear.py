@@ -50,10 +50,11 @@ class Linear:
 
 
 class Links:
-    """Who makes which value of a graph, and its float32 constants."""
+    """Who makes which value of a graph, and its float32 constants. most: weights a cell may have, if that is limited."""
 
-    def __init__(self, graph: OnnxGraph) -> None:
+    def __init__(self, graph: OnnxGraph, most: int | None = None) -> None:
         self.graph = graph
+        self.most = most
         self.producers: dict[str, Node] = {
             name: node for node in graph.nodes for name in node.outputs if name
         }
@@ -63,6 +64,10 @@ class Links:
             values = None if name in graph.inputs else tensor.floats()
             if values is not None:
                 self.constants[name] = values
+
+    def too_large(self, weights: int) -> bool:
+        """Whether a cell of so many weights is left to ONNX Runtime."""
+        return self.most is not None and weights > self.most
 
     def producer(self, value: str, *ops: str) -> Node | None:
         """The standard operator of one of those kinds that makes a value."""

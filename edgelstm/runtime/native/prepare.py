@@ -16,6 +16,7 @@ from edgelstm.files import PathLike, read_bytes
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.native.cells import rewrite
 from edgelstm.runtime.native.library import BUILD_HINT, OLDEST_ONNXRUNTIME, NativeLibrary, find_native_library
+from edgelstm.runtime.native.session import NativeSession
 from edgelstm.runtime.protocol import Array
 
 VARIABLE = "EDGELSTM_NATIVE"
@@ -41,13 +42,13 @@ class Native:
 
 
 def prepare(
-    model: PathLike | bytes, threads: int, onnxruntime: str, wanted: bool | None = None
+    model: PathLike | bytes, threads: int, streams: int, onnxruntime: str, wanted: bool | None = None
 ) -> Native | None:
     """The step graph with our operators; None where it is to be opened as it is.
 
-    onnxruntime: the version that will open it. wanted: False: never; None: where a library is found and fits (one that does not
-    is told of in the log, once); True: an EdgeLstmError says what is missing. ``$EDGELSTM_NATIVE`` answers for None: 0: never;
-    1: the library has to be there, whatever models are opened.
+    threads, streams: see :func:`edgelstm.runtime.native.cells.rewrite`. onnxruntime: the version that will open it. wanted:
+    False: never; None: where a library is found and fits (one that does not is told of in the log, once); True: an EdgeLstmError
+    says what is missing. ``$EDGELSTM_NATIVE`` answers for None: 0: never; 1: the library has to be there, whatever models are opened.
     """
     needed = wanted if wanted is not None else _from_environment()
     if needed is False:
@@ -71,7 +72,7 @@ def prepare(
             raise EdgeLstmError("the library of operators for ONNX Runtime is not here", hint=BUILD_HINT)
         return None
     data = model if isinstance(model, bytes) else read_bytes(model)
-    rewritten = rewrite(data, threads)
+    rewritten = rewrite(data, threads, streams)
     if rewritten is None:
         if wanted:
             raise EdgeLstmError(
@@ -82,7 +83,15 @@ def prepare(
     return Native(rewritten.data, rewritten.counts, library)
 
 
-def same_results(plain: Any, native: Any, signature: Signature) -> str | None:
+def available() -> bool:
+    """Whether step graphs with cells are opened with our operators where nothing is said."""
+    try:
+        return _from_environment() is not False and find_native_library() is not None
+    except EdgeLstmError:
+        return False
+
+
+def same_results(plain: Any, native: NativeSession, signature: Signature) -> str | None:
     """Run both sessions once on seeded random frames and states; None if they give the same, else what differs."""
     axis = signature.stream_axis
     rows = axis if isinstance(axis, int) else ROWS
@@ -93,7 +102,8 @@ def same_results(plain: Any, native: Any, signature: Signature) -> str | None:
         kind, shape = np_dtype(spec.dtype), (rows, *spec.frame_shape)
         feeds[name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
     names = [v.name for v in plain.get_outputs()]
-    expected, found = plain.run(names, feeds), native.run(names, feeds)
+    expected = plain.run(names, feeds)
+    found = native.run(names, feeds, expected)
     return next(
         (text for n, a, b in zip(names, expected, found, strict=True) if (text := _apart(n, a, b))), None
     )

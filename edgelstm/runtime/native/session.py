@@ -1,0 +1,116 @@
+"""A session of ONNX Runtime opened by our library: a step is one call through ctypes with one argument.
+
+ONNX Runtime's own Python interface takes longer over a call than a small cell takes to compute. The options are those of
+:func:`edgelstm.runtime.onnxruntime.open_session`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.runtime.native.library import BUILD_HINT
+from edgelstm.runtime.protocol import Array
+
+#: TensorProto's numbers of the types a Signature can name.
+ELEMENTS = {
+    "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
+    "float64": 11, "bfloat16": 16, "float8e4m3fn": 17,
+}  # fmt: skip
+#: Name, dtype as in a Signature, and the memory that is read or written.
+Bound = tuple[str, str, Array]
+
+
+class NativeSession:
+    """See the module. onnxruntime: the module whose library is to run the graph. Raises EdgeLstmError where it can't be opened."""
+
+    def __init__(self, data: bytes, library: Path, onnxruntime: Any, threads: int, spin: bool) -> None:
+        try:
+            self._library = _functions(library)
+            # How the library learns which ONNX Runtime it is in. It stays loaded, as it would not with the options alone.
+            onnxruntime.SessionOptions().register_custom_ops_library(str(library))
+        except Exception as error:  # ONNX Runtime raises several unrelated classes
+            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise EdgeLstmError(
+                f"library of operators {library} does not load", found=text, hint=BUILD_HINT
+            ) from error
+        handle = ctypes.c_void_p()
+        if self._library.edgelstm_open(data, len(data), threads, int(spin), ctypes.byref(handle)):
+            raise EdgeLstmError("ONNX Runtime can't open the graph with our operators", found=self._message())
+        self._handle = handle
+        self._close = weakref.finalize(self, self._library.edgelstm_close, handle)
+
+    def bind(self, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> Callable[[], int]:
+        """A step over fixed memory, which it keeps: 0 when done, else :meth:`failure` says why it failed. It outlives :meth:`close`."""
+        tensors = (*inputs, *outputs)
+        count = len(tensors)
+        arrays = [array for _, _, array in tensors]
+        dims = [size for array in arrays for size in array.shape]
+        call = ctypes.c_void_p()
+        failed = self._library.edgelstm_bind(
+            self._handle,
+            len(inputs),
+            len(outputs),
+            (ctypes.c_char_p * count)(*(name.encode() for name, _, _ in tensors)),
+            (ctypes.c_void_p * count)(*(array.ctypes.data for array in arrays)),
+            (ctypes.c_size_t * count)(*(array.nbytes for array in arrays)),
+            (ctypes.c_int * count)(*(ELEMENTS[dtype] for _, dtype, _ in tensors)),
+            (ctypes.c_size_t * count)(*(array.ndim for array in arrays)),
+            (ctypes.c_int64 * len(dims))(*dims),
+            ctypes.byref(call),
+        )
+        if failed:
+            raise EdgeLstmError("ONNX Runtime refuses a tensor", found=self._message())
+        step = partial(self._library.edgelstm_run, call.value)
+        weakref.finalize(step, _unbind, self._library, call, arrays)
+        return step
+
+    def run(self, names: Sequence[str], feeds: Mapping[str, Array], like: Sequence[Array]) -> list[Array]:
+        """Outputs ``names`` for ``feeds``, in arrays as ``like``; for a comparison, since it binds anew."""
+        results = [np.zeros_like(array) for array in like]
+        step = self.bind(
+            [(name, str(array.dtype), array) for name, array in feeds.items()],
+            [(name, str(array.dtype), array) for name, array in zip(names, results, strict=True)],
+        )
+        if step():
+            raise EdgeLstmError("ONNX Runtime failed in a step", found=self._message())
+        return results
+
+    def failure(self) -> str:
+        """What the last step of this thread that failed said."""
+        return self._message()
+
+    def close(self) -> None:
+        """Free what no step keeps; calling it again does nothing."""
+        self._close()
+
+    def _message(self) -> str:
+        text: bytes = self._library.edgelstm_message()
+        return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[0]
+
+
+def _unbind(library: Any, call: ctypes.c_void_p, memory: list[Array]) -> None:
+    """``memory``: what the call points to lives as long as it."""
+    library.edgelstm_unbind(call)
+
+
+def _functions(path: Path) -> Any:
+    """The library with its functions' types. Raises OSError or AttributeError for another one."""
+    library = ctypes.CDLL(str(path))
+    pointer, size = ctypes.c_void_p, ctypes.c_size_t
+    library.edgelstm_message.restype = ctypes.c_char_p
+    library.edgelstm_open.argtypes = [ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int, pointer]
+    library.edgelstm_close.argtypes = [pointer]
+    library.edgelstm_close.restype = None
+    library.edgelstm_bind.argtypes = [pointer, size, size, *[pointer] * 7]
+    library.edgelstm_unbind.argtypes = [pointer]
+    library.edgelstm_unbind.restype = None
+    library.edgelstm_run.argtypes = [pointer]
+    return library

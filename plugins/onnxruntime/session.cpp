@@ -1,0 +1,103 @@
+// A session of ONNX Runtime and its calls, for Python through ctypes: a step is one call of a function with one argument, where
+// ONNX Runtime's own Python interface takes longer than a small cell. Functions return 0, or 1 and leave a message.
+#include <memory>
+
+#include "node.h"
+
+namespace edgelstm {
+namespace {
+
+thread_local std::string message;
+
+template <class Work>
+int tried(const Work& work) {
+  try {
+    work();
+    return 0;
+  } catch (const std::exception& error) {
+    message = error.what();
+    return 1;
+  }
+}
+
+struct Opened {
+  ort::Session* session = nullptr;
+  ort::RunOptions* options = nullptr;
+  ~Opened() {
+    if (session != nullptr) api().ReleaseSession(session);
+    if (options != nullptr) api().ReleaseRunOptions(options);
+  }
+};
+
+// A step over fixed memory. It keeps its session.
+struct Call {
+  std::shared_ptr<Opened> opened;
+  ort::Binding* binding = nullptr;
+  ~Call() {
+    if (binding != nullptr) api().ReleaseIoBinding(binding);
+  }
+};
+
+}  // namespace
+}  // namespace edgelstm
+
+using namespace edgelstm;
+#define EXPORT extern "C" __attribute__((visibility("default")))
+
+EXPORT const char* edgelstm_message() { return message.c_str(); }
+
+// RegisterCustomOps has to have been called by the ONNX Runtime that is to open the session.
+EXPORT int edgelstm_open(const void* model, size_t size, int threads, int spin, void** out) {
+  return tried([&] {
+    if (!registered()) throw std::runtime_error("the library of operators is not registered");
+    static ort::Env* env = nullptr;  // ONNX Runtime has one for the process, and counts who uses it
+    if (env == nullptr) check(api().CreateEnv(4, "edgelstm", &env));
+    ort::SessionOptions* options = nullptr;
+    check(api().CreateSessionOptions(&options));
+    std::unique_ptr<ort::SessionOptions, void (*)(ort::SessionOptions*)> owned(options, api().ReleaseSessionOptions);
+    check(api().SetIntraOpNumThreads(options, threads));
+    check(api().SetInterOpNumThreads(options, 1));
+    check(api().SetSessionLogSeverityLevel(options, 4));
+    check(api().AddSessionConfigEntry(options, "session.intra_op.allow_spinning", spin ? "1" : "0"));
+    check(add_operators(options));
+    auto opened = std::make_shared<Opened>();
+    check(api().CreateSessionFromArray(env, model, size, options, &opened->session));
+    check(api().CreateRunOptions(&opened->options));
+    *out = new std::shared_ptr<Opened>(opened);
+  });
+}
+
+EXPORT void edgelstm_close(void* session) { delete static_cast<std::shared_ptr<Opened>*>(session); }
+
+// A call over `inputs` tensors that are read and `outputs` that are written: their names, addresses, sizes in bytes, element
+// types, ranks, and dimensions one after the other. The memory has to outlive the call.
+EXPORT int edgelstm_bind(void* session, size_t inputs, size_t outputs, const char* const* names, void* const* data,
+                         const size_t* bytes, const int* types, const size_t* ranks, const int64_t* dims, void** out) {
+  return tried([&] {
+    auto call = std::make_unique<Call>();
+    call->opened = *static_cast<std::shared_ptr<Opened>*>(session);
+    check(api().CreateIoBinding(call->opened->session, &call->binding));
+    ort::MemoryInfo* memory = nullptr;
+    check(api().CreateCpuMemoryInfo(0, 0, &memory));
+    std::unique_ptr<ort::MemoryInfo, void (*)(ort::MemoryInfo*)> owned(memory, api().ReleaseMemoryInfo);
+    for (size_t k = 0; k < inputs + outputs; k++) {
+      ort::Value* value = nullptr;
+      check(api().CreateTensorWithDataAsOrtValue(memory, data[k], bytes[k], dims, ranks[k], types[k], &value));
+      dims += ranks[k];
+      auto bind = k < inputs ? api().BindInput : api().BindOutput;
+      ort::Status* status = bind(call->binding, names[k], value);
+      api().ReleaseValue(value);  // the binding has a reference of its own
+      check(status);
+    }
+    *out = call.release();
+  });
+}
+
+EXPORT void edgelstm_unbind(void* call) { delete static_cast<Call*>(call); }
+
+EXPORT int edgelstm_run(void* pointer) {
+  auto& call = *static_cast<Call*>(pointer);
+  ort::Status* status = api().RunWithBinding(call.opened->session, call.opened->options, call.binding);
+  if (status == nullptr) return 0;
+  return tried([&] { check(status); });
+}
