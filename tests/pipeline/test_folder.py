@@ -200,3 +200,20 @@ def test_ctrl_c_ends_a_followed_folder_well(tmp_path: Path) -> None:
     assert process.returncode == 0, error
     assert len(np.load(tmp_path / "y.npz")["h_next"]) == 3
     assert not list(tmp_path.glob(".y*"))
+
+
+def test_a_folder_of_arrays(tmp_path: Path) -> None:
+    """A cube a file, in the order in which people count."""
+    for k in (10, 9, 1):
+        np.save(tmp_path / f"cube{k}.npy", np.full((2, 3, 4), k, ">f4"))
+    with open_source(str(tmp_path)) as source:
+        frames = list(source)
+    assert [int(f.data[0, 0, 0]) for f in frames] == [1, 9, 10]
+    assert all(f.data.dtype == np.float32 and f.data.shape == (2, 3, 4) for f in frames)
+    assert source.length == 3
+    np.save(tmp_path / "cube2.npy", np.zeros(3, np.complex64))
+    with pytest.raises(EdgeLstmError, match=r"found complex64; expected numbers\. Write magnitude and phase"):
+        list(open_source(str(tmp_path)))
+    (tmp_path / "cube2.npy").write_bytes((tmp_path / "cube1.npy").read_bytes()[:-4])
+    with pytest.raises(EdgeLstmError, match=r"cube2.npy \(frame 1\): not a NumPy array, or a damaged one"):
+        list(open_source(str(tmp_path)))

@@ -19,6 +19,7 @@ from edgelstm.pipeline.sources import (
     table,
     video,
     wav,
+    zeromq,
 )
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Frame, Source
@@ -95,12 +96,13 @@ class LiveKind:
 LIVE = (
     LiveKind("a camera (rtsp://, http://, /dev/video0)", camera.PREFIXES, camera.open_camera),
     LiveKind("a microphone (mic:default)", microphone.PREFIXES, microphone.open_microphone),
+    LiveKind("arrays over ZeroMQ (zmq://host:port)", zeromq.PREFIXES, zeromq.open_zeromq),
 )
 #: The sources there are, in words, for help texts and messages.
 KINDS = ", ".join(
     (
         "a folder of radar files (.h5) of KNMI or OPERA",
-        "a folder of images",
+        "a folder of images or .npy files",
         *(kind.what for kind in (*FILES, *LIVE)),
     )
 )
@@ -119,6 +121,7 @@ def open_source(
     =====================  =========================================================================================
     folder with .h5 files  radar composites [rows, columns] of KNMI or OPERA (ODIM), in order of time ``edgelstm[radar]``
     FOLDER:image2          one of several images in each of those files; of OPERA's, ``FOLDER:DBZH``
+    folder with .npy files a frame each, in natural order
     folder with images     [H, W, 3] RGB or [H, W] grey, in natural order                       ``edgelstm[images]``
     TIFF, GIF, WebP, PNG   the pages of a stack, the pictures of an animation, or one frame      ``edgelstm[images]``
     video file             [H, W, 3] RGB or [H, W] grey                                         ``edgelstm[video]``
@@ -132,6 +135,7 @@ def open_source(
     FILE.flac, .ogg, .mp3  the same by PyAV                                                     ``edgelstm[video]``
     FILE.mcap              images and arrays of ROS 2 messages, ``FILE.mcap:topic=/camera``, a stream each of ``topic=/a,/b``;
                            ``topic=/joints:field=position``                                      ``edgelstm[mcap]``
+    zmq://HOST:PORT        arrays that somebody publishes, ``docs/sources.md``                  ``edgelstm[zmq]``
     mic:default            a microphone, ``docs/sound.md``                                      ``edgelstm[video]``
     rtsp://, http://,      a camera: as video, each frame with its time; ``#read_timeout=5`` and further options behind it,
     /dev/video0            ``docs/sources.md``                                                  ``edgelstm[video]``
@@ -225,6 +229,9 @@ def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:
         )
     if maps:
         return radar.open_radar(folder, maps, key, follow)
+    cubes = [p for p in files if p.suffix.lower() == ".npy"]
+    if cubes and not pictures:
+        return arrays.open_npy_folder(folder, cubes, follow)
     if pictures:
         return images.open_images(
             folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES], follow

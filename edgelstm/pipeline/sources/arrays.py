@@ -10,7 +10,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from numpy.lib import format as npy
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES
+from edgelstm.pipeline.sources.folder import Follow, files_as_frames, natural
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 
 #: What zipfile and NumPy raise for bytes that are not what they claim to be (an encrypted member: RuntimeError).
@@ -77,6 +78,40 @@ def open_npy(path: Path) -> Source:
     """Frames shape[1:] of one array."""
     array = _stored(str(path), lambda: path.open("rb"), path.stat().st_size)
     return _source(f"array {path}", array.shape[0], path.stem, array.frames)
+
+
+def open_npy_folder(folder: Path, files: Sequence[Path], follow: Follow | None = None) -> Source:
+    """One array a file, such as the range-Doppler cube of a radar; in natural order."""
+    follow = follow or Follow()
+    ordered = sorted(files, key=natural)
+
+    def read(path: Path, index: int) -> Frame:
+        where = f"{path} (frame {index})"
+        try:
+            with path.open("rb") as stream:
+                shape, _, dtype = _read_header(stream)
+                check_frame_size(where, shape, dtype)
+                _check_numbers(where, dtype)
+                stream.seek(0)
+                data: Array = npy.read_array(stream, allow_pickle=False)
+        except _DAMAGED as error:
+            raise EdgeLstmError(f"{where}: not a NumPy array, or a damaged one", found=error) from error
+        return Frame(index, None, path.name, data.astype(data.dtype.newbyteorder("="), copy=False))
+
+    def frames() -> Iterator[Frame]:
+        return files_as_frames(
+            folder,
+            ordered,
+            read,
+            suffixes=(".npy",),
+            order=natural,
+            follow=follow,
+            skip_last=False,
+            settle=True,
+        )
+
+    length = None if follow.on else len(ordered)
+    return Source(f"arrays in {folder}", frames, length=length, look=True, stopped=follow.stopped)
 
 
 def open_npz(path: Path, key: str | None) -> Source:
@@ -161,10 +196,7 @@ def _stored(where: str, open_stream: Callable[[], Any], size: int) -> Stored:
             header = stream.tell()
     except _DAMAGED as error:
         raise EdgeLstmError(f"{where}: not a NumPy array, or a damaged one", found=error) from error
-    if dtype.kind not in "biuf":
-        raise EdgeLstmError(
-            f"{where}: dtype", found=dtype, expected="numbers", hint="Objects and text are not frames"
-        )
+    _check_numbers(where, dtype)
     if not shape or shape[0] < 1:
         raise EdgeLstmError(
             f"{where}: no frames", found=list(shape), expected="time on axis 0, at least one frame"
@@ -186,6 +218,17 @@ def _stored(where: str, open_stream: Callable[[], Any], size: int) -> Stored:
             hint="Save it with numpy.ascontiguousarray",
         )
     return Stored(where, open_stream, shape, dtype, fortran)
+
+
+def _check_numbers(where: str, dtype: np.dtype[Any]) -> None:
+    if dtype.kind not in "biuf":
+        hint = "Write magnitude and phase, or real and imaginary parts" if dtype.kind == "c" else None
+        raise EdgeLstmError(
+            f"{where}: dtype",
+            found=dtype,
+            expected="numbers",
+            hint=hint or "Objects and text are not frames",
+        )
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -34,6 +35,13 @@ class Follow:
     def __post_init__(self) -> None:
         if self.idle is not None and (not self.on or not self.idle >= 0):
             raise EdgeLstmError("idle", found=self.idle, expected="seconds, with follow")
+
+
+def natural(path: Path) -> tuple[list[int | str], str]:
+    """Key of the order in which people count: 9 before 10."""
+    # Text and numbers alternate, so like is compared with like.
+    parts = [int(p) if p.isdecimal() else p.lower() for p in re.split(r"([0-9]+)", path.name)]
+    return parts, path.name
 
 
 def files_as_frames(

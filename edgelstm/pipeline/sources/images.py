@@ -6,7 +6,6 @@ file is, its first bytes tell, not its name.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources import netpbm, tiff
-from edgelstm.pipeline.sources.folder import Follow, files_as_frames
+from edgelstm.pipeline.sources.folder import Follow, files_as_frames, natural
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 from edgelstm.pipeline.sources.upright import exif_turn
 
@@ -63,7 +62,7 @@ def open_images(
     uint8 to 8 bits, uint16 above, TIFF also signed and floating point: see ``docs/sources.md``.
     """
     image = _pillow(f"reading the images in {folder}")
-    ordered = sorted(files, key=_natural)
+    ordered = sorted(files, key=natural)
     said: tuple[str, ...] = ()
     if others:
         kinds = Counter(path.suffix.lower() or path.name for path in others).most_common(5)
@@ -79,7 +78,7 @@ def open_images(
             ordered,
             lambda path, index: _one(image, path, index),
             suffixes=SUFFIXES,
-            order=_natural,
+            order=natural,
             follow=follow,
             skip_last=False,
         )
@@ -136,12 +135,6 @@ def picture_of(data: bytes, where: str) -> tuple[Array, tuple[float, float] | No
         raise
     except Exception as error:  # on damaged data the decoders raise nearly anything
         raise EdgeLstmError(f"{where}: not an image, or a damaged one", found=str(error)) from error
-
-
-def _natural(path: Path) -> tuple[list[int | str], str]:
-    # Text and numbers alternate, so like is compared with like.
-    parts = [int(p) if p.isdecimal() else p.lower() for p in re.split(r"([0-9]+)", path.name)]
-    return parts, path.name
 
 
 def _magic(path: Path) -> bytes:
