@@ -303,6 +303,8 @@ def _state_parts(returned: Any) -> Iterator[Callable[[Any], Any]]:
         for start in range(1, len(values)):
             yield partial(_tail, start)
         yield partial(_part, len(values) - 1)
+        for end in range(len(values) - 1, 0, -1):
+            yield partial(_head, end)
     yield lambda r: r
 
 
@@ -312,6 +314,10 @@ def _part(k: int, returned: Any) -> Any:
 
 def _tail(start: int, returned: Any) -> Any:
     return tuple(value for _, value in (children(returned) or [])[start:])
+
+
+def _head(end: int, returned: Any) -> Any:
+    return tuple(value for _, value in (children(returned) or [])[:end])
 
 
 def _zeroed(bare: Callable[[int], Any], part: Callable[[Any], Any], n: int) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError, count_of
@@ -9,7 +10,7 @@ from edgelstm.frontends.door import Loaded, Request
 from edgelstm.frontends.torch.checkpoint import listed
 from edgelstm.frontends.torch.factory import load_weights, random_weights, resolve
 from edgelstm.frontends.torch.program import TorchProgram
-from edgelstm.frontends.torch.recognise import open_module
+from edgelstm.frontends.torch.recognise import as_step, open_module
 from edgelstm.frontends.torch.trace import trace
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Program
@@ -46,10 +47,21 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
     request.say("tracing")
     step = trace(opened)
     if request.results is None:
-        from edgelstm.frontends.torch.crossed import refuse_crossed  # needs torch
+        from edgelstm.frontends.torch.crossed import check_order  # needs torch
 
-        refuse_crossed(step, opened)
+        notes = (*notes, *check_order(step, opened, partial(_is_step, module, request)))
     return Loaded(step, TorchProgram(opened), name, notes, windowed)
+
+
+def _is_step(module: Any, request: Request, results: list[str]) -> bool:
+    """Whether the module opens as a step with its results named so."""
+    try:
+        as_step(
+            module, request.frame, states=request.states, carry_state=request.carry_state, results=results
+        )
+    except EdgeLstmError:
+        return False
+    return True
 
 
 def reference(source: str, request: Request, like: Signature | None) -> Program:

@@ -70,10 +70,7 @@ def choices(
     count = len(given[0])
 
     def fits(k: int, place: int) -> bool:
-        return all(
-            states[k].shape == each[place].tensor.shape and states[k].dtype == each[place].tensor.dtype
-            for states, each in zip(given, found, strict=True)
-        )
+        return _fits(given, found, k, place)
 
     if results is not None:
         return [_as_said(few, results, keys, count, fits)]
@@ -101,6 +98,14 @@ def choices(
     if len(told) == 1 and others == told:
         fitting = told
     return _distinct([_picked(few, run) for run in fitting], few)
+
+
+def _fits(given: Sequence[Sequence[Tensor]], found: Sequence[Sequence[Leaf]], k: int, place: int) -> bool:
+    """Whether a result has a state's shape and dtype, for every number of streams."""
+    return all(
+        states[k].shape == each[place].tensor.shape and states[k].dtype == each[place].tensor.dtype
+        for states, each in zip(given, found, strict=True)
+    )
 
 
 def _is_called_state(leaf: Leaf) -> bool:
@@ -144,6 +149,63 @@ def depends(module: nn.Module, form: Form, frames: Sequence[Tensor], states: Seq
         found = [leaf.tensor for leaf in leaves(returned(module, form, frames, states))]
         escapes = [event.node for event in watch.escapes]
         return reaches([watch.node(t) for t in found] + escapes, before)
+
+
+def reordered(
+    module: nn.Module,
+    form: Form,
+    frames: Sequence[Tensor],
+    given: Sequence[Sequence[Tensor]],
+    back: Sequence[Any],
+    tried: Sequence[Picked],
+) -> list[Picked]:
+    """Choices in which the states come back in another order than they went in, each made from the state it follows."""
+    found = [leaves(each) for each in back]
+    count = len(given[0])
+    if count < 2 or len({len(each) for each in found}) != 1:
+        return []
+    with watched() as watch:
+        before = [watch.node(t) for t in given[0]]
+        nodes = [watch.node(leaf.tensor) for leaf in leaves(returned(module, form, frames, given[0]))]
+    free = [
+        [
+            p
+            for p in range(len(found[0]))
+            if _fits(given, found, k, p) and p < len(nodes) and reaches([nodes[p]], [before[k]])
+        ]
+        for k in range(count)
+    ]
+
+    def further(taken: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        if len(taken) == count:
+            yield taken
+            return
+        for place in free[len(taken)]:
+            if place not in taken:
+                yield from further((*taken, place))
+
+    known = {picked.states for picked in tried}
+    return [_picked(found[0], each) for each in islice(further(()), _MANY) if each not in known]
+
+
+def is_whole(back: Any, form: Form) -> bool:
+    """Whether the states went in as one thing and came back as one."""
+    assert form.picked is not None
+    own = set(form.picked.states)
+    return form.arguments == "nested" and any(set(span) == own for span in _spans(back, 0)[0])
+
+
+def said(picked: Picked, keys: Sequence[str], order: Sequence[int] | None = None) -> str:
+    """The results by name, as --results takes them; order: the place of each state, where it is not the one picked."""
+    count = 1 + max(*picked.states, *picked.outputs)
+    outputs = [k for k in picked.outputs if k not in picked.states]
+    labels = [DROPPED] * count
+    for number, k in enumerate(outputs):
+        name = picked.names[number] if picked.names and len(picked.names) == len(outputs) else None
+        labels[k] = name or ("y" if len(outputs) == 1 else f"y{number}")
+    for key, place in zip(keys, picked.states if order is None else order, strict=True):
+        labels[place] = key
+    return ",".join(labels)
 
 
 def _ask(name: str, keys: Sequence[str], left: Sequence[Picked], found: Sequence[Tensor]) -> Ambiguous:

@@ -198,8 +198,15 @@ def _notes(step: TorchStep) -> tuple[str, ...]:
     """What the user should know of how a step was made."""
     from edgelstm.frontends.torch.inner_states import Inside
     from edgelstm.frontends.torch.kept import Kept
+    from edgelstm.frontends.torch.pairing import said
 
     inner = step.module
+    if step.form.reordered and step.form.picked is not None:
+        taken = said(step.form.picked, step.form.keys)
+        return (
+            f"results taken as --results {taken} says, in another order than the states go in: so read, two frames in one call "
+            "give what they give one after the other",
+        )
     if isinstance(inner, Kept):
         places = ", ".join(str(slot.place) for slot in inner.slots)
         note = f"{places}, which {inner.source_name} keeps from call to call, carried as states"

@@ -57,7 +57,9 @@ class Form:
     keyword: the argument a nested state is given as, or the key in the mapping; None: the one after the frames. names: the
     frames' arguments, or those of single states, where they go by name. lengths, batches: arguments that say how many
     frames and streams there are. nesting: how the states are nested. picked: what came back. time: the axis of the frames
-    that a sequence module runs along; timed: which outputs have that axis, too.
+    that a sequence module runs along; timed: which outputs have that axis, too. keys: what the module's own tensors of states
+    are called. whole: the states come back as one thing, as they go in. reordered: they come back in another order than
+    they go in, which two frames in one call bear out.
     """
 
     arguments: Arguments
@@ -70,6 +72,9 @@ class Form:
     nesting: Tree | None = None
     picked: Picked | None = None
     timed: tuple[bool, ...] = ()
+    keys: tuple[str, ...] = ()
+    whole: bool = False
+    reordered: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Form:
         """Itself: nothing changes it."""
