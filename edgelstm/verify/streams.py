@@ -95,7 +95,12 @@ def separate(
             source.step([call], source.new_state(), [0])
     except Exception as error:  # whatever a user's module raises
         said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise refused(f"The model can't take one row alone either: {said}") from error
+        raise refused(
+            f"The model can't take one row alone either: {said}. Give it statistics that were kept in training "
+            "(track_running_stats=True), or of each row by itself"
+            if "more than 1 value per channel" in said
+            else f"The model can't take one row alone either: {said}"
+        ) from error
     alone = for_one_stream(step)
     if find_leak(alone, frames) is not None:
         raise refused("Export a model that treats the rows of its batch alike")

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import onnx_zoo
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import edgelstm
 from edgelstm import EdgeLstmError
 from edgelstm.frontends.torch.trace import trace
 from edgelstm.passes.stream_axis import find_mixing
+from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.verify.streams import check_separate, find_leak, separate
 from stepping import from_text
 
@@ -204,7 +207,189 @@ class Window(nn.Module):  # type: ignore[misc]
         return self.lstm(x / x.abs().max())[0]
 
 
-def test_a_window_that_mixes_the_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(EdgeLstmError, match="one stream other results when the frames of another changed"):
-        edgelstm.export(Window().eval(), tmp_path / "m.onnx", frame=(4,), window=5, limit=10)
+def test_a_window_that_mixes_the_batch_is_written_for_one_stream(tmp_path: Path) -> None:
+    module = Window().eval()
+    done = edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), window=5, steps=10, threads=1)
+    assert done.step.signature.stream_axis == 1
+    assert any("ReduceMax" in note for note in done.notes)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
+    with torch.no_grad():
+        want = module(torch.from_numpy(x)[None])[0].numpy()
+    np.testing.assert_allclose(one_window(done.step, x), want, rtol=1e-4, atol=1e-5)
+
+
+def one_window(step: Any, x: np.ndarray) -> np.ndarray:
+    program = OrtProgram(step.to_bytes(), threads=1)
+    got: np.ndarray = program.step([{"x": x}], program.new_state(), [0])[0]["y"].copy()
+    program.close()
+    return got
+
+
+class AlongTheBatch(nn.Module):  # type: ignore[misc]
+    """An LSTM over frames [N, T, 4] of the row before: which axis is the batch can't be told from outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(4, 3, batch_first=True)
+
+    def forward(self, x: Any) -> Any:
+        return self.lstm(x.roll(1, 0))[0]
+
+
+def test_a_window_whose_batch_can_not_be_told_from_its_time_is_asked_about(tmp_path: Path) -> None:
+    module = AlongTheBatch().eval()
+    with pytest.raises(EdgeLstmError, match=r"see each other.*Slice.*batch_first") as caught:
+        edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), window=5, steps=10)
     assert not list(tmp_path.iterdir())
+    assert "x[B, T, ...]" in str(caught.value)
+    module.batch_first = True  # as the message says
+    done = edgelstm.export(module, None, frame=(4,), window=5, steps=10, threads=1)
+    assert done.step.signature.stream_axis == 1
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
+    with torch.no_grad():
+        want = module(torch.from_numpy(x)[None])[0].numpy()
+    np.testing.assert_allclose(one_window(done.step, x), want, rtol=1e-4, atol=1e-5)
+
+
+# -- anything that mixes, anywhere, however states are given -----------------------------------------------------------
+
+
+class Op(nn.Module):  # type: ignore[misc]
+    """Something done to rows [N, C] or [N, T, C]."""
+
+    def __init__(self, kind: str, size: int) -> None:
+        super().__init__()
+        self.kind = kind
+        self.norm = nn.BatchNorm1d(size, track_running_stats=False)
+
+    def forward(self, x: Any) -> Any:
+        if self.kind == "batch norm":
+            return self.norm(x) if x.dim() == 2 else self.norm(x.transpose(1, 2)).transpose(1, 2)
+        return OPERATIONS[self.kind][0](x)
+
+
+OPERATIONS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "batch norm": (None, ("ReduceMean",)),
+    "mean": (lambda x: x - x.mean(0, keepdim=True), ("ReduceMean",)),
+    "softmax": (lambda x: x.softmax(0), ("Softmax",)),
+    "largest": (lambda x: x - x.amax(0, keepdim=True), ("ReduceMax",)),
+    "so far": (lambda x: x.cumsum(0), ("CumSum",)),
+    "sorted": (lambda x: x.sort(0)[0], ("TopK",)),
+    "next row": (lambda x: x.roll(1, 0), ("Slice",)),
+    "nothing": (lambda x: x, ()),
+    "its own softmax": (lambda x: x.softmax(-1), ()),
+}
+PLACES = ("frame", "hidden", "output")
+
+
+class Anyhow(nn.Module):  # type: ignore[misc]
+    def __init__(self, kind: str, place: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head = nn.LSTM(4, 4, batch_first=True), nn.Linear(4, 5)
+        self.frame, self.hidden, self.output = (
+            Op(kind if p == place else "nothing", 5 if p == "output" else 4) for p in PLACES
+        )
+
+    def run(self, x: Any, h: Any, c: Any) -> Any:
+        """Frames [N, T, 4]; one at a time, so that what mixes does so in each."""
+        y, (h, c) = self.lstm(self.frame(x), (h, c))
+        return self.output(self.head(y)), self.hidden(h[0])[None], c
+
+
+class Flat(Anyhow):
+    def forward(self, x: Any, h: Any, c: Any) -> Any:
+        y, h, c = self.run(x[:, None], h[None], c[None])
+        return y[:, 0], h[0], c[0]
+
+
+class Nested(Anyhow):
+    def forward(self, x: Any, state: Any) -> Any:
+        y, h, c = self.run(x[:, None], state[0][None], state[1][None])
+        return y[:, 0], (h[0], c[0])
+
+
+class Sequence(Anyhow):
+    def forward(self, x: Any, state: Any) -> Any:
+        h, c = state
+        ys = []
+        for t in range(x.shape[1]):
+            y, h, c = self.run(x[:, t : t + 1], h, c)
+            ys.append(y)
+        return torch.cat(ys, 1), (h, c)
+
+
+class Whole(Anyhow):
+    batch_first = True
+
+    def forward(self, x: Any) -> Any:
+        zeros = x.new_zeros(1, x.shape[0], 4)
+        return self.run(x, zeros, zeros)[0]
+
+
+SHAPES: dict[Any, Any] = {Flat: (4,), Nested: (4,), Sequence: (1, 4)}
+
+
+def mixes_or_says_so(kind: str, place: str, form: Any) -> None:
+    """Whatever is exported gives each stream what the module gives it alone; whatever is not names the operator."""
+    module, operators = form(kind, place).eval(), OPERATIONS[kind][1]
+    if form is Whole and place == "hidden":  # its last h nobody sees
+        return
+    mixing = bool(operators)
+    options: dict[str, Any] = {"steps": 4, "threads": 1}
+    if form is Whole:
+        options["window"] = 3
+    else:
+        options["states"] = {"h": SHAPES[form], "c": SHAPES[form]}
+    said = ""
+    try:
+        done = edgelstm.export(module, None, frame=(4,), **options)
+    except EdgeLstmError as error:
+        said = str(error)
+    if said:
+        assert mixing, said
+        assert any(operator in said for operator in operators), said
+        return
+    assert (done.step.signature.stream_axis == 1) == mixing
+    assert any(o in note for o in operators for note in done.notes) == mixing
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        if form is Whole:
+            np.testing.assert_allclose(
+                one_window(done.step, x.numpy()), module(x[None])[0].numpy(), rtol=1e-4, atol=1e-5
+            )
+            return
+        h = c = torch.zeros(1, 1, 4)
+        program = OrtProgram(done.step.to_bytes(), threads=1)
+        state = program.new_state()
+        for frame in x:
+            want, h, c = module.run(frame[None, None], h, c)
+            got = program.step([{"x": frame.numpy()}], state, [0])[0]["y"]
+            np.testing.assert_allclose(got, want[0, 0].numpy(), rtol=1e-4, atol=1e-5)
+        program.close()
+
+
+CASES = {
+    "kind": st.sampled_from(sorted(OPERATIONS)),
+    "place": st.sampled_from(PLACES),
+    "form": st.sampled_from([Flat, Nested, Sequence, Whole]),
+}
+
+
+@given(**CASES)
+@settings(max_examples=4, deadline=None)
+def test_anything_that_mixes_is_named(kind: str, place: str, form: Any) -> None:
+    mixes_or_says_so(kind, place, form)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("form", [Flat, Nested, Sequence, Whole])
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("kind", sorted(OPERATIONS))
+def test_everything_that_mixes_is_named(kind: str, place: str, form: Any) -> None:
+    mixes_or_says_so(kind, place, form)
+
+
+@pytest.mark.parametrize("form", [Nested, Sequence])
+def test_batch_statistics_beside_a_nested_state_are_named(form: Any) -> None:
+    mixes_or_says_so("batch norm", "frame", form)

@@ -13,6 +13,7 @@ from edgelstm.frontends.torch.program import TorchProgram
 from edgelstm.frontends.torch.recognise import as_step, open_module
 from edgelstm.frontends.torch.trace import trace
 from edgelstm.graph.signature import Signature
+from edgelstm.passes.stream_axis import find_mixing
 from edgelstm.runtime.protocol import Program
 
 
@@ -29,14 +30,20 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
             "the shape of a frame is not given",
             expected="frame=(1, 64, 64), or --frame 1,64,64: one frame without the stream axis",
         )
-    opened, notes, windowed = open_module(
-        module,
-        request.frame,
-        states=request.states,
-        window=request.window,
-        carry_state=request.carry_state,
-        results=request.results,
-    )
+    from edgelstm.frontends.torch.windows import MixedStreams  # needs torch
+
+    try:
+        opened, notes, windowed = open_module(
+            module,
+            request.frame,
+            states=request.states,
+            window=request.window,
+            carry_state=request.carry_state,
+            results=request.results,
+        )
+    except MixedStreams as error:
+        error.found = "; ".join(dict.fromkeys(map(_what_mixes, error.readings))) or error.found
+        raise
     name = name or (source if isinstance(source, str) else type(source).__name__)
     if drawn:
         notes = (
@@ -51,6 +58,18 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
 
         notes = (*notes, *check_order(step, opened, partial(_is_step, module, request)))
     return Loaded(step, TorchProgram(opened), name, notes, windowed)
+
+
+def _what_mixes(window: Any) -> str:
+    """The operator in a window's graph that mixes its streams."""
+    try:
+        mixing = find_mixing(trace(window))
+    except EdgeLstmError:
+        mixing = None
+    how = f"called as {window.form.text}"
+    if mixing is None:
+        return f"{how}, one stream has other results when the frames of another change"
+    return f"{how}, {mixing} mixes their rows, as {mixing.tensor!r} shows"
 
 
 def _is_step(module: Any, request: Request, results: list[str]) -> bool:

@@ -160,13 +160,15 @@ def open_module(
         if window is None or carry_state or states is not None or error.__class__ is not EdgeLstmError:
             raise
         from edgelstm.frontends.torch.narrow import taking
-        from edgelstm.frontends.torch.windows import as_window
+        from edgelstm.frontends.torch.windows import MixedStreams, as_window
 
         given = read_frames(frame)
         try:
             whole = taking(as_window(_copied(module), _in_float32(given), window), given)
         except EdgeLstmError as other:
-            if "is a window" in error.what:  # then why it can't be one of this length is what helps
+            if "is a window" in error.what or isinstance(
+                other, MixedStreams
+            ):  # then why it can't be one of this length is what helps
                 raise other from error
             raise error from other
         note = _window_note(type(module).__name__, window, whole.signature.window is None)

@@ -83,6 +83,7 @@ def as_window(
     or list is taken for its states and left out. Raises EdgeLstmError when it can't take such a window.
     """
     attempts: list[tuple[Form, Unfit]] = []
+    mixed: list[MixedWindow] = []
     with torch.no_grad(), warnings.catch_warnings(), torch.random.fork_rng(devices=[]):
         warnings.simplefilter("ignore")
         remember(module)
@@ -93,8 +94,13 @@ def as_window(
                 window = with_numbers(partial(_fit, module, frames, length, form, outputs))
             except Unfit as unfit:
                 attempts.append((form, unfit))
+                mixed += [unfit] if isinstance(unfit, MixedWindow) else []
                 continue
             _check_forgets_nothing(module, frames, length, form)
+            return window
+        if mixed:
+            window = _of_one_stream(module, frames, mixed)
+            _check_forgets_nothing(module, frames, length, window.form)
             return window
     tried = sorted(attempts, key=lambda each: -each[1].got)[:2]
     raise EdgeLstmError(
@@ -104,6 +110,40 @@ def as_window(
         expected="forward(x[B, T, ...]) -> y, or forward(x[T, B, ...]) -> y",
         hint="Check the shape of the frame (without streams and time) and the length of the window",
     )
+
+
+class MixedWindow(Unfit):
+    """All fits but that streams see each other. like_a_set: put in another order, streams give the same in that order."""
+
+    def __init__(self, window: TorchWindow, like_a_set: bool) -> None:
+        super().__init__("gave one stream other results when the frames of another changed", got=RETURNED)
+        self.window, self.like_a_set = window, like_a_set
+
+
+class MixedStreams(EdgeLstmError):
+    """A module whose streams see each other, and it can't be told which axis of its frames is theirs; see ``crossed``."""
+
+    def __init__(self, name: str, readings: Sequence[TorchWindow]) -> None:
+        self.readings = tuple(readings)
+        super().__init__(
+            f"the streams of {name} see each other",
+            found="one stream with other results when the frames of another changed",
+            expected="rows that have nothing to do with each other, one a stream",
+            hint="Where they mix by intent, give the module an attribute batch_first, True for x[B, T, ...] and False for "
+            "x[T, B, ...]: then it is written for one stream",
+        )
+
+
+def _of_one_stream(module: nn.Module, frames: Frames, mixed: Sequence[MixedWindow]) -> TorchWindow:
+    """The window whose streams mix, if it is beyond doubt which axis is theirs: what mixes them is told by its graph.
+
+    Time taken for streams mixes as well, but not in any order: a mean over the batch does.
+    """
+    said = getattr(module, "batch_first", None)
+    sets = [each for each in mixed if each.like_a_set]
+    if len(sets) != 1 and (said is None or len(mixed) != 1):
+        raise MixedStreams(called(module), [each.window for each in mixed])
+    return (sets if len(sets) == 1 else mixed)[0].window
 
 
 def window_that_works(module: nn.Module, frames: Frames) -> int | None:
@@ -151,10 +191,9 @@ def _fit(
         if a.is_floating_point():
             a.select(1 - time, 0).copy_(b.select(1 - time, 0))
     changed, _ = _outputs(module, returned(module, form, first, ()))
-    if not all(
+    separate = all(
         close(a.select(axis, 1), b.select(axis, 1)) for a, b, axis in zip(few, changed, axes, strict=True)
-    ):
-        raise Unfit("gave one stream other results when the frames of another changed", got=RETURNED)
+    )
     try:
         longer, _ = run(FEW, frames_of=length + 1)
         times = [_time_axis(a, b, length) for a, b in zip(few, longer, strict=True)]
@@ -170,7 +209,24 @@ def _fit(
         states=(),
         window=length if timed else None,
     )
-    return TorchWindow(module, form, taken, signature)
+    window = TorchWindow(module, form, taken, signature)
+    if not separate:
+        raise MixedWindow(window, _like_a_set(module, form, _windows(frames, MORE, length, time, 0), axes))
+    return window
+
+
+def _like_a_set(module: nn.Module, form: Form, windows: Sequence[Tensor], axes: Sequence[int]) -> bool:
+    """Whether streams in another order give the same in that order."""
+    assert form.time is not None
+    before, _ = _outputs(module, returned(module, form, windows, ()))
+    for order in ([2, 1, 0], [1, 0, 2]):
+        index = torch.tensor(order)
+        turned = [w.index_select(1 - form.time, index) for w in windows]
+        after, _ = _outputs(module, returned(module, form, turned, ()))
+        pairs = zip(before, after, axes, strict=True)
+        if not all(close(a.index_select(axis, index), b) for a, b, axis in pairs):
+            return False
+    return True
 
 
 def _outputs(module: nn.Module, back: Any) -> tuple[list[Tensor], Any]:
