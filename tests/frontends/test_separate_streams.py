@@ -209,7 +209,7 @@ class Window(nn.Module):  # type: ignore[misc]
 
 def test_a_window_that_mixes_the_batch_is_written_for_one_stream(tmp_path: Path) -> None:
     module = Window().eval()
-    done = edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), window=5, steps=10, threads=1)
+    done = edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), window=5, limit=10, threads=1)
     assert done.step.signature.stream_axis == 1
     assert any("ReduceMax" in note for note in done.notes)
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
@@ -239,11 +239,11 @@ class AlongTheBatch(nn.Module):  # type: ignore[misc]
 def test_a_window_whose_batch_can_not_be_told_from_its_time_is_asked_about(tmp_path: Path) -> None:
     module = AlongTheBatch().eval()
     with pytest.raises(EdgeLstmError, match=r"see each other.*Slice.*batch_first") as caught:
-        edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), window=5, steps=10)
+        edgelstm.export(module, tmp_path / "m.onnx", frame=(4,), window=5, limit=10)
     assert not list(tmp_path.iterdir())
     assert "x[B, T, ...]" in str(caught.value)
     module.batch_first = True  # as the message says
-    done = edgelstm.export(module, None, frame=(4,), window=5, steps=10, threads=1)
+    done = edgelstm.export(module, None, frame=(4,), window=5, limit=10, threads=1)
     assert done.step.signature.stream_axis == 1
     x = np.random.default_rng(0).normal(size=(5, 4)).astype("f4")
     with torch.no_grad():
@@ -336,7 +336,7 @@ def mixes_or_says_so(kind: str, place: str, form: Any) -> None:
     if form is Whole and place == "hidden":  # its last h nobody sees
         return
     mixing = bool(operators)
-    options: dict[str, Any] = {"steps": 4, "threads": 1}
+    options: dict[str, Any] = {"limit": 4, "threads": 1}
     if form is Whole:
         options["window"] = 3
     else:

@@ -182,7 +182,7 @@ def test_the_command_line_takes_frames_of_any_type(tmp_path: Path, run: Run, cas
     kind, options, rows = TYPED[case]
     given = [part for option in options for part in ("--frame", option)]
     path = tmp_path / "m.onnx"
-    done = run("export", factory(tmp_path, kind), *given, "--state", "h=8", "-o", path, "--steps", "10")
+    done = run("export", factory(tmp_path, kind), *given, "--state", "h=8", "-o", path, "--limit", "10")
     assert done[0] == 0, done[2]
     torch.manual_seed(0)
     equal_to_the_module(kind().eval(), path, [{n: make() for n, make in rows.items()} for _ in range(STEPS)])
@@ -196,7 +196,7 @@ def test_a_type_that_has_to_be_said_is_asked_for_with_what_was_tried(
     tmp_path: Path, run: Run, kind: Any, options: list[str], works: str
 ) -> None:
     source = factory(tmp_path, kind)
-    rest = ("--state", "h=8", "-o", tmp_path / "m.onnx", "--steps", "5")
+    rest = ("--state", "h=8", "-o", tmp_path / "m.onnx", "--limit", "5")
     refused = run("export", source, *(p for o in options for p in ("--frame", o)), *rest)
     assert refused[0] == 2
     assert works in refused[2]

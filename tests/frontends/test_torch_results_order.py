@@ -91,7 +91,7 @@ def right_or_asked(module: Any) -> str:
     options: dict[str, Any] = {
         "frame": (3,),
         "states": dict.fromkeys(module.given, (4,)),
-        "steps": 5,
+        "limit": 5,
         "threads": 1,
     }
     how, said = "exported", ""
@@ -164,7 +164,7 @@ class DelayLine(nn.Module):
 
 def test_what_is_handed_on_is_no_other_order() -> None:
     names = ("first", "second", "last", "mean")
-    done = edgelstm.export(DelayLine().eval(), None, frame=(3,), states=dict.fromkeys(names, (4,)), steps=5)
+    done = edgelstm.export(DelayLine().eval(), None, frame=(3,), states=dict.fromkeys(names, (4,)), limit=5)
     assert [s.name for s in done.step.signature.states] == list(names)
 
 
