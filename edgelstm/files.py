@@ -6,7 +6,7 @@ import atexit
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -77,6 +77,48 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.pop(temporary, None)
+
+
+def refuse_overwrite(output: PathLike | None, inputs: Iterable[object]) -> None:
+    """Raise EdgeLstmError where what is to be written is among what is read, under whatever name: a link, a relative path.
+
+    inputs: files and folders, sources as ``run`` takes them (``FILE.npz:NAME``), None for what was not given. A folder of frames is
+    read as a whole: no file of a kind that lies in it is written there.
+    """
+    if output is None or str(output) == "-":
+        return
+    target = Path(output)
+    for given in inputs:
+        if not isinstance(given, str | os.PathLike):
+            continue
+        text = os.fspath(given)
+        ends = [k for k, letter in enumerate(text) if letter in ":#"]
+        for read in (text, *(text[:k] for k in reversed(ends))):
+            if read and _is_read(Path(read), target):
+                raise EdgeLstmError(
+                    f"can't write {output}",
+                    found=f"that it is read: {text}" if _same(Path(read), target) else f"frames in {read}",
+                    expected="another name",
+                    hint="What is read is never written over",
+                )
+
+
+def _is_read(read: Path, target: Path) -> bool:
+    if _same(read, target):
+        return True
+    try:
+        if not read.is_dir() or not _same(read, target.parent):
+            return False
+        return any(p.suffix.lower() == target.suffix.lower() and p.is_file() for p in read.iterdir())
+    except (OSError, ValueError):
+        return False
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except (OSError, ValueError):  # one of them is not there
+        return False
 
 
 def write_bytes(path: PathLike, data: bytes) -> None:

@@ -30,7 +30,8 @@ def build_engine(
     tune: Annotated[
         list[int] | None,
         typer.Option(
-            help="A further number of streams to tune for, beside OPT; repeatable, costs build time only."
+            min=1,
+            help="A further number of streams to tune for, beside OPT; repeatable, costs build time only.",
         ),
     ] = None,
     gpu: Annotated[

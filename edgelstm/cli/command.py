@@ -5,6 +5,7 @@ Kinds of sources and sinks in help texts come from their tables, which are loade
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from importlib import import_module
 from typing import Any
@@ -37,6 +38,18 @@ def fill_help(command: Any) -> None:
             if mark in text:
                 kinds = str(import_module(module).KINDS)
                 parameter.help = text.replace(mark, kinds[0].upper() + kinds[1:])
+
+
+#: Larger whole numbers are slips of the finger, and more than the libraries below take.
+LARGEST = 2**31 - 1
+
+
+def _check_number(option: Any, value: Any) -> None:
+    """Raise EdgeLstmError for what no option means: NaN, infinity, numbers without end."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise EdgeLstmError(option.opts[0], found=value, expected="a finite number")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise EdgeLstmError(option.opts[0], found=value, expected=f"at most {LARGEST}")
 
 
 class Command(TyperCommand):
@@ -73,6 +86,10 @@ class Command(TyperCommand):
             if given[option.opts[0]] > 1 and not option.multiple:
                 raise EdgeLstmError(f"{name} is given twice", expected="once: it takes one value")
         parsed: list[str] = super().parse_args(ctx, today)
+        for option in self.params:
+            value = ctx.params.get(option.name)
+            for number in value if isinstance(value, list | tuple) else (value,):
+                _check_number(option, number)
         return parsed
 
     def _renamed(self, argument: str) -> str:

@@ -20,6 +20,7 @@ from edgelstm.cli.shared import (
     print_json,
     progress_bar,
     say,
+    within,
 )
 from edgelstm.errors import count_of
 
@@ -35,7 +36,9 @@ def fit_detector(
     source: Source,
     output: Annotated[Path, typer.Option("--output", "-o", help="The .json file to write.")],
     method: Annotated[str, typer.Option(help="mae, mse or mahalanobis.")] = "mae",
-    quantile: Annotated[float, typer.Option(help="Share of normal steps that are no anomaly.")] = 0.999,
+    quantile: Annotated[
+        float, typer.Option(callback=within(0, 1), help="Share of normal steps that are no anomaly.")
+    ] = 0.999,
     target: Annotated[
         str | None, typer.Option(help="What the output stands for: input (given back) or next (foretold).")
     ] = None,

@@ -35,7 +35,8 @@ from edgelstm.cli.shared import (
     states_option,
     two_numbers,
 )
-from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.errors import count_of
+from edgelstm.files import refuse_overwrite
 from edgelstm.graph.signature import Signature, StateSpec
 
 
@@ -80,7 +81,9 @@ def export(
     window: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Write a window of T frames: unrolled, or as the module itself computes it."
+            min=1,
+            max=65536,
+            help="Write a window of T frames: unrolled, or as the module itself computes it.",
         ),
     ] = None,
     carry_state: Annotated[
@@ -105,7 +108,8 @@ def export(
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Relative error from float64 that passes (default: a few times that of the source itself)."
+            min=0,
+            help="Relative error from float64 that passes (default: a few times that of the source itself).",
         ),
     ] = None,
     preprocess: Preprocess = None,
@@ -227,7 +231,7 @@ def run(
         bool, typer.Option("--follow", help="Wait for further files of a folder, until interrupted.")
     ] = False,
     idle: Annotated[
-        float | None, typer.Option(help="With --follow: end after so many seconds without a new file.")
+        float | None, typer.Option(min=0, help="With --follow: end after so many seconds without a new file.")
     ] = None,
     begin: Annotated[
         Path | None,
@@ -338,7 +342,7 @@ def verify(
         typer.Option(help="Forecasts: CSI of this value (default: 1 of rain in mm/h, 0.5 of brightness)."),
     ] = None,
     tolerance: Annotated[
-        float | None, typer.Option(help="Exit with code 1 if the worst relative error is larger.")
+        float | None, typer.Option(min=0, help="Exit with code 1 if the worst relative error is larger.")
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -348,10 +352,9 @@ def verify(
     from edgelstm.verify import report as verify_report
     from edgelstm.verify.plot import check_plot
 
-    if tolerance is not None and not tolerance >= 0:
-        raise EdgeLstmError("--tolerance", found=tolerance, expected="a relative error of at least 0")
     if plot is not None:
         check_plot(plot)
+        refuse_overwrite(plot, (a, b, source, weights))
     say_sources(source)
     with progress_bar("comparing", limit) as tick:
         result = edgelstm.verify(

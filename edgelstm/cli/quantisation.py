@@ -22,6 +22,7 @@ from edgelstm.cli.shared import (
     progress_bar,
     say_sources,
     size_text,
+    within,
 )
 from edgelstm.errors import count_of
 
@@ -42,7 +43,9 @@ def calibrate(
     method: Annotated[
         str | None, typer.Option(help="recurrent (default), minmax, percentile, entropy or mse.")
     ] = None,
-    percentile: Annotated[float | None, typer.Option(help="Of method percentile; default 99.99.")] = None,
+    percentile: Annotated[
+        float | None, typer.Option(callback=within(50, 100), help="Of method percentile; default 99.99.")
+    ] = None,
     streams: Annotated[int | None, typer.Option(min=1, help="Sequences side by side; default 8.")] = None,
     limit: Limit = None,
     sequence: Annotated[
@@ -142,7 +145,10 @@ def quantize(
         list[str] | None, typer.Option(help="Weights to leave alone, by pattern, such as 'head.*'.")
     ] = None,
     budget: Annotated[
-        float | None, typer.Option(help="auto: largest relative error of the outputs after --limit frames.")
+        float | None,
+        typer.Option(
+            callback=within(0), help="auto: largest relative error of the outputs after --limit frames."
+        ),
     ] = None,
     source: Annotated[list[str] | None, typer.Option(help="auto: frames to measure on (see `run`).")] = None,
     limit: Annotated[int, typer.Option(min=1, help="auto: frames at most of a measurement.")] = 200,

@@ -69,9 +69,6 @@ def score(
         )
     if as_json:
         return print_json(report.to_json())
-    if not report.rows:
-        out.print("too few frames without a gap: no forecast's farthest lead has come")
-        return
     first = report.rows[0]
     unit = f" {first['unit']}" if first["unit"] else ""
     table = Table(title=f"{first['forecasts']} forecasts of {first['output']} against what came")

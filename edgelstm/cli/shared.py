@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,6 +22,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from edgelstm.cli.command import LARGEST
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import MAX_ELEMENTS
 
@@ -36,7 +38,7 @@ out = Console()
 err = Console(stderr=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads (default: all processors).")]
+Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads (default: all processors).")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a torch factory: .safetensors, .pt or .pth.")]
 Init = Annotated[str | None, typer.Option(help="JSON keyword arguments for a torch factory.")]
 Preprocess = Annotated[
@@ -71,6 +73,18 @@ Device = Annotated[
         help="cpu, cuda or cuda:N; default: cpu for .onnx, cuda for an engine (.plan).", show_default=False
     ),
 ]
+
+
+def within(low: float, high: float | None = None) -> Callable[[Any, Any, float | None], float | None]:
+    """A callback of an option: its value lies above ``low`` and is at most ``high``."""
+
+    def check(context: typer.Context, parameter: typer.CallbackParam, value: float | None) -> float | None:
+        if value is not None and not (low < value and (high is None or value <= high)):
+            said = f"above {low:g}" + ("" if high is None else f", at most {high:g}")
+            raise EdgeLstmError(parameter.opts[0], found=value, expected=said)
+        return value
+
+    return check
 
 
 class Bar:
@@ -260,7 +274,7 @@ def fix_option(texts: list[str] | None) -> dict[str, int | float | bool] | None:
             number = json.loads(value) if name and equals else None
         except ValueError:
             number = None
-        if not isinstance(number, int | float):
+        if not isinstance(number, int | float) or not math.isfinite(number):
             raise EdgeLstmError(f"--fix {text}", expected="NAME=VALUE, such as sr=16000 or time=1")
         values[name] = number
     return values
@@ -294,6 +308,8 @@ def _ints(option: str, text: str, dims: str) -> tuple[int, ...]:
         raise EdgeLstmError(f"{option} {text}", expected="whole numbers such as 1,64,64") from error
     if any(d < 1 for d in shape):
         raise EdgeLstmError(f"{option} {text}", expected="sizes of at least 1")
+    if math.prod(shape) > LARGEST:
+        raise EdgeLstmError(f"{option} {text}", expected=f"at most {LARGEST} numbers in all")
     return shape
 
 
@@ -305,6 +321,8 @@ def two_numbers(option: str, text: str | None) -> tuple[float, float] | None:
         low, high = (float(part) for part in text.split(","))
     except ValueError as error:
         raise EdgeLstmError(f"{option} {text}", expected="two numbers with a comma, such as 0,1") from error
+    if not -math.inf < low < high < math.inf:
+        raise EdgeLstmError(f"{option} {text}", expected="a low and a higher number, such as 0,1")
     return low, high
 
 

@@ -15,7 +15,7 @@ from edgelstm.demo.pictures import colour_sprite, sprite
 from edgelstm.demo.report import page
 from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.files import PathLike, write_text
+from edgelstm.files import PathLike, refuse_overwrite, write_text
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Outputs
 from edgelstm.pipeline.outputs import frame_outputs
@@ -73,6 +73,7 @@ def report(
     path = Path(output)
     if path.suffix.lower() not in (".html", ".htm"):
         raise EdgeLstmError(f"output {path}", expected="a .html file")
+    refuse_overwrite(output, (model, source))
     seen = _Seen(preprocess)
     signature = _signature(model)
     scored = signature.window is None and hop is None and forecast_output(signature) is not None

@@ -16,7 +16,15 @@ from edgelstm.engine.capability import Library, check, library
 from edgelstm.engine.precisions import check_made_for_tensorrt, product_precisions
 from edgelstm.engine.process import Progress, Request, build_in_child
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.files import PathLike, atomic_path, read_bytes, sha256, write_bytes, write_text
+from edgelstm.files import (
+    PathLike,
+    atomic_path,
+    read_bytes,
+    refuse_overwrite,
+    sha256,
+    write_bytes,
+    write_text,
+)
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.lower import lower
 from edgelstm.passes.plugin_nodes import overwrites_cells
@@ -127,6 +135,7 @@ def build_engine(
         )
     if not target.absolute().parent.is_dir():
         raise EdgeLstmError(f"can't write {target}", found="no such folder", hint="Create the folder first")
+    refuse_overwrite(output, (model, calibration, timing_cache))
     data = read_bytes(model)
     step = StepModel.from_bytes(data, str(model))
     check_made_for_tensorrt(step, str(model))

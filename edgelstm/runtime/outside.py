@@ -22,10 +22,16 @@ class OutsideRange(UserWarning):
 
 
 class Outside:
-    """Looks at the first frames. ``done``: it has looked at enough, or has found something."""
+    """Looks at the first frames. ``done``: it has looked at enough, or has found something.
 
-    def __init__(self, signature: Signature) -> None:
-        self._ranges = {n: ends for n, ends in signature.ranges.items() if ends[1] > ends[0]}
+    ranges: of the inputs, by name, that were seen; seen: where, in words.
+    """
+
+    def __init__(
+        self, ranges: Mapping[str, tuple[float, float]], seen: str = "what the model was made with"
+    ) -> None:
+        self._seen = seen
+        self._ranges = {n: ends for n, ends in ranges.items() if ends[1] > ends[0]}
         self._left = LOOKS
         self.done = not self._ranges
 
@@ -43,7 +49,7 @@ class Outside:
             if most > high + width or least < low - width:
                 self.done = True
                 return (
-                    f"frames of input {name!r} lie far outside what the model was made with: {least:.4g} to {most:.4g}, "
+                    f"frames of input {name!r} lie far outside {self._seen}: {least:.4g} to {most:.4g}, "
                     f"where {low:.4g} to {high:.4g} was seen. Is a scale missing (--preprocess 'scale=...')?"
                 )
         return None

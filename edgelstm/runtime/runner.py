@@ -139,7 +139,7 @@ class Runner:
         self._closed = False
         #: What is to be said of the frames: that they lie far outside what the model was made with. Said once.
         self.notes: list[str] = []
-        self._outside: Outside | None = Outside(program.signature)
+        self._outside: Outside | None = Outside(program.signature.ranges)
         if self._outside.done:
             self._outside = None
 

@@ -7,8 +7,8 @@ error is that of LSTM-AD (Malhotra et al. 2015).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -33,7 +33,7 @@ def check_out(path: PathLike) -> None:
         raise EdgeLstmError(f"output {path}", expected="a .json file")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Detector:
     """A score of the errors of one step, and the threshold above which it is an anomaly.
 
@@ -53,6 +53,14 @@ class Detector:
     whiten: tuple[tuple[float, ...], ...] = ()
     #: SHA-256 of the model's file; empty where errors came from elsewhere.
     model: str = ""
+    #: Smallest and largest value of each input in the normal data, by name; empty where nobody looked.
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return (
+            f"Detector({self.method} of {self.target}, threshold {self.threshold:.4g}, "
+            f"{count_of(self.samples, 'normal step')})"
+        )
 
     def score(self, errors: Array) -> float:
         """The score of one step's errors."""
@@ -134,6 +142,7 @@ class Detector:
             "mean": list(self.mean),
             "whiten": [list(row) for row in self.whiten],
             "model": self.model,
+            "ranges": {name: list(ends) for name, ends in self.ranges.items()},
         }
 
     @classmethod
@@ -154,8 +163,9 @@ class Detector:
                 tuple(map(float, data["mean"])),
                 tuple(tuple(map(float, row)) for row in data["whiten"]),
                 str(data.get("model", "")),
+                {str(n): (float(low), float(high)) for n, (low, high) in data.get("ranges", {}).items()},
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EdgeLstmError(
                 f"{where}: malformed detector", found=f"{type(error).__name__} {error}"
             ) from error

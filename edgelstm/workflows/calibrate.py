@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike
+from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.placement import Target, check_target
 from edgelstm.pipeline import parse_preprocess
@@ -108,6 +108,7 @@ def calibrate(
 
     Raises EdgeLstmError, and writes nothing, for sources that are none or too short, and for ranges of no use.
     """
+    refuse_overwrite(output, (model, recipe, *([source] if isinstance(source, str) else source)))
     step = model if isinstance(model, StepModel) else StepModel.load(model)
     if rounds not in (1, 2):
         raise EdgeLstmError("rounds", found=rounds, expected="1 or 2")

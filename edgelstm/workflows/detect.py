@@ -13,16 +13,17 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from edgelstm.dtypes import to_float32
-from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, atomic_path
+from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.files import PathLike, atomic_path, refuse_overwrite
 from edgelstm.graph.signature import Signature
 from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.identity import model_identity
+from edgelstm.runtime.outside import Outside, Seen
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.anomaly import Detector, Method, Target, check_out, error_vector
 from edgelstm.workflows.run import RunReport, run
-from edgelstm.workflows.streaming import Step
+from edgelstm.workflows.streaming import Step, named_sources
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.inputs import OnGap
@@ -92,9 +93,20 @@ def fit_detector(
         raise EdgeLstmError("method", found=method, expected=" or ".join(get_args(Method)))
     if output is not None:
         check_out(output)
+    refuse_overwrite(output, (model, *named_sources(source).values()))
+    if not 0 < quantile <= 1:
+        raise EdgeLstmError("quantile", found=quantile, expected="above 0, at most 1")
     small = reductions[method]
     errors: list[Array] = []
     watch = Errors(target, lambda step, error: errors.append(np.asarray(small(error))))
+    seen: list[Seen] = []
+
+    def observe(step: Step) -> None:
+        if not seen:
+            seen.append(Seen(step.signature))
+        seen[0].add(step.inputs)
+        watch(step)
+
     run(
         model,
         source,
@@ -105,12 +117,13 @@ def fit_detector(
         device=device,
         threads=threads,
         limit=limit,
-        observe=watch,
+        observe=observe,
         progress=progress,
         say=say,
     )
     detector = Detector.fit(errors, method=method, quantile=quantile, target=watch.target or "next")
-    detector = replace(detector, model=model_identity(model))
+    ranges = seen[0].ranges() if seen else {}
+    detector = replace(detector, model=model_identity(model), ranges=ranges)
     if output is not None:
         detector.save(output)
     return detector
@@ -136,8 +149,9 @@ def detect(
     """Score every step of ``source`` with a fitted detector, and write a row for each to ``output`` (.csv).
 
     A step whose score is above the threshold is an anomaly. Steps without a score (the first of a stream for a model that
-    foretells) are left out.
+    foretells) are left out. Where the first frames lie far outside what the detector was fitted on, a warning says so.
     """
+    refuse_overwrite(output, (model, detector, *named_sources(source).values()))
     found = detector if isinstance(detector, Detector) else Detector.load(detector)
     if output is not None and Path(output).suffix.lower() != ".csv":
         raise EdgeLstmError(f"output {output}", expected="a .csv file")
@@ -148,6 +162,14 @@ def detect(
             model,
         )
     counts: dict[str, list[float]] = {}
+    outside, notes = Outside(found.ranges, "what the detector was fitted on"), []
+
+    def observe(step: Step) -> None:
+        if not outside.done and (note := outside.look(step.inputs)) is not None:
+            notes.append(note)
+            log.warning("%s", note)
+        watch(step)
+
     with _rows(output) as add:
 
         def scored(step: Step, error: Array) -> None:
@@ -158,6 +180,7 @@ def detect(
             frame = step.frame
             add((step.stream, frame.index, frame.name, frame.time, value, found.threshold, int(alarm)))
 
+        watch = Errors(found.target, scored)
         report = run(
             model,
             source,
@@ -168,10 +191,20 @@ def detect(
             device=device,
             threads=threads,
             limit=limit,
-            observe=Errors(found.target, scored),
+            observe=observe,
             progress=progress,
             say=say,
         )
+        if not counts:
+            raise EdgeLstmError(
+                "nothing was scored",
+                found=count_of(report.frames, "step"),
+                expected="two in a row of a stream, for a model that foretells the next frame"
+                if found.target == "next"
+                else "at least one",
+                hint="Give a longer source, or a larger limit",
+            )
+    report.said = (*report.said, *notes)
     streams = {name: (int(n), int(a), h) for name, (n, a, h) in counts.items()}
     steps, alarms = (sum(s[k] for s in streams.values()) for k in (0, 1))
     return Detections(report, found, int(steps), int(alarms), streams)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike
+from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.renamed import renamed
 from edgelstm.runtime.outside import ranges
 from edgelstm.runtime.protocol import Array, Frame
@@ -141,6 +141,7 @@ def export(
     if window is not None and window < 1:
         raise EdgeLstmError("window", found=window, expected="at least 1 frame")
     check_hop(hop, source)
+    refuse_overwrite(output, (model, weights, source))
     if output is not None and Path(output).suffix.lower() != ".onnx":
         raise EdgeLstmError(
             f"output {output}", found=Path(output).suffix, expected="a path ending with .onnx"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike
+from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.graph.step import StepModel
 from edgelstm.renamed import renamed
 
@@ -53,6 +53,7 @@ def lower(model: PathLike | StepModel, output: PathLike | None = None, runtime: 
     operators only; "onnxruntime": FusedGates as functions, as ``export`` writes them.
     Raises EdgeLstmError, and writes nothing, for what is no step graph.
     """
+    refuse_overwrite(output, (model,))
     step = model if isinstance(model, StepModel) else StepModel.load(model)
     if output is not None and Path(output).suffix.lower() != ".onnx":
         raise EdgeLstmError(

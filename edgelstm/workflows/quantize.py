@@ -13,7 +13,7 @@ import numpy as np
 from onnx import TensorProto
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.files import PathLike
+from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.placement import Target, check_target
 from edgelstm.passes.products import find_products
@@ -111,6 +111,9 @@ def quantize(
 
     Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
     """
+    refuse_overwrite(output, (model, calibration, *([source] if isinstance(source, str) else source)))
+    if budget is not None:
+        check_budget(budget)
     step = model if isinstance(model, StepModel) else StepModel.load(model)
     target = runtime
     if precision == "auto":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike
+from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.outside import OutsideRange
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.inputs import OnGap
     from edgelstm.pipeline.outputs import Units
     from edgelstm.verify.forecast import ForecastScorer, ForecastScores
+
+log = logging.getLogger(__name__)
 
 #: Sinks whose files are read as maps: there, as in pictures with captions, values are in physical units, where there are any.
 MAPS = (".nc", ".tif", ".tiff")
@@ -181,6 +184,7 @@ def run(
                 made.check_hop(parts[name][2])
             if output is not None:
                 report.outs[name] = out_path(str(output), name, len(sources) > 1)
+                refuse_overwrite(report.outs[name], (model, *then, *specs.values()))
                 sink = stack.enter_context(
                     open_sink(
                         report.outs[name], outputs[-1].signature, fps=opened.fps, view=view, context=context
@@ -204,6 +208,7 @@ def run(
             beside=view is not None and view.input,
             observe=observe,
         )
+        waits = follow or any(s.live for s in sources.values())
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", OutsideRange)
@@ -215,8 +220,15 @@ def run(
                     if progress is not None:
                         progress(steps)
         except KeyboardInterrupt:
-            if not follow and not any(s.live for s in sources.values()):
+            if not waits:
                 raise
+        if not (loop.counts.frames or loop.counts.skipped or waits):
+            raise EdgeLstmError(
+                f"{report.source}: no step of the model",
+                found="fewer frames than one step takes",
+                expected=f"at least {count_of(jobs[0].inputs.window or 1, 'frame')}",
+                hint="Give a longer source, or a larger limit",
+            )
         _count(report, loop.counts)
         report.scores = {name: scorer.result() for j in jobs for name, scorer in j.scorers.items()}
     return report
@@ -252,7 +264,10 @@ def _begin(runner: Runner, path: PathLike, sources: Mapping[str, Source]) -> Non
             found=f"{sum(s.streams for s in sources.values())} streams",
             expected="one",
         )
-    runner.stream(next(iter(sources))).restore(state_of(path))
+    state = state_of(path)
+    if state.model and state.model != runner.model:
+        log.warning("the state in %s is of another model's file than the one that runs", path)
+    runner.stream(next(iter(sources))).restore(state, any_model=True)
 
 
 def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:

@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgelstm.files import PathLike, write_text
+from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.files import PathLike, refuse_overwrite, write_text
 from edgelstm.renamed import renamed
 from edgelstm.workflows.frames import Preprocessing, Progress
 from edgelstm.workflows.run import RunReport, run
+from edgelstm.workflows.streaming import named_sources
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.inputs import OnGap
@@ -58,6 +60,7 @@ def score(
     forecast counts when its farthest lead has come and no frame is missing on the way; "no data" does not count.
     With ``hop`` a window of frames forecasts, and the last of it is the last frame. ``output``: a CSV file. Other arguments as :func:`run`. Raises EdgeLstmError where there is nothing to score.
     """
+    refuse_overwrite(output, (model, *named_sources(source).values()))
     report = run(
         model,
         source,
@@ -73,6 +76,14 @@ def score(
         say=say,
     )
     rows = [row for name, found in report.scores.items() for row in score_rows(name, found, report)]
+    if not rows:
+        raise EdgeLstmError(
+            "nothing was scored",
+            found=count_of(report.frames, "frame")
+            + f", {count_of(len(report.gaps), 'gap')} in them" * bool(report.gaps),
+            expected="more frames in a row than a forecast has lead times",
+            hint="A forecast is scored when its farthest lead has come: give a longer source, or a larger limit",
+        )
     if output is not None:
         text = io.StringIO()
         writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")

@@ -99,7 +99,7 @@ def verify(
         frames = ready_frames(
             signature, source, limit, preprocess, None if scorer is None else scorer.arrived, hop=hop
         )
-        outside = Outside(first.signature if first.signature.ranges else second.signature)
+        outside = Outside(first.signature.ranges or second.signature.ranges)
         said: list[str] = []
 
         def looked_at(frames: Iterable[Frame]) -> Iterator[Frame]:

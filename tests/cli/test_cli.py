@@ -294,7 +294,10 @@ BAD = {
         ("run", "model.onnx", "--source", "frames.npy", "--preprocess", "blur=3"),
         "unknown operation: found blur",
     ),
-    "tolerance": (("verify", "model.onnx", "model.onnx", "--tolerance", "nan"), "--tolerance: found nan"),
+    "tolerance": (
+        ("verify", "model.onnx", "model.onnx", "--tolerance", "nan"),
+        "Invalid value for '--tolerance'",
+    ),
     "threshold": (("verify", "model.onnx", "model.onnx", "--threshold", "inf"), "threshold: found inf"),
     "threshold for none": (
         ("verify", "model.onnx", "model.onnx", "--source", "frames.npy", "--threshold", "1"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import edgelstm
 import zoo
+from command_line import Run
 from edgelstm.errors import EdgeLstmError
 
 SENSORS = "s2,s3,s4,s7,s9,s11,s12,s14,s17,s20,s21"
@@ -193,3 +194,42 @@ def test_a_changed_detector_loads_or_is_refused(data: st.DataObject) -> None:
     except (EdgeLstmError, ValueError, RecursionError):
         return
     assert isinstance(detector.score(np.zeros(2)), float)
+
+
+def test_data_that_were_not_scaled_as_in_fitting_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = tmp_path / "m.onnx"
+    zoo.lstm(head=3).save(model)
+    normal = RNG.uniform(0, 1, (60, 3)).astype(np.float32)
+    for name, x in (("normal", normal), ("raw", normal * 255)):
+        np.save(tmp_path / f"{name}.npy", x)
+    kept = tmp_path / "d.json"
+    fitted = edgelstm.fit_detector(model, str(tmp_path / "normal.npy"), kept, target="next", threads=1)
+    assert fitted.ranges == {"x": (float(normal.min()), float(normal.max()))}
+    assert edgelstm.Detector.load(kept) == fitted
+    assert edgelstm.detect(model, kept, str(tmp_path / "normal.npy"), threads=1).run.said == ()
+    assert "lie far outside" not in caplog.text
+    found = edgelstm.detect(model, kept, str(tmp_path / "raw.npy"), threads=1)
+    assert "lie far outside what the detector was fitted on" in caplog.text
+    assert "lie far outside what the detector was fitted on" in found.run.said[0]
+    old = {k: v for k, v in fitted.to_json().items() if k != "ranges"}  # of a file from before
+    assert edgelstm.Detector.from_json(old).ranges == {}
+
+
+def test_what_scores_nothing_is_no_success(run: Run, tmp_path: Path) -> None:
+    zoo.persistence(leads=3, shape=(1, 4, 4)).save(tmp_path / "p.onnx")
+    np.save(tmp_path / "p.npy", RNG.uniform(0, 1, (9, 1, 4, 4)).astype(np.float32))
+    words = ("score", "p.onnx", "--source", "p.npy", "-o", "s.csv", "--limit")
+    code, _, error = run(*words, 3)
+    assert (code, "nothing was scored: found 3 frames; expected more" in error) == (2, True), error
+    assert not (tmp_path / "s.csv").exists()
+    assert run(*words, 4)[0] == 0
+    zoo.lstm(head=3).save(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", RNG.uniform(0, 1, (40, 3)).astype(np.float32))
+    assert run("fit-detector", "m.onnx", "--source", "x.npy", "--target", "next", "-o", "d.json")[0] == 0
+    words = ("detect", "m.onnx", "--source", "x.npy", "--detector", "d.json", "-o", "d.csv", "--limit")
+    code, _, error = run(*words, 1)
+    assert (code, "nothing was scored: found 1 step;" in error) == (2, True), error
+    assert not (tmp_path / "d.csv").exists()
+    assert run(*words, 2)[0] == 0

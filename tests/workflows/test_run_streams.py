@@ -38,6 +38,12 @@ def test_a_hop_slides_a_window_over_a_stream(tmp_path: Path, window_mean: Path) 
         edgelstm.run(window_mean, str(tmp_path / "x.npy"), threads=1)
     result = edgelstm.verify(str(window_mean), str(window_mean), str(tmp_path / "x.npy"), hop=1, threads=1)
     assert result.frames == 8
+    with pytest.raises(
+        EdgeLstmError,
+        match="no step of the model: found fewer frames than one step takes; expected at least 4",
+    ):
+        edgelstm.run(window_mean, str(tmp_path / "x.npy"), tmp_path / "z.npz", hop=1, limit=3, threads=1)
+    assert not (tmp_path / "z.npz").exists()
 
 
 def test_sources_run_side_by_side_each_with_its_own_state(tmp_path: Path) -> None:

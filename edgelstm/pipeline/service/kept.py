@@ -23,6 +23,7 @@ from edgelstm.files import PathLike, atomic_path
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import nbytes
 from edgelstm.pipeline.sources.source import Array, Frame
+from edgelstm.runtime.snapshot import Snapshot
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -116,7 +117,7 @@ class Keeper:
         moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self._rules.folder / f"{safe}-{moment}.npz"
         said = {
-            "schema": SCHEMA, "model": self._model, "stream": self._name, "why": why,
+            "schema": SCHEMA, "model": self._model, "identity": getattr(parts[0].state, "model", ""), "stream": self._name, "why": why,
             "index": [f.index for f, _ in frames], "name": [f.name for f, _ in frames],
         }  # fmt: skip
         try:
@@ -137,7 +138,7 @@ class Keeper:
         log.warning("stream %s: the last %d frames are kept in %s", self._name, len(frames), os.fspath(path))
 
 
-def state_of(path: PathLike) -> dict[str, Array]:
+def state_of(path: PathLike) -> Snapshot:
     """The state in a file of :class:`Keeper`, by name. Raises EdgeLstmError."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -150,7 +151,8 @@ def state_of(path: PathLike) -> dict[str, Array]:
             said = json.loads(file["kept"].tobytes())
             if said.get("schema") != SCHEMA:
                 raise EdgeLstmError(f"{path}: schema", found=said.get("schema"), expected=SCHEMA)
-            return {n.removeprefix(STATE): file[n] for n in file.files if n.startswith(STATE)}
+            states = {n.removeprefix(STATE): file[n] for n in file.files if n.startswith(STATE)}
+            return Snapshot(states, str(said.get("identity", "")))
     except (OSError, ValueError, KeyError, EOFError, AttributeError) as error:
         raise EdgeLstmError(f"can't read {path}", found=f"{type(error).__name__}: {error}") from error
     except Exception as error:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.files import refuse_overwrite
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.channel import Channel
@@ -104,7 +105,9 @@ def _check_place(channel: Channel, sink: str) -> None:
 def _path(channel: Channel, base: Path, sink: str) -> str:
     if is_address(sink):  # each message names its stream
         return sink
-    return free(placed(base, sink.replace("{stream}", channel.name)))
+    path = placed(base, sink.replace("{stream}", channel.name))
+    refuse_overwrite(path, (placed(base, channel.section.source),))
+    return free(path)
 
 
 def placed(base: Path, spec: str) -> str:

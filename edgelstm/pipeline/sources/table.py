@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.files import PathLike, check_file
+from edgelstm.files import PathLike, check_file, refuse_overwrite
 from edgelstm.pipeline.sources.rows import Row, open_rows, read_time
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
 from edgelstm.pipeline.sources.source import Array, Frame, Source
@@ -99,6 +99,7 @@ def fit_scales(spec: str, out: PathLike) -> int:
         raise EdgeLstmError(f"output {out}", expected="a .csv file")
     file, given = split_options(spec)
     path = check_file(file)
+    refuse_overwrite(out, (path,))
     options = _options(path, {name: value for name, value in given.items() if name != "scale"})
     columns = _columns(path, options)
     spans = scan(path, columns, options)
