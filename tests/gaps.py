@@ -24,7 +24,7 @@ ALLOWED = (
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
     r"no RTSP server of GStreamer",
     r"no Chromium on this machine",
-    r"mosquitto is not installed",
+    r"mosquitto is not installed|pysteps is not installed",
     r"this kernel does not list children",
     r"TensorRT itself stores|V2 plugins are not asked",
     r"Python 3.11 or later",

@@ -220,7 +220,7 @@ def run(
         str | None,
         typer.Option(
             help="Of outputs that are frames: model, physical (mm/h of rain) or source (pixels of 0 to 255). "
-            "Default: physical in .nc, .tif and pictures with captions, else model.",
+            "Default: physical in .nc, .tif, .h5 and pictures with captions, else model.",
             show_default=False,
         ),
     ] = None,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 #: Sinks whose files are read as maps: there, as in pictures with captions, values are in physical units, where there are any.
-MAPS = (".nc", ".tif", ".tiff")
+MAPS = (".nc", ".tif", ".tiff", ".h5", ".hdf5")
 
 
 @dataclass
@@ -119,7 +119,7 @@ def run(
     postprocess: of the (last) model's outputs, in place of what it declares; see ``docs/preprocessing.md``.
     hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`; of sound, in samples.
     on_gap: where a source says that frames are missing: ``hold`` the state and go on, ``reset`` it, or ``error``.
-    units: of what is written, see :class:`edgelstm.Outputs`; None: ``physical`` in .nc, .tif and pictures with captions where it can be, else ``model``.
+    units: of what is written, see :class:`edgelstm.Outputs`; None: ``physical`` in .nc, .tif, .h5 and pictures with captions where it can be, else ``model``.
     then: models that take what the one before gives, each with states and preprocessing of its own.
     score: hold forecasts of the input against the frames that came; CSI of ``threshold``.
     follow: wait for further files of a folder, for ``idle`` seconds or (None) until interrupted, which ends the run well.

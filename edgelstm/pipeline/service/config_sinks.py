@@ -69,6 +69,9 @@ class SinkSection(Section):
     colours: Text | None = Field(
         default=None, description="Pictures: as `edgelstm run --colours`; without it, grey."
     )
+    quantity: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]*$")] | None = Field(
+        default=None, description="ODIM: what the values are, such as RATE; without it, by their unit."
+    )
     rotate: Annotated[float, Field(ge=1, le=31_536_000)] | None = Field(
         default=None,
         description="Files that are put in place at the end: seconds from one to the next, NAME-20261128T031000Z and so on.",

@@ -21,7 +21,7 @@ from edgelstm.pipeline.sources import is_live
 log = logging.getLogger("edgelstm.serve")
 
 #: Files that say of their values what only the source knows: grid, start, sampling rate.
-PLACED = (".nc", ".tif", ".tiff", ".wav")
+PLACED = (".nc", ".tif", ".tiff", ".h5", ".hdf5", ".wav")
 
 
 def open_sinks(channel: Channel, base: Path, context: Context) -> None:
@@ -122,7 +122,7 @@ def free(path: str) -> str:
 
     Lines are appended, and maps are the newest step or a file a step: these keep their name.
     """
-    if path == "-" or "{" in path or Path(path).suffix.lower() in (".jsonl", ".tif", ".tiff"):
+    if path == "-" or "{" in path or Path(path).suffix.lower() in (".jsonl", ".tif", ".tiff", ".h5", ".hdf5"):
         return path
     folder = path.endswith(("/", os.sep)) or Path(path).is_dir()
     target, number = Path(path), 1

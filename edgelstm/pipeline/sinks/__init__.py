@@ -24,6 +24,7 @@ from edgelstm.pipeline.sinks import (
     lines,
     mqtt,
     netcdf,
+    odim,
     pictures,
     rotating,
     tables,
@@ -88,6 +89,7 @@ FILES = (
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
         options=("output",),
     ),
+    Kind("FILE.h5", (".h5", ".hdf5"), odim.odim, options=("output", "quantity")),
     Kind(
         "FILE.wav",
         (".wav",),
@@ -228,6 +230,7 @@ def open_sink(
     FILE.nc      NetCDF by the CF conventions: times, lead times, grid, projection, units                ``edgelstm[geo]``
     FILE.tif     GeoTIFF, lead times as bands: ``{time}`` or ``{index}`` in the name is a file for each step, else the
                  newest step                                                                          ``edgelstm[geo]``
+    FILE.h5      ODIM HDF5, a composite for each lead time; named as .tif, ``{lead}`` in the name: a file for each   ``edgelstm[geo]``
     FOLDER/      a PNG for each frame and output that is an image, in a new or empty folder
     FILE.mp4     a video of one output that is an image; ``fps`` frames a second, 10 when unknown or below 1
     FILE.mcap    a recording for Foxglove: steps, pictures and grids                                    ``edgelstm[foxglove]``

@@ -34,21 +34,14 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
     rasterio = require("rasterio", "geo", f"writing {path}")
     spec = image_outputs(signature, view)[0]
     profile = _profile(rasterio, spec, context)
-    try:  # whether it can be written is known before anything is computed
-        path.parent.mkdir(exist_ok=True)
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise EdgeLstmError(
-            f"can't write {path}", found=error.strerror or str(error), hint=f"Create {path.parent}"
-        ) from error
+    check_folder(path)
 
     def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         bands = as_float(outputs[spec.name], spec.dtype).astype(np.float32)
         bands = bands.reshape(profile["count"], profile["height"], profile["width"])
         unit = context.units.get(spec.name)
         with (
-            atomic_path(_name(path, frame.index, frame.name)) as temporary,
+            atomic_path(step_path(path, frame.index, frame.name)) as temporary,
             rasterio.open(temporary, "w", **profile) as file,
         ):
             file.write(bands)
@@ -91,6 +84,19 @@ def _described(band: int, spec: TensorSpec, frame: Frame, context: Context) -> s
     return f"{spec.name} for {due.strftime('%Y-%m-%dT%H:%M:%SZ')}, {ahead}"
 
 
-def _name(path: Path, index: int, name: str) -> Path:
+def check_folder(path: Path) -> None:
+    """Whether ``path`` can be written is known before anything is computed. Raises EdgeLstmError."""
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise EdgeLstmError(
+            f"can't write {path}", found=error.strerror or str(error), hint=f"Create {path.parent}"
+        ) from error
+
+
+def step_path(path: Path, index: int, name: str) -> Path:
+    """With ``{index}`` and ``{time}``, digits of the frame's time or its index, in place."""
     digits = re.sub(r"\D", "", name) or str(index)
     return path.with_name(path.name.replace("{index}", f"{index:06d}").replace("{time}", digits))

@@ -20,7 +20,7 @@ class Options:
 
     MQTT: user, password, qos (0, 1 or 2), retain, will (a topic), client. HTTP: headers, retries, batch (lines in one request, at
     most), every (seconds from one request to the next, at least). Both: timeout (seconds); ca, cert, key (PEM files for TLS).
-    Files that are put in place at the end: rotate (seconds from one file to the next), keep (how many of them).
+    ODIM: output, quantity (such as RATE). Files that are put in place at the end: rotate (seconds from one file to the next), keep (how many of them).
     Pictures: output, channel, lead, range, colours as in :class:`View`.
     """
 
@@ -43,6 +43,7 @@ class Options:
     lead: int | None = None
     range: tuple[float, float] | None = None
     colours: str | None = None
+    quantity: str | None = None
     rotate: float | None = None
     keep: int | None = None
 
