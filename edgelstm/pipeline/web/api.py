@@ -173,12 +173,17 @@ def _streams(app: FastAPI, site: Site) -> None:
         @app.post(
             "/api/models/{name}/swap",
             tags=["service"],
-            summary='Another file for a model, {"path": ...}. Needs a token in [service]',
+            summary='Another file for a model, states carried: {"path": ...}, and "compatible": true where they mean the same though a '
+            "step differs. Needs a token in [service]",
         )
-        def swapped(name: str, given: Annotated[dict[str, str], Body()]) -> JSONResponse:
+        def swapped(name: str, given: Annotated[dict[str, Any], Body()]) -> JSONResponse:
             check()
-            swap(name, given.get("path", ""))
-            return JSONResponse({"ok": True, "model": name})
+            path, compatible = given.get("path"), given.get("compatible")
+            if not isinstance(path, str) or not path or compatible not in (None, True, False):
+                raise EdgeLstmError("swap", found=json.dumps(given)[:100], expected='{"path": "FILE"}')
+            return JSONResponse(
+                {"ok": True, "model": name, "differs": swap(name, path, compatible=compatible)}
+            )
 
 
 def _looking(app: FastAPI, site: Site, leaving: Callable[[], bool]) -> None:
@@ -262,7 +267,7 @@ def _pages(app: FastAPI, site: Site, token: Token | None, cookie: str, secure: b
     @app.get("/card", include_in_schema=False)
     def card(name: str) -> Response:
         found = [s for s in status(site, states=True)["streams"] if s["name"] == name]
-        return _html(page.card(found[0], swap=site.swap is not None)) if found else Response(status_code=404)
+        return _html(page.card(found[0], swap=site.may_swap)) if found else Response(status_code=404)
 
     @app.get("/api", include_in_schema=False)
     def routes() -> Response:

@@ -145,7 +145,7 @@ def _panel(stream: Mapping[str, Any], which: str, title: str) -> str:
         shown = f'<canvas class="{which}" role="img" aria-label="{title} of {name}: its values"></canvas>'
     else:
         shown = f'<img class="{which}" alt="{title} of {name}" data-src="{_url(stream["name"])}/{which}.png">'
-    said = escape(frame["name"]) if frame and which == "frame" else ""
+    said = escape((frame["name"] if which == "frame" else stream["output"]) if frame else "")
     return f'<figure>{shown}<figcaption><b>{title}</b> <output data-f="{which}-name">{said}</output></figcaption></figure>'
 
 

@@ -35,6 +35,16 @@ def picture_of(signature: Signature, outputs: Mapping[str, Array]) -> str | None
     return next((n for n in names if _planes(outputs[n]) is not None), None)
 
 
+def pictured(signature: Signature, outputs: Mapping[str, Array]) -> str:
+    """What the picture of the prediction shows, in words."""
+    name = picture_of(signature, outputs)
+    if name is None:
+        return ", ".join(outputs)
+    planes = _planes(outputs[name])
+    leads = 1 if planes is None else len(planes)
+    return name if leads == 1 else f"{name}, {leads} of {leads}"
+
+
 def numbers(shown: Shown) -> dict[str, list[float | None]]:
     """The first values of the frame as it came (``@frame``), and of each output; None for NaN and infinity."""
     data = shown.frame.data

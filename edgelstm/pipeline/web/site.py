@@ -27,10 +27,15 @@ class Site:
     section: Callable[[Mapping[str, Any]], StreamSection]
     version: str
     reload: Callable[[], dict[str, str]] | None = None
-    swap: Callable[[str, str], object] | None = None
+    swap: Callable[..., float | None] | None = None
     started: float = field(default_factory=time.monotonic)
 
     @property
     def may_change(self) -> bool:
         """Whether streams are added and changed over HTTP: they name files, so whoever may do that has to know the token."""
         return self.settings.token is not None
+
+    @property
+    def may_swap(self) -> bool:
+        """Whether models are swapped over HTTP."""
+        return self.swap is not None and self.may_change

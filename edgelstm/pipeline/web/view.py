@@ -15,7 +15,7 @@ from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.sources.source import Array
-from edgelstm.pipeline.web.preview import kind_of, numbers
+from edgelstm.pipeline.web.preview import kind_of, numbers, pictured
 from edgelstm.pipeline.web.site import Site
 from edgelstm.pipeline.web.sysfs import powers, temperatures
 
@@ -40,7 +40,7 @@ def status(site: Site, *, states: bool = False, history: bool = False) -> dict[s
         "uptime": now - site.started,
         "ready": is_ready(site),
         "change": site.may_change,
-        "swap": site.swap is not None,
+        "swap": site.may_swap,
         "reload": site.reload is not None,
         "board": {"power": powers(), "temperature": temperatures()},
         "models": [_model(site, loop) for loop in service.loops.values()],
@@ -101,6 +101,7 @@ def _stream(
         "overdue": pulse.overdue,
         "frame": None if shown is None else {"index": shown.frame.index, "name": redact(shown.frame.name)},
         "shows": None if shown is None else kind_of(channel.signature, shown.outputs),
+        "output": None if shown is None else pictured(channel.signature, shown.outputs),
         "sinks": [
             {
                 "name": redact(w.name.partition(" -> ")[2]),

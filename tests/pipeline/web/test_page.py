@@ -40,7 +40,8 @@ def browser() -> Iterator[Browser]:
 
 
 def folder_of_pictures(folder: Path) -> Path:
-    zoo.persistence(shape=(1, 24, 32)).save(folder / "model.onnx")
+    for name in ("model", "second"):
+        zoo.persistence(shape=(1, 24, 32)).save(folder / f"{name}.onnx")
     np.save(folder / "a.npy", np.random.default_rng(0).random((100_000, 1, 24, 32), np.float32))
     zoo.running_sum().save(folder / "sum.onnx")
     np.save(folder / "n.npy", np.ones(100_000, np.float32))
@@ -148,6 +149,13 @@ def test_every_button(browser: Browser, folder: Path, tmp_path: Path) -> None:
         dialog.get_by_role("button", name="Add").click()
         expect(seen.card("n").locator('[data-f="status"]')).to_have_text("running")
         expect(seen.card("n").locator("canvas.frame")).to_be_visible()
+
+        card.get_by_role("button", name="Swap model").click()
+        asking = page.get_by_role("dialog", name="Swap picture?")
+        asking.get_by_label("File").fill("second.onnx")
+        asking.get_by_role("button", name="Do it").click()
+        expect(page.get_by_label("The last log lines")).to_contain_text("model picture")
+        until(lambda: running.control.service.models["picture"].name == "second.onnx")
 
         path.write_text(text + toml("b", source="a.npy", model="picture", rate=5, sink=[]))
         page.get_by_role("button", name="Read the file again").click()

@@ -44,7 +44,7 @@ class Chart {
       width: Math.max(120, this.place.clientWidth), height: HEIGHT, series,
       legend: { show: false }, cursor: { show: false }, padding: [6, 16, 0, 0],
       scales: { x: { time: false, range: () => [-this.span(), 0] },
-                y: { range: (_, low, high) => [0, Math.max(1, (high ?? 0) * 1.15)] } },
+                y: { range: () => [0, this.high()] } },
       axes: [{ ...axis, size: 22, values: (_, marks) => marks.map(m => m === 0 ? "now" : m % 60 ? `${m} s` : `${m / 60} min`), splits: () => this.marks() },
              { ...axis, size: 46, values: (_, marks) => marks.map(number), space: 28 }],
     }, this.relative(), this.place);
@@ -52,6 +52,11 @@ class Chart {
   relative() {
     const now = this.now ?? 0;
     return [this.data[0].map(t => t - now), this.data[1], this.data[2], this.data[3]];
+  }
+  /* The deadline is shown where it is near. */
+  high() {
+    const most = this.data[2].reduce((a, b) => Math.max(a, b ?? 0), 0), limit = (this.deadline ?? 0) * 1000;
+    return Math.max(1, 1.15 * (limit < 4 * most ? Math.max(most, limit) : most));
   }
   /* Frames that come seldom are seen as dots. */
   dots(name) { return { show: () => this.data[0].length < 30, size: 4, fill: colour(name), width: 0 }; }

@@ -77,7 +77,7 @@ class Card {
     this.chart.add(stream.history ?? (stream.latest ? [stream.latest] : []), stream.clock);
     if (this.seen && !document.hidden) this.chart.draw();
     if (stream.states) this.states(stream.states);
-    if (stream.frame) put(byField(node, "frame-name"), stream.frame.name);
+    if (stream.frame) { put(byField(node, "frame-name"), stream.frame.name); put(byField(node, "output-name"), stream.output); }
     this.look();
   }
 
@@ -119,7 +119,6 @@ class Card {
       const outputs = Object.entries(stream.numbers ?? {}).filter(([name]) => name !== "@frame");
       bars(node.querySelector("canvas.frame"), stream.numbers?.["@frame"] ?? [], this.scales.frame);
       bars(node.querySelector("canvas.output"), outputs.flatMap(([, values]) => values), this.scales.output);
-      put(byField(node, "output-name"), outputs.map(([name]) => name).join(", "));
       return;
     }
     if (this.loading || this.shown === stream.frame.index && stream.rate < 1.5) return;
@@ -151,8 +150,8 @@ class Card {
       } else if (what === "swap") {
         const file = await ask(`Swap ${button.dataset.model}?`, "Another file takes the model's place between two frames.", true);
         if (!file) return;
-        await call("POST", `/api/models/${encodeURIComponent(button.dataset.model)}/swap`, { path: file });
-        say(`${button.dataset.model} is swapped`);
+        const { differs } = await call("POST", `/api/models/${encodeURIComponent(button.dataset.model)}/swap`, { path: file });
+        say(`${button.dataset.model} is swapped${differs ? `; its first step differs by ${percent(differs)}` : ""}`);
       } else {
         await call("POST", `/api/streams/${encodeURIComponent(name)}/${what}`);
         say(`${name}: ${{ pause: "paused", resume: "goes on", reset: "the state began anew" }[what]}`);
