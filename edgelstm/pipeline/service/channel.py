@@ -240,7 +240,12 @@ class Channel:
             member.feed.follow(s.queue, s.overload)
         self.loop.guard_by(self.ranges)
         if self.reader is not None:
-            self.reader.follow(s.retries, s.retry)
+            self.reader.follow(s.retries, s.retry, s.hang_after)
+
+    def count(self, name: str) -> None:
+        """Count what befell all of its streams."""
+        for counts in list(self.counts.values()):
+            counts.add(name)
 
     def mine(self) -> list[Member]:
         """Its members that have not left; for the loop's thread."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -53,6 +53,10 @@ class ModelSection(Section):
         description="A file of `edgelstm calibrate`: no state may leave `margin` times the range that it had there.",
     )
     margin: Annotated[float, Field(ge=1, le=1e6)] = Field(default=2.0, description="See `calibration`.")
+    hang_after: Seconds | None = Field(
+        default=None,
+        description="Seconds of one step after which it counts as hanging: its streams have failed.",
+    )
     watch: bool = Field(
         default=False,
         description="Watch the model's file: another one of the same Signature takes over between two frames, states carried.",
@@ -124,6 +128,14 @@ class StreamSection(Section):
     retry: Seconds = Field(
         default=1.0,
         description="Seconds to the first of these tries; each further wait is twice as long, 60 at most.",
+    )
+    hang_after: Seconds | None = Field(
+        default=None,
+        description="Seconds without a frame, or in one write of a sink, after which it counts as hanging: a source is left behind and opened again as one that failed, a sink is given up.",
+    )
+    isolate: Literal["none", "process"] = Field(
+        default="none",
+        description="process: the source runs in a process of its own, whose end, a crash too, is a failure of that source alone (Linux; not for sound and maps).",
     )
     bad: Bad = Field(
         default="skip",

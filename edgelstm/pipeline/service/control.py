@@ -29,7 +29,7 @@ log = logging.getLogger("edgelstm.serve")
 T = TypeVar("T")
 #: Keys of a stream that change while it goes on; for any other, its source is opened again.
 POLICIES = frozenset(
-    ("queue", "overload", "max_gap", "gap", "late", "lost_after", "loss", "bad", "keep_every", "retries", "retry", "deadline")
+    ("queue", "overload", "max_gap", "gap", "late", "lost_after", "loss", "bad", "keep_every", "retries", "retry", "deadline", "hang_after")
 )  # fmt: skip
 #: Keys that say what its sinks get.
 WRITTEN = (

@@ -61,6 +61,9 @@ class Loop:
         self.is_idle = True
         self._jobs: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._readers = 0
+        #: Since when a step has been going on (``time.perf_counter``), and whether it was given up for hanging.
+        self.stepping_since: float | None = None
+        self.hangs = False
         self._stopping = False
         self._failed_in_a_row = 0
         self._noted = 0
@@ -244,7 +247,7 @@ class Loop:
 
     def _step(self, due: dict[str, tuple[Member, Due]]) -> None:
         self.calls += 1
-        started = time.perf_counter()
+        self.stepping_since = started = time.perf_counter()
         try:
             only = self._only
             if len(due) == 1:  # the shortest way to the engine
@@ -259,6 +262,7 @@ class Loop:
             self._one_by_one(due, error)
             return
         seconds = time.perf_counter() - started
+        self._step_is_done()
         self._failed_in_a_row = 0
         if len(self.runner.notes) > self._noted:
             for note in self.runner.notes[self._noted :]:
@@ -268,11 +272,17 @@ class Loop:
         for name, (member, found) in due.items():
             member.stepped(found, made[name], seconds, good)
 
+    def _step_is_done(self) -> None:
+        self.stepping_since = None
+        if self.hangs:
+            self.hangs, self.error = False, None
+            log.warning("model %s: the step that hung is done, it goes on", self.name)
+
     def _one_by_one(self, due: dict[str, tuple[Member, Due]], error: Exception) -> None:
         """No state moved: each stream alone, so that only those that are to blame stay."""
         done = 0
         for name, (member, found) in due.items():
-            started = time.perf_counter()
+            self.stepping_since = started = time.perf_counter()
             try:
                 if len(due) == 1:
                     raise error
@@ -283,6 +293,7 @@ class Loop:
             done += 1
             seconds = time.perf_counter() - started
             member.stepped(found, made[name], seconds, self._are_good())
+        self._step_is_done()
         self._failed_in_a_row = 0 if done else self._failed_in_a_row + 1
         if self._failed_in_a_row >= BROKEN:
             raise EdgeLstmError(

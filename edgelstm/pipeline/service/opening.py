@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 from edgelstm.errors import EdgeLstmError
@@ -34,11 +35,16 @@ class Opening:
         finally:
             self._done.set()
 
-    def result(self, stop: threading.Event) -> Source:
-        """The source, once; or what opening it raised. EdgeLstmError as soon as ``stop`` is set."""
+    def result(self, stop: threading.Event, seconds: float | None = None) -> Source:
+        """The source, once; or what opening it raised. EdgeLstmError as soon as ``stop`` is set, or after ``seconds``: it is then left
+        behind."""
+        end = None if seconds is None else time.monotonic() + seconds
         while not self._done.wait(0.05):
             if stop.is_set():
                 raise EdgeLstmError("stopped while it was being opened")
+            if end is not None and time.monotonic() > end:
+                self.abandon()
+                raise EdgeLstmError("it hangs", found=f"not open after {seconds:g} s")
         if self._error is not None:
             raise self._error
         with self._lock:

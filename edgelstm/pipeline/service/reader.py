@@ -30,7 +30,7 @@ class Reader:
     knows it, else by index. A live source gives each frame once: none is passed over, its index counts on, and those that come faster than
     ``rate`` are left out. first_name: the name of the frame that the index counts from. Where a source without time begins
     with another one, ``elsewhere`` is called, and all of its frames are new. rooms: streams at
-    one time, at most. lost: called when the source fails and is tried again. ended: called once, at the end.
+    one time, at most. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Reader:
         lost: Callable[[], None],
         ended: Callable[[], None],
         elsewhere: Callable[[], None],
+        hang_after: float | None = None,
     ) -> None:
         self.name = name
         #: What ended the source for good, before its end.
@@ -67,15 +68,46 @@ class Reader:
         self._source: Source | None = None
         self._due: float | None = None
         self._epoch: float | None = None
-        self._thread = threading.Thread(target=self._run, name=f"source {name}", daemon=True)
+        self._hang_after = hang_after
+        #: Since when the source is waited for, and how often one was left behind: the thread of an earlier one does nothing any more.
+        self._since_asked: float | None = None
+        self._generation = 0
+        self._tries = 0
+        self._lock = threading.Lock()
+        self._thread = self._new_thread(None)
+
+    def _new_thread(self, hung: Exception | None) -> threading.Thread:
+        args = (self._generation, hung)
+        return threading.Thread(target=self._run, args=args, name=f"source {self.name}", daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()
 
-    def follow(self, retries: int, retry: float) -> None:
+    def follow(self, retries: int, retry: float, hang_after: float | None = None) -> None:
         """Try again by another rule from here on."""
-        self._retries, self._retry = retries, retry
+        self._retries, self._retry, self._hang_after = retries, retry, hang_after
+
+    def check_hang(self, now: float) -> bool:
+        """Leave a source behind that hangs, and open it again as one that failed; True when it did. Called now and then."""
+        asked, after = self._since_asked, self._hang_after
+        if asked is None or after is None or now - asked <= after or self._stop.is_set():
+            return False
+        with self._lock:
+            if self._since_asked != asked:  # it came back meanwhile
+                return False
+            self._generation += 1
+            self._since_asked = None
+            source, self._source = self._source, None
+            hung = EdgeLstmError(
+                "it hangs", found=f"no frame for {now - asked:.1f} s", expected=f"at most {after:g}"
+            )
+            self._thread = self._new_thread(hung)
+            self._thread.start()
+        if source is not None:
+            # It may hang in there too.
+            threading.Thread(target=source.stop, name=f"stop {self.name}", daemon=True).start()
+        return True
 
     def stop(self) -> None:
         """Read no more; a source that waits for a frame is told so, and left behind."""
@@ -89,41 +121,57 @@ class Reader:
         if self._thread.ident is not None:  # it was started
             self._thread.join(seconds)
 
-    def _run(self) -> None:
-        tries = 0
+    def _run(self, generation: int, hung: Exception | None) -> None:
         try:
+            if hung is not None and not self._again(hung):
+                return
             while not self._stop.is_set():
                 before = self._after
                 try:
-                    self._read()
+                    self._read(generation)
                     return
                 except (
                     Exception
                 ) as error:  # a damaged file, a lost share, a decoder's bug: this stream's affair alone
-                    tries = 0 if self._after > before else tries
-                    if tries >= self._retries:
-                        self.error = error
-                        log.error("stream %s: its source failed, it ends: %s", self.name, error)
+                    if generation != self._generation:
                         return
-                    self.trouble = error
-                    wait = min(self._retry * 2**tries, LONGEST_WAIT)
-                    tries += 1
-                    log.warning(
-                        "stream %s: its source failed, try %d of %d in %g s: %s",
-                        self.name,
-                        tries,
-                        self._retries,
-                        wait,
-                        error,
-                    )
-                    self._lost()
-                    self._stop.wait(wait)
+                    self._tries = 0 if self._after > before else self._tries
+                    if not self._again(error):
+                        return
         finally:
-            self._ended()
+            if generation == self._generation:
+                self._since_asked = None
+                self._ended()
 
-    def _read(self) -> None:
+    def _again(self, error: Exception) -> bool:
+        """The source failed: wait until it is tried again; False when it is not."""
+        if self._tries >= self._retries:
+            self.error = error
+            log.error("stream %s: its source failed, it ends: %s", self.name, error)
+            return False
+        self.trouble = error
+        wait = min(self._retry * 2.0 ** min(self._tries, 30), LONGEST_WAIT)
+        self._tries += 1
+        log.warning(
+            "stream %s: its source failed, try %d of %d in %g s: %s",
+            self.name,
+            self._tries,
+            self._retries,
+            wait,
+            error,
+        )
+        self._lost()
+        self._stop.wait(wait)
+        return True
+
+    def _read(self, generation: int) -> None:
+        self._since_asked = time.monotonic()
         source, self._first = (self._first or self._open()), None
-        self._source = source
+        with self._lock:
+            if generation != self._generation:
+                source.close()
+                return
+            self._source = source
         with source:  # closed by this thread, which alone reads it
             if source.streams > self._rooms:
                 raise EdgeLstmError(
@@ -136,10 +184,15 @@ class Reader:
             seen, since = -1, self._since
             for frame in source:
                 seen = frame.index
+                with self._lock:
+                    if generation != self._generation:
+                        return
+                    self._since_asked = None
                 if self._stop.is_set():
                     return
                 if source.live:
                     if not self._is_due():
+                        self._since_asked = time.monotonic()
                         continue
                     frame = replace(frame, index=self._after + 1)
                 elif frame.index == 0:
@@ -149,6 +202,7 @@ class Reader:
                     when is None or frame.stream is not None
                 )  # streams of one source are not equally far
                 if not source.live and (frame.index <= self._after if by_number else when <= since):  # type: ignore[operator]
+                    self._since_asked = time.monotonic()
                     continue
                 if when is not None and epoch is not None:
                     # A source that begins later than it did counts its seconds from there; sinks know the first start.
@@ -157,11 +211,14 @@ class Reader:
                 self.trouble = None
                 if not source.live:
                     self._keep_pace()
+                self._tries = 0
                 now = time.monotonic()
                 at = stamp(frame, self._rate or source.fps, now) if when is None else when
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
                 self._after, self._since = frame.index, at
+                self._since_asked = time.monotonic()
+            self._since_asked = None
             if seen < self._after and epoch is None and not source.live:
                 log.warning(
                     "stream %s: its source ends with frame %d, and frame %d was seen: is it another one?",

@@ -22,7 +22,9 @@ from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
 from edgelstm.pipeline.service.counters import is_worth_a_line
 from edgelstm.pipeline.service.guard import Ranges
+from edgelstm.pipeline.service.isolated import open_isolated
 from edgelstm.pipeline.service.kept import KeepRules
+from edgelstm.pipeline.service.lock import FolderLock
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.opening import Opening
@@ -30,6 +32,7 @@ from edgelstm.pipeline.service.outlets import check_alarms, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
 from edgelstm.pipeline.service.swap import take_over
+from edgelstm.pipeline.service.watchdog import look
 from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sinks import is_address
 from edgelstm.pipeline.sources import Source, is_live, open_source
@@ -115,7 +118,7 @@ class Service:
         opening = {
             name: Opening(name, partial(self._opened, stream))
             for name, stream in config.streams.items()
-            if is_live(stream.source)
+            if is_live(stream.source) or stream.hang_after is not None
         }
         for each in opening.values():
             self._stack.callback(each.abandon)
@@ -141,7 +144,9 @@ class Service:
         if not self._writes or self._stop.is_set():
             return
         if config.service.checkpoint is not None:
-            self._folder = Folder(Path(placed(self._base, config.service.checkpoint)))
+            states = Path(placed(self._base, config.service.checkpoint))
+            self._stack.callback(FolderLock(states).close)
+            self._folder = Folder(states)
             resume(self._folder, self.channels, self.hashes)
         for channel in self.channels:
             self.open_sinks(channel)
@@ -156,7 +161,8 @@ class Service:
         """The loop of a model, in the place of one that there was."""
         runner, wait = self.open_runner(name, rooms), self.config.models[name].max_wait
         loop = Loop(name, runner, rooms, wait, self.ranges.get(name))
-        self._stack.callback(lambda: loop.runner.close())
+        # One that hangs in a step can't be closed: it goes with the process.
+        self._stack.callback(lambda: None if loop.stepping_since is not None else loop.runner.close())
         loop.digest = self.hashes.get(name, "")
         loop.left = self._left
         loop.between = partial(self._offer, loop)
@@ -230,7 +236,9 @@ class Service:
 
     def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
         try:
-            source = self._opened(section) if opening is None else opening.result(self._stop)
+            source = (
+                self._opened(section) if opening is None else opening.result(self._stop, section.hang_after)
+            )
         except EdgeLstmError as error:
             if not section.retries and not self._stop.is_set():
                 raise EdgeLstmError(f"stream {name}: {error}") from error
@@ -241,7 +249,8 @@ class Service:
         return source
 
     def _opened(self, section: StreamSection) -> Source:
-        return open_source(placed(self._base, section.source), limit=section.limit, follow=section.follow)
+        opened = open_isolated if section.isolate == "process" else open_source
+        return opened(placed(self._base, section.source), limit=section.limit, follow=section.follow)
 
     def _again(self, channel: Channel) -> Source:
         source = channel.cut(self._opened(channel.section))
@@ -296,6 +305,7 @@ class Service:
             lost=channel.lost,
             ended=channel.ended,
             elsewhere=channel.begin_anew,
+            hang_after=section.hang_after,
             **channel.start(),
         )
 
@@ -309,13 +319,18 @@ class Service:
                 thread.start()
 
     def _is_busy(self) -> bool:
-        if any(thread.is_alive() for thread in self._threads):
+        if self._is_stepping():
             return True
         with self.changing:
-            if self.waits or any(thread.is_alive() for thread in self._threads):
+            if self.waits or self._is_stepping():
                 return True
             self.is_running = False
             return False
+
+    def _is_stepping(self) -> bool:
+        """Whether a loop goes on; one that hangs does not."""
+        hangs = {f"model {name}" for name, loop in self.loops.items() if loop.hangs}
+        return any(thread.is_alive() and thread.name not in hangs for thread in self._threads)
 
     def _watch(self) -> None:
         every = self.config.service.report
@@ -324,6 +339,8 @@ class Service:
         while self._is_busy():
             if self._stop.wait(0.05):
                 return
+            models = self.config.models
+            look(self.channels, self.loops, {n: models[n].hang_after for n in self.loops if n in models})
             if self._folder is not None and time.monotonic() >= save:
                 self._save()
                 save = time.monotonic() + self.config.service.checkpoint_every
@@ -342,8 +359,9 @@ class Service:
             for loop in self.loops.values():
                 loop.stop()
         deadline = time.monotonic() + self.config.service.drain
+        hangs = {f"model {name}" for name, loop in self.loops.items() if loop.hangs}
         for thread in threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+            thread.join(0.0 if thread.name in hangs else max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 log.error("%s: not done within %g s, left behind", thread.name, self.config.service.drain)
         if self._folder is not None:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.sinks import Sink, Undelivered
 from edgelstm.pipeline.sources.source import Frame
@@ -55,6 +56,10 @@ class Writer:
         self._late_at = -1
         self._lost = 0
         self._behind = {stream: dict(frames) for stream, frames in (behind or {}).items()}
+        #: Since when it has been in a write.
+        self._writing_since: float | None = None
+        #: It was given up in there.
+        self.hangs = False
         #: What made the sink fail.
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
@@ -84,6 +89,27 @@ class Writer:
             self._queue.append((frame, outputs, seconds, counts))
             self._queued += 1
             self._wake.notify_all()
+
+    def check_hang(self, now: float, after: float) -> bool:
+        """Give up a sink that has been writing for more than ``after`` seconds; True when it did. Nobody waits for it any more."""
+        since = self._writing_since
+        if since is None or now - since <= after or self.error is not None:
+            return False
+        with self._wake:
+            if self._writing_since != since:
+                return False
+            self.hangs = True
+            self.error = EdgeLstmError(
+                "it hangs", found=f"{now - since:.1f} s in a write", expected=f"at most {after:g}"
+            )
+            for *_, counts in (*self._at_sink, *self._queue):
+                counts.add("undelivered:sink_failed")
+            self._at_sink = []
+            self._queue.clear()
+            self._wake.notify_all()
+        self._stop.set()
+        log.error("sink %s: hangs, nothing more is written to it: %s", self.name, self.error)
+        return True
 
     @property
     def waiting(self) -> int:
@@ -124,6 +150,7 @@ class Writer:
             if self._stop.is_set():
                 outcome = "undelivered:closed"
                 return
+            self._writing_since = time.monotonic()
             self._sink.write_all([(frame, outputs, seconds) for frame, outputs, seconds, _ in items])
             outcome = "delivered"
             if self._lost:
@@ -136,6 +163,7 @@ class Writer:
                 log.warning("sink %s: %d outputs lost: %s", self.name, self._lost, error)
         finally:
             with self._wake:
+                self._writing_since = None
                 for *_, counts in self._at_sink:  # none when we were left behind: they are counted
                     counts.add(outcome)
                 self._at_sink = []
@@ -186,7 +214,8 @@ class Writer:
 
     def wait(self, seconds: float) -> None:
         """For the end of what is queued."""
-        self._thread.join(seconds)
+        if not self.hangs:
+            self._thread.join(seconds)
 
     def give_up(self) -> None:
         """What can't be delivered at once is lost."""
@@ -195,6 +224,8 @@ class Writer:
     def close(self, seconds: float) -> bool:
         """Write what is queued and put the result in its place; False if that takes longer than ``seconds``."""
         self.finish()
+        if self.hangs:
+            return False
         self._thread.join(seconds)
         if not self._thread.is_alive():
             return True

@@ -1,0 +1,242 @@
+"""What hangs or dies costs its own stream, for as long as it hangs: sources in processes of their own, sinks, steps, folders."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgelstm import EdgeLstmError
+
+pytest.importorskip("pydantic")
+
+from edgelstm.pipeline.service.isolated import open_isolated
+from running import MODEL, Running, folder_of_sums, sums, toml, until, values
+
+linux = pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
+
+
+def pid(running: Running, stream: str) -> int:
+    """Of the stream's source."""
+    (channel,) = [c for c in running.control.service.channels if c.name == stream]
+    found = re.search(r"process (\d+)", channel.reader._source.description)  # type: ignore[union-attr]
+    assert found
+    return int(found.group(1))
+
+
+@linux
+@pytest.mark.parametrize(
+    "what", [signal.SIGSEGV, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough), signal.SIGSTOP]
+)
+def test_a_source_that_dies_or_hangs_is_opened_again_and_costs_its_stream_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, what: signal.Signals
+) -> None:
+    """Killed by the signal that a decoder's bug sends, or stopped; no frame is lost or comes twice."""
+    folder = folder_of_sums(tmp_path, a=300, b=300)
+    more = {"rate": 300, "retries": 3, "retry": 0.01, "hang_after": 1.0 if what == signal.SIGSTOP else 30.0}
+    text = MODEL + toml("a", isolate="process", **more) + toml("b", rate=300)
+    with caplog.at_level(logging.WARNING, "edgelstm.serve"), Running(text, folder) as running:
+        until(lambda: running.count("a", "stepped") > 20)
+        os.kill(pid(running, "a"), what)
+        report = running.ends()
+    assert not report.failed
+    assert report.streams["a"]["lost"] == report.streams["a"]["returned"] == 1
+    assert "lost" not in report.streams["b"]
+    for name in "ab":
+        assert values(folder / f"{name}.jsonl") == sums(np.load(folder / f"{name}.npy"))
+    if what == signal.SIGSTOP:
+        assert report.streams["a"]["hung:source"] == 1
+        assert "it hangs: found no frame for" in caplog.text
+    else:
+        assert f"the source's process ended: found killed by {what.name}" in caplog.text
+
+
+@linux
+def test_one_that_dies_beyond_its_budget_is_told_and_the_others_go_on(tmp_path: Path) -> None:
+    folder = folder_of_sums(tmp_path, a=3000, b=30)
+    with Running(MODEL + toml("a", isolate="process", rate=20, retries=0) + toml("b"), folder) as running:
+        until(lambda: running.count("a", "stepped") > 0)
+        os.kill(pid(running, "a"), signal.SIGSEGV)
+        report = running.ends()
+    assert "killed by SIGSEGV" in report.failed["stream a"]
+    assert report.streams["b"]["delivered"] == 30
+
+
+@linux
+def test_a_process_gives_what_the_source_gives(tmp_path: Path) -> None:
+    """Types, several arrays, growing sizes, words; and errors as they are."""
+    from edgelstm.pipeline.sources import open_source
+
+    np.savez(tmp_path / "m.npz", x=np.arange(24.0).reshape(6, 4), z=np.arange(6, dtype=np.int16))
+    (tmp_path / "t.csv").write_text(
+        "unit,time,x\n" + "".join(f"{k},{t},{t / 2}\n" for t in range(9) for k in "pq")
+    )
+    for spec in ("m.npz", "t.csv:key=unit:columns=x:time=time"):
+        with open_isolated(str(tmp_path / spec)) as far, open_source(str(tmp_path / spec)) as near:
+            assert (far.length, far.streams, far.live) == (near.length, near.streams, near.live)
+            for _ in range(2):  # opened anew
+                for a, b in zip(far, near, strict=True):
+                    assert (a.index, a.time, a.name, a.values, a.notes, a.gap, a.stream, a.last) == (
+                        b.index, b.time, b.name, b.values, b.notes, b.gap, b.stream, b.last,
+                    )  # fmt: skip
+                    assert str(a.data) == str(b.data)
+    for spec, said in (("none.npy", "none.npy"), ("m.npz:q", "no array 'q'")):
+        with pytest.raises(EdgeLstmError, match=said):
+            open_isolated(str(tmp_path / spec))
+
+
+@linux
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"dtype": "O"}, {"shape": [-1]}, {"shape": [10**12]}, {"place": 10**9}, {"place": -1}, {"shape": "x"}, {"dtype": "<f8"},
+    ],
+)  # fmt: skip
+def test_a_process_that_lies_is_not_believed(tmp_path: Path, lie: dict[str, Any]) -> None:
+    np.save(tmp_path / "u.npy", np.zeros((2, 3), np.float32))
+    with open_isolated(str(tmp_path / "u.npy")) as source:
+        child = source._child  # type: ignore[attr-defined]
+        good = child._message()
+        assert child._frame(good).data.shape == (3,)
+        large = {"dtype": "<f8", "shape": [100000]} if lie == {"dtype": "<f8"} else lie
+        with pytest.raises(EdgeLstmError, match="makes no sense"):
+            child._frame({**good, "arrays": [{**good["arrays"][0], **large}]})
+
+
+@linux
+def test_no_process_stays_when_the_service_is_gone(tmp_path: Path) -> None:
+    folder = folder_of_sums(tmp_path, a=3000)
+    (folder / "p.toml").write_text(MODEL + toml("a", isolate="process", rate=50))
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgelstm", "serve", "p.toml"], cwd=folder, stderr=subprocess.PIPE
+    ) as process:
+        until(lambda: (folder / "a.jsonl").exists() and len(values(folder / "a.jsonl")) > 3)
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        found = [
+            int(c)
+            for t in Path(f"/proc/{process.pid}/task").iterdir()
+            for c in (t / "children").read_text().split()
+        ]
+        assert found or children
+        process.kill()
+        process.communicate(timeout=60)
+    until(lambda: not any(_is_alive(p) for p in found))
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2][:3]
+    except OSError:
+        return False
+
+
+def test_a_sink_that_hangs_in_a_write_is_given_up(tmp_path: Path) -> None:
+    """Standard output that nobody reads: it takes 64 KiB."""
+    folder = folder_of_sums(tmp_path, a=3000, b=50)
+    (folder / "p.toml").write_text(MODEL + toml("a", hang_after=1.0, sink="-") + toml("b"))
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgelstm", "serve", "p.toml", "--json"],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        said = ""
+        while "ended:" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "sink a -> -: hangs, nothing more is written to it" in said
+    report = json.loads(said.rpartition("ended: ")[2])
+    counts = report["a"]
+    assert counts["hung:sink"] == 1
+    assert counts["stepped"] == 3000, "though the sink held its stream up"
+    assert counts["delivered"] + counts["undelivered:sink_failed"] == 3000
+    assert report["b"]["delivered"] == 50
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Steps of a frame of 7 end when the event is set."""
+    from edgelstm.runtime.rows import RowProgram
+
+    go, step = threading.Event(), RowProgram.step_row
+
+    def slow(self: Any, frame: Any, *more: Any) -> Any:
+        if float(frame) == 7:
+            go.wait(60)
+        return step(self, frame, *more)
+
+    monkeypatch.setattr(RowProgram, "step_row", slow)
+    yield go
+    go.set()
+
+
+def test_a_step_that_hangs_ends_its_model_alone(tmp_path: Path, hanging: threading.Event) -> None:
+    folder = folder_of_sums(tmp_path, b=50)
+    np.save(folder / "a.npy", np.array([1, 7, 1], np.float32))
+    models = MODEL.replace("max_wait = 0", "max_wait = 0\nhang_after = 0.5") + MODEL.replace(
+        "models.m", "models.n"
+    )
+    with Running(models + toml("a", model="m") + toml("b", model="n"), folder) as running:
+        report = running.ends()
+    assert "a step hangs" in report.failed["model m"]
+    assert report.streams["a"]["hung:engine"] == 1
+    assert report.streams["b"]["delivered"] == 50
+
+
+def test_a_step_that_hung_and_ends_goes_on(tmp_path: Path, hanging: threading.Event) -> None:
+    folder = folder_of_sums(tmp_path, b=3000)
+    np.save(folder / "a.npy", np.array([1, 7, 1], np.float32))
+    models = MODEL.replace("max_wait = 0", "max_wait = 0\nhang_after = 0.3") + MODEL.replace(
+        "models.m", "models.n"
+    )
+    with Running(models + toml("a", model="m") + toml("b", model="n", rate=100), folder) as running:
+        until(lambda: running.count("a", "hung:engine") == 1)
+        hanging.set()
+        until(lambda: running.count("a", "stepped") == 3)
+        running.pipeline.stop()
+        report = running.ends()
+    assert not report.failed
+
+
+def test_a_folder_of_checkpoints_has_one_service(tmp_path: Path) -> None:
+    folder = folder_of_sums(tmp_path, a=3000)
+    text = '[service]\ncheckpoint = "states"\n' + MODEL + toml("a", rate=100)
+    (folder / "p.toml").write_text(text)
+    command = [sys.executable, "-m", "edgelstm", "serve", "p.toml", "--json"]
+    with subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        until(lambda: list((folder / "states").glob("checkpoint-*")))
+        second = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        assert second.returncode == 2
+        assert "another service keeps its checkpoints in" in second.stderr
+        assert f"process {process.pid}" in second.stderr
+        process.kill()  # its lock is stale
+        process.communicate(timeout=60)
+    with Running(folder / "p.toml", folder) as running:
+        until(lambda: running.count("a", "stepped") > 0)
+        with (
+            pytest.raises(EdgeLstmError, match="another service keeps its checkpoints"),
+            Running(folder / "p.toml", folder),
+        ):
+            pass
+    with Running(folder / "p.toml", folder) as running:
+        until(lambda: running.count("a", "stepped") > 0)
+    lines = [json.loads(line)["index"] for line in (folder / "a.jsonl").read_text().splitlines()]
+    assert lines == list(range(len(lines)))
