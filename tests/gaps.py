@@ -22,7 +22,7 @@ ALLOWED = (
     r"aarch64|qemu",
     r"triton is not installed",  # torch for the CPU brings none
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
-    r"no RTSP server of GStreamer",
+    r"no RTSP server of GStreamer|no GStreamer for Python",
     r"no Chromium on this machine",
     r"mosquitto is not installed|pysteps is not installed",
     r"this kernel does not list children",

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -98,15 +99,16 @@ def test_rtsp_with_a_password_gives_timed_pictures_until_it_hangs() -> None:
     with RtspServer(login=f"us er:{PASSWORD}") as server:
         address = f"127.0.0.1:{server.port}/cam"
         before = time.time()
-        with open_source(f"rtsp://us%20er:{quote(PASSWORD, safe='')}@{address}", limit=10) as source:
+        with open_source(f"rtsp://us%20er:{quote(PASSWORD, safe='')}@{address}", limit=15) as source:
             frames = list(source)
         assert source.live
         assert source.description == f"camera rtsp://{address}"
-        assert [f.index for f in frames] == list(range(10))
+        assert [f.index for f in frames] == list(range(15))
         assert all(f.data.shape == (48, 64, 3) and f.data.dtype == np.uint8 for f in frames)
         assert any(np.ptp(f.data) > 100 for f in frames), "a picture"
         steps = np.diff([f.time for f in frames])
-        np.testing.assert_allclose(steps, 0.04, atol=0.02)
+        assert (steps > 0).all()
+        assert np.median(steps) == pytest.approx(0.04, abs=0.01)
         assert source.place.start is not None
         assert before - 1 < source.place.start.timestamp() < time.time()
         with pytest.raises(EdgeLstmError, match="401") as caught:
@@ -314,7 +316,7 @@ def test_no_message_shows_a_password(password: str, quoted: bool) -> None:
     assert "9Z" not in said
 
 
-@given(st.floats(-1e-4, 1e-4), st.lists(st.floats(0, 0.2), min_size=50, max_size=400), st.floats(-1000, 1000))
+@given(st.floats(-1e-4, 1e-4), st.lists(st.floats(0, 0.2), min_size=50, max_size=300), st.floats(-1000, 1000))
 def test_capture_times_have_the_spacing_of_the_camera(
     drift: float, delays: list[float], began: float
 ) -> None:
@@ -322,14 +324,17 @@ def test_capture_times_have_the_spacing_of_the_camera(
     clock = CaptureClock()
     now = time.monotonic()
     base = time.time() - now
-    stamps = []
+    stamps, times, came = [], [], 0.0
     for k, delay in enumerate(delays):
         taken = now + k / 25
-        stamps.append(clock.stamp(began + k / 25 * (1 + drift), taken + delay)[0] - base - taken)
+        came = max(came, taken + delay)  # none overtakes another
+        times.append(clock.stamp(began + k / 25 * (1 + drift), came)[0])
+        stamps.append(times[-1] - base - taken)
+        delays[k] = came - taken
     late = np.array(stamps)
     assert (late[1:] >= -0.01).all(), "not before it was taken"
     assert (late <= np.array(delays) + 0.01).all(), "not after it came"
-    assert (np.diff(np.array(stamps) + np.arange(len(stamps)) / 25) > -0.2).all()
+    assert all(one < other for one, other in pairwise(times))
 
 
 def test_a_camera_whose_time_begins_anew_or_has_none() -> None:

@@ -12,6 +12,7 @@ from edgelstm.pipeline.sources import (
     arrays,
     audio,
     camera,
+    gstreamer,
     images,
     microphone,
     radar,
@@ -96,6 +97,7 @@ class LiveKind:
 LIVE = (
     LiveKind("a camera (rtsp://, http://, /dev/video0)", camera.PREFIXES, camera.open_camera),
     LiveKind("a microphone (mic:default)", microphone.PREFIXES, microphone.open_microphone),
+    LiveKind("a GStreamer pipeline (gst:...)", gstreamer.PREFIXES, gstreamer.open_gstreamer),
     LiveKind("arrays over ZeroMQ (zmq://host:port)", zeromq.PREFIXES, zeromq.open_zeromq),
 )
 #: The sources there are, in words, for help texts and messages.
@@ -135,6 +137,7 @@ def open_source(
     FILE.flac, .ogg, .mp3  the same by PyAV                                                     ``edgelstm[video]``
     FILE.mcap              images and arrays of ROS 2 messages, ``FILE.mcap:topic=/camera``, a stream each of ``topic=/a,/b``;
                            ``topic=/joints:field=position``                                      ``edgelstm[mcap]``
+    gst:v4l2src ! ...      pictures of a GStreamer pipeline, ``docs/sources.md``
     zmq://HOST:PORT        arrays that somebody publishes, ``docs/sources.md``                  ``edgelstm[zmq]``
     mic:default            a microphone, ``docs/sound.md``                                      ``edgelstm[video]``
     rtsp://, http://,      a camera: as video, each frame with its time; ``#read_timeout=5`` and further options behind it,

@@ -25,6 +25,7 @@ class CaptureClock:
         #: Smallest (arrival - sender's time) in this window and in the one before, and where this one began.
         self._now = self._before = float("inf")
         self._began = 0.0
+        self._given = 0.0
 
     def stamp(self, sent: float | None, came: float | None = None) -> tuple[float, str | None]:
         """(stamp, what is to be said: a clock was set or begins anew). sent: the sender's seconds; came: ``time.monotonic``."""
@@ -45,7 +46,10 @@ class CaptureClock:
             self._before, self._now, self._began = self._now, float("inf"), sent
         self._last = sent
         self._now = min(self._now, came - sent)
-        return self._base + sent + min(self._now, self._before), note
+        stamp = self._base + sent + min(self._now, self._before)
+        # Frames that came together: the next one is later, by more than the rounding of a time since 1970.
+        self._given = stamp if note is not None else max(stamp, self._given + 1e-6)
+        return self._given, note
 
 
 def utc(stamp: float) -> str:
