@@ -64,6 +64,8 @@ class Loop:
         #: Since when a step has been going on (``time.perf_counter``), and whether it was given up for hanging.
         self.stepping_since: float | None = None
         self.hangs = False
+        #: When it last came round (``time.monotonic``).
+        self.beat = time.monotonic()
         self._stopping = False
         self._failed_in_a_row = 0
         self._noted = 0
@@ -174,7 +176,7 @@ class Loop:
             while True:
                 if self._jobs:
                     return []
-                now = time.monotonic()
+                self.beat = now = time.monotonic()
                 if wake.look or now >= self._look_at:
                     wake.look, self._look_at = False, now + TICK
                     for member in self.members:
@@ -192,7 +194,7 @@ class Loop:
                     for feed in awaited:
                         feed.awaited = True
                     wake.missing = len(awaited)
-                    wake.wait(deadline - now)
+                    wake.wait(min(deadline - now, TICK))
                     for feed in awaited:
                         feed.awaited = False
                 elif any(m.is_done for m in self.members):

@@ -27,6 +27,7 @@ from edgelstm.pipeline.service.kept import KeepRules
 from edgelstm.pipeline.service.lock import FolderLock
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
+from edgelstm.pipeline.service.notify import Notifier
 from edgelstm.pipeline.service.opening import Opening
 from edgelstm.pipeline.service.outlets import check_alarms, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
@@ -105,6 +106,7 @@ class Service:
         self._threads: list[threading.Thread] = []
         #: Checkpoints that could not be written.
         self.unsaved = 0
+        self._notifier = Notifier()
         self._stop = stop or threading.Event()
         self._stack = ExitStack()
         try:
@@ -276,6 +278,7 @@ class Service:
                         channel.reader.start()
                 self.is_running = True
             log.info("streams: %s", ", ".join(channel.name for channel in self.channels))
+            self._notifier.ready(f"{len(self.channels)} streams, {len(self.loops)} models")
             self._watch()
         finally:
             self.is_running = False
@@ -340,6 +343,9 @@ class Service:
             if self._stop.wait(0.05):
                 return
             models = self.config.models
+            now = time.monotonic()
+            # One that was given up for hanging does not advance; one without streams need not.
+            self._notifier.advances(min((o.beat for o in self.loops.values() if not o.is_idle), default=now))
             look(self.channels, self.loops, {n: models[n].hang_after for n in self.loops if n in models})
             if self._folder is not None and time.monotonic() >= save:
                 self._save()
@@ -351,6 +357,7 @@ class Service:
 
     def _halt(self) -> None:
         """Sources read no more, queued frames are stepped."""
+        self._notifier.stopping()
         for channel in self.channels:
             if channel.reader is not None:
                 channel.reader.stop()

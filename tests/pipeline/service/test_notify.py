@@ -1,0 +1,144 @@
+"""What the service tells systemd, by the datagrams that arrive; and the files that deploy it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("pydantic")
+
+from running import MODEL, folder_of_sums, sums, toml, values
+
+DEPLOY = Path(__file__).parents[3] / "examples" / "deploy"
+SECONDS = 60.0
+
+
+class Manager:
+    """Listens as systemd does."""
+
+    def __init__(self, abstract: bool) -> None:
+        self._folder = tempfile.TemporaryDirectory()
+        self.name = (
+            f"@edgelstm-{os.getpid()}-{time.monotonic_ns()}" if abstract else f"{self._folder.name}/notify"
+        )
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind("\0" + self.name[1:] if abstract else self.name)
+        self._socket.settimeout(SECONDS)
+
+    def hears(self, word: str, within: float = SECONDS) -> str:
+        """The next message with ``word``."""
+        end = time.monotonic() + within
+        while True:
+            self._socket.settimeout(max(0.01, end - time.monotonic()))
+            text = self._socket.recv(4096).decode()
+            if word in text:
+                return text
+
+    def hears_none(self, word: str, seconds: float) -> bool:
+        try:
+            self.hears(word, seconds)
+        except TimeoutError:
+            return True
+        return False
+
+    def close(self) -> None:
+        self._socket.close()
+        self._folder.cleanup()
+
+
+@contextmanager
+def served(folder: Path, abstract: bool = False, **more: str) -> Iterator[tuple[Manager, Any]]:
+    manager = Manager(abstract)
+    environment = {**os.environ, "NOTIFY_SOCKET": manager.name, **more}
+    with subprocess.Popen(
+        [sys.executable, "-m", "edgelstm", "serve", "p.toml", "--json"],
+        cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        try:
+            yield manager, process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            manager.close()
+
+
+@pytest.mark.parametrize("abstract", [False, pytest.param(True, marks=pytest.mark.thorough)])
+def test_ready_watchdog_stopping_and_a_checkpoint_on_sigterm(tmp_path: Path, abstract: bool) -> None:
+    if abstract and not sys.platform.startswith("linux"):
+        pytest.skip("abstract sockets are Linux's")
+    folder = folder_of_sums(tmp_path, a=30000)
+    (folder / "p.toml").write_text('[service]\ncheckpoint = "states"\n' + MODEL + toml("a", rate=100))
+    with served(folder, abstract, WATCHDOG_USEC="2000000") as (manager, process):
+        assert "STATUS=1 streams, 1 models" in manager.hears("READY=1")
+        for _ in range(2):
+            manager.hears("WATCHDOG=1")
+        process.send_signal(signal.SIGTERM)
+        manager.hears("STOPPING=1")
+        _, error = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, error
+    made = values(folder / "a.jsonl")
+    with served(folder) as (manager, process):
+        manager.hears("READY=1")
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=SECONDS)
+    assert "goes on from checkpoint-" in error
+    import numpy as np
+
+    assert values(folder / "a.jsonl")[: len(made)] == sums(np.load(folder / "a.npy"))[: len(made)]
+
+
+def test_a_loop_that_does_not_advance_keeps_the_manager_from_hearing(tmp_path: Path) -> None:
+    """A sink that holds its stream up, and hangs: standard output that nobody reads."""
+    folder = folder_of_sums(tmp_path, a=30000)
+    (folder / "p.toml").write_text(MODEL + toml("a", sink="-", queue=1))
+    with served(folder, WATCHDOG_USEC="1000000") as (manager, process):
+        manager.hears("READY=1")
+        end = time.monotonic() + SECONDS
+        while not manager.hears_none("WATCHDOG=1", 1.5):  # the pipe takes a while to fill
+            assert time.monotonic() < end
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=SECONDS)
+
+
+def test_the_watchdog_is_not_for_children(tmp_path: Path) -> None:
+    from edgelstm.pipeline.service.notify import Notifier
+
+    assert Notifier({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1000000", "WATCHDOG_PID": "1"}).watchdog is None
+    assert Notifier({"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "much"}).watchdog is None
+    assert Notifier({"WATCHDOG_USEC": "1000000"}).watchdog is None
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "none")}).ready("nobody listens")
+
+
+def test_the_unit_is_one(tmp_path: Path) -> None:
+    analyze = shutil.which("systemd-analyze")
+    if analyze is None:
+        pytest.skip("no systemd-analyze here (apt install systemd)")
+    unit = (DEPLOY / "edgelstm.service").read_text(encoding="utf-8")
+    (tmp_path / "edgelstm.service").write_text(unit.replace("/opt/edgelstm/bin/edgelstm", sys.executable))
+    done = subprocess.run(
+        [analyze, "verify", "--man=no", str(tmp_path / "edgelstm.service")],
+        capture_output=True, text=True, timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_the_compose_files_are_yaml_that_belongs_together() -> None:
+    yaml = pytest.importorskip("yaml")
+    plain = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))
+    jetson = yaml.safe_load((DEPLOY / "compose.jetson.yaml").read_text(encoding="utf-8"))
+    assert set(jetson["services"]) == set(plain["services"]) == {"edgelstm"}
+    assert plain["services"]["edgelstm"]["command"][0] == "serve"
