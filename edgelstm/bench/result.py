@@ -59,7 +59,7 @@ class ModelResult:
         raise KeyError(contestant)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BenchResult:
     """Everything one call of ``bench`` measured, and under which conditions."""
 
@@ -71,6 +71,11 @@ class BenchResult:
     seed: int
     processor: str
     versions: dict[str, str]
+
+    def __repr__(self) -> str:
+        return (
+            f"BenchResult({count_of(len(self.models), 'model')}, {self.rounds} rounds of {self.steps} steps)"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; times in microseconds, memory in bytes."""

@@ -37,13 +37,16 @@ LINES, PANELS = 12, 6
 LEVELS = 254
 
 
-@dataclass
+@dataclass(repr=False)
 class Report:
     """What :func:`report` wrote: ``path``, and ``run``, how it ran."""
 
     path: Path
     run: RunReport
     frames: int
+
+    def __repr__(self) -> str:
+        return f"Report({self.path}, {count_of(self.frames, 'frame')})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

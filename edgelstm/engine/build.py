@@ -78,7 +78,7 @@ class BuildOptions:
         return list(zip(starts, tuned, [*tuned[:-1], most], strict=True))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BuiltEngine:
     """What :func:`build_engine` wrote. ``seconds`` it took; ``notes`` worth reading; ``timings`` in milliseconds a step
     by kind of gates, where several were tried."""
@@ -88,6 +88,9 @@ class BuiltEngine:
     seconds: float
     notes: tuple[str, ...] = ()
     timings: dict[str, float] | None = None
+
+    def __repr__(self) -> str:
+        return f"BuiltEngine({self.plan}, {self.sidecar})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.operations import Array
 from edgelstm.pipeline.optext import format_ops
@@ -72,6 +72,10 @@ class Inputs:
         self._windows: dict[str | None, _Window] = {}
         #: Frames of streams that ended, in no step.
         self._short = 0
+
+    def __repr__(self) -> str:
+        each = "" if self.window is None else f", {count_of(self.window, 'frame')} a step, hop {self.hop}"
+        return f"Inputs({some(self._preprocess)}{each})"
 
     def __call__(self, frame: Frame | Array | Mapping[str, Array]) -> dict[str, Array]:
         """One raw frame's arrays by input name, each of its ``frame_shape`` (for a window: of one of its frames)."""

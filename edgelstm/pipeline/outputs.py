@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from edgelstm.dtypes import to_float32
-from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.operations import Array, Transform
 from edgelstm.pipeline.postprocess import Before, Postprocess
@@ -110,6 +110,10 @@ class Outputs:
                     expected=f"{hop}",
                     hint=f"--hop {hop}, or --postprocess overlap_add={source[1]}",
                 )
+
+    def __repr__(self) -> str:
+        undone = f", undone: {some(self._undo)}" if self._undo else ""
+        return f"Outputs({some(self._dtypes)}{undone})"
 
     def __call__(
         self, outputs: Mapping[str, Array], raw: Any = None, stream: str | None = None

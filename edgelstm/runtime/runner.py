@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
@@ -142,6 +142,13 @@ class Runner:
         self._outside: Outside | None = Outside(program.signature.ranges)
         if self._outside.done:
             self._outside = None
+
+    def __repr__(self) -> str:
+        if self._closed:
+            return "Runner(closed)"
+        return (
+            f"Runner(streams {some(self._streams) or '(none)'} of {self._program.streams}, {self.signature})"
+        )
 
     @classmethod
     def open(

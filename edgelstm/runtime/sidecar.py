@@ -35,7 +35,7 @@ RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 Gates = Literal["native", "plugin"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sidecar:
     """What is known of a plan.
 
@@ -62,6 +62,10 @@ class Sidecar:
     options: dict[str, Any] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)
     plan_bytes: int = 0
+
+    def __repr__(self) -> str:
+        streams = ":".join(map(str, self.streams))
+        return f"Sidecar({self.runtime} {self.version}, {', '.join(self.precision)}, gates {self.gates}, streams {streams})"
 
     @property
     def engine_name(self) -> str:

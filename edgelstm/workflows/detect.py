@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 HEAD = ("stream", "index", "name", "time", "score", "threshold", "anomaly")
 
 
-@dataclass
+@dataclass(repr=False)
 class Detections:
     """What :func:`detect` found: steps scored and above the threshold, and of each stream (steps, anomalies, highest score)."""
 
@@ -44,6 +44,9 @@ class Detections:
     steps: int = 0
     anomalies: int = 0
     streams: dict[str, tuple[int, int, float]] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"Detections({self.anomalies} of {count_of(self.steps, 'step')} above {self.detector.threshold:.4g}, {self.run})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.graph.step import StepModel
 from edgelstm.renamed import renamed
@@ -16,7 +16,7 @@ from edgelstm.renamed import renamed
 Form = Literal["onnxruntime", "openvino", "plain"]
 
 
-@dataclass
+@dataclass(repr=False)
 class Lowered:
     """What :func:`lower` made."""
 
@@ -24,6 +24,9 @@ class Lowered:
     path: Path | None
     form: str
     operators: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"Lowered({self.path or 'not written'}, {self.form}, {count_of(len(self.operators), 'kind')} of operators)"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

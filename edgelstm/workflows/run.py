@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 MAPS = (".nc", ".tif", ".tiff", ".h5", ".hdf5")
 
 
-@dataclass
+@dataclass(repr=False)
 class RunReport:
     """What :func:`run` did. Times are of the step alone, in milliseconds; of several streams, of their common step.
 
@@ -58,6 +58,10 @@ class RunReport:
     interval: float | None = None
     scores: dict[str, ForecastScores | None] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list, repr=False)
+
+    def __repr__(self) -> str:
+        many = f", {self.skipped} skipped" if self.skipped else ""
+        return f"RunReport({self.model} on {some(self.source.split('; '))}, {count_of(self.frames, 'frame')}{many}, p50 {self.percentile(50):.3g} ms)"
 
     def percentile(self, q: float) -> float:
         """Time of a step, in milliseconds, at percentile ``q``."""

@@ -25,12 +25,15 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass
+@dataclass(repr=False)
 class ScoreReport:
     """What :func:`score` found: a row for each stream and lead time, as the CSV file has them; ``run``, how it ran."""
 
     run: RunReport
     rows: list[dict[str, Any]]
+
+    def __repr__(self) -> str:
+        return f"ScoreReport({count_of(len(self.rows), 'row')}, {self.run})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, check_file, read_bytes
 from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.outside import OutsideRange
@@ -35,12 +35,15 @@ SHIPPED = "example:"
 EXAMPLES = ("camera", "radar", "table", "rtsp", "audio")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checked:
     """A pipeline file that would run. streams: by name, model, source, sinks and policies in words."""
 
     path: str
     streams: dict[str, dict[str, str]]
+
+    def __repr__(self) -> str:
+        return f"Checked({self.path}, streams {some(self.streams)})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -69,6 +72,9 @@ class Pipeline:
         self._prepare: Prepare | None = None
         #: Where the service answers by HTTP, while it does.
         self.url: str | None = None
+
+    def __repr__(self) -> str:
+        return f"Pipeline({self._where}, streams {some(self.config.streams)})"
 
     @classmethod
     def from_file(cls, path: PathLike, environment: Mapping[str, str] | None = None) -> Pipeline:

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.pipeline.outputs import frame_outputs
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.service.channel import Channel
@@ -49,7 +49,7 @@ log = logging.getLogger("edgelstm.serve")
 ANSWER = 5.0
 
 
-@dataclass
+@dataclass(repr=False)
 class ServeReport:
     """What the service did. streams: counters of each (see :class:`edgelstm.pipeline.service.counters.Counts`). calls: engine calls
     of each model. failed: what ended a stream's source, a sink or a model for good. stopped: it was told to stop."""
@@ -58,6 +58,11 @@ class ServeReport:
     calls: dict[str, int] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     stopped: bool = False
+
+    def __repr__(self) -> str:
+        stepped = sum(counts.get("stepped", 0) for counts in self.streams.values())
+        failed = f", failed: {some(self.failed)}" if self.failed else ""
+        return f"ServeReport({count_of(len(self.streams), 'stream')}, {stepped} stepped{failed})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
