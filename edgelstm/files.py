@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -77,6 +78,11 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.pop(temporary, None)
+
+
+def without_drive(spec: str) -> str:
+    """``spec`` behind a drive of Windows, ``C:\\``, whose colon separates nothing."""
+    return spec[2:] if re.match(r"[A-Za-z]:[\\/]", spec) else spec
 
 
 def refuse_overwrite(output: PathLike | None, inputs: Iterable[object]) -> None:

@@ -114,7 +114,7 @@ def main() -> None:
         sys.exit(1)
     except OSError as error:
         # Files say for themselves what they can't; what is left is standard output, such as a file on a full disk.
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO):
+        if errno.errorcode.get(error.errno or 0) not in ("ENOSPC", "EDQUOT", "EFBIG", "EIO"):
             raise
         _drop_output()
         _fail(f"can't write {error.filename or 'standard output'}: found {error.strerror}")

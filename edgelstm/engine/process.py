@@ -122,7 +122,7 @@ def _builder_error(
             how = signal.Signals(-code).name
         except ValueError:
             how = f"signal {-code}"
-        if code == -signal.SIGKILL and not errors:
+        if how == "SIGKILL" and not errors:
             text = "the system killed it, as it does when memory runs out"
         return EdgeLstmError(
             f"TensorRT's builder crashed on {where} ({how})",

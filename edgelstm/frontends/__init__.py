@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike
+from edgelstm.files import PathLike, without_drive
 from edgelstm.frontends.door import Door, Loaded, Request
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Program
@@ -92,7 +92,7 @@ def door_of(source: Any) -> Door | None:
 
 def is_factory(source: object) -> bool:
     """Whether ``source`` is text of the form ``package.module:factory`` or ``file.py:factory``."""
-    return isinstance(source, str) and ":" in source and not Path(source).exists()
+    return isinstance(source, str) and ":" in without_drive(source) and not Path(source).exists()
 
 
 def _is_described(path: PathLike) -> bool:

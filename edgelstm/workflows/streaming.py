@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, some
+from edgelstm.files import without_drive
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.pipeline.sinks.panels import INPUT
@@ -284,7 +285,7 @@ def named_sources(source: str | Sequence[str] | Mapping[str, str]) -> dict[str, 
     for spec in specs:
         name, equals, rest = spec.partition("=")
         if not equals or not name.replace("-", "_").isidentifier() or Path(spec).exists():
-            name, rest = (ONLY if len(specs) == 1 else Path(spec.partition(":")[0]).stem), spec
+            name, rest = (ONLY if len(specs) == 1 else Path(without_drive(spec).partition(":")[0]).stem), spec
         if name in named:
             raise EdgeLstmError(
                 f"two streams called {name!r}",

@@ -77,9 +77,12 @@ def _limit_memory(most: int) -> None:
         import resource
     except ImportError:  # not on Windows
         return
-    _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if hard == resource.RLIM_INFINITY or hard > most:
-        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    try:
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard == resource.RLIM_INFINITY or hard > most:
+            resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    except (AttributeError, OSError, ValueError):
+        return  # macOS names the limit and takes none; sizes are checked before anything is read all the same
 
 
 def _check(path: str, node: Any, size: int, limits: dict[str, Any]) -> int:
