@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.service.guard import Ranges
     from edgelstm.pipeline.service.parse import Parsed
     from edgelstm.pipeline.service.service import ServeReport, Service
+    from edgelstm.pipeline.sources.given import Frames
     from edgelstm.pipeline.web.listener import Listener
 
 log = logging.getLogger("edgelstm.serve")
@@ -65,6 +66,7 @@ class Pipeline:
         self._service: Service | None = None
         self._stop = threading.Event()
         self._path: Path | None = None
+        self._given: dict[str, Frames] = {}
         self._environment: Mapping[str, str] | None = None
         self._control: Control | None = None
         self._follower: Follower | None = None
@@ -77,8 +79,18 @@ class Pipeline:
         return f"Pipeline({self._where}, streams {some(self.config.streams)})"
 
     @classmethod
-    def from_file(cls, path: PathLike, environment: Mapping[str, str] | None = None) -> Pipeline:
+    def from_file(
+        cls,
+        path: PathLike,
+        environment: Mapping[str, str] | None = None,
+        *,
+        sources: Mapping[str, Frames] | None = None,
+    ) -> Pipeline:
         """Read ``path``. ``environment`` takes the place of the process's for ``${NAME}``.
+
+        sources: frames that this program makes itself, for streams whose ``source`` is ``"python:NAME"``. By name a callable that gives frames each time that
+        the source is opened, or an iterable, whose frames are there once. A frame is an array, a mapping of arrays, or (seconds since
+        1970, one of these).
 
         Raises EdgeLstmError that names line, key, what was found and what is allowed.
         """
@@ -86,16 +98,24 @@ class Pipeline:
 
         made = cls(read(path, environment), Path(path).resolve().parent, str(path))
         made._path, made._environment = Path(path).resolve(), environment
+        made._given = dict(sources or {})
         return made
 
     @classmethod
     def from_text(
-        cls, text: str, base: PathLike = ".", environment: Mapping[str, str] | None = None
+        cls,
+        text: str,
+        base: PathLike = ".",
+        environment: Mapping[str, str] | None = None,
+        *,
+        sources: Mapping[str, Frames] | None = None,
     ) -> Pipeline:
         """The same from the text of a file whose relative paths start at ``base``."""
         from edgelstm.pipeline.service.parse import parse
 
-        return cls(parse(text, "pipeline", environment), Path(base).resolve(), "pipeline")
+        made = cls(parse(text, "pipeline", environment), Path(base).resolve(), "pipeline")
+        made._given = dict(sources or {})
+        return made
 
     def run(self) -> ServeReport:
         """Until every source ended or :meth:`stop`. Raises EdgeLstmError when something can't be opened at the start."""
@@ -299,6 +319,7 @@ class Pipeline:
                     hashes={name: digest for name, (_, _, digest) in models.items()},
                     writes=writes,
                     stop=self._stop,
+                    given=self._given,
                 )
                 try:
                     yield service, prepare

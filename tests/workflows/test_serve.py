@@ -76,15 +76,23 @@ def test_streams_advance_in_one_call(folder: Path) -> None:
     assert 2000 <= report.calls["m"] < 3000
 
 
-def test_several_models_and_a_table_with_keys(folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_several_models_and_a_table_with_keys(folder: Path, kind: str) -> None:
     rows = [
         f"{key},{t},{t / 10},{t / 20},0.5" for t in range(9) for key in "pqr" if not (key == "q" and t > 4)
     ]
     (folder / "t.csv").write_text("unit,time,x,y,z\n" + "\n".join(rows) + "\n")
+    if kind == "parquet":
+        csv = pytest.importorskip("pyarrow.csv")
+        pytest.importorskip("pyarrow.parquet").write_table(
+            csv.read_csv(folder / "t.csv"), folder / "t.parquet"
+        )
     text = (
         f'{MODEL}[models.n]\npath = "model.onnx"\n'
         + section("a", model="m")
-        + section("t", model="n", source="t.csv:key=unit:time=time:columns=x,y,z", sink="out-{stream}.jsonl")
+        + section(
+            "t", model="n", source=f"t.{kind}:key=unit:time=time:columns=x,y,z", sink="out-{stream}.jsonl"
+        )
     )
     report = Pipeline.from_text(text, folder).run()
     assert {n: c["stepped"] for n, c in report.streams.items()} == {"a": 20, "t:p": 9, "t:q": 5, "t:r": 9}

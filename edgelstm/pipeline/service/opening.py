@@ -1,13 +1,34 @@
-"""Sources are opened side by side: of sixteen cameras that don't answer, none waits for another."""
+"""Sources are opened as a section says, side by side: of sixteen cameras that don't answer, none waits for another."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sources import Source
+from edgelstm.pipeline.service.isolated import open_isolated
+from edgelstm.pipeline.service.outlets import placed
+from edgelstm.pipeline.sources import Source, open_source
+from edgelstm.pipeline.sources.given import PREFIX, Frames, open_given
+
+if TYPE_CHECKING:
+    from edgelstm.pipeline.service.config import StreamSection
+
+
+def open_section(section: StreamSection, base: Path, given: Mapping[str, Frames]) -> Source:
+    """The source of a stream's section. base: the folder that relative paths start at; given: sources from Python, by name."""
+    if not section.source.startswith(PREFIX):
+        opened = open_isolated if section.isolate == "process" else open_source
+        return opened(placed(base, section.source), limit=section.limit, follow=section.follow)
+    if section.isolate == "process":
+        raise EdgeLstmError(
+            f"isolate of source {section.source}", expected="none: its frames are this process's"
+        )
+    source = open_given(section.source.removeprefix(PREFIX), given)
+    return source if section.limit is None else source.limit(section.limit)
 
 
 class Opening:

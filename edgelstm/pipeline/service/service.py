@@ -22,13 +22,12 @@ from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
 from edgelstm.pipeline.service.counters import is_worth_a_line
 from edgelstm.pipeline.service.guard import Ranges
-from edgelstm.pipeline.service.isolated import open_isolated
 from edgelstm.pipeline.service.kept import KeepRules
 from edgelstm.pipeline.service.lock import FolderLock
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.notify import Notifier
-from edgelstm.pipeline.service.opening import Opening
+from edgelstm.pipeline.service.opening import Opening, open_section
 from edgelstm.pipeline.service.outlets import check_alarms, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
@@ -36,7 +35,8 @@ from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.watchdog import look
 from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sinks import is_address
-from edgelstm.pipeline.sources import Source, is_live, open_source
+from edgelstm.pipeline.sources import Source, is_live
+from edgelstm.pipeline.sources.given import Frames
 from edgelstm.runtime.runner import Runner
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Service:
     """Opened by the constructor, which raises EdgeLstmError with nothing left open; then :meth:`run`, once, or :meth:`close`.
 
     models: where each model's step graph or engine lies, by name. base: the folder that relative paths in ``config`` start at.
-    stop: set from outside while it opens or runs. ranges: of states, by model. hashes: of the models' files, which tell whether a checkpoint fits. writes: False
+    stop: set from outside while it opens or runs. given: sources from Python, by name. ranges: of states, by model. hashes: of the models' files, which tell whether a checkpoint fits. writes: False
     opens no sinks and no checkpoints.
     """
 
@@ -92,6 +92,7 @@ class Service:
         hashes: Mapping[str, str] | None = None,
         writes: bool = True,
         stop: threading.Event | None = None,
+        given: Mapping[str, Frames] | None = None,
     ) -> None:
         self.config, self._base = config, base
         self.models, self.ranges, self.hashes = dict(models), dict(ranges or {}), dict(hashes or {})
@@ -113,6 +114,7 @@ class Service:
         self.unsaved = 0
         self._notifier = Notifier()
         self._stop = stop or threading.Event()
+        self._given = given or {}
         self._stack = ExitStack()
         try:
             self._open()
@@ -256,8 +258,7 @@ class Service:
         return source
 
     def _opened(self, section: StreamSection) -> Source:
-        opened = open_isolated if section.isolate == "process" else open_source
-        return opened(placed(self._base, section.source), limit=section.limit, follow=section.follow)
+        return open_section(section, self._base, self._given)
 
     def _again(self, channel: Channel) -> Source:
         source = channel.cut(self._opened(channel.section))

@@ -23,6 +23,7 @@ from edgelstm.pipeline.sources import (
     zeromq,
 )
 from edgelstm.pipeline.sources.folder import Follow
+from edgelstm.pipeline.sources.given import PREFIX, open_given
 from edgelstm.pipeline.sources.source import Frame, Source
 
 __all__ = ["KINDS", "Frame", "Source", "is_live", "open_source"]
@@ -112,7 +113,7 @@ KINDS = ", ".join(
 
 def is_live(spec: str) -> bool:
     """Whether ``spec`` is an address, and no path."""
-    return spec.lower().startswith(tuple(prefix for kind in LIVE for prefix in kind.prefixes))
+    return spec.lower().startswith((PREFIX, *(prefix for kind in LIVE for prefix in kind.prefixes)))
 
 
 def open_source(
@@ -157,6 +158,8 @@ def open_source(
 
 
 def _open(spec: str, follow: Follow) -> Source:
+    if spec.startswith(PREFIX):
+        return open_given(spec.removeprefix(PREFIX), {})
     for live in LIVE:
         if spec.lower().startswith(live.prefixes):
             if follow.on:

@@ -171,7 +171,7 @@ def test_a_service_that_stays_outlives_its_sources(folder: Path) -> None:
 def test_a_stream_that_never_connected_is_removed_at_once(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgelstm.pipeline.service import service as module
+    from edgelstm.pipeline.service import opening as module
 
     hangs, opened = threading.Event(), module.open_source
 
