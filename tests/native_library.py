@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,19 @@ from edgelstm.runtime.onnxruntime import OrtProgram
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "plugins" / "onnxruntime"
+
+
+def _naive() -> Any:
+    spec = importlib.util.spec_from_file_location("naive_operators", SOURCES / "naive.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+#: The operators in NumPy, beside their sources.
+naive = _naive()
 
 
 @cache

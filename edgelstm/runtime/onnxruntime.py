@@ -18,7 +18,7 @@ from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.finite import SMALL, is_looked_at, look
-from edgelstm.runtime.native.prepare import Native, prepare, same_results, say_once
+from edgelstm.runtime.native.prepare import Native, Trial, prepare, say_once
 from edgelstm.runtime.native.session import Bound, NativeSession
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, call_size, capacity
@@ -311,8 +311,10 @@ def _open_native(
     plain = open_session(model, 1, spin=False)
     signature = read_signature(plain, where)
     try:
+        trial = Trial.of(plain, signature)
+        del plain  # its weights, before ours take their place
         session = NativeSession(found.data, found.library.path, ort, threads, spin)
-        trouble = same_results(plain, session, signature)
+        trouble = trial.trouble(session)
     except EdgeLstmError as error:
         trouble = str(error)
     except Exception as error:  # ONNX Runtime raises several unrelated classes

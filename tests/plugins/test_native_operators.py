@@ -19,6 +19,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import native_library
 from edgelstm.graph.gates import GateVariant
+from native_library import naive
 from tolerances import assert_close
 
 SIZES = st.sampled_from([1, 2, 3, 5, 7, 13, 16, 17, 31, 37, 67])
@@ -85,9 +86,8 @@ class Lstm:
         self.model = model("FusedLSTMCell", self.feeds, weights, 2, **attributes(variant), **given)
 
     def expected(self) -> tuple[Array, Array]:
-        f = {name: a.astype(float) for name, a in self.feeds.items()}
-        z = np.concatenate([f["x"], f["h"]], 1) @ self.w.astype(float).T + self.b
-        return self.variant.reference(z, f["c"], *[p.astype(float) for p in self.p])
+        x, h, c, w, b, *p = (a.astype(float) for a in (*self.feeds.values(), self.w, self.b, *self.p))
+        return naive.lstm_cell(self.variant, x, h, c, w, b, *p)
 
 
 @pytest.fixture(scope="session")
@@ -106,18 +106,6 @@ def test_an_lstm_cell_gives_what_the_equations_give(
         assert_close(a, b, np.float32, k=64 + inputs + units)
 
 
-def gru(w: Array, r: Array, b: Array, x: Array, h: Array, after: bool) -> Array:
-    """ONNX's GRU, one step, gates z, r, n: the operator's own text."""
-    sigmoid = lambda a: 1 / (1 + np.exp(-a))  # noqa: E731
-    (w_z, w_r, w_n), (r_z, r_r, r_n) = np.split(w, 3), np.split(r, 3)
-    b_z, b_r, b_n, c_z, c_r, c_n = np.split(b, 6)
-    z = sigmoid(x @ w_z.T + h @ r_z.T + b_z + c_z)
-    reset = sigmoid(x @ w_r.T + h @ r_r.T + b_r + c_r)
-    inner = reset * (h @ r_n.T + c_n) if after else (reset * h) @ r_n.T + c_n
-    result: Array = (1 - z) * np.tanh(x @ w_n.T + b_n + inner) + z * h
-    return result
-
-
 @settings(max_examples=40, deadline=None)
 @given(after=st.booleans(), inputs=SIZES, units=SIZES, rows=st.sampled_from([1, 2, 3, 4, 5, 11]))
 def test_a_gru_cell_gives_what_the_equations_give(
@@ -133,7 +121,7 @@ def test_a_gru_cell_gives_what_the_equations_give(
     (found,) = native_library.session(made, library).run(None, feeds)
     assert_close(
         found,
-        gru(*(a.astype(float) for a in (w, r, b, *feeds.values())), after),
+        naive.gru_cell(*(a.astype(float) for a in (*feeds.values(), w, r, b)), after=after),
         np.float32,
         k=64 + inputs + units,
     )
@@ -165,7 +153,7 @@ def test_fused_gates_gives_what_the_equations_give(
     feeds.pop("_", None)
     found = native_library.session(made, library).run(None, feeds)
     f = {name: a.astype(float) for name, a in feeds.items()}
-    expected = variant.reference(f["z"], f["c"], *(f[name] for name in peepholes))
+    expected = naive.fused_gates(variant, f["z"], f["c"], *(f[name] for name in peepholes))
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b, np.float32)
 

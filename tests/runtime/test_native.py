@@ -369,6 +369,15 @@ def test_other_results_than_the_graph_s_own_are_seen_when_it_is_opened(
     assert "off by" in caplog.text
 
 
+def test_kernels_that_are_not_there_are_an_error(
+    cache: Path, library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, str(library))
+    monkeypatch.setenv("EDGELSTM_NATIVE_ISA", "avx3")
+    with pytest.raises(EdgeLstmError, match="EDGELSTM_NATIVE_ISA=avx3"):
+        OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None)
+
+
 def test_a_model_without_cells_says_so_where_our_operators_are_demanded(library: Path) -> None:
     step = gru("d = Sub (h, h)\n y = Add (d, h)", False)
     with pytest.raises(EdgeLstmError, match="nothing that our operators compute"):

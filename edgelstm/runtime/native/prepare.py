@@ -22,8 +22,11 @@ from edgelstm.runtime.protocol import Array
 VARIABLE = "EDGELSTM_NATIVE"
 #: How far results may lie apart, relative to the largest value of a tensor. Both round in float32; a wrong cell is off by far more.
 TOLERANCE = 1e-3
-#: Streams of the comparison: more than one, so that a row that reads another's shows.
+#: Streams of the comparison.
 ROWS = 3
+
+#: Whoever sets one of these means it: then what does not fit is an error.
+NAMED = ("EDGELSTM_NATIVE_LIBRARY", "EDGELSTM_NATIVE_ISA")
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -55,6 +58,8 @@ def prepare(
         return None
     try:
         library = find_native_library()
+        if library is not None:
+            _check_instructions(library)
         if library is not None and _numbers(onnxruntime) < OLDEST_ONNXRUNTIME:
             oldest = ".".join(map(str, OLDEST_ONNXRUNTIME))
             raise EdgeLstmError(
@@ -63,7 +68,7 @@ def prepare(
                 expected=f"{oldest} or later",
             )
     except EdgeLstmError as error:
-        if needed or os.environ.get("EDGELSTM_NATIVE_LIBRARY"):
+        if needed or any(os.environ.get(name) for name in NAMED):
             raise
         say_once(str(error))
         return None
@@ -91,22 +96,33 @@ def available() -> bool:
         return False
 
 
-def same_results(plain: Any, native: NativeSession, signature: Signature) -> str | None:
-    """Run both sessions once on seeded random frames and states; None if they give the same, else what differs."""
-    axis = signature.stream_axis
-    rows = axis if isinstance(axis, int) else ROWS
-    rng = np.random.default_rng(0)
-    feeds: dict[str, Array] = {}
-    specs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in signature.inputs]
-    for name, spec in (*specs, *((s.input, s) for s in signature.states)):
-        kind, shape = np_dtype(spec.dtype), (rows, *spec.frame_shape)
-        feeds[name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
-    names = [v.name for v in plain.get_outputs()]
-    expected = plain.run(names, feeds)
-    found = native.run(names, feeds, expected)
-    return next(
-        (text for n, a, b in zip(names, expected, found, strict=True) if (text := _apart(n, a, b))), None
-    )
+@dataclass(frozen=True)
+class Trial:
+    """What a graph gives for one step on seeded random frames and states: several streams, so that a row that reads another's shows."""
+
+    feeds: dict[str, Array]
+    names: list[str]
+    results: list[Array]
+
+    @classmethod
+    def of(cls, session: Any, signature: Signature) -> Trial:
+        """Run ONNX Runtime's session of the graph as it stands."""
+        axis = signature.stream_axis
+        rows = axis if isinstance(axis, int) else ROWS
+        rng = np.random.default_rng(0)
+        feeds: dict[str, Array] = {}
+        specs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in signature.inputs]
+        for name, spec in (*specs, *((s.input, s) for s in signature.states)):
+            kind, shape = np_dtype(spec.dtype), (rows, *spec.frame_shape)
+            feeds[name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+        names = [v.name for v in session.get_outputs()]
+        return cls(feeds, names, session.run(names, feeds))
+
+    def trouble(self, native: NativeSession) -> str | None:
+        """None if the session of ours gives the same, else what differs."""
+        found = native.run(self.names, self.feeds, self.results)
+        pairs = zip(self.names, self.results, found, strict=True)
+        return next((text for n, a, b in pairs if (text := _apart(n, a, b))), None)
 
 
 def say_once(text: str) -> None:
@@ -126,6 +142,17 @@ def _apart(name: str, expected: Array, found: Array) -> str | None:
         return None
     worst = float(np.nanmax(np.abs(np.where(finite, a - b, np.inf))))
     return f"{name}: off by {worst:.3g} where values reach {scale:.3g}"
+
+
+def _check_instructions(library: NativeLibrary) -> None:
+    """Raise EdgeLstmError where ``$EDGELSTM_NATIVE_ISA`` names kernels that the library or the processor lacks."""
+    named = os.environ.get("EDGELSTM_NATIVE_ISA")
+    if named and (found := library.instructions()) != named:
+        raise EdgeLstmError(
+            f"EDGELSTM_NATIVE_ISA={named}",
+            found=f"{found} as the best here",
+            expected="avx512, avx2 or portable, of those that this processor has (on Arm: neon)",
+        )
 
 
 def _from_environment() -> bool | None:

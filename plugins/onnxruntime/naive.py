@@ -1,0 +1,45 @@
+"""What the operators compute, in NumPy, as the equations stand in the papers: the truth of their tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgelstm.graph.gates import GateVariant
+
+Array = npt.NDArray[Any]
+
+
+def fused_gates(variant: GateVariant, z: Array, c: Array, *peepholes: Array) -> tuple[Array, Array]:
+    """FusedGates: h, c_out. Shapes as in edgelstm.graph.gates, whose reference this is."""
+    return variant.reference(z, c, *peepholes)
+
+
+def lstm_cell(
+    variant: GateVariant, x: Array, h: Array, c: Array, w: Array, b: Array, *peepholes: Array
+) -> tuple[Array, Array]:
+    """FusedLSTMCell: h', c'. x [N, I], h [N, R], c [N, units], w [gates * units, I + R], b [gates * units], p [units] each."""
+    return variant.reference(np.concatenate([x, h], axis=1) @ w.T + b, c, *peepholes)
+
+
+def gru_cell(x: Array, h: Array, w: Array, r: Array, b: Array, *, after: bool) -> Array:
+    """FusedGRUCell: h'. x [N, I], h [N, units], w [3 units, I], r [3 units, units], b [6 units]; gates z, r, n.
+
+    after: the reset gate works on the product (linear_before_reset). Source: the operator GRU of ONNX, version 22.
+    """
+    (w_z, w_r, w_n), (r_z, r_r, r_n) = np.split(w, 3), np.split(r, 3)
+    b_z, b_r, b_n, c_z, c_r, c_n = np.split(b, 6)
+    z = sigmoid(x @ w_z.T + h @ r_z.T + b_z + c_z)
+    reset = sigmoid(x @ w_r.T + h @ r_r.T + b_r + c_r)
+    inner = reset * (h @ r_n.T + c_n) if after else (reset * h) @ r_n.T + c_n
+    n = np.tanh(x @ w_n.T + b_n + inner)
+    result: Array = (1 - z) * n + z * h
+    return result
+
+
+def sigmoid(x: Array) -> Array:
+    """By tanh: no overflow."""
+    y: Array = 0.5 * np.tanh(0.5 * x) + 0.5
+    return y
