@@ -98,11 +98,15 @@ class FrameCheck:
 
     def is_good(self, frame: Any, spec: Input) -> bool:
         """Whether ``frame`` is an array that goes in as it is; for one that is not, :meth:`one` finds out why."""
+        return self.fits(frame, spec) and (not (self._finite and spec.floating) or all_finite(frame))
+
+    @staticmethod
+    def fits(frame: Any, spec: Input) -> bool:
+        """Whether ``frame`` is an array of the right shape and dtype, whatever it holds."""
         return (
             frame.__class__ is np.ndarray
             and frame.shape == spec.shape
             and (frame.dtype is spec.dtype or frame.dtype == spec.dtype)
-            and (not (self._finite and spec.floating) or all_finite(frame))
         )
 
     def one(self, stream: Stream, frame: Array | Frame) -> Frame | None:

@@ -19,9 +19,9 @@ from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.finite import SMALL, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native, Trial, prepare, say_once
-from edgelstm.runtime.native.session import Bound, NativeSession
+from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession
 from edgelstm.runtime.protocol import Array, Frame, Outputs
-from edgelstm.runtime.rows import RowProgram, call_size, capacity
+from edgelstm.runtime.rows import RowProgram, RowState, call_size, capacity
 
 CPU = "CPUExecutionProvider"
 METADATA_KEY = "edgelstm.signature"
@@ -54,10 +54,12 @@ class _Call:
     """A bound engine call, and the outputs it fills: one dictionary of read-only views per row. looked_at: what tells whether
     the states that it writes are finite; states: these, [rows, ...] each.
 
-    run: raises what ONNX Runtime raises, or gives a number other than 0 when a session of ours failed.
+    run: raises what ONNX Runtime raises, or gives a number other than 0 when a session of ours failed; run_watched: that of a
+    session of ours, which looks at the frames first.
     """
 
     run: Callable[[], Any]
+    run_watched: Callable[[], int]
     outputs: list[Outputs]
     rows: Outputs
     looked_at: list[Callable[[], bool]]
@@ -93,7 +95,32 @@ class OrtProgram(RowProgram):
             self._session, self.native = open_session(model, threads, spin), None
             signature = read_signature(self._session, where)
         size = call_size(signature, streams, where)
-        super().__init__(signature, streams, size, _Memory(signature, capacity(streams, size), self._session))
+        memory = _Memory(signature, capacity(streams, size), self._session)
+        super().__init__(signature, streams, size, memory)
+        self._put_one = memory.put_one
+        if memory.watches and size.least == 1:
+            self.step_watched = self._step_watched
+
+    def _step_watched(self, frame: Array, state: RowState, row: int) -> Outputs | None:
+        """:meth:`step_row`, but None, and nothing is done, where the frame holds NaN or infinity: with a session of ours that look
+        costs next to nothing."""
+        side = state.side[row]
+        call: _Call = state.calls.get((row, 1, side)) or self._call(state, row, 1)
+        if self._session is None:
+            raise _closed()
+        self._put_one(row, frame)
+        failed = call.run_watched()
+        if failed == NOT_FINITE:
+            return None
+        if state.written:
+            state.written.clear()
+        state.moved = ()
+        state.ran[:] = (call,)
+        if failed:
+            raise EdgeLstmError("ONNX Runtime failed in a step", found=self._session.failure())
+        state.side[row] = 1 - side
+        state.moved = (row,)
+        return call.outputs[0]
 
     def close(self) -> None:
         """Free the session and its thread pool."""
@@ -110,6 +137,10 @@ class _Memory:
         self._signature = signature
         self._rows = rows
         self._session = session
+        #: Whether calls of one row can look at its frame themselves.
+        self.watches = isinstance(session, NativeSession) and [t.dtype for t in signature.inputs] == [
+            "float32"
+        ]
         self._inputs = {t.name: _allocate(t.frame_shape, t.dtype, rows) for t in signature.inputs}
         shared = {s.output for s in signature.states}
         self._outputs = {
@@ -162,7 +193,7 @@ class _Memory:
         written += [
             (name, self._signature.output(name).dtype, array[rows]) for name, array in self._outputs.items()
         ]
-        step = _bind(self._session, inputs, written)
+        run, run_watched = _bind(self._session, inputs, written, inputs[0][2] if self.watches else None)
         outputs = {name: array for name, _, array in written}
         views = {t.name: _read_only(outputs[t.name]) for t in self._signature.outputs}
         rows_alone = [{name: view[j, ...] for name, view in views.items()} for j in range(count)]
@@ -171,7 +202,7 @@ class _Memory:
             if after.arena is None or s.dtype != "float32":
                 found.append(look(after[s.name][rows].reshape(-1), s.dtype))
         states = {s.name: after[s.name][rows] for s in self._signature.states}
-        return _Call(step, rows_alone, views, found, states)
+        return _Call(run, run_watched, rows_alone, views, found, states)
 
     def is_good(self, call: _Call, ranges: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the states that the call wrote are finite, as far as they are looked at, and within ``ranges``."""
@@ -400,16 +431,19 @@ def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
     return buffer
 
 
-def _bind(session: Any, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> Callable[[], Any]:
-    """A step over fixed memory."""
+def _bind(
+    session: Any, inputs: Sequence[Bound], outputs: Sequence[Bound], watched: Array | None
+) -> tuple[Callable[[], Any], Callable[[], int]]:
+    """A step over fixed memory, and, of a session of ours, one that looks at ``watched`` first."""
     if isinstance(session, NativeSession):
-        return session.bind(inputs, outputs)
+        return session.bind(inputs, outputs, watched)
     binding = session.io_binding()
     for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
         for name, dtype, array in tensors:
             element: Any = NUMBERS.get(dtype, array.dtype)
             bind(name, "cpu", 0, element, list(array.shape), array.ctypes.data)
-    return partial(session.run_with_iobinding, binding)
+    step = partial(session.run_with_iobinding, binding)
+    return step, step
 
 
 def _read_only(array: Array) -> Array:

@@ -27,7 +27,8 @@ class Program(Protocol):
 
     And any may have what makes steps cheaper (see :class:`edgelstm.runtime.rows.RowProgram`, which all of ours are):
     ``step_row(frame, state, row)``, a model with one input and one row without lists and dictionaries; ``step_rows(frames, state,
-    first, count)``, rows side by side in arrays of all of them; ``warm_up(state)``, what the first steps would do before they run.
+    first, count)``, rows side by side in arrays of all of them; ``step_watched``, ``step_row`` that gives None, and does nothing, for a
+    frame with NaN or infinity; ``warm_up(state)``, what the first steps would do before they run.
     """
 
     signature: Signature

@@ -132,6 +132,11 @@ class Runner:
         #: How the program takes a frame without a dictionary, if the model has one input; and all frames in one array.
         self._step_row = None if self._frames.only is None else getattr(program, "step_row", None)
         self._step_rows = getattr(program, "step_rows", None)
+        self._step_watched = (
+            None
+            if self._frames.only is None or on_bad_frame == "pass"
+            else getattr(program, "step_watched", None)
+        )
         warm_up = getattr(program, "warm_up", None)
         if warm_up is not None:
             warm_up(self._state)
@@ -267,6 +272,12 @@ class Runner:
         with self._lock:
             if self._streams.get(stream.name) is not stream:
                 self._check_member(stream)
+            if self._step_watched is not None and self._outside is None and self._frames.fits(frame, only):
+                # The program looks for NaN itself; where it finds any, nothing has happened yet.
+                found: Outputs | None = self._step_watched(frame, self._state, stream._row)
+                if found is not None:
+                    stream.frames += 1
+                    return {n: a.copy() for n, a in found.items()} if copy else dict(found)
             if not self._frames.is_good(frame, only):
                 checked = self._frames.one(stream, frame)
                 if checked is None:

@@ -229,6 +229,47 @@ def test_an_error_inside_a_step_is_onnx_runtime_s_own_and_moves_no_stream(librar
         assert stream.snapshot()["h"].tobytes() == before["h"].tobytes()
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_frame_that_is_not_finite_is_seen_before_anything_moves(
+    library: Path, bad: float, place: int
+) -> None:
+    step = zoo.lstm()
+    frame = np.full(3, 3e38, np.float32)  # finite, though its sum is not
+    broken = frame.copy()
+    broken[place] = bad
+    for policy, given_ in (
+        ("error", None),
+        ("skip", None),
+        ("zero", np.where(np.isfinite(broken), broken, 0)),
+        ("pass", broken),
+    ):
+        program, plain = (
+            native_library.opened(step.to_bytes(), library, threads=1),
+            OrtProgram(step.to_bytes(), threads=1),
+        )
+        with Runner(program, on_bad_frame=policy) as a, Runner(plain, on_bad_frame="pass") as b:  # type: ignore[arg-type]
+            one, other = a.stream("one"), b.stream("one")
+            y = one.step(frame, copy=True)
+            other.step(frame)
+            before = one.snapshot()
+            if policy == "error":
+                with pytest.raises(EdgeLstmError, match="NaN"):
+                    one.step(broken)
+            elif policy == "skip":
+                assert one.step(broken) == {}
+                assert one.skipped == 1
+            if given_ is None:
+                assert all(a.tobytes() == before[n].tobytes() for n, a in one.snapshot().items())
+                assert one.frames == 1
+                assert one.undo()  # the last step is still the last
+                assert_close(one.step(frame)["y"], y["y"], np.float32)
+            else:
+                found, expected = one.step(broken)["y"], other.step(given_)["y"]
+                assert np.array_equal(np.isnan(found), np.isnan(expected))
+                assert_close(np.nan_to_num(found), np.nan_to_num(expected), np.float32, k=500)
+
+
 def test_a_step_of_one_stream_is_found_too(library: Path) -> None:
     compare_streamed(zoo.lstm(axis=1), library)
 
@@ -323,7 +364,7 @@ def test_a_named_library_that_is_missing_is_an_error(
     ("info", "said"),
     [
         (b'{"schema": 99, "machine": "%s", "sources": ""}', "another version of edgelstm"),
-        (b'{"schema": 1, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
+        (b'{"schema": 2, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
         (b'{"schema": "1", "machine": "%s", "sources": ""}', "is not the library"),
         (b"{%.0s", "is not the library"),
     ],
@@ -347,7 +388,7 @@ def test_a_library_that_does_not_load_is_named_and_the_model_runs_without(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     cache.parent.mkdir(parents=True)
-    info = json.dumps({"schema": 1, "machine": machine_name(), "sources": ""})
+    info = json.dumps({"schema": module.SCHEMA, "machine": machine_name(), "sources": ""})
     cache.write_bytes(b"\x7fELF\0edgelstm-native " + info.encode() + b"\0")
     with caplog.at_level(logging.WARNING):
         assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is None

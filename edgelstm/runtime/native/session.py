@@ -26,6 +26,9 @@ ELEMENTS = {
 }  # fmt: skip
 #: Name, dtype as in a Signature, and the memory that is read or written.
 Bound = tuple[str, str, Array]
+Step = Callable[[], int]
+#: What a step gives that found NaN or infinity where it looked.
+NOT_FINITE = 2
 
 
 class NativeSession:
@@ -47,8 +50,13 @@ class NativeSession:
         self._handle = handle
         self._close = weakref.finalize(self, self._library.edgelstm_close, handle)
 
-    def bind(self, inputs: Sequence[Bound], outputs: Sequence[Bound]) -> Callable[[], int]:
-        """A step over fixed memory, which it keeps: 0 when done, else :meth:`failure` says why it failed. It outlives :meth:`close`."""
+    def bind(
+        self, inputs: Sequence[Bound], outputs: Sequence[Bound], watched: Array | None = None
+    ) -> tuple[Step, Step]:
+        """A step over fixed memory, which it keeps, in two forms: 0 when done, else :meth:`failure` says why it failed; and the
+        same, but :data:`NOT_FINITE`, and nothing is done, where ``watched`` (float32, among the inputs) holds NaN or infinity.
+        Both outlive :meth:`close`.
+        """
         tensors = (*inputs, *outputs)
         count = len(tensors)
         arrays = [array for _, _, array in tensors]
@@ -64,18 +72,22 @@ class NativeSession:
             (ctypes.c_int * count)(*(ELEMENTS[dtype] for _, dtype, _ in tensors)),
             (ctypes.c_size_t * count)(*(array.ndim for array in arrays)),
             (ctypes.c_int64 * len(dims))(*dims),
+            None if watched is None else watched.ctypes.data,
+            0 if watched is None else watched.size,
             ctypes.byref(call),
         )
         if failed:
             raise EdgeLstmError("ONNX Runtime refuses a tensor", found=self._message())
         step = partial(self._library.edgelstm_run, call.value)
         weakref.finalize(step, _unbind, self._library, call, arrays)
-        return step
+        with_look = partial(self._library.edgelstm_run_watched, call.value)
+        with_look.step = step  # type: ignore[attr-defined]  # neither goes before the other
+        return step, with_look
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array], like: Sequence[Array]) -> list[Array]:
         """Outputs ``names`` for ``feeds``, in arrays as ``like``; for a comparison, since it binds anew."""
         results = [np.zeros_like(array) for array in like]
-        step = self.bind(
+        step, _ = self.bind(
             [(name, str(array.dtype), array) for name, array in feeds.items()],
             [(name, str(array.dtype), array) for name, array in zip(names, results, strict=True)],
         )
@@ -109,8 +121,8 @@ def _functions(path: Path) -> Any:
     library.edgelstm_open.argtypes = [ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int, pointer]
     library.edgelstm_close.argtypes = [pointer]
     library.edgelstm_close.restype = None
-    library.edgelstm_bind.argtypes = [pointer, size, size, *[pointer] * 7]
+    library.edgelstm_bind.argtypes = [pointer, size, size, *[pointer] * 7, ctypes.c_int64, pointer]
     library.edgelstm_unbind.argtypes = [pointer]
     library.edgelstm_unbind.restype = None
-    library.edgelstm_run.argtypes = [pointer]
+    library.edgelstm_run.argtypes = library.edgelstm_run_watched.argtypes = [pointer]
     return library
