@@ -217,7 +217,7 @@ class ServiceSection(Section):
         default=None,
         description="HOST:PORT of the page, the API and the metrics: 127.0.0.1:8080. Addresses that other machines reach need a token.",
     )
-    token: Annotated[str, Field(min_length=8, max_length=256)] | None = Field(
+    token: Annotated[str, Field(min_length=8, max_length=256, pattern=r"^[ -~]+$")] | None = Field(
         default=None,
         description='What callers have to know: "${TOKEN}". It also lets them add and change streams.',
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
+from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
@@ -34,12 +35,11 @@ class Listener:
                 expected="an address of this machine and a free port",
             ) from error
         self.host, self.port = host, int(self.socket.getsockname()[1])
-        self.tls: ssl.SSLContext | None = None
+        #: Certificate and key as uvicorn takes them; nothing without.
+        self.tls: dict[str, Any] = {}
         if settings.tls_cert is not None and settings.tls_key is not None:
-            self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self.tls.minimum_version = ssl.TLSVersion.TLSv1_2
             try:
-                self.tls.load_cert_chain(settings.tls_cert, settings.tls_key)
+                ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
             except (OSError, ssl.SSLError) as error:
                 self.close()
                 raise EdgeLstmError(
@@ -47,6 +47,7 @@ class Listener:
                     found=str(error),
                     expected="a certificate and its key, PEM",
                 ) from error
+            self.tls = {"ssl_certfile": settings.tls_cert, "ssl_keyfile": settings.tls_key}
 
     @property
     def url(self) -> str:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 from types import TracebackType
-from typing import Any
 
 from edgelstm.pipeline.web.listener import Listener
 from edgelstm.pipeline.web.site import Site
@@ -29,13 +28,9 @@ class Server:
         app = build(
             site,
             f"edgelstm-{listener.port}",
-            secure=listener.tls is not None,
+            secure=bool(listener.tls),
             leaving=lambda: self._server.should_exit,
         )
-        tls: dict[str, Any] = {}
-        if listener.tls is not None:
-            context = listener.tls
-            tls = {"ssl_context_factory": lambda *_: context, "ssl_certfile": site.settings.tls_cert}
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
@@ -52,7 +47,7 @@ class Server:
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=GRACE,
                 h11_max_incomplete_event_size=HEAD,
-                **tls,
+                **listener.tls,
             )
         )
         self._thread = threading.Thread(target=self._run, name="http", daemon=True)

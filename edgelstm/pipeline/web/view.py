@@ -21,6 +21,8 @@ from edgelstm.pipeline.web.sysfs import powers, temperatures
 
 #: Seconds that a loop has to say what its states are worth; a step that takes longer is not waited for.
 PATIENCE = 1.0
+#: Bytes of states that are copied for a look; of the streams behind, none are shown.
+MOST = 64 * 1024**2
 #: Seconds without an output after which the last one is no rate any more.
 RATE_OVER = 5
 
@@ -171,7 +173,12 @@ def _values(loops: dict[str, Loop]) -> dict[str, dict[str, Array]]:
     """What the states are worth, by stream: asked of all loops at once, between two of their steps."""
 
     def look(loop: Loop) -> dict[str, dict[str, Array]]:
-        return {m.name: m.stream.values() for m in loop.members if m.stream is not None}
+        found, left = {}, MOST
+        for member in loop.members:
+            if member.stream is not None and left > 0:
+                found[member.name] = member.stream.values()
+                left -= sum(a.nbytes for a in found[member.name].values())
+        return found
 
     asked = [loop.ask(partial(look, loop)) for loop in loops.values()]
     found: dict[str, dict[str, Array]] = {}

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +39,19 @@ def frames(folder: Path, name: str = "a") -> Any:
     return np.load(folder / f"{name}.npy")
 
 
-@given(
-    st.lists(
-        st.tuples(
-            st.sampled_from(["add", "remove", "reset", "pause", "resume", "policy", "snapshot"]),
-            st.sampled_from(OTHERS),
-        ),
-        min_size=3,
-        max_size=14,
-    )
+DOINGS = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "remove", "reset", "pause", "resume", "policy", "snapshot"]),
+        st.sampled_from(OTHERS),
+    ),
+    min_size=3,
+    max_size=14,
 )
-@settings(max_examples=12, deadline=None)
-def test_a_stream_beside_others_that_come_and_go_is_what_it_is_alone(
-    tmp_path_factory: pytest.TempPathFactory, doings: list[tuple[str, str]]
-) -> None:
-    folder = folder_of_sums(tmp_path_factory.mktemp("f"), a=300, b=100000, c=50, d=100000)
+
+
+def alone_beside(folder: Path, doings: list[tuple[str, str]]) -> None:
+    """Stream a gives bit for bit what it gives alone, whatever is done to others."""
+    folder_of_sums(folder, a=300, b=100000, c=50, d=100000)
     with Running(MODEL + toml("a", rate=2000), folder) as service:
         for what, name in doings:
             control = service.control
@@ -66,12 +65,43 @@ def test_a_stream_beside_others_that_come_and_go_is_what_it_is_alone(
             except (UnknownStream, TakenName):
                 pass
         for name in OTHERS:
-            try:
+            with suppress(UnknownStream):
                 service.control.remove(name)
-            except EdgeLstmError:
-                continue
         service.ends()
     assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+@given(DOINGS)
+@settings(max_examples=6, deadline=None)
+def test_a_stream_beside_others_that_come_and_go_is_what_it_is_alone(
+    tmp_path_factory: pytest.TempPathFactory, doings: list[tuple[str, str]]
+) -> None:
+    alone_beside(tmp_path_factory.mktemp("f"), doings)
+
+
+@pytest.mark.thorough
+@given(DOINGS)
+@settings(max_examples=100, deadline=None)
+def test_a_stream_beside_others_that_come_and_go_is_what_it_is_alone_at_length(
+    tmp_path_factory: pytest.TempPathFactory, doings: list[tuple[str, str]]
+) -> None:
+    alone_beside(tmp_path_factory.mktemp("f"), doings)
+
+
+@pytest.mark.thorough
+def test_a_thousand_streams_that_came_and_went_leave_nothing(folder: Path) -> None:
+    with Running(MODEL + toml("b", rate=50, sink=[]), folder) as service:
+
+        def cycle(count: int) -> tuple[int, int]:
+            for _ in range(count):
+                service.control.add("c", section("c"))
+                service.control.remove("c")
+            until(lambda: not any(t.name == "source c" for t in threading.enumerate()))
+            return len(threading.enumerate()), len(list(Path("/proc/self/fd").iterdir()))
+
+        cycle(20)
+        before = cycle(20)
+        assert cycle(1000) == before
 
 
 def test_more_streams_than_there_was_room_for(folder: Path) -> None:
@@ -265,10 +295,11 @@ def test_a_changed_file_touches_what_changed_and_nothing_else(
 ) -> None:
     path = folder / "pipeline.toml"
     head = "[service]\nreload = true\n" + MODEL
-    write(path, head + toml("a", rate=100) + toml("b", rate=50, sink=[]))
+    write(path, head + toml("a", rate=300) + toml("b", rate=50, sink=[]))
     with caplog.at_level(logging.INFO, "edgelstm"), Running(path, folder) as service:
+        inner = service.control.service
         untouched, old = (service.control.find(n)[0] for n in "ab")
-        write(path, head + toml("a", rate=100) + toml("b", rate=60, sink=[]) + toml("c"))
+        write(path, head + toml("a", rate=300) + toml("b", rate=60, sink=[]) + toml("c"))
         until(lambda: service.count("c", "delivered") == 50)
         until(lambda: "read again" in caplog.text)
         assert service.control.find("a")[0] is untouched
@@ -276,9 +307,9 @@ def test_a_changed_file_touches_what_changed_and_nothing_else(
         write(path, head + "[streams.a]\nsauce = 3\n")
         until(lambda: "is not taken over, the old one goes on" in caplog.text)
         assert "line 7: streams.a.sauce" in caplog.text
-        assert {c.name for c in service.control.service.channels} == {"a", "b", "c"}
-        write(path, head + toml("a", rate=100))
-        until(lambda: [c.name for c in service.control.service.channels] == ["a"])
+        assert {c.name for c in inner.channels} == {"a", "b", "c"}
+        write(path, head + toml("a", rate=300))
+        until(lambda: [c.name for c in inner.channels] == ["a"])
         service.ends()
     assert values(folder / "a.jsonl") == sums(frames(folder))
 

@@ -22,6 +22,7 @@ pytest.importorskip("prometheus_client")
 from calling import call, service
 
 from edgelstm import EdgeLstmError, Pipeline
+from edgelstm.pipeline.web import gate
 from edgelstm.pipeline.web.gate import MAX_BODY, Token
 from running import MODEL, Running, folder_of_sums, toml, until
 
@@ -133,7 +134,8 @@ def test_without_the_token_nothing_is_told(locked: Running, path: str) -> None:
     assert call(locked, "GET", path, headers={"accept": "text/html"}).code == 303
 
 
-def test_a_wrong_token_is_refused(locked: Running) -> None:
+def test_a_wrong_token_is_refused(locked: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "PENALTY", 0.01)
     for wrong in ("Bearer wrong", f"Basic {SECRET}", f"Bearer {SECRET[:-1]}", "Bearer \xff"):
         assert call(locked, "GET", "/api/status", headers={"authorization": wrong}).code == 401
     assert call(locked, "GET", "/api/status", headers=BEARER).code == 200
@@ -166,6 +168,8 @@ def test_an_address_that_others_reach_needs_a_token(folder: Path) -> None:
         with pytest.raises(EdgeLstmError, match=r"line 2: service\.http: found .*without a token"):
             Pipeline.from_text(service(http=address) + toml("a"), folder)
         Pipeline.from_text(service(http=address, token=SECRET) + toml("a"), folder)
+    with pytest.raises(EdgeLstmError, match=r"service\.token: found"):
+        Pipeline.from_text(service(token="ein Schlüssel") + toml("a"), folder)
     with pytest.raises(EdgeLstmError, match="tls_cert without tls_key"):
         Pipeline.from_text(service(tls_cert="c.pem") + toml("a"), folder)
     with pytest.raises(EdgeLstmError, match="a port of 0 to 65535"):

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -247,3 +248,32 @@ def test_what_is_vendored_is_small_and_says_its_licence() -> None:
     assert "MIT" in (static / "uplot" / "LICENSE").read_text()
     text = "".join(p.read_text(encoding="utf-8") for p in static.glob("*.*"))
     assert "https://" not in text
+
+
+def test_what_comes_from_a_file_is_text_and_no_markup(folder: Path) -> None:
+    """A table's key names a stream, and whoever wrote the table is not who looks at the page."""
+    from calling import call
+
+    key = "'\"><img src=x onerror=alert(1)></script>"
+    (folder / "t.csv").write_text("unit,x\n" + f'"{key.replace(chr(34), chr(34) * 2)}",1\n' * 2000)
+    more = '[streams.t]\nmodel = "number"\nsource = "t.csv:key=unit:columns=x"\nrate = 50\n'
+    with Running(HEAD.format(more="") + more, folder) as running:
+        name = until(lambda: next((n for n in running.control.service.report().streams if key in n), None))
+        page = call(running, "GET", "/").body.decode()
+        assert "<img src=x" not in page
+        assert '</script>"' not in page
+        assert call(running, "POST", f"/api/streams/{quote(name, safe='')}/reset").json["stream"] == name
+        assert running.count(name, "reset:asked") == 1
+
+
+@pytest.mark.thorough
+def test_a_name_is_text_in_the_browser_too(browser: Browser, folder: Path) -> None:
+    key = "<img src=x onerror=alert(1)>"
+    (folder / "t.csv").write_text("unit,x\n" + f"{key},1\n" * 2000)
+    more = '[streams.t]\nmodel = "number"\nsource = "t.csv:key=unit:columns=x"\nrate = 50\n'
+    with Running(HEAD.format(more="") + more, folder) as running, Watched(browser, running) as seen:
+        seen.page.on("dialog", lambda d: seen.wrong.append(d.message))
+        card = seen.page.get_by_role("article").first
+        expect(card.get_by_role("heading")).to_have_text(f"t:{key}")
+        card.get_by_role("button", name="Reset state").click()
+        expect(card.locator('[data-f="resets"]')).to_have_text("1")
