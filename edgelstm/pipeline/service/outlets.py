@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import refuse_overwrite
+from edgelstm.pipeline.outputs import frame_outputs
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.channel import Channel
@@ -132,3 +133,24 @@ def free(path: str) -> str:
     if number > 1:
         log.info("%s is there: writing to %s", Path(path).name, target.name)
     return f"{target}/" if folder else str(target)
+
+
+def context_of(channel: Channel, model: Path) -> Context:
+    """What is known of the outputs, for sinks that say it."""
+    signature, source = channel.signature, channel.source
+    if source is None:
+        return Context()
+    own = 0 if signature.window is None else 1
+    frame = len(signature.inputs[0].frame_shape) - own
+    leads = {
+        t.name: t.frame_shape[own]
+        for t in signature.outputs
+        if t.name in frame_outputs(signature) and len(t.frame_shape) - own == frame + 1
+    }
+    place, ops = source.place, next(iter(channel.inputs().ops.values()), ())
+    unit = place.unit(ops)
+    units = {} if unit is None else dict.fromkeys(channel.outputs().converted, unit)
+    grid = None if place.grid is None else place.grid.through(ops)
+    return Context(
+        place.start, place.interval, grid, units, leads, channel.hop, model.name, source.description
+    )

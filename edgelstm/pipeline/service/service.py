@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError, count_of, some
-from edgelstm.pipeline.outputs import frame_outputs
-from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
 from edgelstm.pipeline.service.counters import is_worth_a_line
@@ -28,7 +26,7 @@ from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.notify import Notifier
 from edgelstm.pipeline.service.opening import Opening, open_section
-from edgelstm.pipeline.service.outlets import check_alarms, open_sinks, placed
+from edgelstm.pipeline.service.outlets import check_alarms, context_of, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
 from edgelstm.pipeline.service.swap import take_over
@@ -267,7 +265,7 @@ class Service:
 
     def open_sinks(self, channel: Channel) -> None:
         """Its sinks, each with a thread of its own."""
-        open_sinks(channel, self._base, _context(channel, self.models[channel.loop.name]))
+        open_sinks(channel, self._base, context_of(channel, self.models[channel.loop.name]))
 
     def run(self) -> ServeReport:
         """Until every source ended, or :meth:`stop`. Raises nothing for what happens to a stream: see the report."""
@@ -482,24 +480,3 @@ def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:
 
 def _processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _context(channel: Channel, model: Path) -> Context:
-    """What is known of the outputs, for sinks that say it."""
-    signature, source = channel.signature, channel.source
-    if source is None:
-        return Context()
-    own = 0 if signature.window is None else 1
-    frame = len(signature.inputs[0].frame_shape) - own
-    leads = {
-        t.name: t.frame_shape[own]
-        for t in signature.outputs
-        if t.name in frame_outputs(signature) and len(t.frame_shape) - own == frame + 1
-    }
-    place, ops = source.place, next(iter(channel.inputs().ops.values()), ())
-    unit = place.unit(ops)
-    units = {} if unit is None else dict.fromkeys(channel.outputs().converted, unit)
-    grid = None if place.grid is None else place.grid.through(ops)
-    return Context(
-        place.start, place.interval, grid, units, leads, channel.hop, model.name, source.description
-    )
