@@ -22,6 +22,7 @@ from edgelstm.pipeline.sinks import (
     foxglove,
     geotiff,
     lines,
+    mjpeg,
     mqtt,
     netcdf,
     odim,
@@ -123,6 +124,7 @@ ADDRESSES = (
         lines=True,
     ),
     Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc")),
+    Kind("mjpeg://HOST:PORT/PATH", (), mjpeg.mjpeg, ("mjpeg",), PICTURES),
     Kind("foxglove://HOST:PORT", (), foxglove.foxglove, ("foxglove",), PICTURES),
 )
 _STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)
