@@ -28,6 +28,7 @@ from edgelstm.pipeline.sinks import (
     odim,
     pictures,
     rotating,
+    rtsp,
     tables,
     wav,
     webhook,
@@ -125,6 +126,7 @@ ADDRESSES = (
     ),
     Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc")),
     Kind("mjpeg://HOST:PORT/PATH", (), mjpeg.mjpeg, ("mjpeg",), PICTURES),
+    Kind("rtsp://HOST:PORT/PATH", (), rtsp.rtsp, ("rtsp",), PICTURES),
     Kind("foxglove://HOST:PORT", (), foxglove.foxglove, ("foxglove",), PICTURES),
 )
 _STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)

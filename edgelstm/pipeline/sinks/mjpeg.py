@@ -141,12 +141,12 @@ class _Server(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
         #: Whom a request may be meant for: where we listen to this machine alone, a page from elsewhere must not look through a name of its own.
-        self.is_local = ipaddress.ip_address(self.server_address[0]).is_loopback
+        self.is_local = ipaddress.ip_address(str(self.server_address[0])).is_loopback
 
     def server_bind(self) -> None:
         """Without asking the network for our name, as HTTPServer does: there may be none."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no error."""

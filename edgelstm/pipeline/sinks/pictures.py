@@ -103,7 +103,7 @@ def video(
             def show(done: Iterator[tuple[Frame, Array]]) -> None:
                 nonlocal started
                 for _, shown in done:
-                    picture = _even(enlarged(shown))
+                    picture = even(enlarged(shown))
                     if not started:
                         stream.height, stream.width = picture.shape[:2]
                         stream.pix_fmt = "yuv420p"
@@ -143,7 +143,7 @@ def enlarged(picture: Array) -> Array:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _even(picture: Array) -> Array:
+def even(picture: Array) -> Array:
     """Repeat the last row or column where the count is odd: 4:2:0 video has only even sizes."""
     height, width = picture.shape[:2]
     odd = [(0, height % 2), (0, width % 2)] + [(0, 0)] * (picture.ndim - 2)
