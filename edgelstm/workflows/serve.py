@@ -243,7 +243,7 @@ class Pipeline:
 
         made = section(given)
         self.redactor.learn(Redactor(secrets_of(made)))
-        return made.model_copy(update={"source": shipped(made.source)})
+        return made.model_copy(update={"source": _shipped_source(made)})
 
     @property
     def control(self) -> Control:
@@ -389,8 +389,15 @@ class Pipeline:
 
 def _shipped(config: Config) -> Config:
     """With ``example:`` sources in place."""
-    streams = {name: s.model_copy(update={"source": shipped(s.source)}) for name, s in config.streams.items()}
+    streams = {
+        name: s.model_copy(update={"source": _shipped_source(s)}) for name, s in config.streams.items()
+    }
     return config.model_copy(update={"streams": streams})
+
+
+def _shipped_source(section: StreamSection) -> str | dict[str, str]:
+    source = section.source
+    return shipped(source) if isinstance(source, str) else {n: shipped(spec) for n, spec in source.items()}
 
 
 def shipped(spec: str) -> str:

@@ -25,6 +25,7 @@ from edgelstm.pipeline.service.member import Member, Rules
 from edgelstm.pipeline.service.policies import Clock, GapRule
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.reader import Reader
+from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources import Source
 
@@ -212,6 +213,7 @@ class Channel:
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
         member.paused, member.pulse.deadline = self.paused, s.deadline
+        member.scene = None if s.cut_above is None else Scene(s.cut_above)
         if self.keep is not None:
             member.keeper = Keeper(name, self.loop.name, self.keep, counts)
             self.keepers.append(member.keeper)
@@ -241,6 +243,11 @@ class Channel:
         self.loop.guard_by(self.ranges)
         if self.reader is not None:
             self.reader.follow(s.retries, s.retry, s.hang_after)
+
+    def unpaired(self, input: str, index: int) -> None:
+        """A frame of one of its sources has no partner; ``index``: of the next pair. Known ones are not counted again."""
+        if self.reader is None or index > self.reader.last_index:
+            self.counts.setdefault(self.name, Counts()).add(f"unpaired:{input}")
 
     def count(self, name: str) -> None:
         """Count what befell all of its streams."""

@@ -73,8 +73,12 @@ class StreamSection(Section):
     model: Name | None = Field(
         default=None, description="Whose stream it is; may be left out where there is one model."
     )
-    source: Text = Field(
-        description="As `edgelstm run --source`. A table with a key is a stream for each value."
+    source: Text | Annotated[dict[Text, Text], Field(min_length=2, max_length=16)] = Field(
+        description="As `edgelstm run --source`. A table with a key is a stream for each value. Several by input name, { left = ..., right = ... }, are paired by time."
+    )
+    pair_within: Seconds = Field(
+        default=0.02,
+        description="Of several sources: seconds by which the times of frames that go together may differ; others are dropped and counted.",
     )
     sink: Sinks = Field(
         default_factory=list,
@@ -129,6 +133,13 @@ class StreamSection(Section):
         default=1.0,
         description="Seconds to the first of these tries; each further wait is twice as long, 60 at most.",
     )
+    cut: Literal["none", "reset"] = Field(
+        default="none", description="When a frame has nothing to do with the one before: reset the state."
+    )
+    cut_above: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="The mean absolute difference of two frames, averaged down to at most 32 x 32, from which on `cut` takes the second for another scene; in the frames' units.",
+    )
     hang_after: Seconds | None = Field(
         default=None,
         description="Seconds without a frame, or in one write of a sink, after which it counts as hanging: a source is left behind and opened again as one that failed, a sink is given up.",
@@ -174,6 +185,11 @@ class StreamSection(Section):
     alarms: Annotated[dict[Name, AlarmSection], Field(max_length=64)] = Field(
         default_factory=dict, description="Alarms on its outputs, by name."
     )
+
+    @property
+    def sources(self) -> dict[str, str]:
+        """All of them, by input name; of one source, under no name."""
+        return {"": self.source} if isinstance(self.source, str) else dict(self.source)
 
     @property
     def sinks(self) -> tuple[str, ...]:
@@ -260,6 +276,9 @@ def cross_check(config: Config) -> Wrong | None:
             return (*where, "model"), "nothing", f"one of {', '.join(models)}"
         if stream.model is not None and stream.model not in config.models:
             return (*where, "model"), stream.model, f"one of {', '.join(models)}"
+        if (stream.cut == "none") != (stream.cut_above is None):
+            have, lack = ("cut", "cut_above") if stream.cut_above is None else ("cut_above", "cut")
+            return (*where, have), f"{have} without {lack}", "both"
         word = stream.gap.partition(":")[0]
         if word in ("repeat", "blank") and stream.max_gap is None:
             return (*where, "gap"), f"{stream.gap} without max_gap", "max_gap too: how long a gap is"

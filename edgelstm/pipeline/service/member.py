@@ -20,6 +20,7 @@ from edgelstm.pipeline.service.guard import Guard
 from edgelstm.pipeline.service.kept import Keeper
 from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Loss
 from edgelstm.pipeline.service.pulse import Pulse, Shown
+from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.finite import all_finite
@@ -76,6 +77,8 @@ class Member:
         self.pulse = Pulse()
         #: Keeps the last frames, for a file when the state goes bad.
         self.keeper: Keeper | None = None
+        #: Looks for scene cuts.
+        self.scene: Scene | None = None
         #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
         self.position: tuple[int, float] | None = None
         self._inputs, self._outputs = inputs, outputs
@@ -303,6 +306,8 @@ class Member:
                 if self.keeper is not None:
                     self.keeper.forget()
             return None
+        if self.scene is not None and not filled and self.scene.is_cut(frame):
+            self.reset("cut")
         if self.keeper is not None and self.stream is not None:
             whole = self._gathered_from is None
             self.keeper.take(frame, arrived.stamp, self.stream.snapshot if whole else None)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.isolated import open_isolated
 from edgelstm.pipeline.service.outlets import placed
+from edgelstm.pipeline.service.pair import Count, open_pair
 from edgelstm.pipeline.sources import Source, open_source
 from edgelstm.pipeline.sources.given import PREFIX, Frames, open_given
 
@@ -18,17 +19,31 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import StreamSection
 
 
-def open_section(section: StreamSection, base: Path, given: Mapping[str, Frames]) -> Source:
-    """The source of a stream's section. base: the folder that relative paths start at; given: sources from Python, by name."""
-    if not section.source.startswith(PREFIX):
-        opened = open_isolated if section.isolate == "process" else open_source
-        return opened(placed(base, section.source), limit=section.limit, follow=section.follow)
-    if section.isolate == "process":
-        raise EdgeLstmError(
-            f"isolate of source {section.source}", expected="none: its frames are this process's"
-        )
-    source = open_given(section.source.removeprefix(PREFIX), given)
+def open_section(
+    section: StreamSection, base: Path, given: Mapping[str, Frames], unpaired: Count = lambda name, index: None
+) -> Source:
+    """The source of a stream's section. base: the folder that relative paths start at; given: sources from Python, by name. unpaired: told
+    of frames of several sources that have no partner."""
+    if isinstance(section.source, str):
+        return _open_one(section.source, section, base, given, section.limit)
+
+    def one(spec: str) -> Source:
+        return _open_one(spec, section, base, given, None)
+
+    source = open_pair(section.source, one, section.pair_within, unpaired)
     return source if section.limit is None else source.limit(section.limit)
+
+
+def _open_one(
+    spec: str, section: StreamSection, base: Path, given: Mapping[str, Frames], limit: int | None
+) -> Source:
+    if not spec.startswith(PREFIX):
+        opened = open_isolated if section.isolate == "process" else open_source
+        return opened(placed(base, spec), limit=limit, follow=section.follow)
+    if section.isolate == "process":
+        raise EdgeLstmError(f"isolate of source {spec}", expected="none: its frames are this process's")
+    source = open_given(spec.removeprefix(PREFIX), given)
+    return source if limit is None else source.limit(limit)
 
 
 class Opening:

@@ -107,7 +107,7 @@ def _path(channel: Channel, base: Path, sink: str) -> str:
     if is_address(sink):  # each message names its stream
         return sink
     path = placed(base, sink.replace("{stream}", channel.name))
-    refuse_overwrite(path, (placed(base, channel.section.source),))
+    refuse_overwrite(path, tuple(placed(base, spec) for spec in channel.section.sources.values()))
     return free(path)
 
 

@@ -80,6 +80,11 @@ class Reader:
         args = (self._generation, hung)
         return threading.Thread(target=self._run, args=args, name=f"source {self.name}", daemon=True)
 
+    @property
+    def last_index(self) -> int:
+        """Of the last frame that was dealt with."""
+        return self._after
+
     def start(self) -> None:
         """Begin to read."""
         self._thread.start()

@@ -123,9 +123,9 @@ class Service:
     def _open(self) -> None:
         config = self.config
         opening = {
-            name: Opening(name, partial(self._opened, stream))
+            name: Opening(name, partial(self._opened, name, stream))
             for name, stream in config.streams.items()
-            if is_live(stream.source) or stream.hang_after is not None
+            if any(map(is_live, stream.sources.values())) or stream.hang_after is not None
         }
         for each in opening.values():
             self._stack.callback(each.abandon)
@@ -244,7 +244,9 @@ class Service:
     def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
         try:
             source = (
-                self._opened(section) if opening is None else opening.result(self._stop, section.hang_after)
+                self._opened(name, section)
+                if opening is None
+                else opening.result(self._stop, section.hang_after)
             )
         except EdgeLstmError as error:
             if not section.retries and not self._stop.is_set():
@@ -255,11 +257,16 @@ class Service:
             log.info("stream %s: %s", name, line)
         return source
 
-    def _opened(self, section: StreamSection) -> Source:
-        return open_section(section, self._base, self._given)
+    def _opened(self, name: str, section: StreamSection) -> Source:
+        def unpaired(input: str, index: int) -> None:
+            for channel in self.channels:
+                if channel.name == name:
+                    channel.unpaired(input, index)
+
+        return open_section(section, self._base, self._given, unpaired)
 
     def _again(self, channel: Channel) -> Source:
-        source = channel.cut(self._opened(channel.section))
+        source = channel.cut(self._opened(channel.name, channel.section))
         channel.reopened += 1
         return source
 

@@ -1,0 +1,227 @@
+"""Several sources as one: frames taken at the same time become one frame, for models with several inputs."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.place import Place
+from edgelstm.pipeline.sources.source import Frame, Source
+
+#: Frames of each that may wait for the others.
+WAITING = 32
+
+#: Told of a frame without a partner: whose, and the number of the pair that comes next.
+Count = Callable[[str, int], None]
+
+
+def pair(sources: Mapping[str, Source], within: float, count: Count = lambda name, index: None) -> Source:
+    """Frames with an array of each source, by its name, whose times differ by at most ``within`` seconds.
+
+    Each frame goes with that of the others which is nearest in time; one without a partner is dropped, and ``count`` told.
+    Time, name and place are those of the first source. It ends with the first that ends, and fails with the first that fails.
+    Raises EdgeLstmError where times can't be compared.
+    """
+    lanes = [_Lane(name, source) for name, source in sources.items()]
+    starts = {lane.source.place.start is None for lane in lanes}
+    if len(starts) > 1:
+        told = [f"{lane.name} {lane.source.description}" for lane in lanes if lane.source.place.start is None]
+        raise EdgeLstmError(
+            "sources to be paired",
+            found=f"{', '.join(told)}: no time of day",
+            expected="all with one, or none",
+        )
+    for lane in lanes:
+        if lane.source.streams > 1 or lane.source.is_sound:
+            found = "sound" if lane.source.is_sound else f"{lane.source.streams} streams"
+            raise EdgeLstmError(f"source {lane.name} of a pair", found=found, expected="frames of one stream")
+    return _Paired(lanes, within, count)
+
+
+@dataclass
+class _Timed:
+    frame: Frame
+    at: float
+
+
+class _Lane:
+    """One of the sources, read by a thread of its own."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        self.name, self.source = name, source
+        self.queue: deque[_Timed] = deque()
+        self.ended = False
+        self.error: BaseException | None = None
+        start = source.place.start
+        self._epoch = 0.0 if start is None else start.timestamp()
+
+    def when(self, frame: Frame) -> float:
+        """Seconds, comparable with those of the others."""
+        if frame.time is not None:
+            return self._epoch + frame.time
+        if self.source.fps:
+            return frame.index / self.source.fps
+        raise EdgeLstmError(
+            f"source {self.name} of a pair",
+            found=f"frame {frame.name} without a time",
+            expected="times, or a rate",
+        )
+
+
+class _Paired(Source):
+    def __init__(self, lanes: list[_Lane], within: float, count: Count) -> None:
+        self._lanes, self._within, self._count = lanes, within, count
+        self._wake = threading.Condition()
+        first = lanes[0].source
+        super().__init__(
+            " with ".join(lane.source.description for lane in lanes),
+            self._pairs,
+            fps=first.fps,
+            gaps=tuple(gap for lane in lanes for gap in lane.source.gaps),
+            said=tuple(line for lane in lanes for line in lane.source.said),
+            place=Place(first.place.start, first.place.interval),
+            live=any(lane.source.live for lane in lanes),
+        )
+
+    def stop(self) -> None:
+        super().stop()
+        for lane in self._lanes:
+            lane.source.stop()
+        with self._wake:
+            self._wake.notify_all()
+
+    def close(self) -> None:
+        super().close()
+        if self._current is None:
+            for lane in self._lanes:
+                lane.source.close()
+
+    def _read(self, lane: _Lane, stopped: threading.Event) -> None:
+        try:
+            with lane.source:
+                for frame in lane.source:
+                    timed = _Timed(frame, lane.when(frame))
+                    with self._wake:
+                        while len(lane.queue) >= WAITING and not lane.source.live and not stopped.is_set():
+                            self._wake.wait()
+                        if stopped.is_set():
+                            return
+                        if len(lane.queue) >= WAITING:
+                            lane.queue.popleft()
+                            self._count(lane.name, self._next)
+                        lane.queue.append(timed)
+                        self._wake.notify_all()
+        except BaseException as error:  # the other thread raises it
+            lane.error = error
+        finally:
+            with self._wake:
+                lane.ended = True
+                self._wake.notify_all()
+
+    def _pairs(self) -> Iterator[Frame]:
+        self._next = 0
+        stopped = threading.Event()
+        lanes = self._lanes
+        for lane in lanes:
+            lane.queue.clear()
+            lane.ended, lane.error = False, None
+            threading.Thread(
+                target=self._read, args=(lane, stopped), name=f"source {lane.name}", daemon=True
+            ).start()
+        try:
+            while (found := self._take()) is not None:
+                yield _together(
+                    self._next, {lane.name: timed.frame for lane, timed in zip(lanes, found, strict=True)}
+                )
+                self._next += 1
+            if not self._next and not self._stopped.is_set():
+                raise EdgeLstmError(
+                    f"{self.description}: no two frames of one time",
+                    expected=f"times that differ by at most {self._within:g} s",
+                )
+        finally:
+            stopped.set()
+            for lane in lanes:
+                lane.source.stop()
+            with self._wake:
+                self._wake.notify_all()
+
+    def _take(self) -> list[_Timed] | None:
+        """The next frames that belong together; None at the end."""
+        lanes = self._lanes
+        with self._wake:
+            while True:
+                while not self._is_clear():
+                    self._wake.wait()
+                for lane in lanes:
+                    if lane.error is not None:
+                        raise lane.error
+                if self._stopped.is_set() or any(not lane.queue for lane in lanes):
+                    for lane in lanes:
+                        for _ in lane.queue:
+                            self._count(lane.name, self._next)
+                        lane.queue.clear()
+                    return None
+                heads = [lane.queue[0] for lane in lanes]
+                latest = max(head.at for head in heads)
+                early = [lane for lane in lanes if self._has_better(lane, latest)]
+                if not early:
+                    self._wake.notify_all()
+                    return [lane.queue.popleft() for lane in lanes]
+                for lane in early:
+                    lane.queue.popleft()
+                    self._count(lane.name, self._next)
+                self._wake.notify_all()
+
+    def _has_better(self, lane: _Lane, latest: float) -> bool:
+        """Whether the lane's first frame goes with none: it is too early, or the one behind it is nearer."""
+        head = lane.queue[0]
+        if latest - head.at > self._within:
+            return True
+        return len(lane.queue) > 1 and abs(lane.queue[1].at - latest) < latest - head.at
+
+    def _is_clear(self) -> bool:
+        """Whether it can be told what goes with what: of recordings the next frames are waited for, of live sources not."""
+        if self._stopped.is_set() or any(
+            lane.error is not None or (lane.ended and not lane.queue) for lane in self._lanes
+        ):
+            return True
+        return all(len(lane.queue) > (0 if lane.source.live or lane.ended else 1) for lane in self._lanes)
+
+
+def _together(index: int, frames: Mapping[str, Frame]) -> Frame:
+    first = next(iter(frames.values()))
+    data = {}
+    for name, frame in frames.items():
+        if not isinstance(frame.data, np.ndarray):
+            raise EdgeLstmError(f"source {name} of a pair", found="several arrays a frame", expected="one")
+        data[name] = frame.data
+    values = {frame.values for frame in frames.values()}
+    gaps = [frame.gap for frame in frames.values() if frame.gap is not None]
+    notes = tuple(note for frame in frames.values() for note in frame.notes)
+    same = next(iter(values)) if len(values) == 1 else None
+    return Frame(index, first.time, first.name, data, same, notes, gaps[0] if gaps else None)
+
+
+def open_pair(
+    specs: Mapping[str, str], open_one: Callable[[str], Source], within: float, count: Count
+) -> Source:
+    """All of them opened, or none: see :func:`pair`."""
+    with ExitStack() as stack:
+        sources = {}
+        for name, spec in specs.items():
+            try:
+                sources[name] = stack.enter_context(open_one(spec))
+            except EdgeLstmError as error:
+                raise EdgeLstmError(
+                    f"{name}: {error.what}", found=error.found, expected=error.expected, hint=error.hint
+                ) from error
+        made = pair(sources, within, count)
+        stack.pop_all()
+        return made
