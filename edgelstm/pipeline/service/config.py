@@ -76,13 +76,13 @@ class StreamSection(Section):
     source: Text | Annotated[dict[Text, Text], Field(min_length=2, max_length=16)] = Field(
         description="As `edgelstm run --source`. A table with a key is a stream for each value. Several by input name, { left = ..., right = ... }, are paired by time."
     )
-    pair_within: Seconds = Field(
-        default=0.02,
-        description="Of several sources: seconds by which the times of frames that go together may differ; others are dropped and counted.",
-    )
     sink: Sinks = Field(
         default_factory=list,
         description="As `edgelstm run --output`, or an address, one or several, or tables with options; {stream} is the stream's name. A .jsonl is appended to, line by line.",
+    )
+    pair_within: Seconds = Field(
+        default=0.02,
+        description="Of several sources: seconds by which the times of frames that go together may differ; others are dropped and counted.",
     )
     preprocess: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None, description="As `edgelstm run --preprocess`, in place of what the model declares."

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 
 def open_section(
-    section: StreamSection, base: Path, given: Mapping[str, Frames], unpaired: Count = lambda name, index: None
+    section: StreamSection,
+    base: Path,
+    given: Mapping[str, Frames],
+    unpaired: Count = lambda name, index: None,
 ) -> Source:
     """The source of a stream's section. base: the folder that relative paths start at; given: sources from Python, by name. unpaired: told
     of frames of several sources that have no partner."""
