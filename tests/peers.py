@@ -110,8 +110,15 @@ def black_hole() -> Iterator[int]:
 
 
 @contextmanager
-def mute() -> Iterator[int]:
-    """A port that takes connections, and never reads nor answers."""
+def half_mute() -> Iterator[int]:
+    """A broker that welcomes who comes, and never reads again."""
+    with mute(b"\x20\x02\x00\x00") as port:  # CONNACK
+        yield port
+
+
+@contextmanager
+def mute(said: bytes = b"") -> Iterator[int]:
+    """A port that takes connections, and never reads; it says one thing at most."""
     held: list[socket.socket] = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -119,6 +126,7 @@ def mute() -> Iterator[int]:
             with suppress(OSError):
                 while True:
                     held.append(listener.accept()[0])
+                    held[-1].sendall(said)
 
         threading.Thread(target=take, daemon=True).start()
         yield int(listener.getsockname()[1])
@@ -127,4 +135,4 @@ def mute() -> Iterator[int]:
         connection.close()
 
 
-DEAD = {"refusing": refusing, "black hole": black_hole, "mute": mute}
+DEAD = {"refusing": refusing, "black hole": black_hole, "mute": mute, "half mute": half_mute}

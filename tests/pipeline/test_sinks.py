@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -304,3 +306,40 @@ def test_a_video_without_frames_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(EdgeLstmError, match=r"out.mp4: found no frames; expected at least one"):
         sink.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_go_on_when_the_disk_has_room_again(tmp_path: Path) -> None:
+    """A limit on the file's size stands for a full disk: it cuts a line short, too."""
+    code = f"""
+import resource, signal
+from edgelstm.pipeline import open_sink
+from edgelstm.pipeline.sinks import Undelivered
+from peers import *
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+one = {{"y": np.ones(2, np.float32)}}
+with open_sink(r"{tmp_path / "a.jsonl"}", SIGNATURE, append=True) as sink:
+    sink.write(frame(0), one, 0.0)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (250, resource.RLIM_INFINITY))
+    for index in (1, 2, 3):
+        try:
+            sink.write(frame(index), one, 0.0)
+        except Undelivered as error:
+            print(index, error.reason)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    sink.write(frame(4), one, 0.0)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["1", "not_written", "2", "not_written", "3", "not_written"]
+    whole = []
+    for line in (tmp_path / "a.jsonl").read_text().splitlines():
+        try:
+            whole.append(json.loads(line)["index"])
+        except ValueError:
+            continue
+    assert whole == [0, 4]

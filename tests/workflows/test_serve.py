@@ -126,7 +126,7 @@ def test_a_sink_that_is_full_costs_its_outputs_alone(folder: Path) -> None:
     report = Pipeline.from_text(MODEL + section("a") + section("b"), folder).run()
     assert report.streams["a"]["delivered"] == 20
     assert report.streams["b"]["stepped"] == 7
-    assert report.streams["b"]["undelivered:sink_failed"] >= 1
+    assert report.streams["b"]["undelivered:not_written"] == 7, "each is tried: the disk may have room again"
     assert "No space left" in report.failed["sink b -> b.jsonl"]
 
 

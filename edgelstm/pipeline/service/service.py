@@ -472,9 +472,8 @@ class Service:
         )
 
     def _sink_failures(self) -> dict[str, str]:
-        return {
-            f"sink {w.name}": str(w.error) for c in self.channels for w in c.writers if w.error is not None
-        }
+        writers = [(w.name, w.error or w.trouble) for c in self.channels for w in c.writers]
+        return {f"sink {name}": str(why) for name, why in writers if why is not None}
 
 
 def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:

@@ -48,6 +48,8 @@ class Writer:
         self._queue: deque[_Item] = deque()
         #: What is being written now.
         self._at_sink: list[_Item] = []
+        #: Whose output was written last.
+        self._last: Counts | None = None
         self._wake = threading.Condition()
         self._closing = False
         self._queued = self._done = 0
@@ -60,6 +62,8 @@ class Writer:
         self._writing_since: float | None = None
         #: It was given up in there.
         self.hangs = False
+        #: Why the last output could not be written to a disk; a later one may be.
+        self.trouble: EdgeLstmError | None = None
         #: What made the sink fail.
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
@@ -93,7 +97,7 @@ class Writer:
     def check_hang(self, now: float, after: float) -> bool:
         """Give up a sink that has been writing for more than ``after`` seconds; True when it did. Nobody waits for it any more."""
         since = self._writing_since
-        if since is None or now - since <= after or self.error is not None:
+        if since is None or now - since <= after or self.error is not None or self._sink.waits:
             return False
         with self._wake:
             if self._writing_since != since:
@@ -139,6 +143,8 @@ class Writer:
                 self._sink.close()
             except Undelivered as error:
                 log.warning("sink %s: %s", self.name, error)
+                if self._last is not None and error.count:
+                    self._last.add(f"undelivered:{error.reason}", error.count)
         except (
             BaseException
         ) as error:  # a sink is other people's code and a full disk: nobody else stops for it
@@ -152,18 +158,19 @@ class Writer:
                 return
             self._writing_since = time.monotonic()
             self._sink.write_all([(frame, outputs, seconds) for frame, outputs, seconds, _ in items])
-            outcome = "delivered"
+            outcome, self.trouble = "delivered", None
             if self._lost:
                 log.info("sink %s: delivers again; %d outputs were lost", self.name, self._lost)
                 self._lost = 0
         except Undelivered as error:
             outcome = f"undelivered:{error.reason}"
+            self.trouble = error if error.reason == "not_written" else None
             before, self._lost = self._lost, self._lost + len(items)
             if len(str(before)) < len(str(self._lost)) or not before:
                 log.warning("sink %s: %d outputs lost: %s", self.name, self._lost, error)
         finally:
             with self._wake:
-                self._writing_since = None
+                self._writing_since, self._last = None, items[-1][-1]
                 for *_, counts in self._at_sink:  # none when we were left behind: they are counted
                     counts.add(outcome)
                 self._at_sink = []

@@ -63,7 +63,7 @@ class Kind:
     """A kind of file, or of address, that outputs go to.
 
     what: in words, for help texts and messages. suffixes: of files, in lower case. schemes: of addresses. options: names of those that it takes,
-    see :class:`Options`. lines: it takes events too.
+    see :class:`Options`. lines: it takes events too. steps: each step is written by itself, so one that can't be costs itself alone.
     """
 
     what: str
@@ -72,12 +72,13 @@ class Kind:
     schemes: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
     lines: bool = False
+    steps: bool = False
 
 
 #: A new kind of file is a line here.
 FILES = (
     Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context), options=PARTS),
-    Kind("FILE.jsonl", (".jsonl",), lines.json_lines, lines=True),
+    Kind("FILE.jsonl", (".jsonl",), lines.json_lines, lines=True, steps=True),
     Kind(
         "FILE.csv or .parquet",
         (".csv", ".parquet"),
@@ -90,8 +91,9 @@ FILES = (
         (".tif", ".tiff"),
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
         options=("output",),
+        steps=True,
     ),
-    Kind("FILE.h5", (".h5", ".hdf5"), odim.odim, options=("output", "quantity")),
+    Kind("FILE.h5", (".h5", ".hdf5"), odim.odim, options=("output", "quantity"), steps=True),
     Kind(
         "FILE.wav",
         (".wav",),
@@ -146,13 +148,21 @@ class Sink:
     """Takes the outputs of one stream, frame by frame; a context manager.
 
     Leaving the ``with`` block without an error, or ``close()``, puts the result in its place; leaving it by an error
-    deletes what was written. What is kept is copied, so outputs need only be valid during ``write``.
+    deletes what was written. What is kept is copied, so outputs need only be valid during ``write``. goes_on: a file that can't be written costs that step alone.
     """
 
     def __init__(
-        self, opened: AbstractContextManager[Write], outputs: Sequence[TensorSpec], name: str
+        self,
+        opened: AbstractContextManager[Write],
+        outputs: Sequence[TensorSpec],
+        name: str,
+        goes_on: bool = False,
+        waits: bool = False,
     ) -> None:
         self.name = name
+        self._goes_on = goes_on
+        #: It may wait for its other end as long as it takes: that is no hanging.
+        self.waits = waits
         self.frames = 0
         self._outputs = outputs
         self._opened = opened
@@ -169,7 +179,12 @@ class Sink:
         ``frame_shape``, without the stream axis; other names are passed over. seconds: how long the step took.
         """
         self._check(outputs)
-        self._write(frame, outputs, seconds)
+        try:
+            self._write(frame, outputs, seconds)
+        except (OSError, EdgeLstmError) as error:
+            if not self._goes_on or isinstance(error, Undelivered):
+                raise
+            raise Undelivered(f"can't write {self.name}", "not_written", found=error) from error
         self.frames += 1
 
     def write_all(self, steps: Sequence[tuple[Frame, Mapping[str, Array], float]]) -> None:
@@ -263,7 +278,9 @@ def open_sink(
         stop or threading.Event(),
     )
     opened = rotating.rotating(to, kind.open) if options.rotate is not None else kind.open(to)
-    return Sink(opened, () if events else signature.outputs, to.name)
+    return Sink(
+        opened, () if events else signature.outputs, to.name, append and kind.steps, bool(kind.schemes)
+    )
 
 
 def kind_of(where: str, options: Options | None = None, *, events: bool = False) -> Kind:

@@ -18,11 +18,12 @@ LOOK = 0.1
 
 
 class Undelivered(EdgeLstmError):
-    """These outputs are lost, and the sink goes on. reason: one word, under which they are counted (``undelivered:REASON``)."""
+    """These outputs are lost, and the sink goes on. reason: one word, under which they are counted (``undelivered:REASON``). count: at the
+    sink's end, how many of those that were taken are not known to have arrived."""
 
-    def __init__(self, what: str, reason: str, *, found: object = None) -> None:
+    def __init__(self, what: str, reason: str, *, found: object = None, count: int = 0) -> None:
         super().__init__(what, found=found)
-        self.reason = reason
+        self.reason, self.count = reason, count
 
 
 def wait_for(changed: threading.Condition, ready: Callable[[], bool], stop: threading.Event) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -65,38 +67,63 @@ def json_lines(to: Target) -> Iterator[Write]:
     run and keep its lines too, ``edgelstm run ... --output - | tee lines.jsonl``.
     ``to.append``: each line as soon as its frame is done, behind the lines of a file that is there.
     """
-    with _opened(to.path, to.append) as file:
+    with _opened(to.path, to.append) as add:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            file.write(line(to, frame, outputs, seconds) + "\n")
-            file.flush()  # somebody may be following
+            add(line(to, frame, outputs, seconds) + "\n")
 
         yield write
 
 
 @contextmanager
-def _opened(path: Path, append: bool) -> Iterator[TextIO]:
+def _opened(path: Path, append: bool) -> Iterator[Callable[[str], None]]:
+    """Adds a line, at once: somebody may be following."""
+
+    def into(file: TextIO) -> Callable[[str], None]:
+        def add(text: str) -> None:
+            file.write(text)
+            file.flush()
+
+        return add
+
     if str(path) == "-":
-        yield sys.stdout
+        yield into(sys.stdout)
         return
     if append:
         try:
-            file = path.open("a+", encoding="utf-8")
+            appended = Appended(path)
         except OSError as error:
             raise EdgeLstmError(f"can't write {path}", found=error.strerror) from error
-        with file:
-            _end_line(path, file)
-            yield file
+        with appended:
+            yield appended.add
         return
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        yield file
+        yield into(file)
 
 
-def _end_line(path: Path, file: TextIO) -> None:
-    """A line that was cut short, by a full disk or a lost supply, must not run into the next."""
-    with path.open("rb") as written:
-        if written.seek(0, 2) and written.seek(-1, 2) is not None and written.read(1) != b"\n":
-            file.write("\n")
+class Appended:
+    """A file of lines that is added to. A line is written whole or cut short, and one that was cut, by a full disk or a lost supply, does not run into the next."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("ab", buffering=0)
+        with path.open("rb") as written:
+            self._is_cut = bool(
+                written.seek(0, 2) and written.seek(-1, 2) is not None and written.read(1) != b"\n"
+            )
+
+    def add(self, text: str) -> None:
+        """Raises OSError; what comes later may succeed."""
+        data = (b"\n" if self._is_cut else b"") + text.encode()
+        written = self._file.write(data)
+        self._is_cut = self._is_cut if not written else written < len(data)
+        if self._is_cut:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def __enter__(self) -> Appended:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
 
 
 def _summary(values: Array) -> dict[str, Any]:

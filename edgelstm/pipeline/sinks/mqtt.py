@@ -80,8 +80,8 @@ class Connection:
         self._connected = False
         #: Increases with each connection that is lost: what was handed to that one is not known to have been sent.
         self._lost = 0
-        #: Numbers of messages: those that the broker is to acknowledge, and those that it did before we had written that down.
-        self._waiting: set[int] = set()
+        #: Numbers of messages: those that the broker is to acknowledge, with whose they are, and those that it did before we had written that down.
+        self._waiting: dict[int, threading.Event] = {}
         self._early: set[int] = set()
         self._publishing = 0
         self._refused = 0
@@ -125,7 +125,7 @@ class Connection:
         with self._changed:
             self._publishing -= 1
             if qos and message.mid not in self._early:
-                self._waiting.add(message.mid)
+                self._waiting[message.mid] = stop
             if not self._publishing:
                 self._early.clear()
             if qos:
@@ -138,11 +138,16 @@ class Connection:
             return bool(message.is_published())
 
     def flush(self, stop: threading.Event) -> None:
-        """Wait for what is not acknowledged."""
+        """Wait for what is not acknowledged, of the sink whose ``stop`` this is."""
+
+        def mine() -> int:
+            return sum(whose is stop for whose in self._waiting.values())
+
         with self._changed:
-            if not wait_for(self._changed, lambda: not self._waiting, stop):
-                count = len(self._waiting)
-                raise Undelivered(f"{self.name}: {count} messages were not acknowledged", "closed")
+            if not wait_for(self._changed, lambda: not mine(), stop):
+                raise Undelivered(
+                    f"{self.name}: {mine()} messages were not acknowledged", "unconfirmed", count=mine()
+                )
 
     def close(self) -> None:
         """End the connection; its thread ends by itself, also where it waits for a network that is not there."""
@@ -185,7 +190,7 @@ class Connection:
     def _on_publish(self, client: Any, data: Any, mid: int, reason: Any, properties: Any) -> None:
         with self._changed:
             if mid in self._waiting:
-                self._waiting.discard(mid)
+                del self._waiting[mid]
             elif self._publishing:
                 self._early.add(mid)
             self._changed.notify_all()

@@ -45,6 +45,7 @@ def test_a_dead_sink_stalls_nothing(tmp_path: Path, kind: str, peer: str) -> Non
             [streams.a]
             source = "a.npy"
             sink_queue = 16
+            hang_after = 0.2
             sink = [{text.replace("PORT", str(port))}, "beside.jsonl"]
             [streams.b]
             source = "a.npy"
@@ -59,8 +60,11 @@ def test_a_dead_sink_stalls_nothing(tmp_path: Path, kind: str, peer: str) -> Non
     lost = {name: count for name, count in a.items() if name.startswith("undelivered:")}
     beside = len((tmp_path / "beside.jsonl").read_text().splitlines())
     assert a["stepped"] == FRAMES
-    assert a["delivered"] == beside, "to the dead one nothing"
-    assert sum(lost.values()) + beside == 2 * FRAMES
-    assert set(lost) <= {"undelivered:overload", "undelivered:closed", "undelivered:unreachable"}
+    # What a half mute broker's socket takes counts as sent, without QoS.
+    sent = a["delivered"] - beside
+    assert sent == 0 or peer == "half mute"
+    assert sum(lost.values()) - lost.get("undelivered:unconfirmed", 0) + a["delivered"] == 2 * FRAMES
+    assert lost.get("undelivered:unconfirmed", 0) == (sent if "qos" in kind else 0)
+    assert set(lost) <= {f"undelivered:{why}" for why in ("overload", "closed", "unreachable", "unconfirmed")}
     assert len((tmp_path / "b.jsonl").read_text().splitlines()) == FRAMES
     assert json.loads((tmp_path / "b.jsonl").read_text().splitlines()[-1])["index"] == FRAMES - 1
