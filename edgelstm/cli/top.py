@@ -21,6 +21,7 @@ COLOURS = {
     "paused": "yellow",
     "connecting": "yellow",
     "lost": "red",
+    "silent": "red",
     "failed": "red",
     "ended": "dim",
 }
@@ -105,7 +106,7 @@ def picture(url: str, found: Mapping[str, Any]) -> Group:
         )
         table.add_row(
             Text(clean(s["name"])),
-            Text(s["status"], style=COLOURS.get(s["status"], "")),
+            Text(_status(s), style=COLOURS.get(s["status"], "")),
             number(s["rate"]),
             milliseconds(s["step"]),
             milliseconds(s["age"]),
@@ -128,6 +129,11 @@ def picture(url: str, found: Mapping[str, Any]) -> Group:
         for line in found["log"][-LINES:]
     ]
     return Group(head, Text(), table, Text(), *lines)
+
+
+def _status(stream: Mapping[str, Any]) -> str:
+    fired = [clean(name) for name, on in stream["alarms"].items() if on]
+    return " ".join([stream["status"], *(f"!{name}" for name in fired)])
 
 
 def _state(states: list[Mapping[str, Any]]) -> Text:

@@ -11,7 +11,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.service.pulse import BOUNDS, Histogram
 from edgelstm.pipeline.web import sysfs
 from edgelstm.pipeline.web.site import Site
-from edgelstm.pipeline.web.view import is_ready, state_of
+from edgelstm.pipeline.web.view import alarms_of, is_ready, state_of
 
 #: Counters of a stream without a reason: as they are counted, the metric's name, and what it is.
 PLAIN = (
@@ -33,7 +33,7 @@ REASONS = (
     ("rolled_back", "edgelstm_state_rollbacks", "cause", "States that were set back"),
     ("undelivered", "edgelstm_outputs_undelivered", "reason", "Outputs that a sink did not take"),
 )
-STATES = ("running", "paused", "connecting", "lost", "ended", "failed")
+STATES = ("running", "silent", "paused", "connecting", "lost", "ended", "failed")
 
 
 class Metrics:
@@ -120,6 +120,7 @@ class Metrics:
         )
         since = self._gauge("edgelstm_last_output_seconds", "Seconds since the last output", ["stream"])
         limit = self._gauge("edgelstm_output_deadline_seconds", "Declared deadline", ["stream"])
+        alarms = self._gauge("edgelstm_alarm", "1 while an alarm has fired", ["stream", "alarm"])
         state = core.StateSetMetricFamily("edgelstm_stream", "How the stream is", labels=["stream"])
         for channel in self._site.service.channels:
             again.add_metric([channel.name], channel.reopened)
@@ -130,6 +131,8 @@ class Metrics:
             for name in dict(channel.pulses) or [channel.name]:
                 word, _ = state_of(channel, name)
                 state.add_metric([name], {each: each == word for each in STATES})
+                for alarm, fired in alarms_of(channel, name).items():
+                    alarms.add_metric([name, alarm], float(fired))
                 counts = channel.counts[name].to_json() if name in channel.counts else {}
                 for key, family in plain.items():
                     family.add_metric([name], counts.get(key, 0))
@@ -160,6 +163,7 @@ class Metrics:
             since,
             limit,
             state,
+            alarms,
         )
 
     def _board(self) -> Iterator[Any]:

@@ -126,6 +126,7 @@ def card(stream: Mapping[str, Any], *, swap: bool = False) -> str:
     )
     return f"""<article class="card" data-stream="{name}" data-section="{escape(stream["section"])}" data-status="{stream["status"]}" data-shows="{stream["shows"] or ""}" aria-label="Stream {name}">
 <header><h2>{name}</h2><span class="pill" data-f="status">{stream["status"]}</span><p class="soft" data-f="why">{escape(stream["why"] or f"{stream['model']} · {stream['source']}")}</p></header>
+<p class="alarms" data-f="alarms">{_alarms(stream)}</p>
 {panels}
 <p class="key"><span><i></i>step, ms</span><span><i class="same"></i>age of the output</span><span{_limit(stream)}><i class="limit"></i>deadline</span></p>
 <div class="chart" role="img" aria-label="Step time and age of the output of {name}, the last minutes"></div>
@@ -147,6 +148,13 @@ def _panel(stream: Mapping[str, Any], which: str, title: str) -> str:
         shown = f'<img class="{which}" alt="{title} of {name}" data-src="{_url(stream["name"])}/{which}.png">'
     said = escape((frame["name"] if which == "frame" else stream["output"]) if frame else "")
     return f'<figure>{shown}<figcaption><b>{title}</b> <output data-f="{which}-name">{said}</output></figcaption></figure>'
+
+
+def _alarms(stream: Mapping[str, Any]) -> str:
+    return "".join(
+        f'<span class="{"fired" if fired else ""}">{escape(name)}</span>'
+        for name, fired in stream["alarms"].items()
+    )
 
 
 def _limit(stream: Mapping[str, Any]) -> str:

@@ -11,18 +11,25 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.loop import Loop
+from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.sources.source import Array
 from edgelstm.pipeline.web.preview import kind_of, numbers, pictured
 from edgelstm.pipeline.web.site import Site
 from edgelstm.pipeline.web.sysfs import powers, temperatures
+from edgelstm.pipeline.web.words import age, count
 
 #: Seconds that a loop has to say what its states are worth; a step that takes longer is not waited for.
 PATIENCE = 1.0
 #: Bytes of states that are copied for a look; of the streams behind, none are shown.
 MOST = 64 * 1024**2
+#: Seconds without a frame or an output, and how many times the usual ones from frame to frame, after which a stream is silent.
+PATIENT, USUAL = 3.0, 5.0
+#: Frames that are dropped before one was ever stepped, beyond which it is silent too.
+FEW = 8
 #: Seconds without an output after which the last one is no rate any more.
 RATE_OVER = 5
 
@@ -104,6 +111,7 @@ def _stream(
         "frame": None if shown is None else {"index": shown.frame.index, "name": redact(shown.frame.name)},
         "shows": None if shown is None else kind_of(channel.signature, shown.outputs),
         "output": None if shown is None else pictured(channel.signature, shown.outputs),
+        "alarms": alarms_of(channel, name),
         "sinks": [
             {
                 "name": redact(w.name.partition(" -> ")[2]),
@@ -146,27 +154,59 @@ def _state(name: str, values: Array, limits: tuple[float, float] | None) -> dict
 
 
 def state_of(channel: Channel, name: str) -> tuple[str, str | None]:
-    """A word for how a stream is, and why."""
+    """A word for how a stream is, and why. ``silent``: it should give outputs and gives none."""
     if channel.loop.error is not None:
         return "failed", str(channel.loop.error)
     if channel.reader is not None and channel.reader.error is not None:
         return "failed", str(channel.reader.error)
     member = next((m for m in list(channel.loop.members) if m.name == name), None)
+    trouble = None if channel.reader is None else channel.reader.trouble
     if channel.paused:
         return "paused", None
     if member is None:
-        if channel.is_over:
+        if channel.is_over or name in channel.counts:
             return "ended", None
-        if name in channel.counts:
-            return "ended", None
-        trouble = None if channel.reader is None else channel.reader.trouble
         return "connecting", None if trouble is None else str(trouble)
     if member.feed.lost:
-        trouble = None if channel.reader is None else channel.reader.trouble
         return "lost", "its source is silent" if trouble is None else str(trouble)
-    if channel.is_over and not member.has_frame:
-        return "ended", None
+    if channel.is_over:
+        return ("running", None) if member.has_frame else ("ended", None)
+    return _running(member, channel.pulses[name])
+
+
+def _running(member: Member, pulse: Pulse) -> tuple[str, str | None]:
+    now, came, usual = time.monotonic(), member.feed.last_at, member.feed.interval
+    if came is None or usual is None:
+        return "running", None
+    try:
+        stamped = member.clock.usual or 0.0  # files that lay there come faster than those that are made
+    except RuntimeError:  # the loop's thread changes it now
+        stamped = 0.0
+    patience = max(PATIENT, USUAL * max(usual, stamped))
+    if now - came > patience:
+        return "silent", f"no frame for {age(now - came)}"
+    # Of a window, most frames give no output; those that are gathered are dealt with.
+    gathers = member.counts["gathered"] > 0
+    if pulse.at is None:
+        dropped = member.counts.total("dropped")
+        return (
+            ("silent", f"no output yet, {count(dropped)} frames dropped")
+            if dropped > FEW
+            else ("running", None)
+        )
+    if now - pulse.at > patience and not gathers:
+        return "silent", f"no output for {age(now - pulse.at)}, though frames come"
     return "running", None
+
+
+def alarms_of(channel: Channel, name: str) -> dict[str, bool]:
+    """Whether each of its alarms has fired."""
+    found = {}
+    for writer in channel.writers:
+        if isinstance(writer, AlarmWriter):
+            alarm = writer.alarms.streams.get(name)
+            found[writer.alarm] = alarm is not None and alarm.fired
+    return found
 
 
 def _values(loops: dict[str, Loop]) -> dict[str, dict[str, Array]]:

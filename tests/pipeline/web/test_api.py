@@ -7,6 +7,8 @@ import io
 import json
 import logging
 import string
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,9 @@ pytest.importorskip("prometheus_client")
 from calling import call, service
 
 from command_line import Run
-from edgelstm.pipeline.web import sysfs
+from edgelstm.pipeline.service import opening
+from edgelstm.pipeline.sources import Frame, Source
+from edgelstm.pipeline.web import sysfs, view
 from edgelstm.pipeline.web.logs import entry
 from running import Running, folder_of_sums, sums, toml, until, values
 
@@ -210,6 +214,43 @@ def test_a_model_that_stopped_is_not_healthy(folder: Path) -> None:
         assert call(running, "GET", "/healthz").code == call(running, "GET", "/readyz").code == 503
         (found,) = call(running, "GET", "/api/status").json["streams"]
         assert (found["status"], found["why"]) == ("failed", "the engine is gone")
+
+
+def test_a_source_that_says_nothing_more_is_silent(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What looks like a live picture is an old one: that is said, though nothing failed."""
+    monkeypatch.setattr(view, "PATIENT", 0.3)
+    frames, end = folder / "frames", threading.Event()
+    frames.mkdir()
+
+    def waiting(*_: Any, **__: Any) -> Source:
+        def give() -> Iterator[Frame]:
+            for index in range(20):
+                yield Frame(index, None, str(index), np.array(1, np.float32))
+                time.sleep(0.01)
+            end.wait(60)
+
+        return Source("a camera", give)
+
+    monkeypatch.setattr(opening, "open_source", waiting)
+    with Running(service() + toml("a", sink=[]), folder) as running:
+        try:
+            until(lambda: call(running, "GET", "/api/status").json["streams"][0]["status"] == "silent")
+            (found,) = call(running, "GET", "/api/status").json["streams"]
+            assert found["why"].startswith("no frame for")
+            assert (
+                'edgelstm_stream{edgelstm_stream="silent",stream="a"} 1.0'
+                in call(running, "GET", "/metrics").body.decode()
+            )
+        finally:
+            end.set()
+
+
+def test_an_alarm_that_fired_is_seen(folder: Path) -> None:
+    rule = '[streams.a.alarms.high]\noutput = "y"\nof = "max"\nabove = -1e9\nsink = "alarms.jsonl"\n'
+    with Running(service() + toml("a", rate=50, sink=[]) + rule, folder) as running:
+        until(lambda: call(running, "GET", "/api/status").json["streams"][0]["alarms"] == {"high": True})
+        assert 'edgelstm_alarm{alarm="high",stream="a"} 1.0' in call(running, "GET", "/metrics").body.decode()
+        assert 'class="fired"' in call(running, "GET", "/").body.decode()
 
 
 def test_the_api_page_knows_every_route(lasting: Running) -> None:

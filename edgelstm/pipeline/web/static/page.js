@@ -51,6 +51,9 @@ class Card {
     node.dataset.status = stream.status;
     put(byField(node, "status"), stream.status);
     put(byField(node, "why"), stream.why ?? `${stream.model} · ${stream.source}`);
+    const alarms = Object.entries(stream.alarms), bells = byField(node, "alarms");
+    if (bells.children.length !== alarms.length) bells.replaceChildren(...alarms.map(([name]) => make("span", {}, name)));
+    alarms.forEach(([name, fired], n) => { put(bells.children[n], fired ? `${name} has fired` : name); bells.children[n].className = fired ? "fired" : ""; });
     put(byField(node, "rate"), number(stream.rate));
     put(byField(node, "step"), milliseconds(stream.step));
     put(byField(node, "age"), milliseconds(stream.age));
@@ -230,7 +233,7 @@ async function show(view) {
     place.classList.toggle("warn", warn);
   };
   const total = pick => view.streams.reduce((n, stream) => n + pick(stream), 0);
-  const running = total(s => s.status === "running"), bad = view.streams.some(s => ["lost", "failed"].includes(s.status));
+  const running = total(s => s.status === "running"), bad = view.streams.some(s => ["lost", "failed", "silent"].includes(s.status));
   all("running", `${running} of ${view.streams.length}`, bad);
   all("rate", number(total(s => s.rate)));
   all("stepped", count(total(s => s.counts.stepped ?? 0)));
@@ -238,6 +241,8 @@ async function show(view) {
   all("overdue", count(total(s => s.overdue)), total(s => s.overdue) > 0);
   for (const [kind, unit] of [["power", "W"], ["temperature", "°C"]]) board(kind, unit, view.board?.[kind]);
   if (view.log?.length) lines(view.log);
+  const fired = view.streams.filter(s => Object.values(s.alarms).some(Boolean)).length;
+  document.title = `${fired ? `(${fired}) ` : ""}${document.title.replace(/^\(\d+\) /, "")}`;
 }
 
 /* The board's hottest zone and its largest rail, where it says them. */
@@ -260,17 +265,22 @@ function lines(found) {
 }
 
 const link = document.getElementById("link"), pulse = document.getElementById("pulse");
-let queue = show(JSON.parse(document.getElementById("first").textContent));
+const first = JSON.parse(document.getElementById("first").textContent);
+let queue = show(first);
 const events = new EventSource("/api/events");
 events.onmessage = message => {
   link.textContent = "live";
+  document.body.classList.remove("stale");
   pulse.className = "dot on";
   setTimeout(() => pulse.classList.remove("on"), 400);
   const view = JSON.parse(message.data);
+  if (view.version !== first.version) location.reload(); // another release answers: its page fits it
   queue = queue.then(() => show(view));
 };
 events.onerror = () => {
   link.textContent = "no answer, trying again";
   pulse.className = "dot off";
+  document.body.classList.add("stale"); // nothing that is old looks as if it were live
+  if (events.readyState === EventSource.CLOSED) setTimeout(() => location.reload(), 5000); // refused: perhaps it asks to log in
 };
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { for (const card of cards.values()) { card.chart.build(); card.chart.draw(); } });
