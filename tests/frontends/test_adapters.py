@@ -87,7 +87,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
         lambda: nn.LSTMCell(3, 4),
         (3,),
         {"outputs": ("a", "b")},
-        r"^names of the outputs of LSTMCell: found \['a', 'b'\]; expected 1 names",
+        r"^names of the outputs of LSTMCell: found \['a', 'b'\]; expected 1 name",
     ),
     "no module": (
         lambda: "model.pt",

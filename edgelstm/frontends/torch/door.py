@@ -40,18 +40,28 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
         )
     from edgelstm.frontends.torch.windows import MixedStreams  # needs torch
 
-    try:
-        opened, notes, windowed = open_module(
+    def open_with(frame: Any) -> Any:
+        return open_module(
             module,
-            request.frame,
+            frame,
             states=request.states,
             window=request.window,
             carry_state=request.carry_state,
             results=request.results,
         )
+
+    try:
+        opened, notes, windowed = open_with(request.frame)
     except MixedStreams as error:
         error.found = "; ".join(dict.fromkeys(map(_what_mixes, error.readings))) or error.found
         raise
+    except EdgeLstmError as error:
+        from edgelstm.frontends.torch.unfit_frame import explained  # needs torch
+
+        why = explained(module, request.frame, request.states, error, open_with)
+        if why is error:
+            raise
+        raise why from error
     name = name or (source if isinstance(source, str) else type(source).__name__)
     if drawn:
         notes = (
