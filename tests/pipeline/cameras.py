@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from functools import lru_cache
@@ -119,12 +120,41 @@ def jpeg(picture: np.ndarray[Any, Any]) -> bytes:
     return b"".join(bytes(packet) for packet in [*encoder.encode(frame), *encoder.encode(None)])
 
 
+def h264(pictures: Iterable[np.ndarray[Any, Any]], **options: str) -> list[Any]:
+    """RGB pictures as packets, in the order in which they are sent."""
+    encoder = av.CodecContext.create("libx264", "w")
+    first, *_ = pictures = list(pictures)
+    encoder.height, encoder.width = first.shape[:2]
+    encoder.pix_fmt, encoder.time_base = "yuv420p", Fraction(1, 25)
+    encoder.options = {"tune": "zerolatency", "preset": "ultrafast", "g": "10", **options}
+    packets = []
+    for k, picture in enumerate(pictures):
+        frame = av.VideoFrame.from_ndarray(picture, "rgb24").reformat(format="yuv420p")
+        frame.pts = k
+        packets += encoder.encode(frame)
+    return [*packets, *encoder.encode(None)]
+
+
+def transport_stream(packets: Iterable[Any], size: tuple[int, int]) -> bytes:
+    """Packets of :func:`h264` as MPEG-TS, as cameras send it."""
+    out = io.BytesIO()
+    with av.open(out, "w", "mpegts") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *size, "yuv420p"
+        for packet in packets:
+            packet.stream, packet.time_base = stream, Fraction(1, 25)
+            container.mux(packet)
+    return out.getvalue()
+
+
 Parts = Callable[[Callable[[bytes], None]], None]
 
 
 @contextmanager
-def http_server(parts: Parts, port: int = 0, login: str | None = None) -> Iterator[int]:
-    """Multipart JPEG: ``parts`` is called for each client with what sends one JPEG. Gives the port."""
+def http_server(
+    parts: Parts, port: int = 0, login: str | None = None, whole: bytes | None = None
+) -> Iterator[int]:
+    """Multipart JPEG: ``parts`` is called for each client with what sends one JPEG. Or ``whole``, whose length nobody is told. Gives the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -133,6 +163,11 @@ def http_server(parts: Parts, port: int = 0, login: str | None = None) -> Iterat
                 self.send_response(401)
                 self.send_header("WWW-Authenticate", 'Basic realm="camera"')
                 self.end_headers()
+                return
+            if whole is not None:
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(whole)
                 return
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")

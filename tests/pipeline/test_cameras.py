@@ -33,7 +33,7 @@ pytest.importorskip("av")
 pytest.importorskip("pydantic")
 
 import av
-from cameras import RtspServer, http_server, jpeg
+from cameras import RtspServer, h264, http_server, jpeg, transport_stream
 
 from edgelstm import Pipeline
 
@@ -149,11 +149,11 @@ def test_rtsp_goes_on_when_its_server_was_killed(folder: Path, caplog: pytest.Lo
 def test_mjpeg_server_started_again(folder: Path) -> None:
     """A server that goes away ends the connection well: of a camera that is a loss all the same."""
     out = folder / "yard.jsonl"
-    down = threading.Event()
+    down: list[threading.Event] = []
 
     def until_down(send: Callable[[bytes], None]) -> None:
-        picture = flat(100)
-        while not down.wait(0.02):
+        picture, mine = flat(100), down[-1]
+        while not mine.wait(0.02):
             send(picture)
 
     with http_server(endless) as port:
@@ -162,10 +162,10 @@ def test_mjpeg_server_started_again(folder: Path) -> None:
     with running(Pipeline.from_text(text, folder)) as reports:  # it is not there yet
         for _ in range(2):
             before = lines(out)
+            down.append(threading.Event())
             with http_server(until_down, port):
                 wait_for(lambda before=before: lines(out) >= before + 3)
-                down.set()
-            down.clear()
+                down[-1].set()
         wait_for(lambda: lines(out) >= 6)
     [report] = reports
     assert not report.failed
@@ -224,6 +224,63 @@ def test_a_recording_over_http_is_the_file_and_ends(tmp_path: Path) -> None:
         for over_http, from_file in zip(frames, stored, strict=True):
             np.testing.assert_array_equal(over_http.data, from_file.data)
             assert over_http.time == pytest.approx(from_file.time)
+
+
+def until_the_end(spec: str) -> list[Any]:
+    """Frames of a camera that goes away."""
+    frames: list[Any] = []
+    with pytest.raises(EdgeLstmError, match="the stream ended|is lost"), open_source(spec) as source:
+        frames.extend(source)
+    return frames
+
+
+SCENE = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+
+
+@pytest.mark.skipif("libx264" not in av.codecs_available, reason="PyAV without libx264")
+@pytest.mark.parametrize("how", ["gone", "cut"])
+def test_what_refers_to_a_picture_that_is_missing_or_damaged_is_left_out(
+    how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A decoder goes on with what it has, and what it gives is wrong until the next key frame."""
+    packets = h264(np.roll(SCENE, 5 * k, 1) for k in range(40))
+    clean = transport_stream(packets, (48, 64))
+    if how == "gone":
+        del packets[23]
+    else:
+        cut = av.Packet(bytes(packets[23])[: packets[23].size // 2])
+        cut.pts, cut.dts = packets[23].pts, packets[23].dts
+        packets[23] = cut
+    hurt = transport_stream(packets, (48, 64))
+    with http_server(endless, whole=clean) as port:
+        pictures = [f.data for f in until_the_end(f"http://127.0.0.1:{port}/")]
+    with http_server(endless, whole=hurt) as port:
+        frames = until_the_end(f"http://127.0.0.1:{port}/")
+        shown = until_the_end(f"http://127.0.0.1:{port}/#damaged=show")
+    assert len(pictures) == 40
+    found = [f.data for f in frames]
+    wanted = [p for k, p in enumerate(pictures) if not 23 <= k < 30]
+    assert len(found) == len(wanted)
+    for one, other in zip(found, wanted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    [gap] = [f.gap for f in frames if f.gap]
+    assert gap == f"{6 if how == 'gone' else 7} damaged frames left out"
+    assert gap in caplog.text
+    assert len(shown) > len(frames)
+
+
+def test_half_a_jpeg_is_no_picture() -> None:
+    """FFmpeg would fill it up with grey."""
+    whole = jpeg(SCENE)
+
+    def parts(send: Callable[[bytes], None]) -> None:
+        for k in range(12):
+            send(whole[: len(whole) // 2] if k in (6, 7) else whole)
+
+    with http_server(parts) as port:
+        frames = until_the_end(f"http://127.0.0.1:{port}/")
+    assert all(np.array_equal(f.data, frames[0].data) for f in frames)
+    assert [f.gap for f in frames if f.gap] == ["2 damaged frames left out"]
 
 
 @pytest.fixture

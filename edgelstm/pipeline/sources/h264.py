@@ -1,6 +1,8 @@
-"""Whether H.264 video is grey: FFmpeg decodes it to YUV with flat colour, which nobody can tell from a grey scene.
+"""What FFmpeg does not tell of H.264 video: that it is grey (it decodes it to YUV with flat colour, which nobody can tell from a grey scene), and that
+pictures are missing (it goes on with what it has, and the pictures are wrong until the next key frame).
 
-Source: ITU-T H.264, 7.3.2.1.1 (sequence parameter set) and 9.1 (Exp-Golomb codes); ISO/IEC 14496-15 (avcC).
+Source: ITU-T H.264, 7.3.2.1.1 (sequence parameter set), 7.3.3 (slice header), 7.4.3 (frame_num) and 9.1 (Exp-Golomb codes); ISO/IEC 14496-15
+(avcC).
 """
 
 from __future__ import annotations
@@ -16,6 +18,106 @@ def is_grey(extradata: bytes, packet: bytes) -> bool:
         if parameters is not None:
             return _colour_format(parameters) == 0
     return False
+
+
+class FrameNumbers:
+    """Counts the pictures that others refer to, as their slices number them. For streams with start codes, as cameras send them."""
+
+    def __init__(self) -> None:
+        self._bits: int | None = None
+        self._planes = False
+        self._last: int | None = None
+
+    def missing(self, packet: bytes) -> bool:
+        """Whether a picture that later ones refer to is missing before those of ``packet``; False where that can't be told."""
+        found = False
+        for unit in packet.split(b"\0\0\1")[1:]:
+            kind = unit[0] & 31 if unit else 0
+            if kind == 7:
+                self._read_parameters(unit[1:])
+            elif kind in (1, 5) and self._bits is not None:
+                bits = _Bits(unit[1:64])
+                if bits.golomb():  # not the first slice of its picture
+                    continue
+                bits.golomb(), bits.golomb()  # type of the slice, its picture parameters
+                if self._planes:
+                    bits.take(2)
+                number = bits.take(self._bits)
+                if kind == 5:
+                    self._last = 0
+                elif self._last is not None and number not in (
+                    self._last,
+                    (self._last + 1) % (1 << self._bits),
+                ):
+                    found = True
+                if unit[0] & 0x60 and kind == 1:
+                    self._last = number
+        return found
+
+    def _read_parameters(self, data: bytes) -> None:
+        self._bits = None
+        bits = _Bits(data[:512])
+        profile = bits.take(8)
+        bits.take(16)
+        bits.golomb()
+        self._planes = False
+        if profile in _PROFILES:
+            chroma = bits.golomb()
+            self._planes = chroma == 3 and bool(bits.take(1))
+            bits.golomb(), bits.golomb(), bits.take(1)
+            if bits.take(1):  # scaling lists
+                for k in range(12 if chroma == 3 else 8):
+                    if bits.take(1):
+                        _skip_scaling(bits, 16 if k < 6 else 64)
+        size = bits.golomb() + 4
+        order = bits.golomb()
+        if order == 0:
+            bits.golomb()
+        elif order == 1:
+            bits.take(1), bits.golomb(), bits.golomb()
+            for _ in range(min(bits.golomb(), 255)):
+                bits.golomb()
+        bits.golomb()  # how many pictures may be referred to
+        gaps_allowed = bits.take(1)
+        if size <= 16 and not gaps_allowed and not bits.is_over:
+            self._bits = size
+
+
+class _Bits:
+    """Bits of a unit, one after the other; zeros behind its end."""
+
+    def __init__(self, data: bytes) -> None:
+        plain = data.replace(b"\0\0\3", b"\0\0")  # bytes that keep a start code from showing up
+        self._value, self._left = int.from_bytes(plain, "big"), 8 * len(plain)
+
+    @property
+    def is_over(self) -> bool:
+        """More was taken than there is."""
+        return self._left < 0
+
+    def take(self, count: int) -> int:
+        self._left -= count
+        value = self._value >> self._left if self._left >= 0 else self._value << -self._left
+        return value & ((1 << count) - 1)
+
+    def golomb(self) -> int:
+        """An unsigned Exp-Golomb code; of a signed one, its number."""
+        zeros = 0
+        while not self.take(1):
+            zeros += 1
+            if zeros > 32:
+                return 0
+        return (1 << zeros) - 1 + self.take(zeros)
+
+
+def _skip_scaling(bits: _Bits, size: int) -> None:
+    last = following = 8
+    for _ in range(size):
+        if following:
+            code = bits.golomb()
+            delta = (code + 1) // 2 if code % 2 else -(code // 2)
+            following = (last + delta + 256) % 256
+        last = following or last
 
 
 def _parameters(data: bytes) -> bytes | None:

@@ -61,23 +61,21 @@ def open_camera(spec: str) -> Source:
 def _network(spec: str) -> Setup:
     scheme = spec.partition("://")[0].lower()
     kind = "rtsp" if scheme.startswith("rtsp") else "http"
-    known = ["stream", *TIMES, *(("transport",) if kind == "rtsp" else ())]
+    known = ["stream", "damaged", *TIMES, *(("transport",) if kind == "rtsp" else ())]
     if scheme.endswith("s"):
         known += ["verify", "ca"]
     address = parse_url(spec, known)
     av = require("av", "video", f"reading {address.shown}")
     options = {"protocol_whitelist": _PROTOCOLS[kind]}
-    if (
-        kind == "rtsp"
-    ):  # nobuffer throws away what was read to find the format: of a recording over HTTP, its first frames
-        options |= {
-            "fflags": "nobuffer",
-            "rtsp_transport": _word(address, "transport", ("tcp", "udp")),
-        }
+    if kind == "rtsp":
+        options["rtsp_transport"] = _word(address, "transport", ("tcp", "udp"))
+        # It throws away what was read to find the format: of a recording over HTTP, that would be its first frames.
+        options["fflags"] = "nobuffer"
     if scheme.endswith("s"):
         options |= _tls(address)
     number = address.options.get("stream")
-    return Setup(av, address.url, address.shown, None, options, address.timeouts, number)
+    strict = _word(address, "damaged", ("leave_out", "show")) == "leave_out"
+    return Setup(av, address.url, address.shown, None, options, address.timeouts, number, strict)
 
 
 def _tls(address: Address) -> dict[str, str]:
@@ -95,7 +93,7 @@ def _tls(address: Address) -> dict[str, str]:
 
 
 def _v4l2(spec: str) -> Setup:
-    known = ("size", "rate", "format", *TIMES)
+    known = ("size", "rate", "format", "damaged", *TIMES)
     path, options = split_fragment(spec.removeprefix("v4l2:"), known, spec.partition("#")[0])
     address = Address(path, path, options)
     if not Path(path).exists():
@@ -108,14 +106,15 @@ def _v4l2(spec: str) -> Setup:
     patterns = {"size": r"\d+x\d+", "rate": r"\d+(\.\d+|/\d+)?", "format": r"\w+"}
     given = {}
     for name, value in options.items():
-        if name in TIMES:
+        if name not in names:
             continue
         if not re.fullmatch(patterns[name], value):
             raise EdgeLstmError(
                 f"camera {path}: {name}", found=value, expected={"size": "640x480", "rate": "30"}.get(name)
             )
         given[names[name]] = value
-    return Setup(av, path, path, "video4linux2,v4l2", given, address.timeouts, None)
+    strict = _word(address, "damaged", ("leave_out", "show")) == "leave_out"
+    return Setup(av, path, path, "video4linux2,v4l2", given, address.timeouts, None, strict)
 
 
 def _word(address: Address, name: str, allowed: tuple[str, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.sources import h264
 from edgelstm.pipeline.sources.clock import CaptureClock, utc
 from edgelstm.pipeline.sources.pixels import read_picture
 from edgelstm.pipeline.sources.source import Frame, check_frame_size
 from edgelstm.pipeline.sources.video import choose_video
+
+log = logging.getLogger(__name__)
 
 #: Data without a whole picture in them for so many seconds: no key frame, or nothing but damage.
 PATIENCE = 30.0
@@ -27,7 +30,7 @@ _NO_TIMES = ("mpjpeg", "mjpeg", "jpeg_pipe")
 class Setup:
     """How a camera is opened. av: PyAV; shown: the address without what is secret; timeouts: to open, and from data to data.
 
-    number: which of several videos.
+    number: which of several videos. strict: leave out what is damaged, and what refers to it.
     """
 
     av: Any
@@ -37,6 +40,7 @@ class Setup:
     options: dict[str, str]
     timeouts: tuple[float, float]
     number: str | None = None
+    strict: bool = True
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,7 @@ class Connection:
     def __init__(self, setup: Setup, stopped: threading.Event) -> None:
         self._setup, self._stopped = setup, stopped
         self._clock = CaptureClock()
+        self._damages = 0
         av = setup.av
         self._errors = (av.error.FFmpegError, OSError, ValueError)
         since = time.monotonic()
@@ -76,6 +81,8 @@ class Connection:
             self._has_times = self._container.format.name not in _NO_TIMES
             rate = self._video.average_rate if self._has_times else None
             self.fps = float(rate) if rate else None
+            if setup.strict:  # else the decoder covers damage up
+                self._video.codec_context.options = {"err_detect": "explode"}
             self._luma: bool | None = None
             self._taken = self._pictures()
             self._first = next(self._taken, None)
@@ -119,26 +126,36 @@ class Connection:
 
     def _pictures(self) -> Iterator[_Taken]:
         """Ends where a recording does, and when the source is told to stop; the end of a live stream is an error."""
-        av, video = self._setup.av, self._video
-        damaged, noted = 0, None
+        av, video, strict = self._setup.av, self._video, self._setup.strict
+        numbers = h264.FrameNumbers() if video.codec_context.name == "h264" else None
+        damaged, broken, noted = 0, False, None
         came = last = time.monotonic()
         read_until = None
         try:
             for packet in self._container.demux(video):
                 if self._stopped.is_set():
                     return
-                if self._luma is None:
-                    context = video.codec_context
-                    self._luma = context.name == "h264" and h264.is_grey(
-                        context.extradata or b"", bytes(packet)
-                    )
+                if self._luma is None or numbers is not None:
+                    data = bytes(packet)
+                    if self._luma is None:
+                        context = video.codec_context
+                        self._luma = numbers is not None and h264.is_grey(context.extradata or b"", data)
+                        if numbers is not None:
+                            numbers.missing(context.extradata or b"")
+                    if numbers is not None and numbers.missing(data):
+                        broken = strict
                 came = time.monotonic()
                 try:
                     pictures = packet.decode()
                 except av.error.InvalidDataError:
-                    pictures, damaged = [], damaged + 1
+                    pictures, damaged, broken = [], damaged + 1, strict
                 for picture in pictures:
-                    if picture.is_corrupt:
+                    if picture.is_corrupt and strict:
+                        broken = True
+                    # What refers to a damaged picture is damaged too, and the decoder does not say so.
+                    elif picture.key_frame:
+                        broken = False
+                    if broken:
                         damaged += 1
                         continue
                     sent = picture.time if self._has_times else None
@@ -148,14 +165,20 @@ class Connection:
                     else:
                         stamp, note = self._clock.stamp(sent, came)
                         noted = note or noted
-                    gap = f"{damaged} damaged frames left out" if damaged else noted
+                    gap = noted
+                    if damaged:
+                        gap = f"{count_of(damaged, 'damaged frame')} left out"
+                        self._damages += 1
+                        if str(self._damages).rstrip("0") == "1":  # the 1st, 10th, 100th time
+                            log.warning("camera %s: %s", self._setup.shown, gap)
                     damaged, noted = 0, None
                     yield _Taken(picture, stamp, gap)
                 if came - last > PATIENCE:
                     raise EdgeLstmError(
                         f"camera {self._setup.shown}: no whole picture for {PATIENCE:g} s",
-                        found=f"data, {damaged} times damaged",
+                        found=f"data, {count_of(damaged, 'damaged frame')}",
                         expected="key frames, at least one every few seconds",
+                        hint="#damaged=show takes what the decoder makes of it",
                     )
         except self._errors as error:
             raise self._failed("is lost", error, came, self._setup.timeouts[1]) from None
