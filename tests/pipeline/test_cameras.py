@@ -229,7 +229,7 @@ def test_a_recording_over_http_is_the_file_and_ends(tmp_path: Path) -> None:
 def until_the_end(spec: str) -> list[Any]:
     """Frames of a camera that goes away."""
     frames: list[Any] = []
-    with pytest.raises(EdgeLstmError, match="the stream ended|is lost"), open_source(spec) as source:
+    with pytest.raises(EdgeLstmError, match=r"the stream ended|is lost"), open_source(spec) as source:
         frames.extend(source)
     return frames
 
