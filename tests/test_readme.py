@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -36,10 +35,6 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_readme_s_commands_run(tmp_path: Path) -> None:
-    for name in ("model.safetensors", "test_stream.npz"):
-        place = tmp_path / "examples" / "moving_digits" / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / "examples" / "moving_digits" / name, place)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     lines = commands(README)
     assert [name for _, name, *_ in lines] == ["export", "run", "verify"]

@@ -1,4 +1,5 @@
-"""What every command does before it parses: old names of options become today's, and an option given twice is an error.
+"""What every command does before it parses: old names of options become today's, ``example:`` becomes a path, and an option given
+twice is an error.
 
 Kinds of sources and sinks in help texts come from their tables, which are loaded only where help is shown.
 """
@@ -6,6 +7,7 @@ Kinds of sources and sinks in help texts come from their tables, which are loade
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from importlib import import_module
 from typing import Any
@@ -28,6 +30,19 @@ OLD_NAMES = {
 
 #: Marks in help texts, and the module whose ``KINDS`` stand there.
 KINDS = {"{sources}": "edgelstm.pipeline.sources", "{sinks}": "edgelstm.pipeline.sinks"}
+
+
+#: A file that comes with the package: alone, as an option's value, behind the name of a stream.
+EXAMPLE = re.compile(r"((?:--[\w-]+=)?(?:[\w-]+=)?)(example:.+)")
+
+
+def _example(argument: str) -> str:
+    found = EXAMPLE.fullmatch(argument)
+    if found is None:
+        return argument
+    from edgelstm.workflows.shipped import shipped
+
+    return found[1] + shipped(found[2])
 
 
 def fill_help(command: Any) -> None:
@@ -62,7 +77,7 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """See the module; raises EdgeLstmError for an option that takes one value and has two."""
-        today = [self._renamed(a) for a in args]
+        today = [_example(self._renamed(a)) for a in args]
         given: Counter[str] = Counter()
         takes_next = False
         options = {

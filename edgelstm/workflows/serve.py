@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import signal
@@ -19,6 +18,7 @@ from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, check_file, read_bytes
 from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.outside import OutsideRange
+from edgelstm.workflows.shipped import SHIPPED, shipped
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import Config, ModelSection, StreamSection
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgelstm.serve")
 
-#: What ``example:`` in a path stands for: files that the project ships.
-SHIPPED = "example:"
 EXAMPLES = ("camera", "radar", "table", "rtsp", "audio")
 
 
@@ -400,24 +398,6 @@ def _shipped_source(section: StreamSection) -> str | dict[str, str]:
     return shipped(source) if isinstance(source, str) else {n: shipped(spec) for n, spec in source.items()}
 
 
-def shipped(spec: str) -> str:
-    """``example:NAME/FILE`` as the path of a file that the project ships; else ``spec``."""
-    if not spec.startswith(SHIPPED):
-        return spec
-    rest = spec.removeprefix(SHIPPED)
-    if rest == "camera":  # a server of our own, that shows what is shipped
-        from edgelstm.workflows.example_camera import example_camera
-
-        return example_camera(Path(shipped(f"{SHIPPED}moving_digits/test_stream.npz")))
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package.parent / "examples", package / "_examples"):
-        if (folder / rest.partition(":")[0]).is_file():
-            return str(folder / rest)
-    raise EdgeLstmError(
-        f"{spec} is not there", expected="a file of examples/ in a checkout or the released wheel"
-    )
-
-
 def example(name: str) -> str:
     """The text of a pipeline file that runs as it is: one of ``EXAMPLES``."""
     if name not in EXAMPLES:
@@ -436,8 +416,7 @@ def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
     def handle(number: int, _: Any) -> None:
         for each, old in before.items():
             signal.signal(each, old)
-        # By another thread: this one may hold the lock of the very event that is to be set.
-        _thread.start_new_thread(pipeline.stop, ())
+        pipeline.stop()
 
     for number in before:
         signal.signal(number, handle)

@@ -16,8 +16,9 @@ DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 def commands(page: str) -> list[list[str]]:
     text = (DOCS / page).read_text("utf-8").replace("\\\n", " ")
-    blocks = re.findall(r"^```\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("edgelstm ")]
+    blocks = re.findall(r"^```(?:console)?\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    lines = [line.removeprefix("$ ") for block in blocks for line in block.splitlines()]
+    lines = [line.partition(" > ")[0] for line in lines if line.startswith("edgelstm ")]
     lines += re.findall(
         r"`(edgelstm [a-z-]+ [^`]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
     )
@@ -25,7 +26,17 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    "page", ["preprocessing.md", "tables.md", "sound.md", "sources.md", "runner.md", "pictures.md"]
+    "page",
+    [
+        "preprocessing.md",
+        "tables.md",
+        "sound.md",
+        "sources.md",
+        "runner.md",
+        "pictures.md",
+        "recipes.md",
+        "install.md",
+    ],
 )
 def test_the_commands_exist_and_take_these_options(page: str) -> None:
     import typer.main

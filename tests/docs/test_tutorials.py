@@ -4,17 +4,16 @@ its commands run there in their order, and what the page says that they print is
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from notebook import made
+from pages import environment, follow
 
 pytestmark = pytest.mark.thorough
 
@@ -22,37 +21,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 NEEDS = {"camera": ("av",), "radar": ("h5py", "rasterio")}
 HEADERS = ROOT.parent / "shared" / "onnxruntime-headers" / "1.21"
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def follow(page: Path, folder: Path) -> Path:
-    """Do what the page says: each block of code that begins with a file's name is that file; then what is said must be seen."""
-    commands = folder / ".commands"
-    commands.mkdir()
-    for name, arguments in (("edgelstm", "-m edgelstm"), ("python", "")):
-        command = commands / name
-        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" {arguments} "$@"\n')
-        command.chmod(0o755)
-    environment = {
-        **os.environ,
-        "PATH": f"{commands}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-        "COLUMNS": "120",
-    }
-    for language, block in BLOCK.findall(page.read_text("utf-8")):
-        if named := re.match(r"(?:#|//) (\S+\.\w+)\n", block):
-            (folder / named[1]).write_text(block, "utf-8")
-        if language != "console":
-            continue
-        for said in re.findall(r"^\$ .*?(?=^\$ |\Z)", block.replace("\\\n", ""), re.MULTILINE | re.DOTALL):
-            command_line, _, seen = said[2:].partition("\n")
-            done = subprocess.run(
-                command_line, shell=True, cwd=folder, env=environment, capture_output=True, text=True
-            )
-            assert done.returncode == 0, f"{command_line}\n{done.stdout[-2000:]}{done.stderr[-2000:]}"
-            wanted = ".*".join(map(re.escape, seen.strip().split("...")))
-            assert re.search(wanted, done.stdout, re.DOTALL), f"{command_line}\n{done.stdout[-2000:]}"
-    return folder
 
 
 def follow_notebook(page: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -91,7 +59,11 @@ def test_a_tutorial(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}")
     jupyter = all(importlib.util.find_spec(module) for module in ("nbclient", "ipykernel"))
-    folder = follow_notebook(page, tmp_path, monkeypatch) if jupyter else follow(page, tmp_path)
+    if jupyter:
+        folder = follow_notebook(page, tmp_path, monkeypatch)
+    else:
+        folder = tmp_path
+        follow(page, folder, environment(folder, ROOT))
     check = CHECKS.get(page.stem)
     if check is not None:
         check(folder)
@@ -123,7 +95,7 @@ def cpp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if importlib.util.find_spec("torch") is None or shutil.which("g++") is None:
         pytest.skip("needs torch and g++")
     folder = tmp_path_factory.mktemp("cpp")
-    follow(ROOT / "docs" / "tutorials" / "cpp.md", folder)
+    follow(ROOT / "docs" / "tutorials" / "cpp.md", folder, environment(folder, ROOT))
     return folder
 
 

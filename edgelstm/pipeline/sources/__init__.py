@@ -124,7 +124,7 @@ def open_source(
     =====================  =========================================================================================
     folder with .h5 files  radar composites [rows, columns] of KNMI or OPERA (ODIM), in order of time ``edgelstm[radar]``
     FOLDER:image2          one of several images in each of those files; of OPERA's, ``FOLDER:DBZH``
-    folder with .npy files a frame each, in natural order
+    folder of .npy files   a frame each, in natural order
     folder with images     [H, W, 3] RGB or [H, W] grey, in natural order                       ``edgelstm[images]``
     TIFF, GIF, WebP, PNG   the pages of a stack, the pictures of an animation, or one frame      ``edgelstm[images]``
     video file             [H, W, 3] RGB or [H, W] grey                                         ``edgelstm[video]``

@@ -1,0 +1,95 @@
+"""What pages say of an install without a checkout: their commands run from the wheel, in an empty folder, where there is no PyTorch."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from pages import environment, follow, plain_lines, run_line
+
+pytestmark = pytest.mark.thorough
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+#: What a page's commands take that only the reader has: models, data, GPUs, compilers.
+YOURS = (
+    "model.keras", "nets.py", "other.onnx", "net.onnx", "plants.csv", "today.csv", "knmi/", "radar/", "model_1", "model_2", "dtln",
+    "build-plugin", "build-engine", "bench ", "serve pipeline.toml", "kept/", "edgelstm top",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel that the source distribution gives, made offline, unpacked; beside it a PyTorch that can't be imported."""
+    pytest.importorskip("hatchling")
+    place = tmp_path_factory.mktemp("installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(place)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True, timeout=120)
+    (source,) = place.glob("*.tar.gz")
+    with tarfile.open(source) as file:
+        file.extractall(place / "source", filter="data")
+    (unpacked,) = (place / "source").iterdir()
+    wheel = ["wheel", "--quiet", "--no-deps", "--no-index", "--no-build-isolation", "-w", str(place)]
+    subprocess.run([sys.executable, "-m", "pip", *wheel, str(unpacked)], check=True, timeout=120)
+    (made,) = place.glob("*.whl")
+    with zipfile.ZipFile(made) as file:
+        file.extractall(place / "site")
+    (place / "site" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    return place / "site"
+
+
+@pytest.fixture
+def around(installed: Path, tmp_path: Path) -> dict[str, str]:
+    found = environment(tmp_path, installed)
+    done = subprocess.run(
+        [sys.executable, "-c", "import edgelstm; print(edgelstm.__file__)"],
+        env=found,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert Path(done.stdout.strip()).parents[1] == installed
+    return found
+
+
+def test_recipes(tmp_path: Path, around: dict[str, str]) -> None:
+    for module in ("av", "PIL", "pydantic"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}")
+    assert follow(DOCS / "recipes.md", tmp_path, around) >= 15
+
+
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("../README.md", 3), ("install.md", 2), ("start.md", 10), ("pictures.md", 1), ("serve.md", 1)],
+)
+def test_a_page(page: str, least: int, tmp_path: Path, around: dict[str, str]) -> None:
+    run_line("edgelstm export example:moving_digits/model.safetensors -o digits.onnx", tmp_path, around)
+    lines = [line for line in plain_lines(DOCS / page) if not any(word in line for word in YOURS)]
+    for line in lines:
+        run_line(line, tmp_path, around)
+    assert len(lines) >= least
+
+
+def test_the_sources_of_kernels_and_plugins_are_there(installed: Path) -> None:
+    plugins = installed / "edgelstm" / "_plugins"
+    wanted = {
+        path.relative_to(ROOT / "plugins")
+        for folder in ("include", "src", "tensorrt", "onnxruntime", "cmake")
+        for path in (ROOT / "plugins" / folder).rglob("*")
+        if path.is_file()
+    }
+    assert len(wanted) > 20
+    assert wanted <= {path.relative_to(plugins) for path in plugins.rglob("*")}
+    samples = (
+        *(ROOT / "examples").glob("*/model.safetensors"),
+        *(ROOT / "examples" / "serve").glob("*.toml"),
+    )
+    for path in samples:
+        assert (installed / "edgelstm" / "_examples" / path.relative_to(ROOT / "examples")).is_file(), path
