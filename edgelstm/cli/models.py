@@ -11,12 +11,16 @@ from rich.table import Table
 
 from edgelstm.cli.shared import (
     Device,
+    Frame,
+    GateOrder,
     Hop,
     Init,
     Json,
     Limit,
     Postprocess,
     Preprocess,
+    Results,
+    States,
     Threads,
     Weights,
     app,
@@ -25,6 +29,7 @@ from edgelstm.cli.shared import (
     fix_option,
     frame_shapes,
     json_option,
+    names_option,
     out,
     print_json,
     progress_bar,
@@ -56,21 +61,9 @@ def export(
     ],
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     weights: Weights = None,
-    frame: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several, 'NAME:' for one number. "
-            "Torch: '40:int64', 'NAME:40:bool' for ids, masks and other types."
-        ),
-    ] = None,
+    frame: Frame = None,
     init: Init = None,
-    state: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32. Either with :1.0 (ONNX files also "
-            ":FILE.npy) where it does not start at 0; torch also NAME=FILE.npy."
-        ),
-    ] = None,
+    state: States = None,
     fix: Annotated[
         list[str] | None,
         typer.Option(help="ONNX files: an input's value for good or a dynamic dimension's size, NAME=VALUE."),
@@ -92,15 +85,8 @@ def export(
             "--carry-state", help="Carry states from frame to frame though each call starts from zeros."
         ),
     ] = False,
-    results: Annotated[
-        str | None,
-        typer.Option(
-            help="Torch: names of what forward gives back, in order, 'y,h,c': states by their names, '_' left out."
-        ),
-    ] = None,
-    gate_order: Annotated[
-        str | None, typer.Option(help="Checkpoints without a module: the order of the gates, such as 'ifog'.")
-    ] = None,
+    results: Results = None,
+    gate_order: GateOrder = None,
     source: Annotated[
         str | None, typer.Option(help="Frames to compare on (see `run`); else seeded noise.")
     ] = None,
@@ -139,7 +125,7 @@ def export(
             hop=hop,
             window=window,
             carry_state=carry_state,
-            results=None if results is None else [name.strip() for name in results.split(",")],
+            results=names_option(results),
             gate_order=gate_order,
             preprocess=preprocess,
             postprocess=postprocess,
@@ -332,6 +318,17 @@ def verify(
     limit: Annotated[int, typer.Option(min=1, help="Frames at most.")] = 200,
     weights: Weights = None,
     init: Init = None,
+    frame: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Torch: as `export` was told, where the other model does not say it: 'NAME:1,64,64'."
+        ),
+    ] = None,
+    state: Annotated[
+        list[str] | None, typer.Option(help="Torch: states as `export` was told, NAME=64,32,32.")
+    ] = None,
+    results: Results = None,
+    gate_order: GateOrder = None,
     preprocess: Preprocess = None,
     hop: Hop = None,
     plot: Annotated[
@@ -364,6 +361,10 @@ def verify(
             limit=limit,
             weights=weights,
             kwargs=json_option("--init", init),
+            frame=frame_shapes(frame),
+            states=states_option(state),
+            results=names_option(results),
+            gate_order=gate_order,
             preprocess=preprocess,
             hop=hop,
             threshold=threshold,

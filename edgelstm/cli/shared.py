@@ -41,6 +41,29 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a tabl
 Threads = Annotated[int | None, typer.Option(min=1, max=1024, help="Threads (default: all processors).")]
 Weights = Annotated[Path | None, typer.Option(help="Weights for a torch factory: .safetensors, .pt or .pth.")]
 Init = Annotated[str | None, typer.Option(help="JSON keyword arguments for a torch factory.")]
+Frame = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Shape of a frame, '1,64,64', where the file does not say; 'NAME:1,64,64' if several, 'NAME:' for one number. "
+        "Torch: '40:int64', 'NAME:40:bool' for ids, masks and other types."
+    ),
+]
+States = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="ONNX files: a state pair INPUT=OUTPUT. Torch: a state's shape NAME=64,32,32. Either with :1.0 (ONNX files also "
+        ":FILE.npy) where it does not start at 0; torch also NAME=FILE.npy."
+    ),
+]
+Results = Annotated[
+    str | None,
+    typer.Option(
+        help="Torch: names of what forward gives back, in order, 'y,h,c': states by their names, '_' left out."
+    ),
+]
+GateOrder = Annotated[
+    str | None, typer.Option(help="Checkpoints without a module: the order of the gates, such as 'ifog'.")
+]
 Preprocess = Annotated[
     list[str] | None,
     typer.Option(
@@ -324,6 +347,11 @@ def two_numbers(option: str, text: str | None) -> tuple[float, float] | None:
     if not -math.inf < low < high < math.inf:
         raise EdgeLstmError(f"{option} {text}", expected="a low and a higher number, such as 0,1")
     return low, high
+
+
+def names_option(text: str | None) -> list[str] | None:
+    """NAME,NAME,..."""
+    return None if text is None else [name.strip() for name in text.split(",")]
 
 
 def json_option(option: str, text: str | None) -> dict[str, Any] | None:

@@ -232,6 +232,12 @@ class Signature:
         """Size of axis 0: a name when any number of streams fits in one call."""
         return self.inputs[0].shape[0]
 
+    @property
+    def rows(self) -> int:
+        """Rows that a call takes at least: the size of axis 0, or 1 where any number fits."""
+        axis = self.stream_axis
+        return axis if isinstance(axis, int) else 1
+
     def input(self, name: str) -> TensorSpec:
         """The input called ``name``."""
         return _by_name("input", self.inputs, name)

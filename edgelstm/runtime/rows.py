@@ -333,6 +333,20 @@ class RowProgram:
                 state.side[row] = side
 
 
+class FixedRows(EdgeLstmError):
+    """A graph that takes another number of streams in every call than it was opened with; ``rows`` is its own."""
+
+    def __init__(self, where: str, rows: int, streams: int) -> None:
+        self.rows = rows
+        super().__init__(
+            f"{where} takes {count_of(rows, 'stream')} in every call",
+            found=f"streams={streams}",
+            expected=f"streams={rows}",
+            hint=f"Give it {rows} streams side by side (run: --source {rows} times), or export the model anew with one "
+            "row in a call, or with any number",
+        )
+
+
 def call_size(signature: Signature, streams: int, where: str) -> CallSize:
     """Runs of rows that a graph with this Signature takes.
 
@@ -344,11 +358,7 @@ def call_size(signature: Signature, streams: int, where: str) -> CallSize:
     if not isinstance(axis, int):
         return CallSize()
     if axis not in (1, streams):
-        raise EdgeLstmError(
-            f"{where} takes {count_of(axis, 'stream')} in every call",
-            found=f"streams={streams}",
-            expected=f"streams={axis}",
-        )
+        raise FixedRows(where, axis, streams)
     return CallSize(axis, axis)
 
 

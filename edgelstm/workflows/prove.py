@@ -61,7 +61,7 @@ def proved(
     if frames is not None and not isinstance(frames, str):
         frames = list(frames)  # they may be needed twice
     # The source computes between two steps of the result: threads that spin meanwhile would slow it down.
-    graph = OrtProgram(step.to_bytes(), threads=threads, spin=False)
+    graph = OrtProgram(step.to_bytes(), streams=step.signature.rows, threads=threads, spin=False)
     source = loaded.reference.rounded()
     judge = _Judge(loaded, step, source, graph, frames, limit, hop, calls, tolerance, progress)
     try:

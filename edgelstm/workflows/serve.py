@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
@@ -416,7 +417,8 @@ def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
     def handle(number: int, _: Any) -> None:
         for each, old in before.items():
             signal.signal(each, old)
-        pipeline.stop()
+        # By another thread: this one may hold the lock of the very event that is to be set.
+        _thread.start_new_thread(pipeline.stop, ())
 
     for number in before:
         signal.signal(number, handle)

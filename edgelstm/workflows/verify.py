@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
-from edgelstm.frontends import is_factory
+from edgelstm.frontends import Request, door_of, is_factory, open_reference
 from edgelstm.graph.signature import Signature
 from edgelstm.renamed import renamed
 from edgelstm.runtime.outside import Outside
@@ -32,6 +32,10 @@ def verify(
     limit: int = STEPS,
     weights: PathLike | None = None,
     kwargs: Mapping[str, Any] | None = None,
+    frame: Any = None,
+    states: Any = None,
+    results: Sequence[str] | None = None,
+    gate_order: str | None = None,
     preprocess: Preprocessing | None = None,
     hop: int | None = None,
     threshold: float | None = None,
@@ -41,8 +45,9 @@ def verify(
     """Stream the same frames through two runnables and report how far apart every output and state is, and the drift.
 
     ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
-    factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), or Programs. At least one of them must
-    state its Signature. ``source`` (at most ``limit`` frames of it) as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
+    factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), TorchScript files, or Programs. At least one
+    of them must state its Signature, which tells what a torch module takes; ``frame``, ``states``, ``results`` and ``gate_order`` say what
+    :func:`export` was told of it besides. ``source`` (at most ``limit`` frames of it) as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
     of the input, [K, *shape of a frame], both are scored against the frames that came: mean absolute error, and CSI of
     ``threshold`` (default: :func:`edgelstm.pipeline.units.usual_threshold`).
     """
@@ -60,15 +65,19 @@ def verify(
             f"weights or arguments given for {a} and {b}",
             expected="a torch factory, package.module:factory, that they are for",
         )
+    request = Request(
+        weights=weights, kwargs=kwargs, frame=frame, states=states, results=results, gate_order=gate_order
+    )
+    request.only(f"{a} and {b}", frozenset().union(*(_takes(r) for r in runnables)))
     with ExitStack() as stack:
         opened: list[Program | None] = [None, None]
-        # A torch factory does not say what a frame looks like: open it last, by the other one's Signature.
-        for place in sorted((0, 1), key=lambda i: is_factory(runnables[i])):
+        # A torch module does not say what a frame looks like: open it last, by the other one's Signature.
+        for place in sorted((0, 1), key=lambda i: _needs_like(runnables[i])):
             item = runnables[place]
             if isinstance(item, str | Path):
                 other = opened[1 - place]
                 like = None if other is None else other.signature
-                program = _open(str(item), weights, kwargs, like, threads)
+                program = _open(str(item), request, like, threads)
                 stack.callback(program.close)
                 opened[place] = program
             else:
@@ -123,19 +132,35 @@ def verify(
         return result
 
 
-def _open(
-    spec: str,
-    weights: PathLike | None,
-    kwargs: Mapping[str, Any] | None,
-    like: Signature | None,
-    threads: int | None,
-) -> Program:
+def _needs_like(runnable: str | Program) -> bool:
+    """Whether it is opened by the Signature of the other: a torch factory, a file of torch's."""
+    return bool(_takes(runnable) & {"results"})
+
+
+def _takes(runnable: str | Program) -> frozenset[str]:
+    """What may be said of a runnable."""
+    from edgelstm.runtime.open import suffixes
+
+    if not isinstance(runnable, str | Path):
+        return frozenset()
+    door = door_of(runnable)
+    ours = not is_factory(runnable) and Path(runnable).suffix.lower() in suffixes()
+    return frozenset() if door is None or ours else door.takes
+
+
+def _open(spec: str, request: Request, like: Signature | None, threads: int | None) -> Program:
     """A Program for a runnable of ``verify``."""
     from edgelstm.runtime.open import open_program, suffixes
+    from edgelstm.runtime.rows import FixedRows
 
     suffix = "" if is_factory(spec) else Path(spec).suffix.lower()
     if suffix in suffixes():
-        return open_program(spec, threads=threads if suffix == ".onnx" else None)
-    from edgelstm.frontends import Request, open_reference
-
-    return open_reference(spec, Request(weights=weights, kwargs=kwargs), like)
+        threads = threads if suffix == ".onnx" else None
+        try:
+            return open_program(spec, threads=threads)
+        except FixedRows as fixed:  # one stream is compared, beside others that idle
+            return open_program(spec, streams=fixed.rows, threads=threads)
+    door = door_of(spec)
+    taken = {f.name for f in fields(request)} & (frozenset() if door is None else door.takes)
+    own = Request(**{name: getattr(request, name) for name in taken})
+    return open_reference(spec, own, like)

@@ -127,6 +127,30 @@ def test_a_fixed_batch_is_one_stream_with_all_its_rows(tmp_path: Path) -> None:
     assert any("x, h_in got one" in note for note in done.notes)
 
 
+TWO_ROWS = "g (float[2, 4] x, float[2, 4] h_in) => (float[2, 4] y, float[2, 4] h_out) { s = Add (x, h_in) h_out = Tanh (s) y = Neg (h_out) }"
+
+
+def test_a_step_graph_of_ours_with_two_rows_is_exported_and_compared(tmp_path: Path) -> None:
+    """It takes two streams in every call, which have nothing to do with each other."""
+    path, again, window = (tmp_path / f"{name}.onnx" for name in ("m", "again", "window"))
+    from_text(TWO_ROWS, h_in="h_out").save(path)
+    done = edgelstm.export(str(path), again, limit=10, threads=1)
+    assert done.step.signature.inputs[0].shape == (2, 4)
+    assert done.proof is not None
+    edgelstm.export(str(path), window, window=3, limit=10, threads=1)
+    np.testing.assert_array_equal(both_rows(again), both_rows(path))
+    assert edgelstm.verify(str(path), str(again), limit=10).worst.worst == 0
+    with pytest.raises(EdgeLstmError, match="2 streams side by side"):
+        edgelstm.Runner.open(path)
+
+
+def both_rows(path: Path) -> np.ndarray:
+    x = np.random.default_rng(0).normal(size=(5, 2, 4)).astype("f4")
+    with edgelstm.Runner.open(path, streams=2, threads=1) as runner:
+        streams = [runner.stream(name) for name in "ab"]
+        return np.stack([[s.step(f)["y"].copy() for s, f in zip(streams, both, strict=True)] for both in x])
+
+
 def test_a_graph_for_two_rows_that_mix_is_refused() -> None:
     step = from_text(
         f"g (float[2, 4] x, float[2, 4] h_in) => (float[2, 4] y, float[2, 4] h_out) {{ {MIXED} }}",

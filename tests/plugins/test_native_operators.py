@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 import native_library
+from edgelstm.engine import native_build
 from edgelstm.graph.gates import GateVariant
 from native_library import naive
 from tolerances import assert_close
@@ -253,6 +255,30 @@ def test_the_kernels_of_older_processors_give_the_same(library: Path, instructio
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [instructions, "good"]
+
+
+@pytest.mark.thorough
+def test_the_kernels_for_arm_give_the_same_in_an_emulator(tmp_path: Path) -> None:
+    compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
+    if compiler is None or emulator is None:
+        pytest.skip("no compiler and emulator for aarch64: apt install g++-aarch64-linux-gnu qemu-user")
+    ((name, table, lanes, rows, flags),) = native_build.VARIANTS["aarch64"]
+    kinds = [f"-DLANES={lanes}", f"-DROWS={rows}", f'-DNAME="{name}"', f"-DKERNELS={table}", *flags]
+    sources = [str(native_library.SOURCES / s) for s in ("kernels.cpp", "packed.cpp")]
+    alone = [str(Path(__file__).with_name("native_alone.cpp")), "-o", str(tmp_path / "alone")]
+    command = [
+        compiler,
+        *native_build.FLAGS,
+        *kinds,
+        f"-I{native_library.SOURCES}",
+        "-static",
+        *sources,
+        *alone,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    done = subprocess.run([emulator, str(tmp_path / "alone")], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("neon good"), done.stdout
 
 
 def test_the_places_in_onnx_runtime_s_interface_are_those_of_its_header(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def widened(value: Array, dtype: str = "") -> Array:
 
 
 class StepEvaluator:
-    """A StepModel in float64, one stream. See :class:`edgelstm.runtime.protocol.Program`."""
+    """A StepModel in float64, one stream; in every row of a call where its graph fixes their number. See :class:`edgelstm.runtime.protocol.Program`."""
 
     def __init__(self, step: StepModel) -> None:
         self.signature, self.streams = step.signature, 1
@@ -113,8 +113,9 @@ class StepEvaluator:
     def step(self, frames: Sequence[Frame], state: dict[str, Array], active: Sequence[int]) -> list[Outputs]:
         """Advance the stream."""
         s = self.signature
-        feeds = {t.name: widened(np.asarray(frames[0][t.name]), t.dtype)[None] for t in s.inputs}
-        feeds |= {x.input: state[x.name][None] for x in s.states}
+        feeds = {t.name: widened(np.asarray(frames[0][t.name]), t.dtype) for t in s.inputs}
+        feeds |= {x.input: state[x.name] for x in s.states}
+        feeds = {name: np.repeat(value[None], s.rows, axis=0) for name, value in feeds.items()}
         names = [t.name for t in s.outputs] + [x.output for x in s.states]
         results = dict(zip(names, self._evaluator.run(names, feeds), strict=True))
         state |= {x.name: results[x.output][0] for x in s.states}

@@ -110,17 +110,12 @@ def import_onnx(
 def _run_once(found: Imported) -> None:
     """One frame through the step, to see that it runs. Raises EdgeLstmError where it does not."""
     frame = {t.name: np.zeros(t.frame_shape, np_dtype(t.dtype)) for t in found.step.signature.inputs}
-    program = OrtProgram(found.step.to_bytes(), threads=1, spin=False, streams=_rows(found.step))
+    program = OrtProgram(found.step.to_bytes(), threads=1, spin=False, streams=found.step.signature.rows)
     try:
         program.step([frame], program.new_state(), [0])
     finally:
         program.close()
     found.reference.step([frame], found.reference.new_state(), [0])
-
-
-def _rows(step: StepModel) -> int:
-    axis = step.signature.stream_axis
-    return axis if isinstance(axis, int) else 1
 
 
 def _guarded(

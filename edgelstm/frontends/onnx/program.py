@@ -141,7 +141,7 @@ class DeclaredProgram(OrtProgram):
     """A step graph as it was declared, before any pass, by ONNX Runtime."""
 
     def __init__(self, step: StepModel) -> None:
-        super().__init__(step.to_bytes(), threads=1, spin=False)
+        super().__init__(step.to_bytes(), streams=step.signature.rows, threads=1, spin=False)
         self._step = step
 
     def exact(self) -> StepEvaluator:

@@ -52,21 +52,24 @@ def check_order(
         return ()
     orders = [[form.picked.states[p] for p in order] for order in islice(look.orders(), _OPTIONS)]
     options = [text for text in (said(form.picked, form.keys, o) for o in orders) if works(text.split(","))]
-    if not options:
-        return ()
+    if next(look.orders(), None) is None:
+        return ()  # no other order would be better
     key = form.keys[wrong[0]]
     what = f"{key!r} goes into {called(opened.module)} as {look.role(wrong[0])}, and what comes back in its place is another"
+    if not options:
+        return (f"{what}: taken as they come",)
     if form.whole:
         return (
             f"{what}: taken so, since its states come back as one thing, as they go in; --results {options[0]} puts them back",
         )
-    options.append(said(form.picked, form.keys))
+    as_it_is = said(form.picked, form.keys)
+    options += [as_it_is] if works(as_it_is.split(",")) else []
     raise EdgeLstmError(
         what,
         found=f"results in another order than the states {', '.join(form.keys)}",
         expected=f"a word on it: --results {' or --results '.join(options)} (results={options[0].split(',')!r})",
-        hint="In the order forward gives them: a state's name marks its next value, any other name an output. "
-        "The last takes them as they come",
+        hint="In the order forward gives them: a state's name marks its next value, any other name an output"
+        + (". The last takes them as they come" if as_it_is in options else ""),
     )
 
 

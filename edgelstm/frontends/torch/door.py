@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.door import Loaded, Request
 from edgelstm.frontends.torch.checkpoint import listed
@@ -12,9 +16,13 @@ from edgelstm.frontends.torch.factory import load_weights, random_weights, resol
 from edgelstm.frontends.torch.program import TorchProgram
 from edgelstm.frontends.torch.recognise import as_step, open_module
 from edgelstm.frontends.torch.trace import trace
-from edgelstm.graph.signature import Signature
+from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.passes.stream_axis import find_mixing
 from edgelstm.runtime.protocol import Program
+
+if TYPE_CHECKING:
+    from edgelstm.frontends.torch.torch_step import TorchStep
+    from edgelstm.frontends.torch.windows import TorchWindow
 
 
 def load(source: Any, request: Request, name: str | None = None) -> Loaded:
@@ -86,34 +94,80 @@ def _is_step(module: Any, request: Request, results: list[str]) -> bool:
     """Whether the module opens as a step with its results named so."""
     try:
         as_step(
-            module, request.frame, states=request.states, carry_state=request.carry_state, results=results
+            module,
+            request.frame,
+            states=request.states,
+            carry_state=request.carry_state,
+            results=results,
         )
     except EdgeLstmError:
         return False
     return True
 
 
-def reference(source: str, request: Request, like: Signature | None) -> Program:
-    """The module itself, its frames and states being those of ``like``."""
+def reference(source: Any, request: Request, like: Signature | None) -> Program:
+    """The module itself, its frames and states being those of ``like``, called as ``request`` says where it says anything."""
     if like is None:
         raise EdgeLstmError(
             f"{source} does not say what its frames look like",
             expected="an .onnx or described .safetensors beside it",
         )
-    frame = {t.name: t.frame_shape[1:] if like.window else t.frame_shape for t in like.inputs}
-    states = {s.name: s.initial_value() for s in like.states}
+    module = _module(source, request)
     # What the Signature says of it was settled at export: a model without states is a window.
-    length = like.window or like.inputs[0].frame_shape[0]
-    if not states and not like.window:
-        frame = {name: shape[1:] for name, shape in frame.items()}
-    opened, _, _ = open_module(
-        _module(source, request),
-        frame,
-        states=states or None,
-        window=None if states else length,
-        carry_state=bool(states),
-    )
-    return TorchProgram(opened)
+    whole = not like.states and not like.window
+    frame = request.frame or {t.name: _example(t, bool(like.window or whole)) for t in like.inputs}
+    first = like.inputs[0].frame_shape
+    length = like.window or (first[0] if first else None)
+
+    def opened(states: Any) -> TorchStep | TorchWindow:
+        found, _, _ = open_module(
+            module,
+            frame,
+            states=states,
+            window=None if like.states else length,
+            carry_state=bool(like.states),
+            results=request.results,
+        )
+        return found
+
+    own = {s.name: s.values(s.initial_value()) for s in like.states} or None
+    try:
+        step = opened(own if request.states is None else request.states)
+    except EdgeLstmError:
+        if request.states is not None or request.results is None:
+            raise
+        # The results are named as at the export, where the module said itself what its states are.
+        step = opened(None)
+        if not _starts_alike(step.signature, like):
+            raise
+    if request.results is None:
+        said = own if request.states is None else request.states
+        _check_order(module, replace(request, frame=frame, states=said), step)
+    return TorchProgram(step)
+
+
+def _example(spec: TensorSpec, timed: bool) -> Any:
+    """One frame: its shape, or zeros where it is of no floats."""
+    shape = spec.frame_shape[1:] if timed else spec.frame_shape
+    kind = np_dtype(spec.dtype)
+    return np.zeros(shape, kind) if kind.kind in "iub" and spec.dtype in ("bool", kind.name) else shape
+
+
+def _starts_alike(a: Signature, b: Signature) -> bool:
+    """Whether two models have the same states, which start from the same."""
+    first, second = ({s.name: s.values(s.initial_value()) for s in x.states} for x in (a, b))
+    return first.keys() == second.keys() and all(np.array_equal(v, second[n]) for n, v in first.items())
+
+
+def _check_order(module: Any, request: Request, step: TorchStep | TorchWindow) -> None:
+    """Raise EdgeLstmError for results that an export would ask about."""
+    from edgelstm.frontends.torch.crossed import check_order  # needs torch
+
+    try:
+        graph = trace(step)
+    except EdgeLstmError:  # it need not be exportable to be compared with
+        return
+    check_order(graph, step, partial(_is_step, module, request))
 
 
 def _module(source: Any, request: Request) -> Any:

@@ -22,11 +22,13 @@ from edgelstm.pipeline.sinks import (
     foxglove,
     geotiff,
     lines,
+    mjpeg,
     mqtt,
     netcdf,
     odim,
     pictures,
     rotating,
+    rtsp,
     tables,
     wav,
     webhook,
@@ -125,6 +127,8 @@ ADDRESSES = (
         lines=True,
     ),
     Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc")),
+    Kind("mjpeg://HOST:PORT/PATH", (), mjpeg.mjpeg, ("mjpeg",), PICTURES),
+    Kind("rtsp://HOST:PORT/PATH", (), rtsp.rtsp, ("rtsp",), PICTURES),
     Kind("foxglove://HOST:PORT", (), foxglove.foxglove, ("foxglove",), PICTURES),
 )
 _STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)

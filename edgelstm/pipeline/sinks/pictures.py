@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 #: Frames a second of a video whose source does not know, or gives less than one (radar: one in five minutes).
 DEFAULT_FPS = 10.0
-#: Smaller pictures are _enlarged, by a whole factor, until their shorter side has so many pixels.
+#: Smaller pictures are enlarged, by a whole factor, until their shorter side has so many pixels.
 SMALLEST_SIDE = 128
 
 
@@ -45,7 +45,7 @@ class Plain:
         if self._view.beside:
             raw = frame.data if isinstance(frame.data, np.ndarray) else None
             left = self._panels.beside(raw, frame.values, found)
-            picture = _side_by_side(left, _enlarged(picture))
+            picture = _side_by_side(left, enlarged(picture))
         yield frame, picture
 
     def rest(self) -> Iterator[tuple[Frame, Array]]:
@@ -103,7 +103,7 @@ def video(
             def show(done: Iterator[tuple[Frame, Array]]) -> None:
                 nonlocal started
                 for _, shown in done:
-                    picture = _even(_enlarged(shown))
+                    picture = even(enlarged(shown))
                     if not started:
                         stream.height, stream.width = picture.shape[:2]
                         stream.pix_fmt = "yuv420p"
@@ -137,12 +137,13 @@ def _side_by_side(left: Array, right: Array) -> Array:
     return np.concatenate([left, right], 1)
 
 
-def _enlarged(picture: Array) -> Array:
+def enlarged(picture: Array) -> Array:
+    """So that its shorter side has at least SMALLEST_SIDE pixels."""
     factor = -(-SMALLEST_SIDE // min(picture.shape[:2]))
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def _even(picture: Array) -> Array:
+def even(picture: Array) -> Array:
     """Repeat the last row or column where the count is odd: 4:2:0 video has only even sizes."""
     height, width = picture.shape[:2]
     odd = [(0, height % 2), (0, width % 2)] + [(0, 0)] * (picture.ndim - 2)

@@ -1,0 +1,119 @@
+// The kernels without ONNX Runtime, against the equations in double: for processors that only an emulator stands in for.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <vector>
+
+#include "kernels.h"
+#include "packed.h"
+
+using namespace edgelstm;
+using Vector = std::vector<float>;
+
+static uint32_t seed = 1;
+static float draw() { return static_cast<float>((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1.0f; }
+static Vector draws(int64_t count) {
+  Vector v(count);
+  for (float& x : v) x = draw();
+  return v;
+}
+static double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+static void expect(bool good, const char* what) {
+  if (good) return;
+  std::printf("%s differs\n", what);
+  std::exit(1);
+}
+static void close(double a, double b, const char* what) { expect(std::fabs(a - b) <= 3e-5 * (1 + std::fabs(b)), what); }
+
+static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows) {
+  int64_t columns = inputs + units;
+  Vector w = draws(4 * units * columns), b = draws(4 * units), p = draws(3 * units), x = draws(rows * inputs), h = draws(rows * units),
+         c = draws(rows * units), h_out(rows * units), c_out(rows * units);
+  auto panels = pack({w.data(), 4 * units, columns, 0, columns, false, {0, units, 2 * units, 3 * units}}, units, k.lanes);
+  auto bias = pack_bias({b.data(), b.data() + units, b.data() + 2 * units, b.data() + 3 * units}, units, k.lanes);
+  Shared peepholes[3];
+  for (int j = 0; j < 3; j++) peepholes[j] = pack_bias({p.data() + j * units}, units, k.lanes);
+  LstmStep s{};
+  s.panels = panels->data(), s.bias = bias->data();
+  s.p_i = peepholes[0]->data(), s.p_f = peepholes[1]->data(), s.p_o = peepholes[2]->data();
+  s.inputs = inputs, s.width = units, s.units = units, s.rows = rows;
+  s.x = x.data(), s.h = h.data(), s.c = c.data(), s.h_out = h_out.data(), s.c_out = c_out.data();
+  k.lstm(s, 0, (units + k.lanes - 1) / k.lanes);
+  for (int64_t n = 0; n < rows; n++)
+    for (int64_t u = 0; u < units; u++) {
+      double z[4], old = c[n * units + u];
+      for (int g = 0; g < 4; g++) {
+        const float* row = w.data() + (g * units + u) * columns;
+        z[g] = b[g * units + u];
+        for (int64_t j = 0; j < inputs; j++) z[g] += double(row[j]) * x[n * inputs + j];
+        for (int64_t j = 0; j < units; j++) z[g] += double(row[inputs + j]) * h[n * units + j];
+      }
+      double next = sigmoid(z[1] + p[units + u] * old) * old + sigmoid(z[0] + p[u] * old) * std::tanh(z[2]);
+      close(c_out[n * units + u], next, "c of an LSTM");
+      close(h_out[n * units + u], sigmoid(z[3] + p[2 * units + u] * next) * std::tanh(next), "h of an LSTM");
+    }
+}
+
+static void gru(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, bool after) {
+  Vector w = draws(3 * units * inputs), r = draws(3 * units * units), b = draws(4 * units), x = draws(rows * inputs), h = draws(rows * units),
+         out(rows * units), scratch(3 * rows * units);
+  auto x_panels = pack({w.data(), 3 * units, inputs, 0, inputs, false, {0, units, 2 * units}}, units, k.lanes);
+  std::vector<int64_t> first{0, units, 2 * units};
+  if (!after) first.pop_back();
+  auto h_panels = pack({r.data(), 3 * units, units, 0, units, false, first}, units, k.lanes);
+  auto n_panels = pack({r.data(), 3 * units, units, 0, units, false, {2 * units}}, units, k.lanes);
+  auto bias = pack_bias({b.data(), b.data() + units, b.data() + 2 * units, b.data() + 3 * units}, units, k.lanes);
+  GruStep s{};
+  s.x_panels = x_panels->data(), s.h_panels = h_panels->data(), s.n_panels = n_panels->data(), s.bias = bias->data();
+  s.after = after, s.inputs = inputs, s.units = units, s.rows = rows;
+  s.x = x.data(), s.h = h.data(), s.h_out = out.data();
+  s.z = scratch.data(), s.reset_h = s.z + rows * units, s.n = s.reset_h + rows * units;
+  int64_t panels = (units + k.lanes - 1) / k.lanes;
+  k.gru(s, 0, panels);
+  if (!after) k.gru_candidate(s, 0, panels);
+  for (int64_t n = 0; n < rows; n++) {
+    auto product = [&](const Vector& m, const double* v, int64_t count, int64_t row) {
+      double sum = 0;
+      for (int64_t j = 0; j < count; j++) sum += double(m[row * count + j]) * v[j];
+      return sum;
+    };
+    std::vector<double> xs(x.begin() + n * inputs, x.begin() + (n + 1) * inputs), hs(h.begin() + n * units, h.begin() + (n + 1) * units), rh(units);
+    for (int64_t u = 0; u < units; u++)
+      rh[u] = hs[u] * sigmoid(product(w, xs.data(), inputs, units + u) + product(r, hs.data(), units, units + u) + b[units + u]);
+    for (int64_t u = 0; u < units; u++) {
+      double z = sigmoid(product(w, xs.data(), inputs, u) + product(r, hs.data(), units, u) + b[u]);
+      double reset = hs[u] == 0 ? 0 : rh[u] / hs[u], old = hs[u];
+      double inner = after ? reset * (product(r, hs.data(), units, 2 * units + u) + b[3 * units + u])
+                           : product(r, rh.data(), units, 2 * units + u) + b[3 * units + u];
+      double fresh = std::tanh(product(w, xs.data(), inputs, 2 * units + u) + b[2 * units + u] + inner);
+      close(out[n * units + u], (1 - z) * fresh + z * old, after ? "GRU, reset after" : "GRU, reset before");
+    }
+  }
+}
+
+int main() {
+  const Kernels& k = kPortable;
+  for (int64_t units : {1, 4, 13, 37})
+    for (int64_t rows : {1, 2, 3, 9}) {
+      lstm(k, 5, units, rows);
+      gru(k, 5, units, rows, true);
+      gru(k, 5, units, rows, false);
+    }
+  double worst = 0;
+  for (int kind = 0; kind < 2; kind++)
+    for (float x = -30; x < 30; x += 0.0007f) {
+      float y;
+      k.activate(kind, &x, &y, 1);
+      double exact = kind == 0 ? sigmoid(x) : std::tanh(double(x));
+      float size = std::fabs(static_cast<float>(exact));
+      worst = std::fmax(worst, std::fabs(y - exact) / (std::nextafter(size, 2.0f) - size));
+    }
+  float nan = std::numeric_limits<float>::quiet_NaN(), y;
+  for (int kind = 0; kind < 2; kind++) {
+    k.activate(kind, &nan, &y, 1);
+    expect(std::isnan(y), "NaN");
+  }
+  expect(worst <= 3, "sigmoid or tanh");
+  std::printf("%s good, %.2f ulp\n", k.name, worst);
+}
