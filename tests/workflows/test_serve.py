@@ -313,6 +313,45 @@ def test_secrets_are_nowhere(folder: Path, caplog: pytest.LogCaptureFixture) -> 
     assert "***" in report.failed["stream b"]
 
 
+def test_what_sinks_are_told_in_confidence_is_nowhere(
+    folder: Path, caplog: pytest.LogCaptureFixture, run: Run
+) -> None:
+    """Neither passwords, nor headers, nor the paths of web addresses, which may be secrets alone."""
+    section_a = (
+        section("a", sink="a.jsonl")
+        + """
+        [streams.a.alarms.x]
+        above = 0
+        sink = { to = "http://127.0.0.1:9/hushpath?key=hushquery", retries = 0, timeout = 1 }
+    """
+    )
+    sinks = """
+        [[streams.b.sink]]
+        to = "http://me:hushpass@127.0.0.1:9/hushpath"
+        headers = { Authorization = "Bearer hushtoken", X-Key = "${KEY}" }
+        retries = 0
+        [[streams.b.sink]]
+        to = "http://127.0.0.1:9/other"
+        retries = 0
+        [[streams.b.sink]]
+        to = "mqtt://127.0.0.1:9/t"
+        user = "me"
+        password = "hushword"
+    """
+    text = "[service]\ndrain = 0.5\n" + MODEL + section_a + '[streams.b]\nsource = "b.npy"\n' + sinks
+    with caplog.at_level(logging.DEBUG):
+        pipeline = Pipeline.from_text(text, folder, {"KEY": "hushkey"})
+        checked, report = pipeline.check().to_json(), pipeline.run().to_json()
+    assert report["streams"]["b"]["undelivered:unreachable"] > 0
+    assert "http://127.0.0.1:9/..." in caplog.text
+    assert "b -> http://127.0.0.1:9/... (2)" in caplog.text
+    assert "hush" not in caplog.text + json.dumps(checked) + json.dumps(report)
+    bad = text.replace("retries = 0\n        [[", 'retries = "hushtoken"\n        [[')
+    with pytest.raises(EdgeLstmError) as caught:
+        Pipeline.from_text(bad.replace('"${KEY}"', "3"), folder, {})
+    assert "hushpass" not in str(caught.value)
+
+
 def test_the_schema_knows_every_key_and_the_page_explains_it(run: Run) -> None:
     code, text, _ = run("serve", "--schema")
     assert code == 0

@@ -54,7 +54,7 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
             path, mark = _path(channel, base, sink), channel.mark(sink)
             channel.writers.append(
                 Writer(
-                    f"{channel.name} -> {shown(sink)}",
+                    _name(channel, f"{channel.name} -> {shown(sink)}"),
                     opener(path, options),
                     section.sink_queue,
                     section.sink_overload,
@@ -74,7 +74,7 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
                     rule,
                     signature,
                     opener(path, options, events=True),
-                    name=f"{channel.name}, alarm {name} -> {shown(sink)}",
+                    name=_name(channel, f"{channel.name} -> {shown(sink)} (alarm {name})"),
                     size=section.sink_queue,
                     behind=None if mark is None else behind(Path(path), mark, name),
                     path=path,
@@ -84,6 +84,15 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
                 channel.resume_alarm(name, writer.alarms)
     except EdgeLstmError as error:
         raise EdgeLstmError(f"stream {channel.name}: {error}") from error
+
+
+def _name(channel: Channel, name: str) -> str:
+    """Of one sink alone: two web addresses look alike without their paths."""
+    taken, number, found = {writer.name for writer in channel.writers}, 1, name
+    while found in taken:
+        number += 1
+        found = f"{name} ({number})"
+    return found
 
 
 def check_alarms(channel: Channel) -> None:

@@ -158,7 +158,10 @@ class Connection:
         deadline = time.monotonic() + 1.0
         with self._changed:
             while self._connected and time.monotonic() < deadline:
-                self._changed.wait(0.1)
+                self._changed.wait(LOOK)
+        # The client and we name each other: its sockets would stay open until the collector comes.
+        for name in ("on_connect", "on_connect_fail", "on_disconnect", "on_publish"):
+            setattr(self._client, name, None)
 
     def _on_connect(self, client: Any, data: Any, flags: Any, reason: Any, properties: Any) -> None:
         if reason.is_failure:
