@@ -154,3 +154,18 @@ def test_its_end_does_not_wait_for_a_broker_that_is_not_there() -> None:
         with pytest.raises(Undelivered, match="not connected"):
             sink.write(frame(0), ONE, 0.0)
         sink.close()
+
+
+def test_a_connection_that_ended_leaves_nothing_open() -> None:
+    """Streams come and go for months."""
+
+    def files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this kernel does not list children")
+    with refusing() as port:
+        before = files()
+        for _ in range(30):
+            open_sink(f"mqtt://127.0.0.1:{port}/t", SIGNATURE).close()
+        until(lambda: files() <= before + 4, "their sockets are closed")
