@@ -71,6 +71,8 @@ class Channel:
         self.keepers: list[Keeper] = []
         #: Its members wait; those to come too.
         self.paused = False
+        #: Whether somebody may look at its frames and outputs.
+        self.shows = False
         #: Times that its source was opened again.
         self.reopened = 0
         self._over = self._removed = False
@@ -212,7 +214,7 @@ class Channel:
         clock = Clock(rules.gap, s.late, s.max_gap, s.rate)
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
-        member.paused, member.pulse.deadline = self.paused, s.deadline
+        member.paused, member.pulse.deadline, member.pulse.keeps = self.paused, s.deadline, self.shows
         member.scene = None if s.cut_above is None else Scene(s.cut_above)
         if self.keep is not None:
             member.keeper = Keeper(name, self.loop.name, self.keep, counts)

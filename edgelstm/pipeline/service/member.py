@@ -369,7 +369,7 @@ class Member:
             return
         if due.filled:
             return
-        self.pulse.shown = Shown(due.frame, due.arrays, outputs)
+        self.pulse.show(Shown(due.frame, due.arrays, outputs))
         shown = replace(due.frame, stream=self.name)
         for writer in self._writers:
             writer.put(shown, outputs, seconds, self.counts)

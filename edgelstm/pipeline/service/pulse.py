@@ -48,8 +48,9 @@ class Pulse:
         #: Seconds from a frame's arrival after which its output is overdue.
         self.deadline: float | None = None
         self.overdue = 0
-        #: The last step.
+        #: The last step; all of it only where somebody may look.
         self.shown: Shown | None = None
+        self.keeps = False
         #: Seconds of the last step, and from the frame's arrival to its output.
         self.step = self.age = 0.0
         #: When the last output came (``time.monotonic``).
@@ -57,6 +58,10 @@ class Pulse:
         self.steps, self.ages = Histogram(), Histogram()
         #: By second: (its number, frames, longest step, oldest output).
         self.history: deque[tuple[int, int, float, float]] = deque(maxlen=HISTORY)
+
+    def show(self, shown: Shown) -> None:
+        """What there is to see of the last step."""
+        self.shown = shown if self.keeps else Shown(shown.frame, {}, {})
 
     def recent(self) -> list[tuple[int, int, float, float]]:
         """The history; any thread may ask."""
@@ -71,7 +76,7 @@ class Pulse:
         now = time.monotonic()
         age = now - came
         self.step, self.age, self.at = seconds, age, now
-        self.shown = shown
+        self.show(shown)
         self.steps.add(seconds)
         self.ages.add(age)
         if self.deadline is not None and age > self.deadline:

@@ -236,6 +236,7 @@ class Service:
         """A channel that nothing runs yet; its loop is there."""
         loop = self.loops[self.model_of(section)]
         made = Channel(name, section, loop, source, self.ranges.get(loop.name, {}))
+        made.shows = self.config.service.http is not None
         if section.keep_frames is not None and self._writes:
             folder = Path(placed(self._base, section.keep_frames))
             made.keep = KeepRules(folder, section.keep_seconds, section.keep_files, section.keep_mib * 2**20)

@@ -21,7 +21,7 @@ LARGEST = 480
 #: Values that are shown of what is no picture, and pixels that a picture has on either side at least.
 MOST, FEWEST = 64, 4
 #: Pictures that are kept.
-KEPT = 256
+KEPT = 64
 
 
 def kind_of(signature: Signature, outputs: Mapping[str, Array]) -> str:
@@ -73,6 +73,7 @@ class Pictures:
     """PNGs of each stream. Black and white of a picture without a known scale are the least and the largest value so far."""
 
     def __init__(self) -> None:
+        #: With what tells one step from another, so that no frame is kept alive.
         self._made: dict[tuple[str, str], tuple[object, bytes]] = {}
         self._scales: dict[tuple[str, str], tuple[float, float]] = {}
         self._lock = threading.Lock()
@@ -97,11 +98,12 @@ class Pictures:
         return self._picture((stream, name), shown, array, scale)
 
     def _picture(
-        self, key: tuple[str, str], whose: object, array: Array, values: tuple[float, float] | None
+        self, key: tuple[str, str], shown: Shown, array: Array, values: tuple[float, float] | None
     ) -> bytes | None:
+        whose = (id(shown), shown.frame.index, shown.frame.name)
         with self._lock:
             kept = self._made.get(key)
-            if kept is not None and kept[0] is whose:
+            if kept is not None and kept[0] == whose:
                 return kept[1]
             planes = _planes(array)
             if planes is None:

@@ -9,17 +9,16 @@ def number(value: float) -> str:
     """Three digits."""
     if value == 0:
         return "0"
-    return (
-        f"{value:.1e}"
-        if abs(value) < 1e-3 or abs(value) >= 1e6
-        else f"{value:.3g}"
-        if abs(value) < 1000
-        else f"{value:.0f}"
-    )
+    size = abs(value)
+    if size < 1e-3 or size >= 1e6:
+        return f"{value:.1e}"
+    return f"{value:.3g}" if size < 999.5 else f"{value:.0f}"
 
 
 def milliseconds(seconds: float) -> str:
     """Of a time that is usually short."""
+    if seconds < 1e-3:
+        return f"{seconds * 1000:.2g} ms"
     return f"{number(seconds * 1000)} ms" if seconds < 1 else f"{number(seconds)} s"
 
 

@@ -3,7 +3,7 @@
 
 const thin = "\u202f";
 const number = v => v === 0 ? "0" : Math.abs(v) < 1e-3 || Math.abs(v) >= 1e6 ? v.toExponential(1) : Math.abs(v) < 1000 ? String(Number(v.toPrecision(3))) : v.toFixed(0);
-const milliseconds = s => s < 1 ? `${number(s * 1000)} ms` : `${number(s)} s`;
+const milliseconds = s => s < 1e-3 ? `${Number((s * 1000).toPrecision(2))} ms` : s < 1 ? `${number(s * 1000)} ms` : `${number(s)} s`;
 const count = n => String(n).replace(/\B(?=(\d{3})+$)/g, thin);
 const percent = v => `${Math.round(v * 100)}%`;
 function age(seconds) {
