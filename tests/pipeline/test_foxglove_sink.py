@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+import time
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -135,6 +136,31 @@ def test_a_client_sees_what_comes() -> None:
 
             until(both, "both topics")
             assert json.loads(heard[7])["outputs"]["y"]["values"] == [5, 5]
+
+
+def test_a_client_that_does_not_read_holds_up_nobody() -> None:
+    client = pytest.importorskip("websockets.sync.client")
+    port = free_port()
+    large = Signature(
+        (TensorSpec("x", "float32", ("N", 3)),), (TensorSpec("y", "float32", ("N", 500, 500)),), ()
+    )
+    with open_sink(f"foxglove://127.0.0.1:{port}", large) as sink:
+        sink.write(frame(0, "north"), {"y": RAIN[0, 0, 0, 0] + np.zeros((500, 500), np.float32)}, 0.0)
+        with client.connect(
+            f"ws://127.0.0.1:{port}", subprotocols=["foxglove.sdk.v1"], max_queue=1, close_timeout=0.1
+        ) as socket:
+            ids: list[int] = []
+            while not ids:
+                ids = [
+                    c["id"]
+                    for c in json.loads(socket.recv(60)).get("channels", ())
+                    if c["topic"].endswith("grid")
+                ]
+            socket.send(json.dumps({"op": "subscribe", "subscriptions": [{"id": 1, "channelId": ids[0]}]}))
+            begin = time.monotonic()
+            for index in range(200):  # 200 MB, which no buffer takes
+                sink.write(frame(index, "north"), {"y": np.zeros((500, 500), np.float32)}, 0.0)
+            assert time.monotonic() - begin < 60
 
 
 def test_what_is_wrong_is_said_at_once() -> None:

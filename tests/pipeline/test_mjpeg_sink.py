@@ -9,6 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -128,6 +129,18 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_is_left(monkeypatch: py
         assert longest < 5
         for each in held:
             each.close()
+
+
+def test_a_stream_that_ended_leaves_nothing() -> None:
+    port = free_port()
+    with open_sink(f"mjpeg://127.0.0.1:{port}/{{stream}}", IMAGE) as sink:
+        sink.write(frame(0, "a"), grey(0.5), 0.0)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/a") as camera:
+            assert camera.readline()
+            sink.write(replace(frame(1, "a"), last=True), grey(0.5), 0.0)
+            camera.read()  # to its end
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/a.jpg")
 
 
 def test_a_page_from_elsewhere_can_not_look() -> None:

@@ -36,21 +36,25 @@ class AlarmWriter(Writer):
         rule, stream = self.alarms.rule, str(frame.stream)
         written = bool(self._behind) and self._was_written(frame)
         number = rule.number(outputs[rule.output], self._dtype)
+        happened = None
         if number is None:
             counts.add(f"alarm:{self.alarm}:not_a_number")
-            return
-        self.alarms.timed = frame.time is not None
-        now = time.monotonic() if frame.time is None else frame.time
-        happened = self.alarms.of(stream).step(number, now)
+        else:
+            self.alarms.timed = frame.time is not None
+            now = time.monotonic() if frame.time is None else frame.time
+            happened = self.alarms.of(stream).step(number, now)
+        if frame.last:  # nobody would tell its end
+            ended = self.alarms.streams.pop(stream, None)
+            if ended is not None and ended.fired:
+                happened = None if happened == "fired" else "cleared"
         if happened is None:
             return
         if written:
             counts.add("written_before")
             return
         counts.add(f"alarm:{self.alarm}:{happened}")
-        log.warning(
-            "stream %s: alarm %s %s at frame %d: %g", stream, self.alarm, happened, frame.index, number
-        )
+        told = "no number" if number is None else f"{number:g}"
+        log.warning("stream %s: alarm %s %s at frame %d: %s", stream, self.alarm, happened, frame.index, told)
         event = {
             "alarm": self.alarm,
             "event": happened,
@@ -61,7 +65,7 @@ class AlarmWriter(Writer):
             "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
             "output": rule.output,
             "of": rule.of if isinstance(rule.of, str) else list(rule.of),
-            "value": number if math.isfinite(number) else None,
+            "value": number if number is not None and math.isfinite(number) else None,
             "above" if rule.above else "below": rule.limit,
             "clear": rule.clear,
         }

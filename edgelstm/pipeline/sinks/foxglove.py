@@ -120,6 +120,10 @@ class Topics:
             grid = self._channel(f"/{stream}/{spec.name}/grid", self._channels.GridChannel)
             grid.log(self._grid(spec, outputs[spec.name], stream, stamp), log_time=now)
 
+        if frame.last:
+            for topic in [t for t in self._made if t.startswith(f"/{stream}/")]:
+                self._made.pop(topic).close()
+
     def _channel(self, topic: str, kind: Any) -> Any:
         """Made when the first message of a topic comes: a stream may have a name that nobody knew."""
         if topic not in self._made:

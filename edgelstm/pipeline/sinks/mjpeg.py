@@ -53,7 +53,7 @@ def mjpeg(to: Target) -> Iterator[Write]:
     with shared(("mjpeg", address.host, address.port), lambda: _server(to)) as server:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            server.views.show(in_path(path, frame), enlarged(panels.picture(outputs[spec.name])))
+            server.views.show(in_path(path, frame), enlarged(panels.picture(outputs[spec.name])), frame.last)
 
         yield write
 
@@ -90,11 +90,14 @@ class Views:
         self._newest: dict[str, tuple[int, Array]] = {}
         self._encoded: dict[str, tuple[int, bytes]] = {}
 
-    def show(self, path: str, picture: Array) -> None:
-        """A newer one."""
+    def show(self, path: str, picture: Array, last: bool = False) -> None:
+        """A newer one; behind the ``last`` the path is gone."""
         with self.changed:
             number = self._newest.get(path, (0, picture))[0] + 1
             self._newest[path] = number, picture
+            if last:
+                del self._newest[path]
+                self._encoded.pop(path, None)
             self.changed.notify_all()
 
     def paths(self) -> list[str]:
@@ -105,9 +108,9 @@ class Views:
     def after(self, path: str, number: int) -> tuple[int, bytes] | None:
         """Wait for a picture later than ``number``; its number and JPEG. None at the end."""
         with self.changed:
-            while not self.ended and self._newest.get(path, (0,))[0] <= number:
+            while not self.ended and path in self._newest and self._newest[path][0] <= number:
                 self.changed.wait()
-            if self.ended:
+            if self.ended or path not in self._newest:
                 return None
             newest, picture = self._newest[path]
             made = self._encoded.get(path)

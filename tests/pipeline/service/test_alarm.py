@@ -19,7 +19,10 @@ pytest.importorskip("pydantic")
 
 from edgelstm import EdgeLstmError, Pipeline
 from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline import Frame, open_sink
 from edgelstm.pipeline.service.alarm import Alarm, Alarms, Rule
+from edgelstm.pipeline.service.alarm_writer import AlarmWriter
+from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.parse import parse
 
 numbers = st.lists(st.tuples(st.integers(-2, 5), st.floats(-3, 3, allow_nan=False)), max_size=40)
@@ -220,3 +223,36 @@ def test_events_from_before_a_crash_are_not_told_again(folder: Path) -> None:
     assert (folder / "e.jsonl").read_text() == before
     assert report.streams["a"]["stepped"] == 12
     assert report.streams["a"]["written_before"] == len(before.splitlines()) == 13
+
+
+def test_the_end_of_a_stream_is_the_end_of_its_alarm(tmp_path: Path) -> None:
+    """Of a table with a key, whose streams come and go: nothing of them stays, and nobody waits for an end."""
+    signature = Signature(
+        (TensorSpec("x", "float32", ("N", 1)),), (TensorSpec("y", "float32", ("N", 1)),), ()
+    )
+    path = tmp_path / "e.jsonl"
+    writer = AlarmWriter(
+        "high", Rule("y", "max", True, 1.0, 1.0), signature,
+        lambda stop: open_sink(path, signature, append=True, events=True, stop=stop), name="x", size=10,
+    )  # fmt: skip
+    counts = Counts()
+    for index, (stream, value, last) in enumerate(
+        [
+            ("a", 2, False),
+            ("b", 2, False),
+            ("a", 2, True),
+            ("b", np.nan, True),
+            ("c", 2, True),
+            ("d", 0, True),
+        ]
+    ):
+        shown = Frame(index, float(index), str(index), np.zeros(1), stream=stream, last=last)
+        writer.put(shown, {"y": np.full(1, value, np.float32)}, 0.0, counts)
+    assert writer.close(60)
+    assert [(e["stream"], e["event"]) for e in lines(path)] == [
+        ("a", "fired"),
+        ("b", "fired"),
+        ("a", "cleared"),
+        ("b", "cleared"),
+    ]
+    assert not writer.alarms.streams
