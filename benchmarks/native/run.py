@@ -89,6 +89,8 @@ def row(kind: str, hidden: int, model: ModelResult, flops: float) -> dict[str, A
         "model": f"{kind.upper()} 2 x {hidden}",
         "us": {name: model[name].p50 for name in ("edgelstm", *CONTESTANTS)},
         "ratio": ratios,
+        "best_us": {name: model[name].best for name in ("edgelstm", *CONTESTANTS)},
+        "ratio_of_best": {name: _ratio(model["edgelstm"].best, model[name].best) for name in CONTESTANTS},
         "notes": {name: model[name].note for name in CONTESTANTS if model[name].note},
         "peak_mib": {name: _mib(model[name].peak_memory) for name in ("edgelstm", *CONTESTANTS)},
         "error": {name: model[name].error for name in ("edgelstm", *CONTESTANTS)},
@@ -97,6 +99,10 @@ def row(kind: str, hidden: int, model: ModelResult, flops: float) -> dict[str, A
         "gb_per_s": speed / 1e9,
         "aim": {"against": against, "at_most": aim, "reached": None if reached is None else reached <= aim},
     }
+
+
+def _ratio(ours: float | None, theirs: float | None) -> float | None:
+    return None if ours is None or theirs is None else ours / theirs
 
 
 def _mib(size: int | None) -> int | None:
@@ -135,7 +141,7 @@ def main() -> None:
     built = library()
     os.environ.pop("EDGELSTM_NATIVE", None)
     os.environ[VARIABLE] = str(built.path)
-    flops = peak()
+    load, flops = os.getloadavg()[0], peak()
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for kind, make in (("lstm", models.lstm), ("gru", models.gru)):
@@ -153,6 +159,7 @@ def main() -> None:
         "date": date.today().isoformat(),
         "machine": {"processor": cpu.model, "features": cpu.features, "processors": cpu.usable},
         "threads": THREADS,
+        "load": {"before": load, "after": os.getloadavg()[0]},
         "kernels": built.instructions(),
         "scale": arguments.scale,
         "gflop_per_s": flops / 1e9,

@@ -344,14 +344,14 @@ def _open_native(
     try:
         trial = Trial.of(plain, signature)
         del plain  # its weights, before ours take their place
-        session = NativeSession(found.data, found.library.path, ort, threads, spin)
+        session = NativeSession(found.data, found.matrices, found.library.path, ort, threads, spin)
         trouble = trial.trouble(session)
     except EdgeLstmError as error:
         trouble = str(error)
     except Exception as error:  # ONNX Runtime raises several unrelated classes
         trouble = first_line(error)
     if trouble is None:
-        return session, signature, replace(found, data=b"")
+        return session, signature, replace(found, data=b"", matrices={})
     message = f"our operators are not used for {where}"
     if wanted:
         raise EdgeLstmError(message, found=trouble, hint="Without them it runs: EDGELSTM_NATIVE=0")

@@ -45,6 +45,9 @@ struct Info {
   int64_t integer(const char* name, int64_t otherwise) const;
   float real(const char* name, float otherwise) const;
   Tensor constant(size_t input) const;  // data null where there is none
+  // The constant input, else the matrix that was lent under the number in that attribute: a session keeps its constants beside
+  // what is packed of them, which a device with large cells has no memory for.
+  Tensor matrix(size_t input, const char* attribute) const;
   Variant variant() const;
 };
 

@@ -1,6 +1,7 @@
 // The operators: FusedLSTMCell, FusedGRUCell, FusedGates (domain edgelstm, version 1, float32), and RegisterCustomOps.
 #include <cstdlib>
 #include <cstring>
+#include <map>
 #include <memory>
 #include <mutex>
 
@@ -90,6 +91,26 @@ Tensor Info::constant(size_t input) const {
   return found;
 }
 
+namespace {
+struct Lent {
+  std::mutex lock;
+  std::map<int64_t, Tensor> matrices;
+};
+Lent& lent() {
+  static Lent all;
+  return all;
+}
+}  // namespace
+
+Tensor Info::matrix(size_t input, const char* attribute) const {
+  int64_t number = integer(attribute, 0);
+  if (number == 0) return constant(input);
+  std::lock_guard<std::mutex> guard(lent().lock);
+  auto found = lent().matrices.find(number);
+  if (found == lent().matrices.end()) refuse(op, "weights " + std::to_string(number) + " were not lent");
+  return found->second;
+}
+
 Variant Info::variant() const {
   Variant v;
   v.hard_sigmoid = integer("hard_sigmoid", 0) != 0;
@@ -132,19 +153,19 @@ Shared peephole(const Info& info, size_t input, int64_t units) {
 }
 
 // h', c' of one LSTM layer. Inputs: x [N, I], h [N, R] (may be missing: all of it is x), c [N, units], W [gates * units, I + R]
-// (transposed: the other way round), b [gates * units] (may be missing), p_i, p_f, p_o. Gates i, f, g, o; i, g, o if coupled.
+// (transposed: the other way round; missing where it is lent), b [gates * units] (may be missing), p_i, p_f, p_o. Gates i, f, g, o; i, g, o if coupled.
 class LstmCell {
  public:
   static constexpr const char* kName = "FusedLSTMCell";
   static constexpr size_t kInputs = 8, kOutputs = 2;
-  static bool optional(size_t k) { return k == 1 || k >= 4; }
+  static bool optional(size_t k) { return k == 1 || k >= 3; }
 
   explicit LstmCell(const Info& info) {
     step_ = {};
     step_.variant = info.variant();
     threads_ = info.integer("threads", 1);
     bool transposed = info.integer("transposed", 0) != 0;
-    Tensor w = info.constant(3), b = info.constant(4);
+    Tensor w = info.matrix(3, "lent"), b = info.constant(4);
     int64_t gates = step_.variant.gates();
     if (w.data == nullptr || w.shape.size() != 2) refuse(kName, "W has to be a constant matrix");
     int64_t rows = w.shape[transposed ? 1 : 0], columns = w.shape[transposed ? 0 : 1];
@@ -207,14 +228,14 @@ class GruCell {
  public:
   static constexpr const char* kName = "FusedGRUCell";
   static constexpr size_t kInputs = 5, kOutputs = 1;
-  static bool optional(size_t k) { return k == 4; }
+  static bool optional(size_t k) { return k >= 2; }
 
   explicit GruCell(const Info& info) {
     step_ = {};
     step_.variant = info.variant();
     step_.after = info.integer("linear_before_reset", 0) != 0;
     threads_ = info.integer("threads", 1);
-    Tensor w = info.constant(2), r = info.constant(3), b = info.constant(4);
+    Tensor w = info.matrix(2, "lent_w"), r = info.matrix(3, "lent_r"), b = info.constant(4);
     if (w.data == nullptr || r.data == nullptr || w.shape.size() != 2 || r.shape.size() != 2)
       refuse(kName, "W and R have to be constant matrices");
     int64_t units = r.shape[1], rows = 3 * units;
@@ -408,6 +429,17 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   static const ort::Api functions(table);
   the_api = &functions;  // for sessions of session.cpp too
   return add_operators(options);
+}
+
+// A float matrix that kernels find under a number while a session is opened; data null: no longer.
+extern "C" __attribute__((visibility("default"))) void edgelstm_lend(int64_t number, const float* data, int64_t rows, int64_t columns) {
+  using namespace edgelstm;
+  std::lock_guard<std::mutex> guard(lent().lock);
+  if (data == nullptr) {
+    lent().matrices.erase(number);
+  } else {
+    lent().matrices[number] = Tensor{data, {rows, columns}};
+  }
 }
 
 // For the tests and `edgelstm doctor`: which instructions were chosen, and its sigmoid (0) and tanh (1).

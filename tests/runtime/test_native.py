@@ -364,7 +364,7 @@ def test_a_named_library_that_is_missing_is_an_error(
     ("info", "said"),
     [
         (b'{"schema": 99, "machine": "%s", "sources": ""}', "another version of edgelstm"),
-        (b'{"schema": 2, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
+        (b'{"schema": 3, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
         (b'{"schema": "1", "machine": "%s", "sources": ""}', "is not the library"),
         (b"{%.0s", "is not the library"),
     ],

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links
 from edgelstm.runtime.native.wire import FLOAT, FLOATS, Attribute, Node, OnnxGraph
+from edgelstm.runtime.protocol import Array
 
 DOMAIN = "edgelstm"
 PREFIX = "FusedGates_"
@@ -26,10 +27,12 @@ FLOAT_CASTS = ("Cast", "CastLike")
 
 @dataclass(frozen=True)
 class Rewritten:
-    """Bytes of an ONNX file with native operators in it, and how many of each there are."""
+    """Bytes of an ONNX file with native operators in it, how many of each there are, and the matrices of cells by the number they are
+    to be lent under while a session is opened: the file no longer has them."""
 
     data: bytes
     counts: dict[str, int]
+    matrices: dict[int, Array]
 
 
 def rewrite(data: bytes, threads: int, streams: int = 1) -> Rewritten | None:
@@ -57,7 +60,7 @@ def rewrite(data: bytes, threads: int, streams: int = 1) -> Rewritten | None:
     if not made:
         return None
     _drop_unused(graph)
-    return Rewritten(graph.encode(DOMAIN, 1), made)
+    return Rewritten(graph.encode(DOMAIN, 1), made, links.lent)
 
 
 def variant_attributes(op: str) -> dict[str, Attribute] | None:
@@ -135,12 +138,12 @@ def _cell(
         return None
     joined = links.joined(gemm.value)
     inputs = joined if joined is not None and len(joined) == 2 else [gemm.value, ""]
-    extra: dict[str, Attribute] = {}
+    extra: dict[str, Attribute] = {"lent": links.lend(gemm.weight, links.constants[gemm.weight])}
     if not inputs[1]:
         extra["recurrent"] = 0
     if gemm.transposed:
         extra["transposed"] = 1
-    names = [*inputs, c, gemm.weight, gemm.bias, *peepholes]
+    names = [*inputs, c, "", gemm.bias, *peepholes]
     while not names[-1]:
         names.pop()
     return Node("FusedLSTMCell", names, node.outputs, DOMAIN, {**attributes, **extra})

@@ -96,20 +96,20 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
         return None
     zero = np.zeros(units, np.float32)
     bias = np.concatenate([gates["z"].bias, gates["r"].bias, b_n, zero, zero, b_rn])
-    names = []
-    for label, values in (("W", weight), ("R", recurrent), ("B", bias)):
-        name = f"{node.outputs[0]}/edgelstm.{label}"
-        if name in links.graph.tensors:
-            return None
-        names.append((name, values))
-    for name, values in names:
-        links.graph.add_floats(name, values)
-    attributes: dict[str, Attribute] = {"linear_before_reset": int(after)}
+    name = f"{node.outputs[0]}/edgelstm."
+    if f"{name}B" in links.graph.tensors:
+        return None
+    links.graph.add_floats(f"{name}B", bias)
+    attributes: dict[str, Attribute] = {
+        "linear_before_reset": int(after),
+        "lent_w": links.lend(f"{name}W", weight),
+        "lent_r": links.lend(f"{name}R", recurrent),
+    }
     if hard:
         attributes |= {"hard_sigmoid": 1, "alpha": alpha, "beta": beta}
     if _CANDIDATES[candidate.op]:
         attributes["candidate_relu"] = 1
-    return Node("FusedGRUCell", [x, h, *(name for name, _ in names)], node.outputs, "edgelstm", attributes)
+    return Node("FusedGRUCell", [x, h, "", "", f"{name}B"], node.outputs, "edgelstm", attributes)
 
 
 _Inner = tuple[str, str, Array, Array, Array, Array, bool]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgelstm.runtime.native.wire import Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
+
+_NUMBERS = itertools.count(1)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,9 @@ class Links:
     def __init__(self, graph: OnnxGraph, most: int | None = None) -> None:
         self.graph = graph
         self.most = most
+        #: Matrices by the number under which they are lent, a number for each in this process.
+        self.lent: dict[int, Array] = {}
+        self._numbers: dict[str, int] = {}
         self.producers: dict[str, Node] = {
             name: node for node in graph.nodes for name in node.outputs if name
         }
@@ -68,6 +74,13 @@ class Links:
     def too_large(self, weights: int) -> bool:
         """Whether a cell of so many weights is left to ONNX Runtime."""
         return self.most is not None and weights > self.most
+
+    def lend(self, name: str, matrix: Array) -> int:
+        """The number of a matrix; the same for the same name."""
+        if name not in self._numbers:
+            self._numbers[name] = number = next(_NUMBERS)
+            self.lent[number] = np.require(matrix, np.float32, ["C", "A"])
+        return self._numbers[name]
 
     def producer(self, value: str, *ops: str) -> Node | None:
         """The standard operator of one of those kinds that makes a value."""

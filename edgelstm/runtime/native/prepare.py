@@ -36,11 +36,13 @@ _said: set[str] = set()
 
 @dataclass(frozen=True)
 class Native:
-    """A step graph's bytes with our operators in it: how many of each, and the library that computes them."""
+    """A step graph's bytes with our operators in it: how many of each, the library that computes them, and what is lent to it
+    (see :class:`edgelstm.runtime.native.cells.Rewritten`)."""
 
     data: bytes
     counts: Mapping[str, int]
     library: NativeLibrary
+    matrices: Mapping[int, Array]
 
     def __str__(self) -> str:
         return ", ".join(f"{count} {op}" for op, count in self.counts.items())
@@ -87,7 +89,7 @@ def prepare(
                 expected="LSTM or GRU cells, or FusedGates, in float32",
             )
         return None
-    return Native(rewritten.data, rewritten.counts, library)
+    return Native(rewritten.data, rewritten.counts, library, rewritten.matrices)
 
 
 def available() -> bool:

@@ -32,9 +32,18 @@ NOT_FINITE = 2
 
 
 class NativeSession:
-    """See the module. onnxruntime: the module whose library is to run the graph. Raises EdgeLstmError where it can't be opened."""
+    """See the module. matrices: what is lent to the library while it opens the graph, by number. onnxruntime: the module whose
+    library is to run it. Raises EdgeLstmError where it can't be opened."""
 
-    def __init__(self, data: bytes, library: Path, onnxruntime: Any, threads: int, spin: bool) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        matrices: Mapping[int, Array],
+        library: Path,
+        onnxruntime: Any,
+        threads: int,
+        spin: bool,
+    ) -> None:
         try:
             self._library = _functions(library)
             # How the library learns which ONNX Runtime it is in. It stays loaded, as it would not with the options alone.
@@ -45,7 +54,12 @@ class NativeSession:
                 f"library of operators {library} does not load", found=text, hint=BUILD_HINT
             ) from error
         handle = ctypes.c_void_p()
-        if self._library.edgelstm_open(data, len(data), threads, int(spin), ctypes.byref(handle)):
+        for number, matrix in matrices.items():
+            self._library.edgelstm_lend(number, matrix.ctypes.data, *matrix.shape)
+        failed = self._library.edgelstm_open(data, len(data), threads, int(spin), ctypes.byref(handle))
+        for number in matrices:
+            self._library.edgelstm_lend(number, None, 0, 0)
+        if failed:
             raise EdgeLstmError("ONNX Runtime can't open the graph with our operators", found=self._message())
         self._handle = handle
         self._close = weakref.finalize(self, self._library.edgelstm_close, handle)
@@ -119,6 +133,8 @@ def _functions(path: Path) -> Any:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.edgelstm_message.restype = ctypes.c_char_p
     library.edgelstm_open.argtypes = [ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int, pointer]
+    library.edgelstm_lend.argtypes = [ctypes.c_int64, pointer, ctypes.c_int64, ctypes.c_int64]
+    library.edgelstm_lend.restype = None
     library.edgelstm_close.argtypes = [pointer]
     library.edgelstm_close.restype = None
     library.edgelstm_bind.argtypes = [pointer, size, size, *[pointer] * 7, ctypes.c_int64, pointer]
