@@ -15,12 +15,13 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test thorough lint docs bench bench-native bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
+.PHONY: help demo test thorough faults lint docs bench bench-native bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
 	@echo "make test   lint and the test suite"
 	@echo "make thorough  the tests that take longer: tutorials as notebooks, samples, the examples' systems, the GPU contact rehearsed"
+	@echo "make faults    everything that goes wrong around a service for months, for real: killed at 200 moments, a thousand reconnects, full disks"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make docs   the documentation site: build/docs/index.html"
 	@echo "make bench  the figures of benchmarks/README.md"
@@ -41,6 +42,9 @@ test: lint
 # What takes longer than a change should wait for: tutorials and samples of the docs, the systems of examples/, the GPU contact rehearsed.
 thorough: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps -m thorough --timeout 600
+
+faults: $(TEST)
+	$(BIN)/python -m pytest tests/faults -p gaps --no-gaps -m "faults or not thorough" --timeout 1500
 
 lint: $(TEST)
 	$(BIN)/ruff check .
