@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import ssl
 import subprocess
 import threading
 from base64 import b64encode
@@ -152,7 +153,11 @@ Parts = Callable[[Callable[[bytes], None]], None]
 
 @contextmanager
 def http_server(
-    parts: Parts, port: int = 0, login: str | None = None, whole: bytes | None = None
+    parts: Parts,
+    port: int = 0,
+    login: str | None = None,
+    whole: bytes | None = None,
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[int]:
     """Multipart JPEG: ``parts`` is called for each client with what sends one JPEG. Or ``whole``, whose length nobody is told. Gives the port."""
 
@@ -186,6 +191,8 @@ def http_server(
 
     server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     server.daemon_threads = True
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     try:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import logging
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -281,6 +283,25 @@ def test_half_a_jpeg_is_no_picture() -> None:
         frames = until_the_end(f"http://127.0.0.1:{port}/")
     assert all(np.array_equal(f.data, frames[0].data) for f in frames)
     assert [f.gap for f in frames if f.gap] == ["2 damaged frames left out"]
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl is not installed")
+def test_the_certificate_of_a_server_is_looked_at(tmp_path: Path) -> None:
+    """FFmpeg's own way is not to."""
+    subprocess.run(
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -keyout key.pem -out cert.pem -days 2 "
+        "-subj /CN=localhost -addext subjectAltName=DNS:localhost,IP:127.0.0.1",
+        shell=True, cwd=tmp_path, check=True, capture_output=True,
+    )  # fmt: skip
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
+    with http_server(endless, tls=context) as port:
+        address = f"https://127.0.0.1:{port}/"
+        with pytest.raises(EdgeLstmError, match="can't be opened"):
+            open_source(address)
+        for option in (f"#ca={tmp_path}/cert.pem", "#verify=0"):
+            with open_source(address + option, limit=2) as source:
+                assert len(list(source)) == 2
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import wave
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,26 @@ def test_a_frame_that_does_not_fit_costs_its_stream_alone(folder: Path) -> None:
     report = Pipeline.from_text(MODEL + section("a") + section("b"), folder).run()
     assert report.streams["b"] == {"dropped:refused": 7, "read": 7}
     assert report.streams["a"]["delivered"] == 20
+
+
+def test_sound_that_comes_later_is_cut_by_its_hop(folder: Path) -> None:
+    """A hop of samples is none of frames in a window, also before there is a source that says so."""
+    zoo.lstm(64).save(folder / "model.onnx")
+
+    def record() -> None:
+        with wave.open(str(folder / "later.part"), "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(8000)
+            file.writeframes(bytes(2 * 640))
+        (folder / "later.part").rename(folder / "a.wav")
+
+    text = MODEL + section("a", source="a.wav", hop=64, retries=1000, retry=0.01)
+    timer = threading.Timer(0.3, record)
+    timer.start()
+    report = Pipeline.from_text(text, folder).run()
+    timer.join()
+    assert report.streams["a"]["stepped"] == 10
 
 
 def test_a_map_of_a_source_that_is_not_there_is_refused(folder: Path) -> None:

@@ -27,7 +27,7 @@ from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.writer import Writer
-from edgelstm.pipeline.sources import Source
+from edgelstm.pipeline.sources import Source, is_sound
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import StreamSection
@@ -54,6 +54,10 @@ class Channel:
             else parse_postprocess(_list(section.postprocess), self.signature)
         )
         self.source, self._hop = source, section.hop
+        if source is None and is_sound(
+            section.source
+        ):  # its hop is one of samples, not of frames in a window
+            self._hop = None
         #: Of sound, (rate in Hz, samples from frame to frame).
         self.hop: tuple[int, int] | None = None
         if source is not None:

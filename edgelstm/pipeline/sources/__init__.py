@@ -116,6 +116,12 @@ def is_live(spec: str) -> bool:
     return spec.lower().startswith((PREFIX, *(prefix for kind in LIVE for prefix in kind.prefixes)))
 
 
+def is_sound(spec: str) -> bool:
+    """Whether ``spec`` names sound, also where it can't be opened now: its hop is then one of samples."""
+    suffix = Path(_split_options(spec)[0]).suffix.lower()
+    return spec.startswith(microphone.PREFIXES) or suffix in (*wav.SUFFIXES, *audio.SUFFIXES)
+
+
 def open_source(
     spec: str, *, limit: int | None = None, follow: bool = False, idle: float | None = None
 ) -> Source:
