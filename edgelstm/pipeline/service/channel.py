@@ -54,10 +54,8 @@ class Channel:
             else parse_postprocess(_list(section.postprocess), self.signature)
         )
         self.source, self._hop = source, section.hop
-        if source is None and is_sound(
-            section.source
-        ):  # its hop is one of samples, not of frames in a window
-            self._hop = None
+        if source is None and all(map(is_sound, section.sources.values())):
+            self._hop = None  # of samples, not of frames in a window
         #: Of sound, (rate in Hz, samples from frame to frame).
         self.hop: tuple[int, int] | None = None
         if source is not None:
