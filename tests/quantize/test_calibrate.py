@@ -134,10 +134,8 @@ def test_second_round_observes_under_the_state_of_the_quantised_graph() -> None:
     program, stepper = OrtProgram(quantised.to_bytes(), threads=1), Stepper(step)
     state, seen = program.new_state(), []
     for frame in sequence:
-        worth = {
-            s.name: s.values(v)[None]
-            for s, v in zip(quantised.signature.states, program.read_state(state, 0).values(), strict=True)
-        }
+        stored = program.read_state(state, 0)
+        worth = {s.name: s.values(stored[s.name])[None] for s in quantised.signature.states}
         seen.append(stepper({"x": frame["x"][None]}, worth)[1]["z8_h"][0])
         program.step([frame], state, [0])
     np.testing.assert_allclose(alone.tensor("z8_h").maximum, np.max(seen, 0).clip(0), rtol=1e-4, atol=1e-5)
