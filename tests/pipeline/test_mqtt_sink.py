@@ -166,6 +166,6 @@ def test_a_connection_that_ended_leaves_nothing_open() -> None:
         pytest.skip("no /proc on this machine")
     with refusing() as port:
         before = files()
-        for _ in range(30):
+        for _ in range(10):
             open_sink(f"mqtt://127.0.0.1:{port}/t", SIGNATURE).close()
         until(lambda: files() <= before + 4, "their sockets are closed")
