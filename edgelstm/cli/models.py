@@ -312,7 +312,12 @@ def run(
     "`edgelstm verify nets.py:make model.onnx --weights net.pt --json`"
 )
 def verify(
-    a: Annotated[str, typer.Argument(help="The reference: .onnx, described .safetensors, or torch factory.")],
+    a: Annotated[
+        str,
+        typer.Argument(
+            help="The reference: .onnx, described .safetensors, torch factory or TorchScript file."
+        ),
+    ],
     b: Annotated[str, typer.Argument(help="What is compared with it.")],
     source: Annotated[str | None, typer.Option(help="Frames (see `run`); else seeded noise.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Frames at most.")] = 200,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,61 @@ def test_a_step_is_asked_about(form: Any, kind: str, layers: int, given: Any, ba
 
 def test_an_order_that_is_the_states_own_is_taken() -> None:
     assert right_or_asked(Flat("lstm", 2, False, (1, 0, 3, 2), (1, 0, 3, 2), 0)) == "exported"
+
+
+class Stacked(nn.Module):
+    """Layers in one tensor; ``state`` is c and h, the results h and c, the outputs first or last."""
+
+    def __init__(self, layers: int, time_first: bool, last: bool, nested: bool, optional: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.lstm, self.head = nn.LSTM(3, 4, layers, batch_first=not time_first), nn.Linear(4, 2)
+        self.layers, self.axis = layers, int(not time_first)
+        self.last, self.nested, self.optional = last, nested, optional
+
+    def forward(self, x: Any, state: Any = None) -> Any:
+        if state is None:
+            assert self.optional
+            state = (x.new_zeros(self.layers, x.shape[1 - self.axis], 4),) * 2
+        c, h = state
+        y, (h, c) = self.lstm(x, (h, c))
+        y = self.head(y)
+        if self.nested:
+            return ((h, c), y) if self.last else (y, (h, c))
+        return (h, c, y) if self.last else (y, h, c)
+
+
+def stacked_is_right(module: Any) -> None:
+    module.eval()
+    shape = (module.layers, 4)
+    states = None if module.optional else {"c": shape, "h": shape}
+    done = edgelstm.export(module, None, frame=(3,), states=states, limit=5, threads=1)
+    assert any("another order" in note for note in done.notes)
+    x = np.random.default_rng(0).normal(size=(8, 3)).astype("f4")
+    with torch.no_grad():
+        whole = torch.from_numpy(x).double().unsqueeze(1 - module.axis)
+        double = module.double()
+        zeros = torch.zeros(module.layers, 1, 4, dtype=torch.float64)
+        want = double.head(double.lstm(whole, (zeros, zeros))[0]).squeeze(1 - module.axis)
+    program = OrtProgram(done.step.to_bytes(), threads=1)
+    state = program.new_state()
+    names = {s.output for s in done.step.signature.states}
+    for frame, y in zip(x, want, strict=True):
+        got = program.step([{"x": frame}], state, [0])[0]
+        (output,) = (v for n, v in got.items() if n not in names)
+        np.testing.assert_allclose(output, y.numpy(), rtol=1e-4, atol=1e-5)
+    program.close()
+
+
+def test_stacked_layers_of_a_sequence_in_another_order() -> None:
+    stacked_is_right(Stacked(2, time_first=True, last=True, nested=False, optional=True))
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("flags", list(product([False, True], repeat=4)))
+def test_stacked_layers_in_every_order(layers: int, flags: tuple[bool, ...]) -> None:
+    stacked_is_right(Stacked(layers, *flags))
 
 
 class DelayLine(nn.Module):

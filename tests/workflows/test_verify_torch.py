@@ -10,7 +10,7 @@ import edgelstm
 from command_line import Run
 from edgelstm.errors import EdgeLstmError
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
 NETS = """
@@ -78,3 +78,20 @@ def test_words_that_nobody_takes_are_refused(tmp_path: Path, run: Run) -> None:
     code, _, text = run("verify", "a.onnx", "b.onnx", "--results", "y,h")
     assert code == 2
     assert "results given for a.onnx and b.onnx: expected no results" in text
+
+
+@pytest.mark.parametrize("kind", ["TorchScript", "weights"])
+def test_files_that_torch_wrote(tmp_path: Path, run: Run, kind: str) -> None:
+    torch.manual_seed(0)
+    lstm = torch.nn.LSTM(3, 4, 1)
+    path, graph, frame = tmp_path / "m.pt", tmp_path / "m.onnx", []
+    if kind == "TorchScript":
+        cell = torch.nn.GRUCell(3, 4).eval()
+        torch.jit.save(torch.jit.trace(cell, (torch.zeros(2, 3), torch.zeros(2, 4))), path)
+        frame = ["--frame", "3", "--state", "h=4"]
+    else:
+        torch.save(lstm.state_dict(), path)
+    code, _, text = run("export", path, *frame, "-o", graph, "--limit", "5")
+    assert code == 0, text
+    code, _, text = run("verify", path, graph, "--limit", "10", "--tolerance", "1e-4")
+    assert code == 0, text
