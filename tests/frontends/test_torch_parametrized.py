@@ -40,7 +40,7 @@ def parametrized(kind: str, place: str) -> Any:
 
 
 KINDS = ("orthogonal", "weight_norm", "spectral_norm")
-SHORT = {("orthogonal", "head"), ("weight_norm", "lstm")}
+SHORT = {("orthogonal", "head")}
 
 
 @pytest.mark.parametrize(

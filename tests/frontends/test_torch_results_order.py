@@ -126,7 +126,9 @@ def right_or_asked(module: Any) -> str:
     return how
 
 
-@pytest.mark.parametrize("form", [Flat, NestedIn, Pair])
+@pytest.mark.parametrize(
+    "form", [Flat, *(pytest.param(f, marks=pytest.mark.thorough) for f in (NestedIn, Pair))]
+)
 def test_a_sequence_says_itself_which_results_are_its_states(form: Any) -> None:
     """Two frames in one call are the proof: c, h in and h, c back."""
     module = form("lstm", 1, True, (1, 0), (0, 1), 0)
@@ -137,7 +139,7 @@ def test_a_sequence_says_itself_which_results_are_its_states(form: Any) -> None:
     ("form", "kind", "layers", "given", "back"),
     [
         (NestedIn, "lstm", 1, (1, 0), (0, 1)),
-        (Flat, "lstm", 2, (0, 1, 2, 3), (0, 2, 1, 3)),
+        pytest.param(Flat, "lstm", 2, (0, 1, 2, 3), (0, 2, 1, 3), marks=pytest.mark.thorough),
         (Flat, "gru", 2, (0, 1), (1, 0)),
     ],
 )
@@ -145,6 +147,7 @@ def test_a_step_is_asked_about(form: Any, kind: str, layers: int, given: Any, ba
     assert right_or_asked(form(kind, layers, False, given, back, 0)) == "asked"
 
 
+@pytest.mark.thorough
 def test_an_order_that_is_the_states_own_is_taken() -> None:
     assert right_or_asked(Flat("lstm", 2, False, (1, 0, 3, 2), (1, 0, 3, 2), 0)) == "exported"
 
@@ -193,6 +196,7 @@ def stacked_is_right(module: Any) -> None:
     program.close()
 
 
+@pytest.mark.thorough
 def test_stacked_layers_of_a_sequence_in_another_order() -> None:
     stacked_is_right(Stacked(2, time_first=True, last=True, nested=False, optional=True))
 

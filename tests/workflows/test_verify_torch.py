@@ -51,7 +51,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", ["Swapped", *(pytest.param(n, marks=pytest.mark.thorough) for n in ("Stacked", "Ids"))]
+)
 def test_verify_takes_what_export_was_told(tmp_path: Path, run: Run, name: str) -> None:
     (tmp_path / "nets.py").write_text(NETS)
     exported, both = CASES[name]
@@ -80,7 +82,7 @@ def test_words_that_nobody_takes_are_refused(tmp_path: Path, run: Run) -> None:
     assert "results given for a.onnx and b.onnx: expected no results" in text
 
 
-@pytest.mark.parametrize("kind", ["TorchScript", "weights"])
+@pytest.mark.parametrize("kind", ["weights", pytest.param("TorchScript", marks=pytest.mark.thorough)])
 def test_files_that_torch_wrote(tmp_path: Path, run: Run, kind: str) -> None:
     torch.manual_seed(0)
     lstm = torch.nn.LSTM(3, 4, 1)
