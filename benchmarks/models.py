@@ -99,5 +99,5 @@ def gru(folder: Path, hidden: int) -> Path:
 
     torch.manual_seed(hidden)
     path = folder / f"gru_{hidden}.onnx"
-    export(torch.nn.GRU(LSTM_INPUTS, hidden, num_layers=2).eval(), path, frame=(LSTM_INPUTS,), steps=20)
+    export(torch.nn.GRU(LSTM_INPUTS, hidden, num_layers=2).eval(), path, frame=(LSTM_INPUTS,), limit=20)
     return path

@@ -58,6 +58,8 @@ class Inputs:
         #: Frames that one step takes; None when it takes one as it is.
         self.window = _window(signature, hop)
         self.hop = hop or self.window
+        #: Whether the model's step itself takes a window, which a hop cuts: no exported one.
+        self.sliding = self.window is not None and signature.window is None
         self._on_gap = on_gap
         self._preprocess = {
             spec.name: Preprocess(self.ops.get(spec.name, ()), single_frame(spec, self.window))

@@ -225,7 +225,7 @@ class Errors:
 
     def __call__(self, step: Step) -> None:
         if not self._output:
-            self._output, self.target, self._leads = _compared(step.signature, self.target)
+            self._output, self.target, self._leads = _compared(step.signature, self.target, step.fresh)
         [(name, seen)] = step.inputs.items()
         dtypes = {t.name: t.dtype for t in (*step.signature.inputs, *step.signature.outputs)}
         there = to_float32(seen, dtypes[name]).astype(np.float64)
@@ -234,6 +234,8 @@ class Errors:
             return self._take(step, there - made)
         if step.frame.gap is not None:
             self._foretold.pop(step.stream, None)
+        if step.fresh is not None:  # what was foretold is the first that the window before had not
+            there = there[len(there) - step.fresh]
         before = self._foretold.get(step.stream)
         self._foretold[step.stream] = made[0] if self._leads else made
         if before is not None:
@@ -242,14 +244,31 @@ class Errors:
             self._foretold.pop(step.stream, None)
 
 
-def _compared(signature: Signature, target: Target | None) -> tuple[str, Target, bool]:
-    """The output to compare with frames, what it stands for, and whether it holds several lead times."""
+def _compared(
+    signature: Signature, target: Target | None, fresh: int | None = None
+) -> tuple[str, Target, bool]:
+    """The output to compare with frames, what it stands for, and whether it holds several lead times.
+
+    fresh: a hop cuts windows, in which so many frames are new.
+    """
     if signature.window is not None and target == "next":
         raise EdgeLstmError(
             "target next", found="a window", expected="a step graph, which foretells frame by frame"
         )
     if len(signature.inputs) == 1:
         frame = signature.inputs[0].frame_shape
+        if fresh is not None and target != "input":
+            for spec in signature.outputs:
+                one, several = spec.frame_shape == frame[1:], spec.frame_shape[1:] == frame[1:]
+                if not one and not (several and (target == "next" or spec.frame_shape != frame)):
+                    continue
+                if fresh > frame[0]:
+                    raise EdgeLstmError(
+                        f"a hop of {fresh}",
+                        found=f"windows of {count_of(frame[0], 'frame')}, behind which the frame that is foretold is never seen",
+                        expected=f"at most {frame[0]}",
+                    )
+                return spec.name, "next", several
         for spec in signature.outputs:
             if spec.frame_shape == frame and target is not None:
                 return spec.name, target, False

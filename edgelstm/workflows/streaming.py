@@ -29,7 +29,8 @@ class Step:
     """What one step of one stream took and gave; arrays are valid until the next.
 
     frame: the raw frame (of a window: its last). inputs, outputs: of the model (the first's, the last's of several in
-    series), in its own units, without the stream axis. state(): what the state is worth now, by state name.
+    series), in its own units, without the stream axis. state(): what the state is worth now, by state name. fresh: where a hop cuts
+    windows, how many frames of one the window before had not.
     """
 
     stream: str
@@ -39,6 +40,7 @@ class Step:
     outputs: Mapping[str, Array]
     seconds: float
     state: Callable[[], dict[str, Array]]
+    fresh: int | None = None
 
 
 @dataclass
@@ -67,6 +69,11 @@ class Job:
     def windows(self) -> bool:
         """Whether several frames make a step."""
         return self.inputs.window is not None
+
+    @property
+    def fresh(self) -> int | None:
+        """Frames of a window that a hop cuts which are new."""
+        return self.inputs.hop if self.windows and self.inputs.sliding else None
 
     def watched(self, source: Iterable[Frame]) -> Iterator[Frame]:
         """The frames of ``source``; those who end are kept in mind, and what forecasts of windows are held against is shown."""
@@ -200,7 +207,14 @@ class Loop:
                 last = self._stages[-1].runner
                 self._observe(
                     Step(
-                        name, last.signature, frame, arrays[name], outputs, seconds, last.stream(name).values
+                        name,
+                        last.signature,
+                        frame,
+                        arrays[name],
+                        outputs,
+                        seconds,
+                        last.stream(name).values,
+                        job.fresh,
                     )
                 )
             if job.sink is not None:

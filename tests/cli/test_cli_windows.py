@@ -182,3 +182,19 @@ def test_old_names_of_arguments_are_taken_with_a_warning(folder: Path) -> None:
         edgelstm.calibrate(folder / "ahead.onnx", [str(folder / "cut.npy")], frames=30)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="two names of one argument"):
         edgelstm.verify("a.onnx", "b.onnx", steps=1, limit=2)  # type: ignore[call-arg]
+
+
+def test_what_windows_foretell_is_held_against_the_frame_behind_them(run: Run, folder: Path) -> None:
+    x = np.load(folder / "x.npy").astype(np.float64)
+    model = folder / "ahead.onnx"
+    for hop in (1, HOP, T):
+        source = ("--source", folder / "x.npy", "--hop", hop)
+        assert run("run", model, *source, "-o", "y.npz")[0] == 0
+        y = np.load("y.npz")["y"]
+        assert run("fit-detector", model, *source, "-o", "d.json")[0] == 0
+        assert run("detect", model, *source, "--detector", "d.json", "-o", "d.csv")[0] == 0
+        scores = [float(row.split(",")[4]) for row in Path("d.csv").read_text().splitlines()[1:]]
+        wanted = [np.abs(x[T - 1 + hop * k + 1] - y[k, 0]).mean() for k in range(len(y) - 1)]
+        np.testing.assert_allclose(scores, wanted, rtol=1e-5)
+    code, _, error = run("fit-detector", model, "--source", folder / "x.npy", "--hop", T + 1, "-o", "d.json")
+    assert (code, f"a hop of {T + 1}: found windows of {T} frames" in error) == (2, True), error
