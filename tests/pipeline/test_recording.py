@@ -68,7 +68,9 @@ def still(array: np.ndarray[Any, Any], encoding: str, *, wide: int = 0, big: boo
     }
 
 
-def record(path: Path, topics: dict[str, tuple[str, str, list[Any]]], step: int = 40_000_000) -> Path:
+def record(
+    path: Path, topics: dict[str, tuple[str, str, list[Any]]], step: int = 40_000_000, begin: int = BEGIN
+) -> Path:
     """Topics: (message, its definition, messages), one each of every topic after the other, all of a round at one time."""
     with path.open("wb") as file:
         writer = Writer(file)
@@ -78,7 +80,7 @@ def record(path: Path, topics: dict[str, tuple[str, str, list[Any]]], step: int 
         for k in range(max(len(messages) for _, _, messages in topics.values())):
             for topic, (_, _, messages) in topics.items():
                 if k < len(messages):
-                    when = BEGIN + k * step
+                    when = begin + k * step
                     writer.write_message(topic, schemas[topic], messages[k], log_time=when, publish_time=when)
         writer.finish()
     return path
@@ -216,6 +218,27 @@ def test_a_stream_for_each_topic(tmp_path: Path) -> None:
         "r:/left": 6,
         "r:/right": 4,
     }
+
+
+def test_a_recording_in_parts(tmp_path: Path) -> None:
+    """A folder, as ros2 bag record makes it."""
+    made = [{"layout": layout(1), "data": [float(k)]} for k in range(24)]
+    for part in range(12):
+        record(
+            tmp_path / f"bag_{part}.mcap",
+            {"/a": ("std_msgs/msg/Float32MultiArray", ARRAY, made[2 * part : 2 * part + 2])},
+            begin=BEGIN + part * 80_000_000,
+        )
+    (tmp_path / "metadata.yaml").write_text("rosbag2_bagfile_information:\n")
+    with open_source(str(tmp_path)) as source:
+        found = list(source)
+    assert [float(f.data[0]) for f in found] == list(range(24))
+    assert [f.index for f in found] == list(range(24))
+    assert [f.time for f in found] == pytest.approx([0.04 * k for k in range(24)], abs=1e-6)
+    assert source.length == 24
+    assert len(frames(f"{tmp_path}:topic=/a:field=data")) == 24
+    with pytest.raises(EdgeLstmError, match="option channel: found a folder"):
+        open_source(f"{tmp_path}:channel=0")
 
 
 def test_a_recording_that_was_never_closed(tmp_path: Path) -> None:

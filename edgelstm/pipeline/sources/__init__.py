@@ -22,7 +22,7 @@ from edgelstm.pipeline.sources import (
     wav,
     zeromq,
 )
-from edgelstm.pipeline.sources.folder import Follow
+from edgelstm.pipeline.sources.folder import Follow, natural
 from edgelstm.pipeline.sources.given import PREFIX, open_given
 from edgelstm.pipeline.sources.source import Frame, Source
 
@@ -71,9 +71,9 @@ FILES = (
     Kind(
         "a recording (.mcap)",
         recording.SUFFIXES,
-        lambda p, _: recording.open_mcap(p, {}),
+        lambda p, _: recording.open_mcap([p], {}),
         options=recording.OPTIONS,
-        open_with=recording.open_mcap,
+        open_with=lambda p, options: recording.open_mcap([p], options),
     ),
     Kind(
         "another sound file (.flac, .ogg, .mp3, ...)",
@@ -143,7 +143,7 @@ def open_source(
     FILE.wav               samples, cut as the model says, ``docs/sound.md``; ``FILE.wav:channel=0``
     FILE.flac, .ogg, .mp3  the same by PyAV                                                     ``edgelstm[video]``
     FILE.mcap              images and arrays of ROS 2 messages, ``FILE.mcap:topic=/camera``, a stream each of ``topic=/a,/b``;
-                           ``topic=/joints:field=position``                                      ``edgelstm[mcap]``
+                           ``topic=/joints:field=position``; or the folder of one that is in parts                                      ``edgelstm[mcap]``
     gst:v4l2src ! ...      pictures of a GStreamer pipeline, ``docs/sources.md``
     zmq://HOST:PORT        arrays that somebody publishes, ``docs/sources.md``                  ``edgelstm[zmq]``
     mic:default            a microphone, ``docs/sound.md``                                      ``edgelstm[video]``
@@ -181,7 +181,7 @@ def _open(spec: str, follow: Follow) -> Source:
         stem, _, key = spec.rpartition(":")
         path, chosen = Path(stem), True
     if path.is_dir():
-        return _open_folder(path, key if chosen else None, follow)
+        return _open_folder(path, key if chosen else None, follow, options)
     if not path.is_file():
         raise EdgeLstmError(f"source {spec if chosen else path} does not exist", hint="Check the path")
     if follow.on:
@@ -222,11 +222,18 @@ def _split_options(spec: str) -> tuple[str, dict[str, str]]:
     return ":".join(parts), options
 
 
-def _open_folder(folder: Path, key: str | None, follow: Follow) -> Source:
+def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping[str, str]) -> Source:
     try:
         files = [p for p in folder.iterdir() if p.is_file() and not p.name.startswith(".")]
     except OSError as error:
         raise EdgeLstmError(f"can't read folder {folder}", found=error.strerror) from error
+    parts = sorted((p for p in files if p.suffix.lower() in recording.SUFFIXES), key=natural)
+    if parts and not follow.on and set(options) <= set(recording.OPTIONS):
+        return recording.open_mcap(parts, options)
+    if options:
+        raise EdgeLstmError(
+            f"source {folder}: option {next(iter(options))}", found="a folder", expected="no options"
+        )
     maps = [p for p in files if p.suffix.lower() in radar.SUFFIXES]
     pictures = [p for p in files if p.suffix.lower() in images.SUFFIXES]
     if maps and pictures:

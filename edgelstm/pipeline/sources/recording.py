@@ -7,7 +7,7 @@ Times are those of the log.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -52,70 +52,77 @@ class _Topic:
         return f"{self.name} ({self.schema or self.encoding}, {self.count})"
 
 
-def open_mcap(path: Path, options: Mapping[str, str]) -> Source:
+def open_mcap(paths: Sequence[Path], options: Mapping[str, str]) -> Source:
     """Frames of the topic that can be read, or of ``topic``; of several, a stream each. field: which array of a message, ``outputs.y.values``.
+    paths: the parts of one recording, in their order.
 
     Image [H, W] or [H, W, 3] as its encoding says, uint8, uint16 or float32; CompressedImage as a file of that kind; arrays in their layout's
     shape. A file without its end (the recorder was killed) is an EdgeLstmError.
     """
-    mcap = require("mcap.reader", "mcap", f"reading {path}")
-    with _opened(mcap, path) as reader:
-        summary = _summary(reader, path)
-        topics = _topics(summary)
-    chosen = _choose(path, topics, options)
-    decoders = []
+    mcap = require("mcap.reader", "mcap", f"reading {paths[0]}")
+    summaries = []
+    for path in paths:
+        with _opened(mcap, path) as reader:
+            summaries.append(_summary(reader, path))
+    what = paths[0] if len(paths) == 1 else paths[0].parent
+    chosen = _choose(what, _topics(summaries), options)
+    ros = None
     if any(t.encoding == "cdr" for t in chosen):
-        decoders.append(require("mcap_ros2.decoder", "mcap", f"reading {path}").DecoderFactory())
-    begin = (
-        min(c.message_start_time for c in summary.chunk_indexes) if summary.chunk_indexes else None
-    )  # of all topics
-    start = (summary.statistics.message_start_time if begin is None else begin) / 1e9
+        ros = require("mcap_ros2.decoder", "mcap", f"reading {what}")
+    begins = [s.statistics.message_start_time for s in summaries if s.statistics.message_count]
+    start = min(begins) / 1e9  # of all topics
     reads = {t.name: _reader(t, options.get("field")) for t in chosen}
-    last = {t.name: t.count for t in chosen}
     several = len(chosen) > 1
 
     def frames() -> Iterator[Frame]:
-        left = dict(last)
-        with _opened(mcap, path, decoders) as reader:
-            found = reader.iter_decoded_messages(topics=list(reads)) if decoders else _plain(reader, reads)
-            for index, (_, channel, message, decoded) in enumerate(_whole(found, path)):
-                where, topic = f"{path}: {channel.topic}, message {index}", channel.topic
-                stamp = message.log_time / 1e9
-                try:
-                    data, values, notes = reads[topic](decoded, where)
-                except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-                    raise EdgeLstmError(
-                        f"{where}: not readable", found=f"{type(error).__name__}: {error}"[:200]
-                    ) from error
-                left[topic] -= 1
-                yield Frame(
-                    index,
-                    stamp - start,
-                    utc(stamp),
-                    data,
-                    values,
-                    notes,
-                    stream=topic if several else None,
-                    last=several and not left[topic],
-                )
+        left = {t.name: t.count for t in chosen}
+        index = 0
+        for path in paths:
+            decode = _decoder(None if ros is None else ros.DecoderFactory())
+            with _opened(mcap, path) as reader:
+                for schema, channel, message in _whole(reader.iter_messages(topics=list(reads)), path):
+                    where, topic = f"{path}: {channel.topic}, message {index}", channel.topic
+                    try:
+                        made = reads[topic](decode(schema, channel, message), where)
+                    except EdgeLstmError:
+                        raise
+                    except Exception as error:  # a decoder of somebody else's bytes raises nearly anything
+                        raise EdgeLstmError(
+                            f"{where}: not readable", found=f"{type(error).__name__}: {error}"[:200]
+                        ) from error
+                    left[topic] -= 1
+                    stamp = message.log_time / 1e9
+                    stream = topic if several else None
+                    last = several and not left[topic]
+                    yield Frame(index, stamp - start, utc(stamp), *made, stream=stream, last=last)
+                    index += 1
 
     return Source(
-        f"recording {path}: {', '.join(t.name for t in chosen)}",
+        f"recording {what}: {', '.join(t.name for t in chosen)}",
         frames,
-        length=sum(last.values()),
+        length=sum(t.count for t in chosen),
         look=True,
         place=Place(datetime.fromtimestamp(start, timezone.utc)),
         streams=len(chosen),
     )
 
 
+def _decoder(ros: Any) -> Callable[[Any, Any, Any], Any]:
+    """From a message's bytes to what is in it."""
+
+    def decode(schema: Any, channel: Any, message: Any) -> Any:
+        if channel.message_encoding == "json":
+            return json.loads(message.data)
+        return ros.decoder_for(channel.message_encoding, schema)(message.data)
+
+    return decode
+
+
 @contextmanager
-def _opened(mcap: Any, path: Path, decoders: list[Any] | None = None) -> Iterator[Any]:
+def _opened(mcap: Any, path: Path) -> Iterator[Any]:
     try:
         with path.open("rb") as file:
-            yield mcap.SeekingReader(
-                file, validate_crcs=True, decoder_factories=decoders or (), record_size_limit=MAX_RECORD
-            )
+            yield mcap.SeekingReader(file, validate_crcs=True, record_size_limit=MAX_RECORD)
     except OSError as error:
         raise EdgeLstmError(f"can't read {path}", found=error.strerror or str(error)) from error
 
@@ -142,20 +149,16 @@ def _summary(reader: Any, path: Path) -> Any:
     return found
 
 
-def _topics(summary: Any) -> list[_Topic]:
-    counts = summary.statistics.channel_message_counts
-    made = []
-    for number, channel in summary.channels.items():
-        schema = summary.schemas.get(channel.schema_id)
-        made.append(
-            _Topic(
-                channel.topic,
-                channel.message_encoding,
-                "" if schema is None else schema.name,
-                counts.get(number, 0),
-            )
-        )
-    return sorted(made, key=lambda t: t.name)
+def _topics(summaries: Sequence[Any]) -> list[_Topic]:
+    """Those of all parts, with the number of messages in all of them."""
+    found: dict[tuple[str, str, str], int] = {}
+    for summary in summaries:
+        counts = summary.statistics.channel_message_counts
+        for number, channel in summary.channels.items():
+            schema = summary.schemas.get(channel.schema_id)
+            key = (channel.topic, channel.message_encoding, "" if schema is None else schema.name)
+            found[key] = found.get(key, 0) + counts.get(number, 0)
+    return [_Topic(*key, count) for key, count in sorted(found.items())]
 
 
 def _choose(path: Path, topics: list[_Topic], options: Mapping[str, str]) -> list[_Topic]:
@@ -207,12 +210,6 @@ def _reader(topic: _Topic, field: str | None) -> Read:
         return (data.astype(np.float64) if data.dtype.kind in "iu" else data), None, ()
 
     return read
-
-
-def _plain(reader: Any, topics: Mapping[str, Callable[..., Any]]) -> Iterator[tuple[Any, Any, Any, Any]]:
-    """Messages in JSON."""
-    for schema, channel, message in reader.iter_messages(topics=list(topics)):
-        yield schema, channel, message, json.loads(message.data)
 
 
 def _whole(found: Iterator[Any], path: Path) -> Iterator[Any]:

@@ -71,6 +71,7 @@ def _network(spec: str) -> Setup:
         options["rtsp_transport"] = _word(address, "transport", ("tcp", "udp"))
         # It throws away what was read to find the format: of a recording over HTTP, that would be its first frames.
         options["fflags"] = "nobuffer"
+        options["fpsprobesize"] = "3"  # 20 pictures to guess a rate from are most of a second
     if scheme.endswith("s"):
         options |= _tls(address)
     number = address.options.get("stream")
