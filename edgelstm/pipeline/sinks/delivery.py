@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,10 +28,16 @@ class Undelivered(EdgeLstmError):
         self.reason, self.count = reason, count
 
 
-def wait_for(changed: threading.Condition, ready: Callable[[], bool], stop: threading.Event) -> bool:
-    """Wait, ``changed`` held, until ``ready()``; False when ``stop`` was set before that."""
+def wait_for(
+    changed: threading.Condition,
+    ready: Callable[[], bool],
+    stop: threading.Event,
+    seconds: float | None = None,
+) -> bool:
+    """Wait, ``changed`` held, until ``ready()``; False when ``stop`` was set before that, or ``seconds`` are over."""
+    until = math.inf if seconds is None else time.monotonic() + seconds
     while not ready():
-        if stop.is_set():
+        if stop.is_set() or time.monotonic() >= until:
             return False
         changed.wait(LOOK)
     return True

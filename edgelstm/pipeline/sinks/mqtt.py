@@ -28,6 +28,8 @@ WINDOW = 16
 KEEPALIVE = 30
 #: Seconds from one try to connect to the next, at first and at most.
 RETRY = (1, 60)
+#: Seconds that a run that is no service, and has nothing else to do, waits for a broker.
+PATIENCE = 30.0
 #: Which of the failures to connect are told.
 TOLD = (1, 10, 100, 1000, 10000)
 ONLINE, OFFLINE = "online", "offline"
@@ -49,15 +51,22 @@ def mqtt(to: Target) -> Iterator[Write]:
             found=topic or "none",
             expected="mqtt://HOST/TOPIC, without + and #; {stream} is the stream's name",
         )
+    if options.will is not None and any(mark in options.will for mark in "+#{\0"):
+        raise EdgeLstmError(
+            f"will of {to.name}",
+            found=options.will,
+            expected="a topic, one for all streams of the connection",
+        )
+    patience = None if to.append else PATIENCE
     broker = (address.scheme, address.host, address.port, address.user, address.password)
     with shared(("mqtt", broker, repr(options)), lambda: _connection(to)) as connection:
 
         def post(lines: Sequence[tuple[Frame, str]]) -> None:
             for frame, text in lines:
-                connection.publish(in_path(topic, frame), text, qos, bool(options.retain), to.stop)
+                connection.publish(in_path(topic, frame), text, qos, bool(options.retain), to.stop, patience)
 
         yield Lines(to, post)
-        connection.flush(to.stop)
+        connection.flush(to.stop, patience)
 
 
 @contextmanager
@@ -109,16 +118,29 @@ class Connection:
         self._client.connect_async(address.host, address.port or (8883 if secure else 1883), KEEPALIVE)
         self._client.loop_start()
 
-    def publish(self, topic: str, text: str, qos: int, retain: bool, stop: threading.Event) -> None:
-        """Wait for the connection, and for room, then send. Raises :class:`Undelivered` when ``stop`` is set before."""
+    def publish(
+        self,
+        topic: str,
+        text: str,
+        qos: int,
+        retain: bool,
+        stop: threading.Event,
+        seconds: float | None = None,
+    ) -> None:
+        """Wait for the connection, and for room, then send. Raises :class:`Undelivered` when ``stop`` is set before, or after ``seconds``."""
         # When the connection goes before the whole of a message of QoS 0 was sent, nobody has it: it is sent again.
-        while not self._published(topic, text, qos, retain, stop):
+        while not self._published(topic, text, qos, retain, stop, seconds):
             pass
 
-    def _published(self, topic: str, text: str, qos: int, retain: bool, stop: threading.Event) -> bool:
+    def _published(
+        self, topic: str, text: str, qos: int, retain: bool, stop: threading.Event, seconds: float | None
+    ) -> bool:
+        reason = "closed" if seconds is None else "unreachable"
         with self._changed:
-            if not wait_for(self._changed, lambda: self._connected and len(self._waiting) < WINDOW, stop):
-                raise Undelivered(f"{self.name}: not connected at the end", "closed")
+            if not wait_for(
+                self._changed, lambda: self._connected and len(self._waiting) < WINDOW, stop, seconds
+            ):
+                raise Undelivered(f"{self.name}: not connected in time", reason)
             lost = self._lost
             self._publishing += 1
         message = self._client.publish(topic, text, qos, retain)
@@ -133,18 +155,20 @@ class Connection:
             if message.rc:  # the connection went just now, and we are not told yet
                 self._changed.wait(LOOK)
                 return False
-            if not wait_for(self._changed, lambda: message.is_published() or self._lost != lost, stop):
-                raise Undelivered(f"{self.name}: not sent at the end", "closed")
+            if not wait_for(
+                self._changed, lambda: message.is_published() or self._lost != lost, stop, seconds
+            ):
+                raise Undelivered(f"{self.name}: not sent in time", reason)
             return bool(message.is_published())
 
-    def flush(self, stop: threading.Event) -> None:
+    def flush(self, stop: threading.Event, seconds: float | None = None) -> None:
         """Wait for what is not acknowledged, of the sink whose ``stop`` this is."""
 
         def mine() -> int:
             return sum(whose is stop for whose in self._waiting.values())
 
         with self._changed:
-            if not wait_for(self._changed, lambda: not mine(), stop):
+            if not wait_for(self._changed, lambda: not mine(), stop, seconds):
                 raise Undelivered(
                     f"{self.name}: {mine()} messages were not acknowledged", "unconfirmed", count=mine()
                 )
