@@ -73,9 +73,7 @@ class BenchResult:
     versions: dict[str, str]
 
     def __repr__(self) -> str:
-        return (
-            f"BenchResult({count_of(len(self.models), 'model')}, {self.rounds} rounds of {self.steps} steps)"
-        )
+        return f"BenchResult({count_of(len(self.models), 'model')}, {self.rounds} rounds of {count_of(self.steps, 'step')})"
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready; times in microseconds, memory in bytes."""

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.runtime.protocol import Array
 
 VERSION = 1
@@ -69,13 +69,15 @@ def decode(parts: Sequence[bytes | memoryview]) -> Message:
     """The inverse. Arrays share the memory of ``parts``. Raises EdgeLstmError for anything else, without allocating for it."""
     try:
         if not parts or len(parts[0]) > MAX_HEADER:
-            raise ValueError(f"a header of {len(parts[0]) if parts else 0} bytes")
+            raise ValueError(f"a header of {count_of(len(parts[0]) if parts else 0, 'byte')}")
         header = json.loads(bytes(parts[0]))
         if header["version"] != VERSION:
             raise ValueError(f"version {header['version']!r}, this is {VERSION}")
         said = header["arrays"].items()
         if len(said) != len(parts) - 1 or len(said) > MAX_ARRAYS:
-            raise ValueError(f"{len(said)} arrays in the header and {len(parts) - 1} parts behind it")
+            raise ValueError(
+                f"{count_of(len(said), 'array')} in the header and {len(parts) - 1} parts behind it"
+            )
         time, index, stream = header.get("time"), header["index"], header["stream"]
         if time is not None and not math.isfinite(time):
             raise ValueError(f"the time {time}")
@@ -109,5 +111,5 @@ def _array(name: str, spec: Any, part: bytes | memoryview) -> Array:
         raise ValueError(f"array {name!r} of shape {shape!r}")
     size = math.prod(shape) * dtype.itemsize
     if size != len(part) or size > MAX_BYTES:
-        raise ValueError(f"array {name!r}: {len(part)} bytes for {spec['dtype']}{shape}")
+        raise ValueError(f"array {name!r}: {count_of(len(part), 'byte')} for {spec['dtype']}{shape}")
     return np.frombuffer(part, dtype).reshape(shape)

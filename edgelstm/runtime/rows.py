@@ -342,7 +342,7 @@ class FixedRows(EdgeLstmError):
             f"{where} takes {count_of(rows, 'stream')} in every call",
             found=f"streams={streams}",
             expected=f"streams={rows}",
-            hint=f"Give it {rows} streams side by side (run: --source {rows} times), or export the model anew with one "
+            hint=f"Give it {count_of(rows, 'stream')} side by side (run: --source {rows} times), or export the model anew with one "
             "row in a call, or with any number",
         )
 

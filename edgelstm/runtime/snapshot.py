@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, PathLike, read_bytes, write_bytes
 from edgelstm.runtime.protocol import Array
 
@@ -60,7 +60,9 @@ class Snapshot(dict[str, Array]):
             with zipfile.ZipFile(data) as parts:
                 size = sum(part.file_size for part in parts.infolist())
             if size > MAX_FILE_BYTES:
-                raise EdgeLstmError(f"snapshot {path} is too large", found=f"{size} bytes unpacked")
+                raise EdgeLstmError(
+                    f"snapshot {path} is too large", found=f"{count_of(size, 'byte')} unpacked"
+                )
             with np.load(data, allow_pickle=False) as arrays:
                 return cls.of({name: arrays[name] for name in arrays.files}, str(path))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:

@@ -265,7 +265,7 @@ def _begin(runner: Runner, path: PathLike, sources: Mapping[str, Source]) -> Non
     if len(sources) > 1 or any(s.streams > 1 for s in sources.values()):
         raise EdgeLstmError(
             "a state to begin with",
-            found=f"{sum(s.streams for s in sources.values())} streams",
+            found=f"{count_of(sum(s.streams for s in sources.values()), 'stream')}",
             expected="one",
         )
     state = state_of(path)

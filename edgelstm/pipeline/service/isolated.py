@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.source import MAX_FRAME_BYTES, Array, Frame, Source
 
@@ -165,7 +165,7 @@ class _Child:
         while True:
             line = self._process.stdout.readline(LINE)
             if not line.endswith(b"\n"):
-                raise self._died() if len(line) < LINE else _lie(f"a line of {len(line)} bytes")
+                raise self._died() if len(line) < LINE else _lie(f"a line of {count_of(len(line), 'byte')}")
             try:
                 said = json.loads(line)
             except (ValueError, RecursionError):
@@ -197,7 +197,7 @@ class _Child:
         try:
             arrays = said["arrays"]
             if not 0 < len(arrays) <= ARRAYS:
-                raise ValueError(f"{len(arrays)} arrays")
+                raise ValueError(f"{count_of(len(arrays), 'array')}")
             read: Any = {None if a["name"] is None else str(a["name"]): self._array(a) for a in arrays}
             data = read.get(None, read)
             values = said["values"]
@@ -221,9 +221,9 @@ class _Child:
             raise ValueError(f"an array {dtype}{list(shape)}")
         size, place = math.prod(shape) * dtype.itemsize, int(said["place"])
         if size > MAX_FRAME_BYTES or not 0 <= place <= SLOTS * MAX_FRAME_BYTES:
-            raise ValueError(f"{size} bytes at {place}")
+            raise ValueError(f"{count_of(size, 'byte')} at {place}")
         if os.fstat(self._memory).st_size < place + size:
-            raise ValueError(f"{size} bytes at {place} of {os.fstat(self._memory).st_size}")
+            raise ValueError(f"{count_of(size, 'byte')} at {place} of {os.fstat(self._memory).st_size}")
         array = np.empty(shape, dtype)
         if size and os.preadv(self._memory, [array.reshape(-1).view(np.uint8).data], place) != size:
             raise ValueError("fewer bytes than said")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.source import Frame, Source
 
@@ -39,7 +39,7 @@ def pair(sources: Mapping[str, Source], within: float, count: Count = lambda nam
         )
     for lane in lanes:
         if lane.source.streams > 1 or lane.source.is_sound:
-            found = "sound" if lane.source.is_sound else f"{lane.source.streams} streams"
+            found = "sound" if lane.source.is_sound else f"{count_of(lane.source.streams, 'stream')}"
             raise EdgeLstmError(f"source {lane.name} of a pair", found=found, expected="frames of one stream")
     return _Paired(lanes, within, count)
 

@@ -290,7 +290,9 @@ class Service:
                         channel.reader.start()
                 self.is_running = True
             log.info("streams: %s", ", ".join(channel.name for channel in self.channels))
-            self._notifier.ready(f"{len(self.channels)} streams, {len(self.loops)} models")
+            self._notifier.ready(
+                f"{count_of(len(self.channels), 'stream')}, {count_of(len(self.loops), 'model')}"
+            )
             self._watch()
         finally:
             self.is_running = False

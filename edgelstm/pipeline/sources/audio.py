@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.sound import blocks, channel_of, mono, no_blocks
 from edgelstm.pipeline.sources.source import Array, Source
@@ -31,7 +31,7 @@ def open_audio(path: Path, options: Mapping[str, str]) -> Source:
 
     def reframe(length: int, hop: int, wanted: int | None) -> Source:
         wanted = wanted or rate
-        said = [f"{rate} Hz, {channels} channels"]
+        said = [f"{rate} Hz, {count_of(channels, 'channel')}"]
         if channels > 1:
             said.append("the mean of all channels" if channel is None else f"channel {channel}")
         if wanted != rate:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.sources.source import Frame
 from edgelstm.pipeline.sources.watch import Watch
 
@@ -85,7 +85,9 @@ def files_as_frames(
                     left_out += 1
                 else:
                     if left_out and frame.gap is None:
-                        frame = replace(frame, gap=f"{left_out} files left out that can't be read")
+                        frame = replace(
+                            frame, gap=f"{count_of(left_out, 'file')} left out that can't be read"
+                        )
                     left_out = 0
                     yield frame
                     index += 1

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.clock import utc
@@ -143,7 +143,7 @@ def _summary(reader: Any, path: Path) -> Any:
         if chunk.uncompressed_size > MAX_RECORD:
             raise EdgeLstmError(
                 f"{path}: size of a chunk",
-                found=f"{chunk.uncompressed_size} bytes",
+                found=f"{count_of(chunk.uncompressed_size, 'byte')}",
                 expected=f"at most {MAX_RECORD}",
             )
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.sources.images import picture_of
 from edgelstm.pipeline.sources.source import Array, check_frame_size
 
@@ -53,7 +53,7 @@ def read_image(message: Any, where: str) -> Made:
         raise EdgeLstmError(
             f"{where}: bytes of an image",
             found=f"{len(message.data)}, {step} a row",
-            expected=f"{height} rows of at least {row}",
+            expected=f"{count_of(height, 'row')} of at least {row}",
         )
     rows = np.frombuffer(message.data, np.uint8).reshape(height, step)[:, :row]
     array: Array = np.ascontiguousarray(rows).view(dtype).astype(dtype.newbyteorder("="))
@@ -88,7 +88,9 @@ def read_array(message: Any, where: str) -> Made:
     offset = int(message.layout.data_offset)
     array = array[offset:]
     if sizes and math.prod(sizes) != array.size:
-        raise EdgeLstmError(f"{where}: layout", found=f"{array.size} numbers", expected=f"{sizes}")
+        raise EdgeLstmError(
+            f"{where}: layout", found=f"{count_of(array.size, 'number')}", expected=f"{sizes}"
+        )
     check_frame_size(where, array.shape, array.dtype)
     if array.dtype.kind not in "biuf":
         raise EdgeLstmError(f"{where}: values", found=array.dtype, expected="numbers")

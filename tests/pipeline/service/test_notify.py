@@ -82,7 +82,7 @@ def test_ready_watchdog_stopping_and_a_checkpoint_on_sigterm(tmp_path: Path, abs
     folder = folder_of_sums(tmp_path, a=30000)
     (folder / "p.toml").write_text('[service]\ncheckpoint = "states"\n' + MODEL + toml("a", rate=100))
     with served(folder, abstract, WATCHDOG_USEC="2000000") as (manager, process):
-        assert "STATUS=1 streams, 1 models" in manager.hears("READY=1")
+        assert "STATUS=1 stream, 1 model" in manager.hears("READY=1")
         for _ in range(2):
             manager.hears("WATCHDOG=1")
         process.send_signal(signal.SIGTERM)

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.address import TIMES, Address, split_fragment
 from edgelstm.pipeline.sources.clock import CaptureClock, utc
@@ -161,7 +161,9 @@ class _Running:
             return None
         (length,) = struct.unpack(">I", size)
         if length > MAX_HEADER:
-            raise EdgeLstmError(f"{self.what}: a header of {length} bytes", expected=f"at most {MAX_HEADER}")
+            raise EdgeLstmError(
+                f"{self.what}: a header of {count_of(length, 'byte')}", expected=f"at most {MAX_HEADER}"
+            )
         text = self._read(length, until, within)
         if text is None:
             return None
@@ -197,7 +199,7 @@ class _Running:
             raise EdgeLstmError(
                 f"{self.what}: bytes of a picture",
                 found=header["size"],
-                expected=f"{height} rows of {stride}",
+                expected=f"{count_of(height, 'row')} of {stride}",
             )
         data = self._read(header["size"], time.monotonic() + within, within)
         if data is None:

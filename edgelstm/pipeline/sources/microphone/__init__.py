@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import Any
 
-from edgelstm.errors import EdgeLstmError
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.address import TIMES, Address, split_fragment
@@ -45,7 +45,7 @@ class _Device:
             raise EdgeLstmError(
                 f"microphone {self.name} can't be opened",
                 found=reason(error),
-                expected=f"a device of `arecord -L` that records {self.channels} channels at {self.rate} Hz",
+                expected=f"a device of `arecord -L` that records {count_of(self.channels, 'channel')} at {self.rate} Hz",
             ) from None
 
 
@@ -69,7 +69,7 @@ def open_microphone(spec: str) -> Source:
 
     def reframe(length: int, hop: int, wanted: int | None) -> Source:
         wanted = wanted or rate
-        said = [f"{rate} Hz, {channels} channels"]
+        said = [f"{rate} Hz, {count_of(channels, 'channel')}"]
         if wanted != rate:
             require("soxr", "audio", f"resampling {what}")
             said.append(f"resampled to {wanted} Hz")
