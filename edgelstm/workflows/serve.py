@@ -241,6 +241,10 @@ class Pipeline:
         from edgelstm.pipeline.service.redact import Redactor
 
         made = section(given)
+        if any(spec.lower().startswith("gst:") for spec in made.sources.values()):
+            raise EdgeLstmError(  # its elements read and write whatever files they like
+                "source gst:...", found="sent to the service", expected="a GStreamer pipeline in the file"
+            )
         self.redactor.learn(Redactor(secrets_of(made)))
         return made.model_copy(update={"source": _shipped_source(made)})
 

@@ -107,6 +107,7 @@ def test_a_snapshot_is_a_file_of_arrays(lasting: Running) -> None:
         ({"source": 3}, r"streams.NAME.source: found 3; expected a string"),
         ({"sauce": "a"}, "found the key sauce"),
         ({"source": "${HOME}"}, "${HOME} does not exist"),
+        ({"source": "gst:videotestsrc ! filesink location=x"}, "a GStreamer pipeline in the file"),
         ({"source": "a.npy", "gap": "rest"}, "expected hold, reset, repeat:N or blank:N"),
         ({"source": "a.npy", "model": "other"}, "expected one of m"),
     ],
