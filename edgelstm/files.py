@@ -19,6 +19,9 @@ PathLike = str | os.PathLike[str]
 MAX_FILE_BYTES = 2 * 1024**3
 
 
+#: What a folder of frames may hold and outputs are written as.
+PICTURES = (".png", ".tif", ".tiff", ".h5")
+
 #: Temporary files that are being written, with the process that writes them: a fork is not to take its parent's away.
 _unfinished: dict[Path, int] = {}
 
@@ -115,7 +118,8 @@ def _is_read(read: Path, target: Path) -> bool:
     try:
         if not read.is_dir() or not _same(read, target.parent):
             return False
-        return any(p.suffix.lower() == target.suffix.lower() and p.is_file() for p in read.iterdir())
+        kind = target.suffix.lower()
+        return kind in PICTURES and any(p.suffix.lower() == kind and p.is_file() for p in read.iterdir())
     except (OSError, ValueError):
         return False
 

@@ -121,6 +121,7 @@ def test_a_folder_of_frames_gets_no_frame_more(run: Run, tmp_path: Path) -> None
     code, _, error = run(*words, "in/")
     assert (code, "can't write in/" in error) == (2, True), error
     assert len(list((tmp_path / "in").iterdir())) == 3
+    (tmp_path / "in" / "x.npz").write_bytes(b"")
     assert run(*words, "in/y.npz")[0] == 0  # no frame: it stands beside them
 
 
