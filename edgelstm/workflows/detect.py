@@ -65,7 +65,7 @@ class Detections:
 @renamed(out="output")
 def fit_detector(
     model: PathLike,
-    source: str | Sequence[str] | Mapping[str, str],
+    source: PathLike | Sequence[PathLike] | Mapping[str, PathLike],
     output: PathLike | None = None,
     *,
     method: Method = "mae",
@@ -136,7 +136,7 @@ def fit_detector(
 def detect(
     model: PathLike,
     detector: Detector | PathLike,
-    source: str | Sequence[str] | Mapping[str, str],
+    source: PathLike | Sequence[PathLike] | Mapping[str, PathLike],
     output: PathLike | None = None,
     *,
     hop: int | None = None,

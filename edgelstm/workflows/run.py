@@ -91,7 +91,7 @@ class RunReport:
 @renamed(out="output")
 def run(
     model: PathLike,
-    source: str | Sequence[str] | Mapping[str, str],
+    source: PathLike | Sequence[PathLike] | Mapping[str, PathLike],
     output: PathLike | None = None,
     *,
     device: str | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, some
-from edgelstm.files import without_drive
+from edgelstm.files import PathLike, without_drive
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.pipeline.sinks.panels import INPUT
@@ -285,14 +286,15 @@ def repeated(scorer: ForecastScorer, arrays: Mapping[str, Array], windows: bool 
     return {scorer.output: np.broadcast_to(frame, (scorer.leads, *frame.shape))}
 
 
-def named_sources(source: str | Sequence[str] | Mapping[str, str]) -> dict[str, str]:
+def named_sources(source: PathLike | Sequence[PathLike] | Mapping[str, PathLike]) -> dict[str, str]:
     """Sources by the name of their stream: ``NAME=SOURCE``, else the name of the file or folder.
 
-    One source alone is called ``main``. Raises EdgeLstmError for two of one name.
+    One source alone is called ``main``. Raises EdgeLstmError for two of one name, and for what is no path or address.
     """
     if isinstance(source, Mapping):
-        return dict(source)
-    specs = [source] if isinstance(source, str) else list(source)
+        return {str(name): _spec(each) for name, each in source.items()}
+    several = source if isinstance(source, Sequence) and not isinstance(source, str) else [source]
+    specs = [_spec(each) for each in several]
     if not specs:
         raise EdgeLstmError("no source", expected="at least one")
     named: dict[str, str] = {}
@@ -308,6 +310,17 @@ def named_sources(source: str | Sequence[str] | Mapping[str, str]) -> dict[str, 
             )
         named[name] = rest
     return named
+
+
+def _spec(source: object) -> str:
+    if isinstance(source, str | os.PathLike):
+        return os.fsdecode(source)
+    raise EdgeLstmError(
+        "a source",
+        found=f"a {type(source).__name__}",
+        expected="a path or an address",
+        hint="Frames that are in memory are stepped by Runner.open(model).stream(name).step(frame), or saved as .npy",
+    )
 
 
 def out_path(out: str, name: str, several: bool) -> str:

@@ -97,3 +97,16 @@ def test_models_in_series_each_with_a_state(tmp_path: Path) -> None:
             threads=1,
         )
     assert not (tmp_path / "n.npz").exists()
+
+
+@pytest.mark.parametrize("source", [np.zeros((4, 3)), [np.zeros((4, 3))], {"a": 3}, None, 5, []])
+def test_what_is_no_path_is_no_source(tmp_path: Path, source: object) -> None:
+    zoo.persistence(shape=(3,)).save(tmp_path / "model.onnx")
+    with pytest.raises(EdgeLstmError, match=r"a source: found .*; expected a path or an address|no source"):
+        edgelstm.run(tmp_path / "model.onnx", source)  # type: ignore[arg-type]
+
+
+def test_a_path_is_a_source(tmp_path: Path) -> None:
+    zoo.persistence(shape=(3,)).save(tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
+    assert edgelstm.run(tmp_path / "model.onnx", tmp_path / "x.npy").frames == 4
