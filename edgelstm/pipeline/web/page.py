@@ -128,7 +128,7 @@ def card(stream: Mapping[str, Any], *, swap: bool = False) -> str:
 <header><h2>{name}</h2><span class="pill" data-f="status">{stream["status"]}</span><p class="soft" data-f="why">{escape(stream["why"] or f"{stream['model']} · {stream['source']}")}</p></header>
 <p class="alarms" data-f="alarms">{_alarms(stream)}</p>
 {panels}
-<p class="key"><span><i></i>step, ms</span><span><i class="same"></i>age of the output</span><span{_limit(stream)}><i class="limit"></i>deadline</span></p>
+<p class="key"><span><i></i>step, ms</span><span><i class="same"></i>age of the output</span><span{_limit(stream)}><i class="limit"></i>deadline <output data-f="deadline">{milliseconds(stream["deadline"] or 0)}</output></span></p>
 <div class="chart" role="img" aria-label="Step time and age of the output of {name}, the last minutes"></div>
 <dl class="facts small">{facts}</dl>
 <p class="soft reasons" data-f="reasons">{escape(reasons(counts))}</p>

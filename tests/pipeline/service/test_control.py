@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -102,6 +103,45 @@ def test_a_thousand_streams_that_came_and_went_leave_nothing(folder: Path) -> No
         cycle(20)
         before = cycle(20)
         assert cycle(1000) == before
+
+
+def test_many_threads_may_steer_at_a_time(folder: Path) -> None:
+    wrong: list[BaseException] = []
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        control = service.control
+
+        def steer(seed: int) -> None:
+            rng = random.Random(seed)
+            for _ in range(25):
+                name = rng.choice(OTHERS)
+                what = rng.choice(["add", "add", "remove", "reset", "pause", "resume", "snapshot", "policy"])
+                try:
+                    if what == "add":
+                        control.add(name, section(name, queue=2, sink=[]))
+                    elif what == "policy":
+                        control.configure(name, section(name, queue=rng.randint(1, 9), sink=[]))
+                    else:
+                        getattr(control, what)(name)
+                except (UnknownStream, TakenName):
+                    pass
+                except EdgeLstmError as error:
+                    if "was removed before" not in str(error) and "changed by someone else" not in str(error):
+                        wrong.append(error)
+                except BaseException as error:
+                    wrong.append(error)
+
+        threads = [threading.Thread(target=steer, args=(k,)) for k in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        for name in OTHERS:
+            with suppress(UnknownStream):
+                control.remove(name)
+        service.ends()
+    assert wrong == []
+    assert values(folder / "a.jsonl") == sums(frames(folder))
 
 
 def test_more_streams_than_there_was_room_for(folder: Path) -> None:

@@ -66,6 +66,7 @@ class Card {
     }
     put(byField(node, "reconnects"), count(stream.reconnects));
     put(byField(node, "overdue"), count(stream.overdue));
+    put(byField(node, "deadline"), milliseconds(stream.deadline ?? 0));
     for (const part of node.querySelectorAll("[data-limit]")) part.hidden = stream.deadline === null;
     byField(node, "overdue").classList.toggle("warn", stream.overdue > 0);
     put(byField(node, "reasons"), Object.entries(counts).filter(([key]) => KINDS.includes(key.split(":")[0]) && key.includes(":"))
