@@ -47,6 +47,37 @@ def corners() -> list[Any]:
     return [luma, *[np.full((24, 32), 128, np.uint8)] * 2]
 
 
+@h264
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.avi"])
+@pytest.mark.parametrize(
+    "options", [{"tune": "zerolatency"}, {"bf": "3", "preset": "slow"}, {"x264-params": "slices=3"}]
+)
+def test_pictures_that_are_missing_are_said(
+    tmp_path: Path, name: str, options: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """A decoder goes on with what it has, without a word. Of whole files nothing is said."""
+    rng = np.random.default_rng(0)
+    scene = rng.integers(0, 255, (48, 64, 3), np.uint8)
+    for lost in (None, 14):
+        with av.open(str(tmp_path / name), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+            stream.options = {"g": "30", **options}
+            packets = []
+            for k in range(40):
+                picture = av.VideoFrame.from_ndarray(np.roll(scene, 3 * k, 1), "rgb24")
+                packets += stream.encode(picture)
+            packets += stream.encode(None)
+            order = [k for k, p in enumerate(packets) if not p.is_disposable]
+            for k, packet in enumerate(packets):
+                if lost is None or k != order[lost]:
+                    container.mux(packet)
+        with open_source(str(tmp_path / name)) as source:
+            gaps = [f.gap for f in source if f.gap]
+        assert [gap.partition(":")[0] for gap in gaps] == ([] if lost is None else ["pictures are missing"])
+    assert "what follows is wrong until the next key frame" in caplog.text
+
+
 # How it was held
 
 #: Display matrices (a b c d, translation aside) and what NumPy does for the same.

@@ -21,49 +21,73 @@ def is_grey(extradata: bytes, packet: bytes) -> bool:
 
 
 class FrameNumbers:
-    """Counts the pictures that others refer to, as their slices number them. For streams with start codes, as cameras send them."""
+    """Counts the pictures that others refer to, as their slices number them. extradata: of the stream, parameter sets with start codes or as avcC."""
 
-    def __init__(self) -> None:
-        self._bits: int | None = None
-        self._planes = False
+    def __init__(self, extradata: bytes = b"") -> None:
+        #: Of every parameter set: bits of a number, None where numbers may be left out, and whether colour planes are coded apart.
+        self._sets: dict[int, tuple[int | None, bool]] = {}
         self._last: int | None = None
+        #: Bytes of a unit's length, 0 for start codes.
+        self._prefix = 0
+        if extradata[:1] == b"\x01" and len(extradata) > 8:
+            self._prefix = (extradata[4] & 3) + 1
+            self._read_parameters(extradata[9 : 8 + int.from_bytes(extradata[6:8], "big")])
+        else:
+            self.missing(extradata)
 
     def missing(self, packet: bytes) -> bool:
         """Whether a picture that later ones refer to is missing before those of ``packet``; False where that can't be told."""
         found = False
-        for unit in packet.split(b"\0\0\1")[1:]:
+        for unit in self._units(packet):
             kind = unit[0] & 31 if unit else 0
             if kind == 7:
                 self._read_parameters(unit[1:])
-            elif kind in (1, 5) and self._bits is not None:
+            elif kind in (1, 5) and (form := self._form()) is not None:
+                size, planes = form
                 bits = _Bits(unit[1:64])
                 if bits.golomb():  # not the first slice of its picture
                     continue
                 bits.golomb(), bits.golomb()  # type of the slice, its picture parameters
-                if self._planes:
+                if planes:
                     bits.take(2)
-                number = bits.take(self._bits)
+                number = bits.take(size)
                 if kind == 5:
                     self._last = 0
                 elif self._last is not None and number not in (
                     self._last,
-                    (self._last + 1) % (1 << self._bits),
+                    (self._last + 1) % (1 << size),
                 ):
                     found = True
                 if unit[0] & 0x60 and kind == 1:
                     self._last = number
         return found
 
+    def _form(self) -> tuple[int, bool] | None:
+        """What all parameter sets say; nothing where they say different things, for which of them holds is not looked up."""
+        if len(forms := set(self._sets.values())) != 1:
+            return None
+        size, planes = next(iter(forms))
+        return None if size is None else (size, planes)
+
+    def _units(self, packet: bytes) -> list[bytes]:
+        if not self._prefix:
+            return packet.split(b"\0\0\1")[1:]
+        units, place = [], 0
+        while place + self._prefix < len(packet):
+            length = int.from_bytes(packet[place : place + self._prefix], "big")
+            place += self._prefix
+            units.append(packet[place : place + min(length, 64)])
+            place += length
+        return units
+
     def _read_parameters(self, data: bytes) -> None:
-        self._bits = None
         bits = _Bits(data[:512])
         profile = bits.take(8)
         bits.take(16)
-        bits.golomb()
-        self._planes = False
+        identity, planes = bits.golomb(), False
         if profile in _PROFILES:
             chroma = bits.golomb()
-            self._planes = chroma == 3 and bool(bits.take(1))
+            planes = chroma == 3 and bool(bits.take(1))
             bits.golomb(), bits.golomb(), bits.take(1)
             if bits.take(1):  # scaling lists
                 for k in range(12 if chroma == 3 else 8):
@@ -79,8 +103,8 @@ class FrameNumbers:
                 bits.golomb()
         bits.golomb()  # how many pictures may be referred to
         gaps_allowed = bits.take(1)
-        if size <= 16 and not gaps_allowed and not bits.is_over:
-            self._bits = size
+        if not bits.is_over and len(self._sets) < 32:
+            self._sets[identity] = size if size <= 16 and not gaps_allowed else None, planes
 
 
 class _Bits:

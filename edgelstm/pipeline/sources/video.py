@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,8 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources import h264
 from edgelstm.pipeline.sources.pixels import read_picture
 from edgelstm.pipeline.sources.source import Frame, Source, check_frame_size
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 
@@ -110,9 +113,15 @@ def _frames(av: Any, path: Path, place: int) -> Iterator[Frame]:
     try:
         with av.open(str(path)) as container:
             video = container.streams[place]
-            start = last = luma = None
+            start = last = luma = gap = None
+            numbers: h264.FrameNumbers | None = None
             end = 0.0  # of the last packet, in seconds: the last frame may be shown for long
             for packet in container.demux(video):
+                if numbers is None and video.codec_context.name == "h264":
+                    numbers = h264.FrameNumbers(video.codec_context.extradata or b"")
+                if numbers is not None and numbers.missing(bytes(packet)):
+                    gap = "pictures are missing: what follows is wrong until the next key frame"
+                    log.warning("%s, frame %d: %s", path, index + 1, gap)
                 if luma is None:
                     context = video.codec_context
                     luma = context.name == "h264" and h264.is_grey(context.extradata or b"", bytes(packet))
@@ -129,7 +138,8 @@ def _frames(av: Any, path: Path, place: int) -> Iterator[Frame]:
                     data, values, notes = read_picture(
                         av, picture, f"{path}: frame {index}", luma=bool(luma), look=not index
                     )
-                    yield Frame(index, time, name, data, values, notes)
+                    yield Frame(index, time, name, data, values, notes, gap=gap)
+                    gap = None
             if start is not None and last is not None:
                 _check_end(path, container, video, index + 1, start, last, end)
     except (av.error.FFmpegError, OSError, ValueError) as error:

@@ -127,7 +127,8 @@ class Connection:
     def _pictures(self) -> Iterator[_Taken]:
         """Ends where a recording does, and when the source is told to stop; the end of a live stream is an error."""
         av, video, strict = self._setup.av, self._video, self._setup.strict
-        numbers = h264.FrameNumbers() if video.codec_context.name == "h264" else None
+        context = video.codec_context
+        numbers = h264.FrameNumbers(context.extradata or b"") if context.name == "h264" else None
         damaged, broken, noted = 0, False, None
         came = last = time.monotonic()
         read_until = None
@@ -138,10 +139,7 @@ class Connection:
                 if self._luma is None or numbers is not None:
                     data = bytes(packet)
                     if self._luma is None:
-                        context = video.codec_context
                         self._luma = numbers is not None and h264.is_grey(context.extradata or b"", data)
-                        if numbers is not None:
-                            numbers.missing(context.extradata or b"")
                     if numbers is not None and numbers.missing(data):
                         broken = strict
                 came = time.monotonic()
