@@ -6,17 +6,22 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
+import numpy as np
+
 from edgelstm.graph.signature import Signature
-from edgelstm.pipeline.service.alarm import Alarms, Rule
+from edgelstm.pipeline.service.alarm import Alarms, Event, Rule
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sinks import Sink
 from edgelstm.pipeline.sources.source import Frame
 
 log = logging.getLogger("edgelstm.serve")
+
+_NOTHING = np.empty(0)
 
 
 class AlarmWriter(Writer):
@@ -28,6 +33,8 @@ class AlarmWriter(Writer):
         rule.check(signature)
         self.alarm = alarm
         self.alarms = Alarms(rule)
+        #: The frame at which an alarm was first seen to have fired, by stream.
+        self._fired: dict[str, tuple[Frame, Counts]] = {}
         self._dtype = signature.output(rule.output).dtype
         super().__init__(open_sink=open_sink, overload="drop_oldest", **given)
 
@@ -36,22 +43,38 @@ class AlarmWriter(Writer):
         rule, stream = self.alarms.rule, str(frame.stream)
         written = bool(self._behind) and self._was_written(frame)
         number = rule.number(outputs[rule.output], self._dtype)
-        happened = None
+        events: list[Event] = []
+        alarm = self.alarms.of(stream)
         if number is None:
             counts.add(f"alarm:{self.alarm}:not_a_number")
         else:
             self.alarms.timed = frame.time is not None
             now = time.monotonic() if frame.time is None else frame.time
-            happened = self.alarms.of(stream).step(number, now)
-        if frame.last:  # nobody would tell its end
-            ended = self.alarms.streams.pop(stream, None)
-            if ended is not None and ended.fired:
-                happened = None if happened == "fired" else "cleared"
-        if happened is None:
-            return
-        if written:
-            counts.add("written_before")
-            return
+            happened = alarm.step(number, now)
+            events += [] if happened is None else [happened]
+        if frame.last:
+            del self.alarms.streams[stream]
+            events += ["cleared"] if alarm.fired else []  # nobody else would tell its end
+        if not alarm.fired or frame.last:
+            self._fired.pop(stream, None)
+        elif stream not in self._fired:
+            self._fired[stream] = replace(frame, data=_NOTHING), counts
+        for event in events:
+            if written:
+                counts.add("written_before")
+            else:
+                self._tell(event, frame, number, seconds, counts)
+
+    def removed(self) -> None:
+        """Its streams are gone, and nobody else would tell the end of an alarm."""
+        for frame, counts in self._fired.values():
+            self._tell("cleared", frame, None, 0.0, counts)
+        self._fired.clear()
+
+    def _tell(
+        self, happened: Event, frame: Frame, number: float | None, seconds: float, counts: Counts
+    ) -> None:
+        rule, stream = self.alarms.rule, str(frame.stream)
         counts.add(f"alarm:{self.alarm}:{happened}")
         told = "no number" if number is None else f"{number:g}"
         log.warning("stream %s: alarm %s %s at frame %d: %s", stream, self.alarm, happened, frame.index, told)

@@ -150,6 +150,8 @@ class Control:
             if not service.channels:
                 service.waits = True
                 log.info("no stream is left: the service waits for others")
+        for writer in channel.writers:
+            writer.removed()
         self._close(channel.writers)
         log.info("stream %s: removed", name)
 

@@ -213,6 +213,9 @@ class Writer:
             self._late_at = -1 if settled else self._done
             return settled
 
+    def removed(self) -> None:
+        """The streams are removed from a service that goes on; before :meth:`close`."""
+
     def finish(self) -> None:
         """Take nothing more; :meth:`close` waits for what is queued."""
         with self._wake:

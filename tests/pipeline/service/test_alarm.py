@@ -248,11 +248,15 @@ def test_the_end_of_a_stream_is_the_end_of_its_alarm(tmp_path: Path) -> None:
     ):
         shown = Frame(index, float(index), str(index), np.zeros(1), stream=stream, last=last)
         writer.put(shown, {"y": np.full(1, value, np.float32)}, 0.0, counts)
+    writer.put(Frame(6, 6.0, "6", np.zeros(1), stream="e"), {"y": np.full(1, 2, np.float32)}, 0.0, counts)
+    writer.removed()  # the section left a service that goes on
     assert writer.close(60)
     assert [(e["stream"], e["event"]) for e in lines(path)] == [
         ("a", "fired"),
         ("b", "fired"),
         ("a", "cleared"),
         ("b", "cleared"),
+        *(("c", "fired"), ("c", "cleared")),
+        *(("e", "fired"), ("e", "cleared")),
     ]
-    assert not writer.alarms.streams
+    assert set(writer.alarms.streams) == {"e"}
