@@ -30,6 +30,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline import Inputs, open_source, parse_ops
 from edgelstm.pipeline.sources.address import parse_url
 from edgelstm.pipeline.sources.clock import CaptureClock
+from edgelstm.pipeline.sources.h264 import FrameNumbers
 
 pytest.importorskip("av")
 pytest.importorskip("pydantic")
@@ -376,7 +377,7 @@ def test_addresses_that_are_wrong(spec: str, message: str) -> None:
     assert "s3cr" not in str(caught.value)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), min_size=4), st.booleans())
 def test_no_message_shows_a_password(password: str, quoted: bool) -> None:
     """Written as it should be, the host is the host; written bare, it may be refused, and never shown."""
@@ -394,6 +395,21 @@ def test_no_message_shows_a_password(password: str, quoted: bool) -> None:
     assert "9Z" not in said
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(st.binary(max_size=60) | st.binary(max_size=60).map(lambda b: b"\0\0\1\x67\x64\0\x0a" + b)),
+    st.binary(max_size=40),
+)
+def test_any_bytes_may_be_sent_as_video(packets: list[bytes], extradata: bytes) -> None:
+    """Pictures' numbers are read before the decoder has looked at them."""
+    for begin in (extradata, b"\1" + extradata):
+        numbers = FrameNumbers(begin)
+        for packet in packets:
+            assert numbers.missing(packet) in (True, False)
+            assert numbers.missing(b"\0\0\1\x41" + packet) in (True, False)
+
+
+@settings(max_examples=25, deadline=None)
 @given(st.floats(-1e-4, 1e-4), st.lists(st.floats(0, 0.2), min_size=50, max_size=300), st.floats(-1000, 1000))
 def test_capture_times_have_the_spacing_of_the_camera(
     drift: float, delays: list[float], began: float
