@@ -8,7 +8,6 @@ system calls and never mapped here, so that a child that cuts it short is an err
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import math
@@ -92,6 +91,8 @@ class _Child:
         self.is_used = self._reads = False
         self._lock = threading.Lock()
         self._killed = False
+        import fcntl  # POSIX has it, and only Linux has the seals
+
         self._memory = os.memfd_create("edgelstm-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
