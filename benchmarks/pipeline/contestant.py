@@ -108,14 +108,14 @@ def over_and_over(frames: int) -> None:
     from edgelstm.pipeline.service import service
     from edgelstm.pipeline.sources import Source
 
-    real = service.open_source
+    real = service.open_section
 
     def opened(*args: Any, **more: Any) -> Source:
         kept = list(real(*args, **more))
         again = [replace(kept[k % len(kept)], index=k) for k in range(frames)]
         return Source("frames at hand", lambda: iter(again))
 
-    service.open_source = opened  # type: ignore[assignment]
+    service.open_section = opened  # type: ignore[assignment]
 
 
 def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], tuple[float, float]]:

@@ -34,12 +34,14 @@ def look(array: Array, dtype: str) -> Callable[[], bool]:
             return buffer.size == 0 or int(buffer.max()) < mask
 
         return by_bits
-    if array.size > SMALL:
-        # Both pass NaN on; between them they see either infinity. For a large array BLAS would wake threads.
-        return lambda: math.isfinite(array.max()) and math.isfinite(array.min())
-    dot, isfinite = array.dot, math.isfinite
-    # For a small array the call is what costs, and this is the cheapest. The sum may overflow though every value is finite.
-    return lambda: isfinite(dot(array)) or bool(np.isfinite(array).all())
+    isfinite = math.isfinite
+    # The cheapest that reads memory once; of larger pieces BLAS would wake threads. A sum may overflow though every value is finite.
+    pieces = [(piece.dot, piece) for piece in (array[k : k + SMALL] for k in range(0, array.size, SMALL))]
+    if len(pieces) == 1:
+        dot = array.dot
+        return lambda: isfinite(dot(array)) or bool(np.isfinite(array).all())
+
+    return lambda: all(isfinite(dot(piece)) or np.isfinite(piece).all() for dot, piece in pieces)
 
 
 def all_finite(array: Array) -> bool:

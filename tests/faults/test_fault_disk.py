@@ -86,6 +86,7 @@ def test_a_full_disk(tmp_path: Path, small: Path | None) -> None:
     assert not list((there / "states").glob(".checkpoint*")), "no half of one"
 
 
+@pytest.mark.faults
 def test_a_reader_that_goes_away_costs_its_sink_alone(tmp_path: Path) -> None:
     folder = folder_of_sums(tmp_path, a=3000, b=3000)
     (folder / "p.toml").write_text(MODEL + toml("a", sink="-", rate=3000) + toml("b", rate=3000))

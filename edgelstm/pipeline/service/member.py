@@ -14,6 +14,7 @@ from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.inputs import Inputs
 from edgelstm.pipeline.outputs import Outputs
 from edgelstm.pipeline.service.checkpoint import StreamPart
+from edgelstm.pipeline.service.copies import Copies
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
@@ -75,6 +76,7 @@ class Member:
         #: Its frames wait, as those of a full queue do.
         self.paused = False
         self.pulse = Pulse()
+        self._copies = Copies()
         #: Keeps the last frames, for a file when the state goes bad.
         self.keeper: Keeper | None = None
         #: Looks for scene cuts.
@@ -337,7 +339,7 @@ class Member:
             self.position = (arrived.frame.index, arrived.stamp)
 
     def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, good: bool) -> None:
-        """The step is done; outputs are copies. good: the state was found to be so already."""
+        """The step is done; outputs are views that last until the next one. good: the state was found to be so already."""
         assert self.stream is not None
         if not due.filled:
             self.position = (due.frame.index, due.stamp)
@@ -354,6 +356,7 @@ class Member:
             if self.keeper is not None:
                 self.keeper.write(words)
             return
+        outputs = self._copies.of(outputs)
         if due.filled:
             self.counts.add("filled")
         else:

@@ -170,6 +170,7 @@ def newest(folder: Path) -> int:
     return max((int(name.rpartition("-")[2]) for name in names), default=0)
 
 
+@pytest.mark.thorough  # beside tests/faults/test_fault_kills.py
 def test_after_kill_9_every_frame_is_delivered_once(tmp_path: Path) -> None:
     """Killed three times, at moments that nobody chose: the lines are those of a run that was never killed."""
     write(tmp_path)

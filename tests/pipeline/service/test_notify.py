@@ -15,10 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("pydantic")
 
+from edgelstm.pipeline.service.checkpoint import Folder
 from running import MODEL, folder_of_sums, sums, toml, values
 
 DEPLOY = Path(__file__).parents[3] / "examples" / "deploy"
@@ -90,16 +92,13 @@ def test_ready_watchdog_stopping_and_a_checkpoint_on_sigterm(tmp_path: Path, abs
         _, error = process.communicate(timeout=SECONDS)
     assert process.returncode == 0, error
     made = values(folder / "a.jsonl")
-    with served(folder) as (manager, process):
-        manager.hears("READY=1")
-        process.send_signal(signal.SIGTERM)
-        _, error = process.communicate(timeout=SECONDS)
-    assert "goes on from checkpoint-" in error
-    import numpy as np
-
-    assert values(folder / "a.jsonl")[: len(made)] == sums(np.load(folder / "a.npy"))[: len(made)]
+    assert made == sums(np.load(folder / "a.npy"))[: len(made)]
+    found = Folder(folder / "states").load()
+    assert found is not None
+    assert found[0].sections["a"].streams["a"].counts["stepped"] == len(made), "the last one is of the end"
 
 
+@pytest.mark.thorough
 def test_a_loop_that_does_not_advance_keeps_the_manager_from_hearing(tmp_path: Path) -> None:
     """A sink that holds its stream up, and hangs: standard output that nobody reads."""
     folder = folder_of_sums(tmp_path, a=30000)

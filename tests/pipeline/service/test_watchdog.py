@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgelstm import EdgeLstmError
+from edgelstm import EdgeLstmError, Pipeline
 
 pytest.importorskip("pydantic")
 
@@ -37,14 +37,18 @@ def pid(running: Running, stream: str) -> int:
 
 @linux
 @pytest.mark.parametrize(
-    "what", [signal.SIGSEGV, pytest.param(signal.SIGKILL, marks=pytest.mark.thorough), signal.SIGSTOP]
+    "what",
+    [
+        signal.SIGSEGV,
+        *(pytest.param(s, marks=pytest.mark.thorough) for s in (signal.SIGKILL, signal.SIGSTOP)),
+    ],
 )
 def test_a_source_that_dies_or_hangs_is_opened_again_and_costs_its_stream_alone(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, what: signal.Signals
 ) -> None:
     """Killed by the signal that a decoder's bug sends, or stopped; no frame is lost or comes twice."""
     folder = folder_of_sums(tmp_path, a=300, b=300)
-    more = {"rate": 300, "retries": 3, "retry": 0.01, "hang_after": 1.0 if what == signal.SIGSTOP else 30.0}
+    more = {"rate": 300, "retries": 3, "retry": 0.01, "hang_after": 5.0 if what == signal.SIGSTOP else 60.0}
     text = MODEL + toml("a", isolate="process", **more) + toml("b", rate=300)
     with caplog.at_level(logging.WARNING, "edgelstm.serve"), Running(text, folder) as running:
         until(lambda: running.count("a", "stepped") > 20)
@@ -85,36 +89,39 @@ def test_a_process_gives_what_the_source_gives(tmp_path: Path) -> None:
     for spec in ("m.npz", "t.csv:key=unit:columns=x:time=time"):
         with open_isolated(str(tmp_path / spec)) as far, open_source(str(tmp_path / spec)) as near:
             assert (far.length, far.streams, far.live) == (near.length, near.streams, near.live)
-            for _ in range(2):  # opened anew
+            for _ in range(2 if spec == "m.npz" else 1):  # opened anew
                 for a, b in zip(far, near, strict=True):
                     assert (a.index, a.time, a.name, a.values, a.notes, a.gap, a.stream, a.last) == (
                         b.index, b.time, b.name, b.values, b.notes, b.gap, b.stream, b.last,
                     )  # fmt: skip
                     assert str(a.data) == str(b.data)
-    for spec, said in (("none.npy", "none.npy"), ("m.npz:q", "no array 'q'")):
+    for spec, said in (("m.npz:q", "no array 'q'"),):
         with pytest.raises(EdgeLstmError, match=said):
             open_isolated(str(tmp_path / spec))
 
 
-@linux
-@pytest.mark.parametrize(
-    "lie",
-    [
-        {"dtype": "O"}, {"shape": [-1]}, {"shape": [10**12]}, {"place": 10**9}, {"place": -1}, {"shape": "x"}, {"dtype": "<f8"},
-    ],
+LIES: tuple[dict[str, Any], ...] = (
+    {"dtype": "O"}, {"shape": [-1]}, {"shape": [10**12]}, {"place": 10**9}, {"place": -1}, {"shape": "x"}, {"dtype": "<f8", "shape": [100000]},
 )  # fmt: skip
-def test_a_process_that_lies_is_not_believed(tmp_path: Path, lie: dict[str, Any]) -> None:
+
+
+@linux
+def test_a_process_that_lies_is_not_believed(tmp_path: Path) -> None:
     np.save(tmp_path / "u.npy", np.zeros((2, 3), np.float32))
     with open_isolated(str(tmp_path / "u.npy")) as source:
         child = source._child  # type: ignore[attr-defined]
         good = child._message()
         assert child._frame(good).data.shape == (3,)
-        large = {"dtype": "<f8", "shape": [100000]} if lie == {"dtype": "<f8"} else lie
-        with pytest.raises(EdgeLstmError, match="makes no sense"):
-            child._frame({**good, "arrays": [{**good["arrays"][0], **large}]})
+        for lie in LIES:
+            with pytest.raises(EdgeLstmError, match="makes no sense"):
+                child._frame({**good, "arrays": [{**good["arrays"][0], **lie}]})
+        for more in ({"arrays": []}, {"index": "x"}, {"values": [1]}, {"arrays": None}):
+            with pytest.raises(EdgeLstmError, match="makes no sense"):
+                child._frame({**good, **more})
 
 
 @linux
+@pytest.mark.thorough
 def test_no_process_stays_when_the_service_is_gone(tmp_path: Path) -> None:
     folder = folder_of_sums(tmp_path, a=3000)
     (folder / "p.toml").write_text(MODEL + toml("a", isolate="process", rate=50))
@@ -144,7 +151,7 @@ def _is_alive(process: int) -> bool:
 def test_a_sink_that_hangs_in_a_write_is_given_up(tmp_path: Path) -> None:
     """Standard output that nobody reads: it takes 64 KiB."""
     folder = folder_of_sums(tmp_path, a=3000, b=50)
-    (folder / "p.toml").write_text(MODEL + toml("a", hang_after=1.0, sink="-") + toml("b"))
+    (folder / "p.toml").write_text(MODEL + toml("a", hang_after=0.5, sink="-") + toml("b"))
     with subprocess.Popen(
         [sys.executable, "-m", "edgelstm", "serve", "p.toml", "--json"],
         cwd=folder,
@@ -214,28 +221,27 @@ def test_a_step_that_hung_and_ends_goes_on(tmp_path: Path, hanging: threading.Ev
     assert not report.failed
 
 
+HOLDER = "import sys; from pathlib import Path; from edgelstm.pipeline.service.lock import FolderLock; l = FolderLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+
+
 def test_a_folder_of_checkpoints_has_one_service(tmp_path: Path) -> None:
+    """Whoever holds it; and nobody does once that process is dead."""
     folder = folder_of_sums(tmp_path, a=3000)
-    text = '[service]\ncheckpoint = "states"\n' + MODEL + toml("a", rate=100)
-    (folder / "p.toml").write_text(text)
-    command = [sys.executable, "-m", "edgelstm", "serve", "p.toml", "--json"]
-    with subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        until(lambda: list((folder / "states").glob("checkpoint-*")))
-        second = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-        assert second.returncode == 2
-        assert "another service keeps its checkpoints in" in second.stderr
-        assert f"process {process.pid}" in second.stderr
+    (folder / "p.toml").write_text('[service]\ncheckpoint = "states"\n' + MODEL + toml("a", rate=100))
+    command = [sys.executable, "-c", HOLDER, str(folder / "states")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(
+            EdgeLstmError, match=f"another service keeps its checkpoints in .*process {process.pid}"
+        ):
+            Pipeline.from_file(folder / "p.toml").run()
         process.kill()  # its lock is stale
         process.communicate(timeout=60)
     with Running(folder / "p.toml", folder) as running:
         until(lambda: running.count("a", "stepped") > 0)
-        with (
-            pytest.raises(EdgeLstmError, match="another service keeps its checkpoints"),
-            Running(folder / "p.toml", folder),
-        ):
-            pass
+        with pytest.raises(EdgeLstmError, match="another service keeps its checkpoints"):
+            Pipeline.from_file(folder / "p.toml").run()
     with Running(folder / "p.toml", folder) as running:
         until(lambda: running.count("a", "stepped") > 0)
     lines = [json.loads(line)["index"] for line in (folder / "a.jsonl").read_text().splitlines()]
