@@ -134,6 +134,25 @@ def test_one_of_several_quantities(tmp_path: Path) -> None:
         open_source(f"{tmp_path}:VRAD")
 
 
+def test_our_own_forecasts_are_read_back(tmp_path: Path) -> None:
+    """What the sink writes: values, units, time and grid."""
+    pytest.importorskip("rasterio")
+    from test_odim_sink import CONTEXT, GRID, RAIN, written
+
+    written(tmp_path / "n_201008260010.h5")
+    for lead in range(3):
+        with open_source(f"{tmp_path}:dataset{lead + 1}/data1") as source:
+            [frame] = source
+        np.testing.assert_array_equal(frame.data, RAIN[lead, 0])
+        place = source.place
+        assert place.units == {1.0: CONTEXT.units["rain"]}
+        assert frame.name == "2010-08-26T00:10Z"
+        assert place.grid is not None
+        assert (place.grid.left, place.grid.top) == pytest.approx((GRID.left, GRID.top), abs=5)
+        assert (place.grid.dx, place.grid.dy) == (GRID.dx, GRID.dy)
+        assert (place.grid.rows, place.grid.columns) == (GRID.rows, GRID.columns)
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
