@@ -87,11 +87,12 @@ class _Child:
     """The process, from its start to its end."""
 
     def __init__(self, job: dict[str, Any]) -> None:
+        import fcntl  # not everywhere
+
         self._job = job
         self.is_used = self._reads = False
         self._lock = threading.Lock()
         self._killed = False
-        import fcntl  # POSIX has it, and only Linux has the seals
 
         self._memory = os.memfd_create("edgelstm-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
