@@ -114,6 +114,8 @@ def _gates(links: Links, node: Node) -> Node | None:
     if attributes is None:
         return None
     z, c, *peepholes = node.inputs
+    if c in links.graph.tensors:  # one row for all streams: standard operators broadcast it
+        return None
     if attributes.get("coupled") and len(peepholes) == 2:
         peepholes.insert(1, "")
     return _cell(links, node, z, c, peepholes, attributes) or Node(

@@ -28,7 +28,7 @@ def find_gru(links: Links, node: Node) -> Node | None:
         return None
     for z, n, h, turned in _blends(links, node):
         candidate = links.producer(n, *_CANDIDATES)
-        if candidate is None or h in links.constants:
+        if candidate is None or h in links.graph.tensors:
             continue
         made = _cell(links, node, z, candidate, h, turned)
         if made is not None:
@@ -73,6 +73,8 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
     if inner is None:
         return None
     r, x, w_n, r_n, b_n, b_rn, after = inner
+    if x in links.graph.tensors:
+        return None
     gates: dict[str, Linear] = {}
     kinds = set()
     for name, value in (("z", z), ("r", r)):
