@@ -30,11 +30,22 @@ INLINE void store(float* p, vf v, int64_t count) {
     memcpy(p, &v, count * sizeof(float));
   }
 }
+template <class Code>
+INLINE vf decode(const Code* p, int64_t count) {
+  typedef Code vc __attribute__((vector_size(LANES)));
+  vc v{};
+  if (count >= L) {
+    memcpy(&v, p, L);
+  } else {
+    memcpy(&v, p, count);
+  }
+  return __builtin_convertvector(v, vf);
+}
 INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
 INLINE vf at_least(vf x, float low) { return x < splat(low) ? splat(low) : x; }   // NaN stays NaN
 INLINE vf at_most(vf x, float high) { return x > splat(high) ? splat(high) : x; }
 
-// exp(t) = 2^n (1 + q): n and q for t in [-104, 0]. Polynomial: Cephes (Moshier), expf.c.
+// exp(t) = 2^n (1 + q): n and q for t in [-87, 0]. Polynomial: Cephes (Moshier), expf.c.
 INLINE void reduce(vf t, vi* n, vf* q) {
   const float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   vf shifted = t * 1.44269504088896341f + magic;
@@ -52,42 +63,71 @@ INLINE void reduce(vf t, vi* n, vf* q) {
 }
 INLINE vf power_of_two(vi n) { return (vf)((n + 127) << 23); }
 
-INLINE vf sigmoid(vf x) {
+// Activations as fractions: what is made of several of them takes one division, the slowest instruction here. Denominators lie
+// between 1 and 2.
+struct Fraction {
+  vf top, bottom;
+};
+INLINE vf value(const Fraction& f) { return f.top / f.bottom; }
+
+// A gate and 1 - it, over one denominator.
+struct Gate {
+  vf top, rest, bottom;
+};
+
+// exp(t) for t <= 0; 0 where it would be below 2^-126: denormal numbers take a processor a hundred times as long, and saturated
+// gates are common.
+INLINE vf exp_(vf t) {
   vi n;
   vf q;
-  reduce(at_least(-absolute(x), -104.0f), &n, &q);
-  vi half = n >> 1;  // in two factors, so that small results become denormal and not zero
-  vf e = (q + 1.0f) * power_of_two(half) * power_of_two(n - half);
-  vf s = 1.0f / (1.0f + e);
-  return x < splat(0) ? e * s : s;
+  reduce(at_least(t, -87.33f), &n, &q);
+  return t < splat(-87.33f) ? vf{} : (q + 1.0f) * power_of_two(n);
 }
 
-INLINE vf tanh_(vf x) {
+INLINE Gate sigmoid(vf x) {
+  vf e = exp_(-absolute(x)), one = splat(1);
+  return {x < vf{} ? e : one, x < vf{} ? one : e, 1.0f + e};
+}
+
+INLINE Fraction tanh_(vf x) {
   vi n;
   vf q;
   reduce(at_least(-2.0f * absolute(x), -60.0f), &n, &q);
   vf scale = power_of_two(n);
   vf m = q * scale + (scale - 1.0f);  // exp(-2|x|) - 1, exact where |x| is small
-  vf y = m / (-2.0f - m);
-  return (vf)(((vi)y & 0x7fffffff) | ((vi)x & (int32_t)0x80000000));
+  return {(vf)(((vi)m & 0x7fffffff) | ((vi)x & (int32_t)0x80000000)), 2.0f + m};
 }
 
-INLINE vf gate(const Variant& v, vf z) {
+INLINE Gate gate(const Variant& v, vf z) {
   if (!v.hard_sigmoid) return sigmoid(z);
-  return at_most(at_least(v.alpha * z + v.beta, 0), 1);
+  vf y = at_most(at_least(v.alpha * z + v.beta, 0), 1);
+  return {y, 1.0f - y, splat(1)};
 }
-INLINE vf cell(bool relu, vf x) { return relu ? at_least(x, 0) : tanh_(x); }
+INLINE Fraction cell(bool relu, vf x) { return relu ? Fraction{at_least(x, 0), splat(1)} : tanh_(x); }
 
 // z: i, f, g, o, or i, g, o where f = 1 - i.
 INLINE void finish(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, vf p_f, vf p_o, vf* h, vf* c_out) {
   const vf* rest = z + (v.coupled ? 1 : 2);
-  vf i = gate(v, peephole ? z[0] + p_i * c : z[0]);
-  vf f = v.coupled ? 1.0f - i : gate(v, peephole ? z[1] + p_f * c : z[1]);
-  vf next = f * c + i * cell(v.candidate_relu, rest[0]);
+  Gate i = gate(v, peephole ? z[0] + p_i * c : z[0]);
+  Fraction g = cell(v.candidate_relu, rest[0]);
+  vf next;
+  if (v.coupled) {
+    next = (i.rest * c * g.bottom + i.top * g.top) / (i.bottom * g.bottom);
+  } else {
+    Gate f = gate(v, peephole ? z[1] + p_f * c : z[1]);
+    vf both = i.bottom * g.bottom;
+    next = (f.top * c * both + i.top * g.top * f.bottom) / (f.bottom * both);
+  }
   if (v.cell_clip != 0) next = at_most(at_least(next, -v.cell_clip), v.cell_clip);
-  vf o = gate(v, peephole ? rest[1] + p_o * next : rest[1]);
-  *h = o * cell(v.output_relu, next);
+  Gate o = gate(v, peephole ? rest[1] + p_o * next : rest[1]);
+  Fraction a = cell(v.output_relu, next);
+  *h = (o.top * a.top) / (o.bottom * a.bottom);
   *c_out = next;
+}
+
+// n + z (old - n)
+INLINE vf blend(const Gate& z, const Fraction& n, vf old) {
+  return (z.rest * n.top + z.top * old * n.bottom) / (z.bottom * n.bottom);
 }
 
 // sum[row][panel][gate] += value[row] over a panel's matrix. In the same order whatever the number of rows and panels at once,
@@ -204,12 +244,12 @@ INLINE void gru_block(const GruStep& s, int64_t panel, int64_t row) {
     for (int r = 0; r < R; r++) {
       int64_t at = (row + r) * s.units + unit;
       vf *a = x_sum[r][u], *b = h_sum[r][u], old = load(s.h + at, count);
-      vf z = gate(s.variant, a[0] + b[0]), reset = gate(s.variant, a[1] + b[1]);
+      Gate z = gate(s.variant, a[0] + b[0]), used = gate(s.variant, a[1] + b[1]);
+      vf reset = used.top / used.bottom;
       if (s.after) {
-        vf n = cell(s.variant.candidate_relu, a[2] + reset * b[2]);
-        store(s.h_out + at, n + z * (old - n), count);
+        store(s.h_out + at, blend(z, cell(s.variant.candidate_relu, a[2] + reset * b[2]), old), count);
       } else {
-        store(s.z + at, z, count);
+        store(s.z + at, z.top / z.bottom, count);
         store(s.reset_h + at, reset * old, count);
         store(s.n + at, a[2], count);
       }
@@ -241,7 +281,7 @@ INLINE void candidate_block(const GruStep& s, int64_t panel, int64_t row) {
     int64_t unit = (panel + u) * L, count = s.units - unit;
     for (int r = 0; r < R; r++) {
       int64_t at = (row + r) * s.units + unit;
-      vf n = cell(s.variant.candidate_relu, sum[r][u][0]), old = load(s.h + at, count);
+      vf n = value(cell(s.variant.candidate_relu, sum[r][u][0])), old = load(s.h + at, count);
       store(s.h_out + at, n + load(s.z + at, count) * (old - n), count);
     }
   }
@@ -262,34 +302,57 @@ void gru_candidate(const GruStep& s, int64_t first, int64_t last) {
   }
 }
 
-void gates(const GatesStep& s, int64_t first, int64_t last) {
+template <class Z>
+INLINE void gates_of(const GatesStep& s, const Z* all, int64_t first, int64_t last) {
   const Variant& v = s.variant;
-  int64_t count = v.gates(), size = s.size;
+  const int64_t count = v.gates(), size = s.size;
   const float* p[3] = {s.p_i, s.p_f, s.p_o};
+  const bool peephole = p[0] != nullptr;
   for (int64_t map = first; map < last; map++) {
     int64_t row = map / s.channels, channel = map % s.channels;
-    const float* z = s.z + (row * count * s.channels + channel) * size;
-    for (int64_t k = 0; k < size; k += L) {
-      int64_t left = size - k, at = map * size + k;
+    const Z* z = all + (row * count * s.channels + channel) * size;
+    auto some = [&](int64_t k, int64_t left) __attribute__((always_inline)) {
+      int64_t at = map * size + k;
       vf parts[4], peepholes[3] = {};
-      for (int64_t g = 0; g < count; g++) parts[g] = load(z + g * s.channels * size + k, left);
-      for (int j = 0; j < 3; j++)
+      for (int64_t g = 0; g < count; g++) {
+        const Z* from = z + g * s.channels * size + k;
+        if constexpr (sizeof(Z) == 1) {
+          parts[g] = (decode(from, left) - s.zero[g]) * s.scale[g];
+        } else {
+          parts[g] = load(from, left);
+        }
+      }
+      for (int j = 0; peephole && j < 3; j++)
         if (p[j] != nullptr) {
           const float* values = p[j] + channel * s.p_channel[j];
           peepholes[j] = s.p_place[j] ? load(values + k, left) : splat(*values);
         }
       vf h, c;
-      finish(v, parts, load(s.c + at, left), p[0] != nullptr, peepholes[0], peepholes[1], peepholes[2], &h, &c);
+      finish(v, parts, load(s.c + at, left), peephole, peepholes[0], peepholes[1], peepholes[2], &h, &c);
       store(s.h_out + at, h, left);
       store(s.c_out + at, c, left);
-    }
+    };
+    int64_t k = 0;
+    for (; k + L <= size; k += L) some(k, L);
+    if (k < size) some(k, size - k);
+  }
+}
+
+void gates(const GatesStep& s, int64_t first, int64_t last) {
+  if (s.codes == Codes::kInt8) {
+    gates_of(s, static_cast<const int8_t*>(s.z), first, last);
+  } else if (s.codes == Codes::kUint8) {
+    gates_of(s, static_cast<const uint8_t*>(s.z), first, last);
+  } else {
+    gates_of(s, static_cast<const float*>(s.z), first, last);
   }
 }
 
 void activate(int kind, const float* x, float* y, int64_t count) {
   for (int64_t k = 0; k < count; k += L) {
     vf v = load(x + k, count - k);
-    store(y + k, kind == 0 ? sigmoid(v) : tanh_(v), count - k);
+    Gate s = sigmoid(v);
+    store(y + k, kind == 0 ? s.top / s.bottom : value(tanh_(v)), count - k);
   }
 }
 

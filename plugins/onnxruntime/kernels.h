@@ -42,6 +42,9 @@ struct GruStep {
   float *z, *reset_h, *n;          // not after: scratch, [rows, units] each
 };
 
+// What pre-activations come as: numbers, or codes worth (z - zero) * scale.
+enum class Codes { kNone, kInt8, kUint8 };
+
 // FusedGates over [rows, gates * channels, size] pre-activations. A peephole's value for (channel, place) is at
 // channel * p_channel + place * p_place.
 struct GatesStep {
@@ -49,7 +52,10 @@ struct GatesStep {
   const float *p_i, *p_f, *p_o;
   int64_t p_channel[3], p_place[3];
   int64_t rows, channels, size;
-  const float *z, *c;
+  Codes codes;
+  float scale[4], zero[4];  // by gate
+  const void* z;
+  const float* c;
   float *h_out, *c_out;
 };
 

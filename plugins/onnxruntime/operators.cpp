@@ -1,4 +1,5 @@
-// The operators: FusedLSTMCell, FusedGRUCell, FusedGates (domain edgelstm, version 1, float32), and RegisterCustomOps.
+// The operators: FusedLSTMCell, FusedGRUCell, FusedGates, FusedGatesI8, FusedGatesU8 (domain edgelstm, version 1, states in float32),
+// and RegisterCustomOps.
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -159,6 +160,7 @@ class LstmCell {
   static constexpr const char* kName = "FusedLSTMCell";
   static constexpr size_t kInputs = 8, kOutputs = 2;
   static bool optional(size_t k) { return k == 1 || k >= 3; }
+  static int type(size_t) { return ort::kFloat; }
 
   explicit LstmCell(const Info& info) {
     step_ = {};
@@ -229,6 +231,7 @@ class GruCell {
   static constexpr const char* kName = "FusedGRUCell";
   static constexpr size_t kInputs = 5, kOutputs = 1;
   static bool optional(size_t k) { return k >= 2; }
+  static int type(size_t) { return ort::kFloat; }
 
   explicit GruCell(const Info& info) {
     step_ = {};
@@ -287,15 +290,30 @@ class GruCell {
   int64_t threads_;
 };
 
-// h, c_out from z [N, gates * C, *spatial] and c [N, C, *spatial]; p_i, p_f, p_o broadcastable to [C, *spatial].
+// h, c_out from z [N, gates * C, *spatial] and c [N, C, *spatial]; p_i, p_f, p_o broadcastable to [C, *spatial]. FusedGatesI8 and
+// FusedGatesU8 take codes, worth (z - zero_point) * scale: scale and zero_point [gates], constants, after the peepholes.
+template <Codes kCodes>
 class Gates {
  public:
-  static constexpr const char* kName = "FusedGates";
-  static constexpr size_t kInputs = 5, kOutputs = 2, kMostAxes = 8;
-  static bool optional(size_t k) { return k >= 2; }
+  static constexpr const char* kName = kCodes == Codes::kNone ? "FusedGates" : kCodes == Codes::kInt8 ? "FusedGatesI8" : "FusedGatesU8";
+  static constexpr bool kCoded = kCodes != Codes::kNone;
+  static constexpr size_t kInputs = kCoded ? 7 : 5, kOutputs = 2, kMostAxes = 8;
+  static constexpr int kCode = kCodes == Codes::kInt8 ? ort::kInt8 : ort::kUint8;
+  static bool optional(size_t k) { return k >= 2 && k < 5; }
+  static int type(size_t k) { return kCoded && (k == 0 || k == 6) ? kCode : ort::kFloat; }
 
   explicit Gates(const Info& info) : variant_(info.variant()), threads_(info.integer("threads", 1)) {
     peephole_ = info.integer("peephole", 0) != 0;
+    if constexpr (kCoded) {
+      Tensor scale = info.constant(5), zero = info.constant(6);
+      int64_t gates = variant_.gates();
+      if (scale.data == nullptr || zero.data == nullptr || scale.count() != gates || zero.count() != gates)
+        refuse(kName, "scale and zero point have to be constants, one for each gate");
+      for (int64_t g = 0; g < gates; g++) {
+        scale_[g] = scale.data[g];
+        zero_[g] = kCodes == Codes::kInt8 ? reinterpret_cast<const int8_t*>(zero.data)[g] : reinterpret_cast<const uint8_t*>(zero.data)[g];
+      }
+    }
   }
 
   void run(const Context& context) const {
@@ -303,7 +321,8 @@ class Gates {
     size_t rank = context.shape(1, c, kMostAxes);
     if (rank < 2 || rank > kMostAxes || context.shape(0, z, kMostAxes) != rank) refuse(kName, "z and c need as many axes, 2 to 8");
     GatesStep s{};
-    s.variant = variant_;
+    s.variant = variant_, s.codes = kCodes;
+    for (int g = 0; g < 4; g++) s.scale[g] = scale_[g], s.zero[g] = zero_[g];
     s.rows = c[0], s.channels = c[1], s.size = 1;
     bool fits = z[0] == c[0] && z[1] == variant_.gates() * c[1];
     for (size_t k = 2; k < rank; k++) s.size *= c[k], fits = fits && z[k] == c[k];
@@ -349,6 +368,7 @@ class Gates {
   Variant variant_;
   int64_t threads_;
   bool peephole_;
+  float scale_[4] = {}, zero_[4] = {};
 };
 
 ort::Status* failed(const std::exception& error) {
@@ -363,8 +383,8 @@ const ort::CustomOp* definition() {
     o.version = ort::kVersion;
     o.GetName = [](const ort::CustomOp*) { return Op::kName; };
     o.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };
-    o.GetInputType = [](const ort::CustomOp*, size_t) { return ort::kFloat; };
-    o.GetOutputType = o.GetInputType;
+    o.GetInputType = [](const ort::CustomOp*, size_t k) { return Op::type(k); };
+    o.GetOutputType = [](const ort::CustomOp*, size_t) { return ort::kFloat; };
     o.GetInputTypeCount = [](const ort::CustomOp*) { return Op::kInputs; };
     o.GetOutputTypeCount = [](const ort::CustomOp*) { return Op::kOutputs; };
     o.GetInputCharacteristic = [](const ort::CustomOp*, size_t k) {
@@ -406,7 +426,8 @@ ort::Status* add_operators(ort::SessionOptions* options) {
   if (domain == nullptr) {
     ort::Domain* made = nullptr;
     if (auto status = api().CreateCustomOpDomain("edgelstm", &made)) return status;
-    for (const ort::CustomOp* op : {definition<LstmCell>(), definition<GruCell>(), definition<Gates>()})
+    for (const ort::CustomOp* op : {definition<LstmCell>(), definition<GruCell>(), definition<Gates<Codes::kNone>>(),
+                                    definition<Gates<Codes::kInt8>>(), definition<Gates<Codes::kUint8>>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;
     domain = made;
   }

@@ -21,12 +21,14 @@ from edgelstm.graph.gates import GateVariant
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.unroll import unroll
+from edgelstm.quantize.qdq import quantize
 from edgelstm.runtime import Runner
 from edgelstm.runtime.native import library as module
 from edgelstm.runtime.native import prepare as preparing
 from edgelstm.runtime.native.cells import rewrite, variant_attributes
 from edgelstm.runtime.native.library import FILE_NAME, VARIABLE, cached_place, machine_name
 from edgelstm.runtime.onnxruntime import OrtProgram
+from recordings import all_weights, calibrated
 from tolerances import assert_close
 
 Array = np.ndarray[Any, Any]
@@ -208,6 +210,21 @@ def test_streams_give_the_same_with_our_operators(
     compare_streamed(step, library)
 
 
+def test_gates_after_a_quantised_convolution_read_its_codes(library: Path) -> None:
+    step = zoo.conv_lstm(2, 3, 7)
+    quantised = quantize(step, calibrated(step), weights=all_weights(step))
+    assert counts(quantised) == {"FusedGatesU8": 1}
+    frames = [np.float32(np.sin(k + np.arange(2 * 7 * 7))).reshape(2, 7, 7) for k in range(5)]
+    native = native_library.opened(quantised.to_bytes(), library, threads=1)
+    assert native.native is not None
+    with Runner(native) as a, Runner(OrtProgram(quantised.to_bytes(), threads=1)) as b:
+        one, other = a.stream("one"), b.stream("one")
+        for frame in frames:
+            found, expected = one.step(frame), other.step(frame)
+            for name, value in expected.items():
+                assert_close(found[name], value, np.float32, k=500)
+
+
 def test_for_many_streams_large_products_are_left_to_onnx_runtime(library: Path) -> None:
     step = zoo.lstm(3, (67, 131))
     program = native_library.opened(step.to_bytes(), library, streams=5, threads=1)
@@ -281,6 +298,7 @@ def test_a_step_of_one_stream_is_found_too(library: Path) -> None:
     output=st.sampled_from(["tanh", "relu"]),
     clip=st.one_of(st.none(), st.floats(0.1, 1e3)),
     coupled=st.booleans(),
+    coded=st.booleans(),
 )
 def test_names_of_variants_are_read_as_gates_py_reads_them(
     hard: tuple[float, float] | None,
@@ -289,16 +307,23 @@ def test_names_of_variants_are_read_as_gates_py_reads_them(
     output: Any,
     clip: float | None,
     coupled: bool,
+    coded: bool,
 ) -> None:
     given_: dict[str, Any] = {"gate": "hard_sigmoid", "alpha": hard[0], "beta": hard[1]} if hard else {}
     variant = GateVariant(
-        peephole=peephole, candidate=candidate, output=output, cell_clip=clip, coupled=coupled, **given_
+        peephole=peephole,
+        candidate=candidate,
+        output=output,
+        cell_clip=clip,
+        coupled=coupled,
+        coded=coded,
+        **given_,
     )
     found = variant_attributes(variant.op_type)
     assert found is not None
     defaults: dict[str, Any] = dict.fromkeys(variant.plugin_fields(), 0) | {"alpha": 0.2, "beta": 0.5}
     assert {**defaults, **found} == variant.plugin_fields()
-    assert variant_attributes(GateVariant(coded=True).op_type) is None
+    assert variant_attributes(f"{variant.op_type}_later") is None
 
 
 @settings(max_examples=60, deadline=None)
@@ -364,7 +389,7 @@ def test_a_named_library_that_is_missing_is_an_error(
     ("info", "said"),
     [
         (b'{"schema": 99, "machine": "%s", "sources": ""}', "another version of edgelstm"),
-        (b'{"schema": 3, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
+        (b'{"schema": 4, "machine": "riscv64%.0s", "sources": ""}', "another processor"),
         (b'{"schema": "1", "machine": "%s", "sources": ""}', "is not the library"),
         (b"{%.0s", "is not the library"),
     ],

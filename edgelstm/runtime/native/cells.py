@@ -1,7 +1,7 @@
 """Where whole LSTM cells and gates stand in a step graph, and the one node each becomes.
 
     Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell
-    FusedGates_* after anything else         FusedGates
+    FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in
     the equations of a GRU                   FusedGRUCell (see gru.py)
 
 in the domain ``edgelstm``, for the operators in plugins/onnxruntime. Everything else stays as it is, and so does the file:
@@ -81,14 +81,16 @@ def variant_attributes(op: str) -> dict[str, Attribute] | None:
                 found["cell_clip"] = _number(next(rest))
             elif word in _WORDS:
                 found[_WORDS[word]] = 1
-            else:  # codes, and what later versions may add
+            else:  # what later versions may add
                 return None
     except (ValueError, StopIteration):
         return None
     return found
 
 
-_WORDS = {"grelu": "candidate_relu", "hrelu": "output_relu", "coupled": "coupled"}
+_WORDS = {"grelu": "candidate_relu", "hrelu": "output_relu", "coupled": "coupled", "coded": "coded"}
+#: By the type of its zero point, the operator that takes such codes.
+_CODED = {2: "FusedGatesU8", 3: "FusedGatesI8"}
 
 
 def _number(text: str) -> float:
@@ -116,8 +118,15 @@ def _gates(links: Links, node: Node) -> Node | None:
     z, c, *peepholes = node.inputs
     if c in links.graph.tensors:  # one row for all streams: standard operators broadcast it
         return None
+    coded = attributes.pop("coded", 0)
+    codes = peepholes[-2:] if coded else []
+    peepholes = peepholes[: len(peepholes) - len(codes)]
     if attributes.get("coupled") and len(peepholes) == 2:
         peepholes.insert(1, "")
+    if codes:
+        op = _CODED.get(links.graph.tensors[codes[1]].dtype) if codes[1] in links.graph.tensors else None
+        names = [z, c, *peepholes, *[""] * (3 - len(peepholes)), *codes]
+        return None if op is None else Node(op, names, node.outputs, DOMAIN, attributes)
     return _cell(links, node, z, c, peepholes, attributes) or Node(
         "FusedGates", [z, c, *peepholes], node.outputs, DOMAIN, attributes
     )
