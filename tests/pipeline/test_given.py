@@ -90,6 +90,16 @@ def test_a_driver_that_fails_is_asked_again(folder: Path) -> None:
     )
 
 
+def test_a_limit_counts_over_all_that_is_opened(folder: Path) -> None:
+    def driver() -> Iterator[Any]:
+        yield from FRAMES[:5]
+        raise OSError("the cable")
+
+    text = TEXT + "retries = 100\nretry = 0.001\nlimit = 12\n"
+    report = Pipeline.from_text(text, folder, sources={"gauge": driver}).run()
+    assert report.streams["a"]["stepped"] == 12
+
+
 def test_one_that_waits_for_ever_holds_up_no_end(folder: Path) -> None:
     waits = threading.Event()
 

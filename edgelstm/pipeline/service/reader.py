@@ -30,7 +30,7 @@ class Reader:
     knows it, else by index. A live source gives each frame once: none is passed over, its index counts on, and those that come faster than
     ``rate`` are left out. first_name: the name of the frame that the index counts from. Where a source without time begins
     with another one, ``elsewhere`` is called, and all of its frames are new. rooms: streams at
-    one time, at most. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
+    one time, at most. limit: frames of a live source, however often it is opened. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
     def __init__(
@@ -51,6 +51,7 @@ class Reader:
         ended: Callable[[], None],
         elsewhere: Callable[[], None],
         hang_after: float | None = None,
+        limit: int | None = None,
     ) -> None:
         self.name = name
         #: What ended the source for good, before its end.
@@ -68,7 +69,7 @@ class Reader:
         self._source: Source | None = None
         self._due: float | None = None
         self._epoch: float | None = None
-        self._hang_after = hang_after
+        self._hang_after, self._limit = hang_after, limit
         #: Since when the source is waited for, and how often one was left behind: the thread of an earlier one does nothing any more.
         self._since_asked: float | None = None
         self._generation = 0
@@ -222,6 +223,8 @@ class Reader:
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
                 self._after, self._since = frame.index, at
+                if source.live and self._limit is not None and frame.index + 1 >= self._limit:
+                    return
                 self._since_asked = time.monotonic()
             self._since_asked = None
             if seen < self._after and epoch is None and not source.live:

@@ -323,6 +323,7 @@ class Service:
             ended=channel.ended,
             elsewhere=channel.begin_anew,
             hang_after=section.hang_after,
+            limit=section.limit,
             **channel.start(),
         )
 
