@@ -34,6 +34,7 @@ class Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one packet, as other servers send them
     server: Server
 
     def do_POST(self) -> None:
