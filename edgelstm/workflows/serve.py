@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,8 @@ class Pipeline:
         self._follower: Follower | None = None
         self._watch: FileWatch | None = None
         self._prepare: Prepare | None = None
+        #: By name and path of the model.
+        self._model_watches: dict[tuple[str, str], FileWatch] = {}
         #: Where the service answers by HTTP, while it does.
         self.url: str | None = None
 
@@ -172,9 +175,8 @@ class Pipeline:
             self._control = Control(service)
             self._follower = Follower(self._control, prepare)
             self._prepare = prepare
-            for name, section in self.config.models.items():
-                if section.watch:
-                    stack.callback(self._watched(name, section).close)
+            stack.callback(lambda: self._watch_models({}))
+            self._watch_models(self.config.models)
             if self._path is not None:
                 self._watch = FileWatch(self._path, self.reload, self.config.service.reload)
                 stack.callback(self._watch.close)
@@ -224,15 +226,18 @@ class Pipeline:
         may = section.compatible if compatible is None else compatible
         return service.swap(model, made, digest, compatible=may, check=check)
 
-    def _watched(self, name: str, section: ModelSection) -> FileWatch:
-        """Swaps the model when its file changes."""
+    def _watch_models(self, models: Mapping[str, ModelSection]) -> None:
+        """Swap each that is to be watched when its file changes, and watch no other any more."""
         from edgelstm.pipeline.service.follow import FileWatch
         from edgelstm.pipeline.service.outlets import placed
 
-        def changed() -> None:
-            self.swap(name, section.path)
-
-        return FileWatch(Path(placed(self._base, shipped(section.path))), changed, True, f"model {name}")
+        wanted = {(name, section.path) for name, section in models.items() if section.watch}
+        for key in set(self._model_watches) - wanted:
+            self._model_watches.pop(key).close()
+        for name, path in wanted - set(self._model_watches):
+            changed = partial(self.swap, name, path)
+            where = Path(placed(self._base, shipped(path)))
+            self._model_watches[name, path] = FileWatch(where, changed, True, f"model {name}")
 
     def _section(self, given: Mapping[str, Any]) -> StreamSection:
         """A stream's section that somebody sent. Variables of the environment are not put in: they are the file's."""
@@ -267,6 +272,7 @@ class Pipeline:
         parsed = read(self._path, self._environment)
         self.redactor.learn(parsed.redactor)
         failed = self._follower.load(_shipped(parsed.config))
+        self._watch_models(parsed.config.models)
         log.info("pipeline file: read again%s", f", {len(failed)} not taken over" if failed else "")
         return {name: self.redactor.text(text) for name, text in failed.items()}
 

@@ -25,7 +25,7 @@ Prepare = Callable[[str, ModelSection], tuple[Path, Ranges, str]]
 LIVE = ("report", "drain", "checkpoint_every")
 #: Seconds from look to look at the file.
 LOOK = 0.25
-JUDGED = ("max_wait", "ranges", "calibration", "margin")
+JUDGED = ("max_wait", "ranges", "calibration", "margin", "hang_after", "watch", "compatible")
 
 
 class Follower:

@@ -138,6 +138,26 @@ def test_a_watched_file_takes_over_once_it_is_whole(
     assert "reset:source" not in report.streams["a"]
 
 
+def test_a_file_that_is_read_again_says_what_is_watched(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`watch` is added to a running service's file: nothing but that changes."""
+    text = pipeline(tmp_path, models).replace("rate = 1000", "rate = 50")
+    (tmp_path / "p.toml").write_text(text)
+    with caplog.at_level(logging.INFO, "edgelstm.serve"), Running(tmp_path / "p.toml", tmp_path) as running:
+        until(lambda: running.count("a", "stepped") > 5)
+        (tmp_path / "p.toml").write_text(text.replace("max_wait = 0\n", "max_wait = 0\nwatch = true\n", 1))
+        assert running.pipeline.reload() == {}
+        assert "model m: changed" not in caplog.text
+        (tmp_path / "new.onnx").write_bytes((models / "int8.onnx").read_bytes())
+        (tmp_path / "new.onnx").rename(tmp_path / "model.onnx")
+        until(lambda: "model m: swapped" in caplog.text)
+        running.pipeline.stop()
+        report = running.ends()
+    assert not report.failed
+    assert not [n for n in report.streams["a"] if n.startswith("reset")]
+
+
 def spec(dtype: str, scale: tuple[float, ...] | None = None, zero: int = 0) -> StateSpec:
     worth = None if scale is None else Quantization(scale, zero)
     return StateSpec("h", "h", "h_next", dtype, ("N", 4), quantization=worth)
