@@ -69,6 +69,8 @@ def _network(spec: str) -> Setup:
     options = {"protocol_whitelist": _PROTOCOLS[kind]}
     if kind == "rtsp":
         options["rtsp_transport"] = _word(address, "transport", ("tcp", "udp"))
+        # Sound and metadata are not asked for. With one stream, times are not moved when the server tells its clock.
+        options["allowed_media_types"] = "video"
         # It throws away what was read to find the format: of a recording over HTTP, that would be its first frames.
         options["fflags"] = "nobuffer"
         options["fpsprobesize"] = "3"  # 20 pictures to guess a rate from are most of a second
