@@ -29,7 +29,13 @@ def shipped(spec: str) -> str:
     names = {
         path.relative_to(folder).as_posix()
         for folder in FOLDERS
-        for pattern in ("*/model.safetensors", "*/test_stream.npz", "serve/*.csv")
+        for pattern in (
+            "*/model.safetensors",
+            "*/test_stream.npz",
+            "serve/*.csv",
+            "serve/*.safetensors",
+            "serve/*.wav",
+        )
         for path in folder.glob(pattern)
     }
     raise EdgeLstmError(

@@ -65,16 +65,17 @@ def test_recipes(tmp_path: Path, around: dict[str, str]) -> None:
     assert follow(DOCS / "recipes.md", tmp_path, around) >= 15
 
 
-@pytest.mark.parametrize(
-    ("page", "least"),
-    [("../README.md", 3), ("install.md", 2), ("start.md", 10), ("pictures.md", 1), ("serve.md", 1)],
-)
-def test_a_page(page: str, least: int, tmp_path: Path, around: dict[str, str]) -> None:
-    run_line("edgelstm export example:moving_digits/model.safetensors -o digits.onnx", tmp_path, around)
-    lines = [line for line in plain_lines(DOCS / page) if not any(word in line for word in YOURS)]
-    for line in lines:
-        run_line(line, tmp_path, around)
-    assert len(lines) >= least
+def test_the_other_pages(tmp_path: Path, around: dict[str, str]) -> None:
+    """One after the other in one folder; a command that stands on several of them runs once."""
+    least = {"../README.md": 3, "install.md": 2, "start.md": 10, "pictures.md": 1, "serve.md": 1}
+    done: set[str] = set()
+    for page, count in least.items():
+        lines = [line for line in plain_lines(DOCS / page) if not any(word in line for word in YOURS)]
+        assert len(lines) >= count, page
+        for line in lines:
+            if line not in done:
+                run_line(line, tmp_path, around)
+                done.add(line)
 
 
 def test_the_sources_of_kernels_and_plugins_are_there(installed: Path) -> None:
@@ -89,7 +90,7 @@ def test_the_sources_of_kernels_and_plugins_are_there(installed: Path) -> None:
     assert wanted <= {path.relative_to(plugins) for path in plugins.rglob("*")}
     samples = (
         *(ROOT / "examples").glob("*/model.safetensors"),
-        *(ROOT / "examples" / "serve").glob("*.toml"),
+        *(path for path in (ROOT / "examples" / "serve").iterdir() if path.suffix not in (".md", ".py")),
     )
     for path in samples:
         assert (installed / "edgelstm" / "_examples" / path.relative_to(ROOT / "examples")).is_file(), path
