@@ -44,8 +44,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "site"
 
 
-@pytest.fixture
-def around(installed: Path, tmp_path: Path) -> dict[str, str]:
+def test_the_package_is_the_wheel_s(tmp_path: Path, installed: Path) -> None:
     found = environment(tmp_path, installed)
     done = subprocess.run(
         [sys.executable, "-c", "import edgelstm; print(edgelstm.__file__)"],
@@ -55,27 +54,35 @@ def around(installed: Path, tmp_path: Path) -> dict[str, str]:
         text=True,
     )
     assert Path(done.stdout.strip()).parents[1] == installed
-    return found
 
 
-def test_recipes(tmp_path: Path, around: dict[str, str]) -> None:
+def test_recipes(tmp_path: Path, installed: Path) -> None:
     for module in ("av", "PIL", "pydantic"):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}")
-    assert follow(DOCS / "recipes.md", tmp_path, around) >= 15
+    assert follow(DOCS / "recipes.md", tmp_path, environment(tmp_path, installed)) >= 15
 
 
-def test_the_other_pages(tmp_path: Path, around: dict[str, str]) -> None:
-    """One after the other in one folder; a command that stands on several of them runs once."""
-    least = {"../README.md": 3, "install.md": 2, "start.md": 10, "pictures.md": 1, "serve.md": 1}
-    done: set[str] = set()
-    for page, count in least.items():
-        lines = [line for line in plain_lines(DOCS / page) if not any(word in line for word in YOURS)]
-        assert len(lines) >= count, page
-        for line in lines:
-            if line not in done:
-                run_line(line, tmp_path, around)
-                done.add(line)
+@pytest.fixture(scope="module")
+def together(installed: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, set[str]]:
+    """A folder for all pages, and the commands that ran there: what stands on several pages runs once."""
+    return tmp_path_factory.mktemp("pages"), set()
+
+
+@pytest.mark.parametrize(
+    ("page", "least"),
+    [("../README.md", 3), ("install.md", 2), ("start.md", 10), ("pictures.md", 1), ("serve.md", 1)],
+)
+def test_a_page(page: str, least: int, installed: Path, together: tuple[Path, set[str]]) -> None:
+    folder, done = together
+    around = environment(folder, installed)
+    lines = [line for line in plain_lines(DOCS / page) if not any(word in line for word in YOURS)]
+    assert len(lines) >= least
+    first = "edgelstm export example:moving_digits/model.safetensors -o digits.onnx"
+    for line in (first, *lines):
+        if line not in done:
+            run_line(line, folder, around)
+            done.add(line)
 
 
 def test_the_sources_of_kernels_and_plugins_are_there(installed: Path) -> None:
