@@ -172,7 +172,8 @@ def http_server(
             if whole is not None:
                 self.send_response(200)
                 self.end_headers()
-                self.wfile.write(whole)
+                with suppress(OSError):
+                    self.wfile.write(whole)
                 return
             self.send_response(200)
             self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")

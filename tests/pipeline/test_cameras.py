@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -270,6 +270,34 @@ def test_what_refers_to_a_picture_that_is_missing_or_damaged_is_left_out(
     assert gap == f"{6 if how == 'gone' else 7} damaged frames left out"
     assert gap in caplog.text
     assert len(shown) > len(frames)
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(1500, marks=pytest.mark.thorough)])
+def test_whatever_a_server_sends_is_pictures_or_one_error(count: int) -> None:
+    """Streams with bytes changed and ends cut off; playlists that point into this machine."""
+    rng = np.random.default_rng(count)
+    picture = jpeg(SCENE)
+    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n".encode()
+    packets = h264(np.roll(SCENE, 5 * k, 1) for k in range(20))
+    seeds = [
+        transport_stream(packets, (48, 64)),
+        b"".join(map(bytes, packets)),
+        (head + picture + b"\r\n") * 6,
+        b"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n",
+        b"ffconcat version 1.0\nfile /etc/hostname\n",
+    ]
+    for k in range(count):
+        sent = bytearray(seeds[k % len(seeds)])
+        for _ in range(rng.integers(0, 30)):
+            sent[rng.integers(len(sent))] = rng.integers(256)
+        if rng.random() < 0.3:
+            del sent[rng.integers(1, len(sent)) :]
+        with (
+            http_server(endless, whole=bytes(sent)) as port,
+            suppress(EdgeLstmError),
+            open_source(f"http://127.0.0.1:{port}/#open_timeout=9&read_timeout=9") as source,
+        ):
+            assert all(f.data.size for f in source)
 
 
 def test_half_a_jpeg_is_no_picture() -> None:

@@ -255,4 +255,7 @@ def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping
         return images.open_images(
             folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES], follow
         )
-    raise EdgeLstmError(f"source {folder}", found=f"a folder with {len(files)} other files", expected=KINDS)
+    hint = "In a pipeline file, `retries` waits for the first file" if follow.on else None
+    raise EdgeLstmError(
+        f"source {folder}", found=f"a folder with {len(files)} other files", expected=KINDS, hint=hint
+    )

@@ -59,8 +59,10 @@ def choose_video(
     """The stream and what is to be said of it. example: how one is chosen, for messages."""
     cover = av.stream.Disposition.attached_pic
     streams = [stream for stream in container.streams.video if not stream.disposition & cover]
-    if not streams:
-        raise EdgeLstmError(f"{path}: no video in the file")
+    if not streams or any(
+        stream.codec_context is None for stream in streams
+    ):  # one that FFmpeg has no decoder for
+        raise EdgeLstmError(f"{path}: no video in it that can be decoded")
     names = [f"{s.codec_context.name} {s.width} x {s.height} {s.codec_context.pix_fmt}" for s in streams]
     listed = "; ".join(f"{k}: {name}" for k, name in enumerate(names))
     if number is None:

@@ -21,6 +21,9 @@ PREFIXES = ("rtsp://", "rtsps://", "http://", "https://", "v4l2:", "/dev/video")
 #: What an address may lead to, so that a playlist or an answer of the server can't open files of this machine.
 _PROTOCOLS = {"rtsp": "rtsp,rtp,srtp,rtcp,udp,tcp,tls", "http": "http,https,tcp,tls,httpproxy,crypto"}
 
+#: Formats that a server may send: FFmpeg knows some 300, most of them of files that nobody streams, and read by code that few look at.
+_FORMATS = "rtsp,sdp,rtp,mpjpeg,mjpeg,jpeg_pipe,mpegts,hls,mov,mp4,matroska,webm,flv,h264,hevc,avi,ogg,asf"
+
 
 def open_camera(spec: str) -> Source:
     """Frames of a live camera as those of a video file: grey [H, W] or RGB [H, W, 3], upright, each with its time.
@@ -66,7 +69,7 @@ def _network(spec: str) -> Setup:
         known += ["verify", "ca"]
     address = parse_url(spec, known)
     av = require("av", "video", f"reading {address.shown}")
-    options = {"protocol_whitelist": _PROTOCOLS[kind]}
+    options = {"protocol_whitelist": _PROTOCOLS[kind], "format_whitelist": _FORMATS}
     if kind == "rtsp":
         options["rtsp_transport"] = _word(address, "transport", ("tcp", "udp"))
         # Sound and metadata are not asked for. With one stream, times are not moved when the server tells its clock.
