@@ -16,7 +16,7 @@ from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.resume import behind
 from edgelstm.pipeline.service.writer import Writer
-from edgelstm.pipeline.sinks import Options, Sink, is_address, open_sink, shown
+from edgelstm.pipeline.sinks import Options, Sink, check_package, is_address, open_sink, shown
 from edgelstm.pipeline.sources import is_live
 
 log = logging.getLogger("edgelstm.serve")
@@ -95,8 +95,13 @@ def _name(channel: Channel, name: str) -> str:
     return found
 
 
-def check_alarms(channel: Channel) -> None:
-    """Raises EdgeLstmError when one doesn't fit the outputs."""
+def check(channel: Channel) -> None:
+    """What can be known of sinks and alarms without opening them. Raises EdgeLstmError when a package is missing, or an alarm does not fit the outputs."""
+    for where in channel.section.sinks:
+        try:
+            check_package(where)
+        except EdgeLstmError as error:
+            raise EdgeLstmError(f"stream {channel.name}: {error}") from error
     for name, alarm in channel.section.alarms.items():
         try:
             alarm.rule(channel.outputs().signature)

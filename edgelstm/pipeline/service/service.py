@@ -26,7 +26,7 @@ from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.notify import Notifier
 from edgelstm.pipeline.service.opening import Opening, open_section
-from edgelstm.pipeline.service.outlets import check_alarms, context_of, open_sinks, placed
+from edgelstm.pipeline.service.outlets import check, context_of, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
 from edgelstm.pipeline.service.swap import take_over
@@ -147,7 +147,7 @@ class Service:
             self.open_loop(name, rooms)
         self.channels = [self.channel(name, stream, sources[name]) for name, stream in config.streams.items()]
         for channel in self.channels:
-            check_alarms(channel)
+            check(channel)
         if not self._writes or self._stop.is_set():
             return
         if config.service.checkpoint is not None:

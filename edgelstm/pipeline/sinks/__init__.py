@@ -16,6 +16,7 @@ from types import TracebackType
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks import (
     arrays,
@@ -49,6 +50,7 @@ __all__ = [
     "Undelivered",
     "View",
     "Write",
+    "check_package",
     "is_address",
     "kind_of",
     "open_sink",
@@ -64,6 +66,7 @@ class Kind:
 
     what: in words, for help texts and messages. suffixes: of files, in lower case. schemes: of addresses. options: names of those that it takes,
     see :class:`Options`. lines: it takes events too. steps: each step is written by itself, so one that can't be costs itself alone.
+    needs: a package's module, and the extra that brings it.
     """
 
     what: str
@@ -73,27 +76,44 @@ class Kind:
     options: tuple[str, ...] = ()
     lines: bool = False
     steps: bool = False
+    needs: tuple[str, str] | None = None
 
 
 #: A new kind of file is a line here.
 FILES = (
     Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context), options=PARTS),
     Kind("FILE.jsonl", (".jsonl",), lines.json_lines, lines=True, steps=True),
+    Kind("FILE.csv", (".csv",), lambda to: tables.table(to.path, to.signature), options=PARTS),
     Kind(
-        "FILE.csv or .parquet",
-        (".csv", ".parquet"),
+        "FILE.parquet",
+        (".parquet",),
         lambda to: tables.table(to.path, to.signature),
         options=PARTS,
+        needs=("pyarrow", "tables"),
     ),
-    Kind("FILE.nc", (".nc",), lambda to: netcdf.netcdf(to.path, to.signature, to.context), options=PARTS),
+    Kind(
+        "FILE.nc",
+        (".nc",),
+        lambda to: netcdf.netcdf(to.path, to.signature, to.context),
+        options=PARTS,
+        needs=("h5netcdf", "geo"),
+    ),
     Kind(
         "FILE.tif",
         (".tif", ".tiff"),
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
         options=("output",),
         steps=True,
+        needs=("rasterio", "geo"),
     ),
-    Kind("FILE.h5", (".h5", ".hdf5"), odim.odim, options=("output", "quantity"), steps=True),
+    Kind(
+        "FILE.h5",
+        (".h5", ".hdf5"),
+        odim.odim,
+        options=("output", "quantity"),
+        steps=True,
+        needs=("h5py", "geo"),
+    ),
     Kind(
         "FILE.wav",
         (".wav",),
@@ -105,8 +125,15 @@ FILES = (
         (".mp4",),
         lambda to: pictures.video(to.path, to.signature, to.view, to.context, to.fps),
         options=(*PICTURES, *PARTS),
+        needs=("av", "video"),
     ),
-    Kind("FILE.mcap", (".mcap",), foxglove.mcap, options=(*PICTURES, *PARTS)),
+    Kind(
+        "FILE.mcap",
+        (".mcap",),
+        foxglove.mcap,
+        options=(*PICTURES, *PARTS),
+        needs=("foxglove", "foxglove"),
+    ),
 )
 #: A new kind of address is a line here.
 ADDRESSES = (
@@ -117,6 +144,7 @@ ADDRESSES = (
         ("mqtt", "mqtts"),
         ("user", "password", "qos", "retain", "will", "client", "timeout", *TLS),
         lines=True,
+        needs=("paho.mqtt.client", "mqtt"),
     ),
     Kind(
         "https://HOST/PATH",
@@ -126,10 +154,12 @@ ADDRESSES = (
         ("user", "password", "headers", "timeout", "retries", "batch", "every", *TLS),
         lines=True,
     ),
-    Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc")),
-    Kind("mjpeg://HOST:PORT/PATH", (), mjpeg.mjpeg, ("mjpeg",), PICTURES),
+    Kind("zmq://HOST:PORT", (), zeromq.zeromq, ("zmq", "zmq+ipc"), needs=("zmq", "zmq")),
+    Kind("mjpeg://HOST:PORT/PATH", (), mjpeg.mjpeg, ("mjpeg",), PICTURES, needs=("PIL.Image", "images")),
     Kind("rtsp://HOST:PORT/PATH", (), rtsp.rtsp, ("rtsp",), PICTURES),
-    Kind("foxglove://HOST:PORT", (), foxglove.foxglove, ("foxglove",), PICTURES),
+    Kind(
+        "foxglove://HOST:PORT", (), foxglove.foxglove, ("foxglove",), PICTURES, needs=("foxglove", "foxglove")
+    ),
 )
 _STANDARD = Kind("- (JSON lines on standard output)", (), lines.json_lines, lines=True)
 _FOLDER = Kind(
@@ -300,6 +330,14 @@ def kind_of(where: str, options: Options | None = None, *, events: bool = False)
             expected = ", ".join(kind.options) or "no options"
             raise EdgeLstmError(f"options of {shown(where)}", found=f"the option {name}", expected=expected)
     return kind
+
+
+def check_package(where: str) -> None:
+    """EdgeLstmError naming the extra to install, when what the sink at ``where`` needs is missing."""
+    kind = kind_of(where)
+    if kind.needs is not None:
+        module, extra = kind.needs
+        require(module, extra, f"{shown(where)}:")
 
 
 def _kind(where: str) -> Kind | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,32 @@ BAD: list[tuple[str, str]] = [
 def test_what_is_wrong_is_said_with_its_line(text: str, said: str) -> None:
     with pytest.raises(Exception, match=re.escape(said)):
         parse(f"{HEAD}[[streams.camera.sink]]\n{text}\n", "file")
+
+
+@pytest.mark.parametrize(
+    "kind", [k for k in (*sinks.FILES, *sinks.ADDRESSES) if k.needs], ids=lambda k: k.what
+)
+def test_a_package_that_is_missing_is_said_by_a_check(
+    kind: sinks.Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the line that installs it, before anything runs; and again where it is opened without a check."""
+    import numpy as np
+
+    import zoo
+    from edgelstm import EdgeLstmError, Pipeline
+    from peers import SIGNATURE
+
+    assert kind.needs is not None
+    module, extra = kind.needs
+    monkeypatch.setitem(sys.modules, module, None)
+    where = {"mqtt://HOST/TOPIC": "mqtt://h/t"}.get(kind.what, kind.what.replace("HOST:PORT", "127.0.0.1:1"))
+    zoo.persistence().save(tmp_path / "m.onnx")
+    np.save(tmp_path / "camera.npy", np.zeros((2, 1, 4, 4), np.float32))
+    pipeline = Pipeline.from_text(f'{HEAD}sink = "{where}"\n', tmp_path)
+    with pytest.raises(
+        EdgeLstmError,
+        match=rf"stream camera: .* needs the Python package {module.split('.')[0]}.*\[{extra}\]",
+    ):
+        pipeline.check()
+    with pytest.raises(EdgeLstmError, match=rf"\[{extra}\]"):
+        sinks.open_sink(where, SIGNATURE)
