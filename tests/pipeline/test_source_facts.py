@@ -78,6 +78,16 @@ def test_pictures_that_are_missing_are_said(
     assert "what follows is wrong until the next key frame" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "text", ["ffconcat version 1.0\nfile b.mkv\n", "#EXTM3U\n#EXTINF:1,\nb.mkv\n#EXT-X-ENDLIST\n"]
+)
+def test_a_list_of_other_files_is_no_video(tmp_path: Path, text: str) -> None:
+    encode(tmp_path / "b.mkv", "ffv1", "gray", [np.zeros((48, 64), np.uint8)])
+    assert len(frames(tmp_path / "b.mkv")) == 2
+    (tmp_path / "a.mkv").write_text(text)
+    assert "not a video, or a damaged one" in refusal(tmp_path / "a.mkv")
+
+
 # How it was held
 
 #: Display matrices (a b c d, translation aside) and what NumPy does for the same.

@@ -10,6 +10,7 @@ from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.sound import blocks, channel_of, mono, no_blocks
 from edgelstm.pipeline.sources.source import Array, Source
+from edgelstm.pipeline.sources.video import FILE
 
 SUFFIXES = (".flac", ".ogg", ".opus", ".mp3", ".m4a", ".aac")
 
@@ -18,7 +19,7 @@ def open_audio(path: Path, options: Mapping[str, str]) -> Source:
     """As a WAV file; channel: which, from 0. A damaged place is an EdgeLstmError."""
     av = require("av", "video", f"reading {path}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=FILE) as container:
             streams = container.streams.audio
             if len(streams) != 1:
                 raise EdgeLstmError(f"{path}: sound", found=f"{len(streams)} tracks", expected="one")
@@ -50,7 +51,7 @@ def open_audio(path: Path, options: Mapping[str, str]) -> Source:
 def _chunks(av: Any, path: Path, channel: int | None) -> Iterator[Array]:
     count = 0
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=FILE) as container:
             planar = av.AudioResampler(format="fltp")
             for frame in container.decode(audio=0):
                 count += frame.samples

@@ -18,6 +18,11 @@ from edgelstm.pipeline.sources.source import Frame, Source, check_frame_size
 
 log = logging.getLogger(__name__)
 
+#: FFmpeg's options for a file: one that is a list of other files, whatever its name, is not followed.
+FILE = {
+    "protocol_whitelist": "file",
+    "format_whitelist": "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,h264,hevc,ivf,nut,mxf,flac,mp3,aac,wav,aiff",
+}
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm", ".m4v")
 
 
@@ -30,7 +35,7 @@ def open_video(path: Path, number: str | None = None) -> Source:
     """
     av = require("av", "video", f"reading {path}")
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=FILE) as container:
             video, said = choose_video(av, path, container, number, f"{path}:0")
             if video.codec_context.name == "rawvideo" and str(video.codec_context.pix_fmt).startswith(
                 "rgb555"
@@ -113,7 +118,7 @@ def _times(container: Any, video: Any) -> list[str]:
 def _frames(av: Any, path: Path, place: int) -> Iterator[Frame]:
     index = -1
     try:
-        with av.open(str(path)) as container:
+        with av.open(str(path), options=FILE) as container:
             video = container.streams[place]
             start = last = luma = gap = None
             numbers: h264.FrameNumbers | None = None
