@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Messages that wait for each client; of one that is slower the oldest are dropped.
 WAITING = 32
+#: Seconds that a server's port may take to be free.
+FREE = 2.0
 STEP = {
     "type": "object",
     "title": "edgelstm.Step",
@@ -88,6 +91,21 @@ def _server(to: Target, sdk: Any) -> Iterator[Any]:
         yield context
     finally:
         server.stop()
+        _wait_for_port(host, server.port)
+
+
+def _wait_for_port(host: str, port: int) -> None:
+    """``stop`` comes back before the server has left its port, and sinks that open anew want it at once."""
+    deadline = time.monotonic() + FREE
+    while time.monotonic() < deadline:
+        try:
+            socket.create_server(
+                (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+            ).close()
+        except OSError:
+            time.sleep(0.01)
+        else:
+            return
 
 
 class Topics:
