@@ -42,6 +42,7 @@ ORDER = (
     "quantize",
     "build_engine",
     "build_plugin",
+    "config",
     "lower",
     "run",
     "report",

@@ -13,7 +13,7 @@ from edgelstm.errors import EdgeLstmError
 
 
 @app.command(
-    epilog="Examples: `edgelstm build-plugin --ort` · `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
+    epilog="Examples: `edgelstm build-plugin --ort` · `edgelstm build-plugin --c` · `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
     "· `edgelstm build-plugin --machine aarch64 --cuda-target cuda-arm --gpu 8.7 --gpu 11.0 -o libedgelstm_plugin.so`"
 )
 def build_plugin(
@@ -46,23 +46,35 @@ def build_plugin(
             "--ort", help="For ONNX Runtime on the CPU instead: needs a C++ compiler, nothing else."
         ),
     ] = False,
+    c: Annotated[
+        bool,
+        typer.Option(
+            "--c", help="The C library instead: needs a C++ compiler, nothing else. -o names a folder."
+        ),
+    ] = False,
     cxx: Annotated[
         Path | None,
-        typer.Option(help="With --ort: the C++ compiler (default: $CXX, else c++, g++, clang++)."),
+        typer.Option(help="With --ort or --c: the C++ compiler (default: $CXX, else c++, g++, clang++)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Compile the FusedGates kernels as a plugin that TensorRT loads. Needs nvcc, cmake and TensorRT's headers.
 
     With --ort: whole LSTM and GRU cells for ONNX Runtime on the CPU. Runners take the library from where it is put by themselves.
+    With --c: libedgelstm, which steps models in C and C++ programs without Python; see `edgelstm config`.
     """
-    if ort:
+    if ort and c:
+        raise EdgeLstmError("--c with --ort", expected="one of them")
+    if ort or c:
         only_tensorrt = {
             "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target
         }  # fmt: skip
-        return _build_native(output, cxx, machine, plugins, only_tensorrt, as_json)
+        build = _build_c if c else _build_native
+        return build(output, cxx, machine, plugins, only_tensorrt, as_json)
     if cxx is not None:
-        raise EdgeLstmError("--cxx", found="no --ort", expected="--ort, whose library it compiles")
+        raise EdgeLstmError(
+            "--cxx", found="no --ort or --c", expected="--ort or --c, whose library it compiles"
+        )
     from edgelstm.engine import plugin_build
     from edgelstm.engine.capability import capabilities
 
@@ -94,9 +106,7 @@ def _build_native(
     from edgelstm.engine.native_build import build_native
     from edgelstm.runtime.native.library import machine_name
 
-    given = [name for name, value in only_tensorrt.items() if value is not None]
-    if given:
-        raise EdgeLstmError(f"{' and '.join(given)} with --ort", expected="options of a library for the CPU")
+    _refuse_options("--ort", only_tensorrt)
     with phases() as show:
         library = build_native(output, compiler=cxx, target_machine=machine, source=source, progress=show)
     here = library.machine == machine_name()
@@ -107,3 +117,71 @@ def _build_native(
     out.print(
         f"wrote {library.path}: {size}, {library.machine}, kernels {kernels}", markup=False, highlight=False
     )
+
+
+def _build_c(
+    output: Path | None,
+    cxx: Path | None,
+    machine: str | None,
+    source: Path | None,
+    only_tensorrt: Mapping[str, object],
+    as_json: bool,
+) -> None:
+    from edgelstm.engine.c_build import build_c
+
+    _refuse_options("--c", only_tensorrt)
+    with phases() as show:
+        library = build_c(output, compiler=cxx, target_machine=machine, source=source, progress=show)
+    if as_json:
+        return print_json(library.to_json())
+    size = size_text(library.path.stat().st_size)
+    out.print(f"wrote {library.path}: {size}", markup=False, highlight=False)
+
+
+def _refuse_options(kind: str, only_tensorrt: Mapping[str, object]) -> None:
+    given = [name for name, value in only_tensorrt.items() if value is not None]
+    if given:
+        raise EdgeLstmError(f"{' and '.join(given)} with {kind}", expected="options of a library for the CPU")
+
+
+@app.command(
+    epilog="Examples: `cc program.c $(edgelstm config --cflags --libs)` · `export EDGELSTM_ONNXRUNTIME=$(edgelstm config --onnxruntime)`"
+)
+def config(
+    cflags: Annotated[bool, typer.Option("--cflags", help="Flags for the compiler.")] = False,
+    libs: Annotated[bool, typer.Option("--libs", help="Flags for the linker.")] = False,
+    prefix: Annotated[
+        bool,
+        typer.Option("--prefix", help="Its folder, for CMAKE_PREFIX_PATH; pkg-config: lib/pkgconfig in it."),
+    ] = False,
+    onnxruntime: Annotated[
+        bool, typer.Option("--onnxruntime", help="The library of ONNX Runtime in this Python's packages.")
+    ] = False,
+    folder: Annotated[
+        Path | None, typer.Option(help="Where build-plugin --c -o put it (default: the cache).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how to compile with the C library that `build-plugin --c` built. Without an option: all of it, by name."""
+    import shlex
+
+    from edgelstm.engine.c_build import find_c_library, find_onnxruntime
+
+    asked = cflags or libs or prefix
+    told: dict[str, str] = {}
+    if asked or not onnxruntime:
+        library = find_c_library(folder)
+        texts = {
+            "prefix": (prefix, str(library.prefix)),
+            "cflags": (cflags, shlex.join(library.cflags)),
+            "libs": (libs, shlex.join(library.libs)),
+        }
+        told |= {name: text for name, (wanted, text) in texts.items() if wanted or not asked}
+    if onnxruntime or not asked:
+        told["onnxruntime"] = str(find_onnxruntime())
+    if as_json:
+        return print_json(told)
+    if asked or onnxruntime:
+        return typer.echo(" ".join(told.values()))
+    for name, text in told.items():
+        typer.echo(f"{name} {text}")

@@ -119,7 +119,9 @@ def build_native(
 
         def compile_one(k: int) -> None:
             what, (name, *rest) = jobs[k]
-            _run([*command, *FLAGS, *rest, "-c", str(folder / name), "-o", objects[k]], f"compiling {what}")
+            run_compiler(
+                [*command, *FLAGS, *rest, "-c", str(folder / name), "-o", objects[k]], f"compiling {what}"
+            )
 
         if progress:
             progress("compiling", 0, len(jobs))
@@ -127,7 +129,7 @@ def build_native(
             for done, _ in enumerate(pool.map(compile_one, range(len(jobs))), 1):
                 if progress:
                     progress("compiling", done, len(jobs))
-        _run(
+        run_compiler(
             [*command, "-shared", "-o", str(file), *objects, *(["-pthread"] if os.name == "posix" else [])],
             "linking",
         )
@@ -172,7 +174,8 @@ def sources_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _run(command: list[str], what: str) -> None:
+def run_compiler(command: list[str], what: str) -> None:
+    """Raises EdgeLstmError, with the compiler's first words, if it fails."""
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, errors="replace", timeout=COMPILE_TIMEOUT, check=False

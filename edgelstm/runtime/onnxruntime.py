@@ -237,7 +237,8 @@ class _Memory:
             target[name][to] = array[row]
 
     def read(self, buffers: Buffers, row: int) -> dict[str, Array]:
-        return {name: array[row, ...].copy() for name, array in buffers.items()}
+        # In the order of the Signature, so a snapshot's file does not tell how many streams there were.
+        return {s.name: buffers[s.name][row, ...].copy() for s in self._signature.states}
 
     def write(self, buffers: Buffers, row: int, values: Mapping[str, Array]) -> None:
         for name, array in buffers.items():

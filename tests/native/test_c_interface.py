@@ -1,0 +1,484 @@
+"""The C library beside the Python Runner: the same bits, snapshots that move between them, one error for what is wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import json
+import re
+import subprocess
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import helper
+
+import c_library
+import zoo
+from c_library import Program, Refused, Stream
+from edgelstm.dtypes import np_dtype
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import StepModel, make_step
+from edgelstm.passes.unroll import unroll
+from edgelstm.runtime import Runner
+from edgelstm.runtime.snapshot import Snapshot
+
+Array = np.ndarray[Any, Any]
+
+
+def integers_first() -> StepModel:
+    """States of four types; the first is none that NaN can get into."""
+    types = {"count": "int32", "half": "float16", "flag": "bool", "level": "float32"}
+    nodes = [
+        helper.make_node("Cast", ["x"], [f"x_{s}"], to=helper.np_dtype_to_tensor_dtype(np.dtype(t)))
+        for s, t in types.items()
+    ]
+    nodes += [
+        helper.make_node("Xor" if t == "bool" else "Add", [s, f"x_{s}"], [f"{s}_next"])
+        for s, t in types.items()
+    ]
+    nodes.append(helper.make_node("Neg", ["level_next"], ["y"]))
+    signature = Signature(
+        inputs=(TensorSpec("x", "float32", ("N", 2, 3)),),
+        outputs=(TensorSpec("y", "float32", ("N", 2, 3)), TensorSpec("half_next", "float16", ("N", 2, 3))),
+        states=tuple(StateSpec(s, s, f"{s}_next", t, ("N", 2, 3)) for s, t in types.items()),
+    )
+    return make_step(nodes, signature, [])
+
+
+MODELS: dict[str, Callable[[], StepModel]] = {
+    "lstm": zoo.lstm,
+    "conv-lstm": zoo.conv_lstm,
+    "two inputs, an integer state": zoo.two_inputs,
+    "numbers without axes": zoo.running_sum,
+    "one stream a call": lambda: zoo.lstm(axis=1),
+    "five streams in every call": lambda: zoo.lstm(axis=5),
+    "states of other types": integers_first,
+    "a window": lambda: unroll(zoo.lstm(), 3),
+}
+
+
+@pytest.fixture(params=list(MODELS))
+def model(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    path = tmp_path / "model.onnx"
+    MODELS[request.param]().save(path)
+    return path
+
+
+@pytest.fixture
+def lstm(tmp_path: Path) -> Path:
+    path = tmp_path / "lstm.onnx"
+    zoo.lstm().save(path)
+    return path
+
+
+def opened(model: Path, streams: int) -> Runner:
+    return Runner.open(model, streams=streams, threads=1, on_bad_frame="pass", native=False)
+
+
+def frame_of(signature: Signature, rng: np.random.Generator) -> dict[str, Array]:
+    return {t.name: rng.normal(size=t.frame_shape).astype(np_dtype(t.dtype)) for t in signature.inputs}
+
+
+def file_of(snapshot: Snapshot, folder: Path) -> bytes:
+    snapshot.save(folder / "python.npz")
+    return (folder / "python.npz").read_bytes()
+
+
+def equal(found: dict[str, Array], expected: Any) -> None:
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert found[name].tobytes() == value.tobytes(), name
+
+
+def test_a_hundred_frames_of_streams_that_come_and_go_have_the_runners_bits(
+    model: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(1)
+    with opened(model, 5) as runner, Program(model, streams=5) as program:
+        names = ["a", "b", "c", "d", "e"]
+        ours: dict[str, Stream] = {n: program.stream() for n in names}
+        for name in names:
+            assert ours[name].save() == file_of(runner.stream(name).snapshot(), tmp_path)
+        for k in range(100):
+            active = [n for n in names if rng.random() < (0.3 if k % 10 < 5 else 0.9)] or ["c"]
+            rng.shuffle(active)
+            frames = {n: frame_of(program.signature, rng) for n in active}
+            if k == 40:
+                frames[active[0]][program.signature.inputs[0].name][...] = np.nan
+            found = program.step([(ours[n], frames[n]) for n in active])
+            expected = runner.step(frames)
+            for name, result in zip(active, found, strict=True):
+                equal(result, expected[name])
+            name = names[k % 5]
+            assert ours[name].save() == file_of(runner.stream(name).snapshot(), tmp_path)
+            if k % 17 == 3:
+                ours[name].reset()
+                runner.stream(name).reset()
+            if k % 23 == 5:  # leaves, and another one takes its place
+                ours[name].free()
+                runner.stream(name).close()
+                ours[name] = program.stream()
+                runner.stream(name)
+
+
+def test_snapshots_move_a_stream_between_python_and_c(model: Path, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    rows = StepModel.load(model).signature.rows
+    with opened(model, rows) as runner, Program(model, streams=rows) as program:
+        theirs, ours = runner.stream("s"), program.stream()
+        frames = [frame_of(program.signature, rng) for _ in range(6)]
+        for frame in frames[:3]:
+            ours.step(frame)
+        (tmp_path / "c.npz").write_bytes(ours.save())
+        theirs.restore(Snapshot.load(tmp_path / "c.npz"))
+        for frame in frames[3:]:
+            equal(ours.step(frame), theirs.step(frame))
+        ours.reset()
+        ours.load(file_of(theirs.snapshot(), tmp_path))
+        for frame in frames:
+            equal(ours.step(frame), theirs.step(frame))
+
+
+def test_plain_arrays_are_taken_as_python_takes_them(lstm: Path) -> None:
+    with opened(lstm, 1) as runner, Program(lstm) as program:
+        theirs, ours = runner.stream("s"), program.stream()
+        theirs.step(np.ones(3, np.float32))
+        held = io.BytesIO()
+        np.savez(held, **dict(reversed(theirs.snapshot().items())))
+        ours.load(held.getvalue())
+        equal(ours.step(np.zeros(3, np.float32)), theirs.step(np.zeros(3, np.float32)))
+
+
+def test_the_signature_is_the_files_own(model: Path) -> None:
+    with Program(model, streams=StepModel.load(model).signature.rows) as program:
+        assert program.signature == StepModel.load(model).signature
+        assert program.json == StepModel.load(model).signature.dumps()
+
+
+def test_nan_stays_in_its_stream(lstm: Path) -> None:
+    with Program(lstm, streams=2) as program, Program(lstm, streams=2) as other:
+        a, b, c, d = program.stream(), program.stream(), other.stream(), other.stream()
+        bad, good = np.full(3, np.nan, np.float32), np.ones(3, np.float32)
+        found = program.step([(a, bad), (b, good)])
+        assert np.isnan(found[0]["y"]).all()
+        equal(found[1], other.step([(c, good), (d, good)])[1])
+        a.reset()
+        assert np.isfinite(a.step(good)["y"]).all()
+
+
+def refused(code: int, match: str, call: Callable[[], Any]) -> Refused:
+    with pytest.raises(Refused, match=match) as caught:
+        call()
+    assert caught.value.code == code
+    return caught.value
+
+
+def no_handle(call: Callable[[], Any], code: int, match: str) -> None:
+    assert refused(code, match, call).hint
+
+
+def test_what_can_not_be_opened_is_one_error_with_what_to_do(lstm: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.onnx"
+    cut.write_bytes(lstm.read_bytes()[:-200])
+    bare = StepModel.load(lstm).model
+    del bare.metadata_props[:]
+    (tmp_path / "bare.onnx").write_bytes(bare.SerializeToString())
+    for model, match in (
+        (tmp_path / "none.onnx", "does not exist"),
+        (tmp_path, "is no file"),
+        (cut, "can't open"),
+        (tmp_path / "bare.onnx", "no Signature"),
+    ):
+        no_handle(lambda m=model: Program(m), c_library.MODEL, match)
+    library = c_library.built().path
+    for runtime, match in (
+        (str(tmp_path / "libonnxruntime.so"), "cannot open shared object"),
+        (str(library), "another library"),
+        (str(tmp_path), "can't be loaded"),
+    ):
+        no_handle(lambda r=runtime: Program(lstm, onnxruntime=r), c_library.LIBRARY, match)
+    no_handle(lambda: Program(lstm, operators=str(library)), c_library.LIBRARY, "operators")
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"schema": 2}, "another schema"),
+        ({"states": []}, "disagree"),
+        ({"inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 4]}]}, "disagree"),
+        ({"inputs": [{"name": "x", "dtype": "float64", "shape": ["N", 3]}]}, "disagree"),
+        ({"inputs": [{"name": "x", "dtype": "complex64", "shape": ["N", 3]}]}, "dtype"),
+        ({"inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 0]}]}, "shape"),
+        ({"inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 2**31, 2**31]}]}, "shape"),
+        ({"outputs": [{"name": "x", "dtype": "float32", "shape": ["N", 3]}]}, "an input and an output"),
+        ({"inputs": 3}, "no list"),
+    ],
+)
+def test_a_signature_that_does_not_fit_is_refused(lstm: Path, change: dict[str, Any], match: str) -> None:
+    step = StepModel.load(lstm).model
+    step.metadata_props[0].value = json.dumps({**json.loads(step.metadata_props[0].value), **change})
+    lstm.write_bytes(step.SerializeToString())
+    no_handle(lambda: Program(lstm), c_library.MODEL, match)
+
+
+def test_another_version_of_the_interface_is_refused(lstm: Path) -> None:
+    assert c_library.functions().edgelstm_abi_version() == 1
+    no_handle(lambda: Program(lstm, abi=2), c_library.ABI, "version 2")
+    no_handle(lambda: Program(lstm, size=8), c_library.ABI, "8 bytes")
+    longer = (ctypes.c_char * (ctypes.sizeof(c_library.Options) + 8))()
+    options = c_library.Options.from_buffer(longer)
+    options.size, options.abi = len(longer), 1
+    options.onnxruntime = str(c_library.find_onnxruntime()).encode()
+    handle = ctypes.c_void_p()
+    call = c_library.functions().edgelstm_open
+    where = str(lstm).encode()
+    c_library.checked(
+        call, where, longer, ctypes.byref(handle)
+    )  # a newer header, its new options at their default
+    c_library.functions().edgelstm_close(handle)
+    longer[-1] = b"\1"
+    no_handle(
+        lambda: c_library.checked(call, where, longer, ctypes.byref(handle)), c_library.ABI, "does not know"
+    )
+
+
+def test_the_number_of_streams_is_kept(lstm: Path, tmp_path: Path) -> None:
+    with Program(lstm, streams=2) as program:
+        first, _ = program.stream(), program.stream()
+        refused(c_library.FULL, "no place", program.stream)
+        first.free()
+        program.stream()
+    zoo.lstm(axis=5).save(tmp_path / "five.onnx")
+    no_handle(lambda: Program(tmp_path / "five.onnx"), c_library.INVALID, "takes 5 streams")
+
+
+def test_a_wrong_step_moves_no_stream(lstm: Path) -> None:
+    x, big = np.ones(3, np.float32), np.ones(4, np.float32)
+    with Program(lstm, streams=2) as program, Program(lstm) as other:
+        a, b, c = program.stream(), program.stream(), other.stream()
+        program.step([(a, x), (b, x)])
+        before = a.save(), b.save(), c.save()
+        error = refused(c_library.INVALID, r"input 'x' of stream 1", lambda: program.step([(a, x), (b, big)]))
+        assert "16 bytes" in error.what
+        assert "float32[3]" in error.what
+        refused(c_library.INVALID, "the same stream twice", lambda: program.step([(a, x), (b, x), (a, x)]))
+        refused(c_library.INVALID, "two programs", lambda: program.step([(a, x), (c, x)]))
+        piece, handles = c_library.Piece(x.ctypes.data, x.nbytes), (ctypes.c_void_p * 1)(a.handle.value)
+        short = c_library.Piece(big.ctypes.data, 4)
+        step = c_library.functions().edgelstm_step
+        for outputs, match in ((short, "output 'y'"), (None, "NULL for the outputs")):
+            given = None if outputs is None else ctypes.byref(outputs)
+            refused(
+                c_library.INVALID,
+                match,
+                lambda g=given: c_library.checked(step, handles, 1, ctypes.byref(piece), g),
+            )
+        refused(
+            c_library.INVALID, "NULL", lambda: c_library.checked(step, None, 1, ctypes.byref(piece), None)
+        )
+        assert (a.save(), b.save(), c.save()) == before
+        assert step(handles, 0, None, None, None) == c_library.OK
+        unwanted = c_library.Piece(None, 0)
+        assert step(handles, 1, ctypes.byref(piece), ctypes.byref(unwanted), None) == c_library.OK
+        assert a.save() != before[0]
+        assert step(handles, 1, None, None, None) == c_library.INVALID  # nobody asks why
+
+
+def test_snapshots_of_something_else_are_refused_and_the_state_stays(lstm: Path, tmp_path: Path) -> None:
+    zoo.lstm(seed=1).save(tmp_path / "other.onnx")
+    with Program(lstm) as program, Program(tmp_path / "other.onnx") as other:
+        stream, theirs = program.stream(), other.stream()
+        stream.step(np.ones(3, np.float32))
+        good = stream.save()
+        refused(c_library.OTHER_MODEL, "another model", lambda: stream.load(theirs.save()))
+        states = dict(Snapshot.load(written(tmp_path, good)))
+        name = next(iter(states))
+
+        def plain(save: Any = np.savez, **changed: Array) -> bytes:
+            held = io.BytesIO()
+            save(held, **{**states, **changed})
+            return held.getvalue()
+
+        stream.load(plain())
+        for data, match in (
+            (b"", "cut short"),
+            (b"PK", "cut short"),
+            (bytes(5000), "no .npz"),
+            (good[:-1], "cut short"),
+            (good[: len(good) // 2], "cut short"),
+            (good[1:], "damaged|cut short"),
+            (plain(np.savez_compressed), "compressed"),
+            (plain(more=np.zeros(2)), "5 states, expected 4"),
+            (plain(**{name: states[name].astype(np.float64)}), "<f8"),
+            (plain(**{name: states[name][:-1]}), "expected float32"),
+        ):
+            refused(c_library.SNAPSHOT, match, lambda d=data: stream.load(d))
+        half = bytearray(good)
+        half[good.index(states[name].tobytes())] ^= 1
+        refused(c_library.SNAPSHOT, "damaged", lambda: stream.load(bytes(half)))
+        assert stream.save() == good
+        short = ctypes.create_string_buffer(10)
+        save = program.library.edgelstm_state_save
+        refused(c_library.INVALID, "10 bytes", lambda: c_library.checked(save, stream.handle, short, 10))
+
+
+def written(folder: Path, data: bytes) -> Path:
+    (folder / "written.npz").write_bytes(data)
+    return folder / "written.npz"
+
+
+@pytest.fixture(scope="module")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stream]:
+    path = tmp_path_factory.mktemp("fuzz") / "model.onnx"
+    zoo.lstm().save(path)
+    with Program(path) as program:
+        found = program.stream()
+        found.step(np.ones(3, np.float32))
+        yield found
+
+
+def changed(good: bytes, data: st.DataObject) -> bytes:
+    """With a few bytes exchanged, taken out or put in."""
+    result = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, max(0, len(result) - 1)))
+        piece = data.draw(st.binary(max_size=8))
+        result[at : at + data.draw(st.integers(0, 8))] = piece
+    return bytes(result)
+
+
+def taken(stream: Stream, data: bytes) -> bool:
+    """Whether it was; if not, nothing has moved."""
+    before = stream.save()
+    try:
+        stream.load(data)
+    except Refused as error:
+        code = error.code
+    else:
+        return True
+    assert code in (c_library.SNAPSHOT, c_library.OTHER_MODEL)
+    assert stream.save() == before
+    return False
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.data())
+def test_whatever_the_bytes_a_snapshot_is_taken_or_refused_whole(stream: Stream, data: st.DataObject) -> None:
+    good = stream.save()
+    if taken(stream, changed(good, data)):
+        stream.load(good)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=st.data())
+def test_what_is_taken_is_what_python_takes(
+    stream: Stream, data: st.DataObject, tmp_path_factory: Any
+) -> None:
+    """Damage behind right checksums."""
+    good = stream.save()
+    with zipfile.ZipFile(io.BytesIO(good)) as parts:
+        entries = [(name, parts.read(name)) for name in parts.namelist()]
+    which = data.draw(st.integers(0, len(entries) - 1))
+    held = io.BytesIO()
+    with zipfile.ZipFile(held, "w") as file:
+        for k, (name, content) in enumerate(entries):
+            file.writestr(name, changed(content, data) if k == which else content)
+    if taken(stream, held.getvalue()):
+        found = Snapshot.load(written(tmp_path_factory.getbasetemp(), stream.save()))
+        theirs = Snapshot.load(written(tmp_path_factory.getbasetemp(), held.getvalue()))
+        assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in theirs.items()}
+        stream.load(good)
+
+
+def test_threads_take_turns_and_a_stream_has_one_at_a_time(lstm: Path) -> None:
+    x = np.ones(3, np.float32)
+    with Program(lstm, streams=3) as program, Program(lstm) as alone:
+        own, shared, expected = [program.stream(), program.stream()], program.stream(), alone.stream()
+        for _ in range(200):
+            wanted = expected.step(x)["y"]
+        begin, taken, wrong = threading.Barrier(2), [0, 0], []
+
+        def work(k: int) -> None:
+            try:
+                begin.wait()
+                for _ in range(200):
+                    last = own[k].step(x)["y"]
+                    try:
+                        shared.step(x)
+                        taken[k] += 1
+                    except Refused as error:
+                        if error.code != c_library.BUSY:
+                            raise
+                if last.tobytes() != wanted.tobytes():
+                    wrong.append("another result")
+            except BaseException as error:
+                wrong.append(repr(error))
+
+        threads = [threading.Thread(target=work, args=(k,)) for k in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert not wrong
+        expected.reset()
+        for _ in range(sum(taken)):
+            wanted = expected.step(x)["y"]
+        assert shared.step(x)["y"].tobytes() == expected.step(x)["y"].tobytes()
+
+
+def test_the_library_shows_its_functions_and_nothing_else() -> None:
+    done = subprocess.run(
+        ["nm", "-D", "--defined-only", str(c_library.built().path)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shown = [line.split()[-1] for line in done.stdout.splitlines()]
+    declared = re.findall(
+        r"^EDGELSTM_API .*?(edgelstm_\w+)\(", (c_library.SOURCES / "edgelstm.h").read_text(), re.M
+    )
+    assert sorted(shown) == sorted(declared) == [
+        "edgelstm_abi_version", "edgelstm_close", "edgelstm_open", "edgelstm_reset", "edgelstm_signature_json",
+        "edgelstm_state_load", "edgelstm_state_save", "edgelstm_state_size", "edgelstm_step", "edgelstm_stream_free",
+        "edgelstm_stream_new",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("compiler", "standard"), [("cc", "c99"), ("c++", "c++11")])
+def test_the_header_is_short_and_compiles(compiler: str, standard: str, tmp_path: Path) -> None:
+    c_library.built()
+    assert (c_library.SOURCES / "edgelstm.h").read_text().count("\n") < 150
+    source = tmp_path / ("use.c" if compiler == "cc" else "use.cpp")
+    source.write_text(
+        '#include "edgelstm.h"\n'
+        "int main(void) { edgelstm_options o = EDGELSTM_OPTIONS; return o.abi != EDGELSTM_ABI_VERSION; }\n"
+    )
+    strict = ["-Wall", "-Wextra", "-pedantic", "-Werror"]
+    command = [compiler, f"-std={standard}", *strict, "-fsyntax-only", f"-I{c_library.SOURCES}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_places_in_onnx_runtimes_interface_are_those_of_its_header(tmp_path: Path) -> None:
+    header = c_library.ROOT.parent / "shared" / "onnxruntime-headers" / "1.21"
+    if not header.is_dir():
+        pytest.skip(
+            "headers of ONNX Runtime are not here: ../shared/onnxruntime-headers beside the checkout is missing"
+        )
+    c_library.built()
+    source = tmp_path / "abi.cpp"
+    source.write_text(
+        '#include <onnxruntime_c_api.h>\n#include "ort.h"\n'
+        "#define X(place, name, ...) static_assert(offsetof(OrtApi, name) == place * sizeof(void*), #name);\n"
+        "EDGELSTM_ORT_MORE(X)\n"
+    )
+    command = ["c++", "-std=c++17", "-fsyntax-only", f"-I{header}", f"-I{c_library.SOURCES}", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
