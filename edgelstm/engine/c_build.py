@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import edgelstm
 from edgelstm.engine.native_build import FLAGS, find_compiler, run_compiler
 from edgelstm.engine.plugin_build import Progress, find_source
 from edgelstm.errors import EdgeLstmError
@@ -47,6 +46,7 @@ if(NOT TARGET edgelstm::edgelstm)
     INTERFACE_INCLUDE_DIRECTORIES "${_edgelstm_prefix}/include")
 endif()
 """
+_VERSION = re.compile(r"^#define EDGELSTM_ABI_VERSION (\d+)$", re.MULTILINE)
 _SOURCES_LINE = re.compile(r"^# sources: ([0-9a-f]{64})$", re.MULTILINE)
 
 
@@ -137,8 +137,9 @@ def build_c(
             raise EdgeLstmError(
                 f"can't make {prefix}", found=str(error), hint="Give a folder with -o"
             ) from error
-        write_text(prefix / "include" / HEADER, (folder / HEADER).read_text(encoding="utf-8"))
-        text = _PKG_CONFIG.format(version=edgelstm.__version__, sources=library.sources)
+        header = (folder / HEADER).read_text(encoding="utf-8")
+        write_text(prefix / "include" / HEADER, header)
+        text = _PKG_CONFIG.format(version=_VERSION.findall(header)[0], sources=library.sources)
         write_text(prefix / "lib" / "pkgconfig" / "edgelstm.pc", text)
         write_text(prefix / "lib" / "cmake" / "edgelstm" / "edgelstm-config.cmake", _CMAKE)
         with atomic_path(library.path) as file:
