@@ -90,8 +90,9 @@ def _server(to: Target, sdk: Any) -> Iterator[Any]:
     try:
         yield context
     finally:
+        port = server.port  # afterwards it has none
         server.stop()
-        _wait_for_port(host, server.port)
+        _wait_for_port(host, port)
 
 
 def _wait_for_port(host: str, port: int) -> None:
