@@ -155,6 +155,13 @@ INLINE void lstm_block(const LstmStep& s, int64_t panel, int64_t row) {
   for (int r = 0; r < R; r++)
     for (int u = 0; u < U; u++)
       for (int g = 0; g < G; g++) sum[r][u][g] = load(s.bias + ((panel + u) * G + g) * L);
+  if (s.z != nullptr)
+    for (int r = 0; r < R; r++)
+      for (int u = 0; u < U; u++)
+        for (int g = 0; g < G; g++) {
+          int64_t unit = (panel + u) * L;
+          sum[r][u][g] += load(s.z + ((row + r) * G + g) * s.units + unit, s.units - unit);
+        }
   const float* weights = s.panels + panel * next;
   multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
   multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);

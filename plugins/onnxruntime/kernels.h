@@ -25,6 +25,7 @@ struct LstmStep {
   const float *p_i, *p_f, *p_o;    // [panel][lanes], or null without peepholes
   int64_t inputs, width, units, rows;
   const float *x, *h, *c;
+  const float* z;                  // [rows, gates * units], added to the sums; or null
   float *h_out, *c_out;
 };
 

@@ -154,11 +154,12 @@ Shared peephole(const Info& info, size_t input, int64_t units) {
 }
 
 // h', c' of one LSTM layer. Inputs: x [N, I], h [N, R] (may be missing: all of it is x), c [N, units], W [gates * units, I + R]
-// (transposed: the other way round; missing where it is lent), b [gates * units] (may be missing), p_i, p_f, p_o. Gates i, f, g, o; i, g, o if coupled.
+// (transposed: the other way round; missing where it is lent), b [gates * units] (may be missing), p_i, p_f, p_o, and what is added to
+// the sums, [N, gates * units] (may be missing). Gates i, f, g, o; i, g, o if coupled.
 class LstmCell {
  public:
   static constexpr const char* kName = "FusedLSTMCell";
-  static constexpr size_t kInputs = 8, kOutputs = 2;
+  static constexpr size_t kInputs = 9, kOutputs = 2;
   static bool optional(size_t k) { return k == 1 || k >= 3; }
   static int type(size_t) { return ort::kFloat; }
 
@@ -177,6 +178,7 @@ class LstmCell {
     if (b.data != nullptr && b.count() != rows) refuse(kName, "b is " + text(b.shape) + ", expected [" + std::to_string(rows) + "]");
     columns_ = columns;
     recurrent_ = info.integer("recurrent", 1) != 0;
+    added_ = info.integer("added", 0) != 0;
     std::vector<int64_t> first;
     std::vector<const float*> bias;
     for (int64_t g = 0; g < gates; g++) {
@@ -210,6 +212,7 @@ class LstmCell {
     if (recurrent_) s.h = s.width ? context.matrix(1, s.rows, s.width, "h") : s.x;
     else s.h = s.x;
     s.c = context.matrix(2, s.rows, s.units, "c");
+    if (added_) s.z = context.matrix(8, s.rows, s.variant.gates() * s.units, "what is added");
     int64_t out[] = {s.rows, s.units};
     s.h_out = context.output(0, out, 2), s.c_out = context.output(1, out, 2);
     int64_t panels = (s.units + kernels().lanes - 1) / kernels().lanes;
@@ -221,7 +224,7 @@ class LstmCell {
   LstmStep step_;
   Shared weights_, bias_, p_[3];
   int64_t columns_, threads_;
-  bool recurrent_;
+  bool recurrent_, added_;
 };
 
 // h' of one GRU layer, gates z, r, n as in ONNX. Inputs: x [N, I], h [N, units], W [3 units, I], R [3 units, units],

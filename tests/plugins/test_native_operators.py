@@ -89,10 +89,16 @@ class Lstm:
         if variant.peephole and variant.coupled:
             weights = {"w": self.w, "b": self.b, "p_i": self.p[0], "_": self.p[0], "p_o": self.p[1]}
         self.model = model("FusedLSTMCell", self.feeds, weights, 2, **attributes(variant), **given)
+        if given.get("added"):  # the last input: what is added to the sums, as windows have it
+            node, graph = self.model.graph.node[0], self.model.graph
+            node.input.extend([""] * (8 - len(node.input)) + ["z"])
+            graph.input.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, [None, None]))
+            self.feeds["z"] = rng.normal(size=(rows, gates * units)).astype(np.float32)
 
     def expected(self) -> tuple[Array, Array]:
-        x, h, c, w, b, *p = (a.astype(float) for a in (*self.feeds.values(), self.w, self.b, *self.p))
-        return naive.lstm_cell(self.variant, x, h, c, w, b, *p)
+        x, h, c, *z = (a.astype(float) for a in self.feeds.values())
+        w, b, *p = (a.astype(float) for a in (self.w, self.b, *self.p))
+        return naive.lstm_cell(self.variant, x, h, c, w, b + (z[0] if z else 0), *p)
 
 
 @pytest.fixture(scope="session")
@@ -101,11 +107,17 @@ def library() -> Path:
 
 
 @settings(max_examples=40, deadline=None)
-@given(variant=VARIANTS, inputs=SIZES, units=SIZES, rows=st.sampled_from([1, 2, 3, 4, 5, 11]))
+@given(
+    variant=VARIANTS,
+    inputs=SIZES,
+    units=SIZES,
+    rows=st.sampled_from([1, 2, 3, 4, 5, 11]),
+    added=st.integers(0, 1),
+)
 def test_an_lstm_cell_gives_what_the_equations_give(
-    library: Path, variant: GateVariant, inputs: int, units: int, rows: int
+    library: Path, variant: GateVariant, inputs: int, units: int, rows: int, added: int
 ) -> None:
-    cell = Lstm(variant, inputs, units, rows)
+    cell = Lstm(variant, inputs, units, rows, added=added)
     found = native_library.session(cell.model, library).run(None, cell.feeds)
     for a, b in zip(found, cell.expected(), strict=True):
         assert_close(a, b, np.float32, k=64 + inputs + units)

@@ -1,6 +1,6 @@
 """Where whole LSTM cells and gates stand in a step graph, and the one node each becomes.
 
-    Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell
+    Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell; also Gemm(h) + what does not depend on h, as windows have it
     FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in
     the equations of a GRU                   FusedGRUCell (see gru.py)
 
@@ -11,6 +11,7 @@ what is rewritten are the bytes that a session is opened from.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links
@@ -136,7 +137,12 @@ def _cell(
     links: Links, node: Node, z: str, c: str, peepholes: list[str], attributes: dict[str, Attribute]
 ) -> Node | None:
     """The gates together with the Gemm before them; None where there is none of the right form."""
-    gemm = links.gemm(z)
+    gemm, added = links.gemm(z), ""
+    # In a window the input's product stands apart, made for all frames at once.
+    add = links.producer(z, "Add")
+    for one, other in permutations(add.inputs) if add is not None else ():
+        if gemm is None and other not in links.graph.tensors:
+            gemm, added = links.gemm(one), other
     if (
         gemm is None
         or links.too_large(links.constants[gemm.weight].size)
@@ -154,6 +160,9 @@ def _cell(
         extra["recurrent"] = 0
     if gemm.transposed:
         extra["transposed"] = 1
+    if added:
+        extra["added"] = 1
+        peepholes = [*peepholes, *[""] * (3 - len(peepholes)), added]
     names = [*inputs, c, "", gemm.bias, *peepholes]
     while not names[-1]:
         names.pop()
