@@ -24,6 +24,8 @@ ALLOWED = (
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
     r"no RTSP server of GStreamer|no GStreamer for Python",
     r"no Chromium on this machine",
+    r"no systemd-analyze here|openssl is not installed|no openssl to|or openssl|pkg-config or cmake is not here",
+    r"neither a file system of its own nor a limit|PyAV without (ALSA|libx264)|no /proc on this machine",
     r"mosquitto is not installed|pysteps is not installed",
     r"this kernel does not list children",
     r"TensorRT itself stores|V2 plugins are not asked",
