@@ -71,7 +71,8 @@ class CLibrary:
     def libs(self) -> list[str]:
         """For a linker; the program finds the library where it lies now."""
         lib = self.prefix / "lib"
-        return [f"-L{lib}", f"-Wl,-rpath,{lib}", "-ledgelstm"]
+        # -Wl would divide a path at its commas.
+        return [f"-L{lib}", "-Xlinker", "-rpath", "-Xlinker", str(lib), "-ledgelstm"]
 
     def to_json(self) -> dict[str, Any]:
         """JSON-ready."""
