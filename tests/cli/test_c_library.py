@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -19,28 +20,7 @@ from edgelstm.engine.c_build import cached_folder
 from edgelstm.runtime import Runner
 from edgelstm.runtime.native.library import machine_name
 
-PROGRAM = """
-#include <edgelstm.h>
-#include <stdio.h>
-
-int main(int count, char **names) {
-  edgelstm_error error;
-  edgelstm_program *program;
-  edgelstm_stream *stream;
-  float x[3] = {1, 2, 3}, y[2];
-  if (count != 2) return 2;
-  if (edgelstm_open(names[1], NULL, &program, &error) || edgelstm_stream_new(program, &stream, &error)) {
-    fprintf(stderr, "%s. %s\\n", error.what, error.hint);
-    return 1;
-  }
-  edgelstm_input in = {x, sizeof x};
-  edgelstm_output out = {y, sizeof y};
-  if (edgelstm_step(&stream, 1, &in, &out, &error)) return 1;
-  fwrite(y, sizeof y, 1, stdout);
-  edgelstm_close(program);
-  return 0;
-}
-"""
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "c.md"
 
 
 @pytest.fixture
@@ -53,7 +33,10 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def compiled(folder: Path, *flags: str) -> Path:
-    (folder / "program.c").write_text(PROGRAM)
+    """The program of the page."""
+    (block,) = re.findall(r"^```c\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    assert block.count("\n") < 26
+    (folder / "program.c").write_text(block)
     command = [
         "cc",
         "-std=c99",
@@ -70,14 +53,15 @@ def compiled(folder: Path, *flags: str) -> Path:
 
 
 def compare(program: Path, folder: Path, **environment: str) -> None:
-    model = folder / "model.onnx"
-    zoo.lstm().save(model)
+    zoo.lstm(6, head=48).save(folder / "sensor.onnx")
     done = subprocess.run(
-        [program, model], capture_output=True, check=True, timeout=60, env={**os.environ, **environment}
-    )
-    with Runner.open(model, native=False) as runner:
-        wanted = runner.stream("s").step(np.array([1, 2, 3], np.float32))["y"]
-    assert done.stdout == wanted.tobytes()
+        [program], cwd=folder, capture_output=True, text=True, check=True, timeout=60,
+        env={**os.environ, **environment},
+    )  # fmt: skip
+    with Runner.open(folder / "sensor.onnx", native=False) as runner:
+        sample = np.array([0.5, 0.5, 0.4, 0.3, 0.2, 0.1], np.float32)
+        wanted = [runner.stream("s").step(sample, copy=True)["y"][0] for _ in range(3)]
+    assert done.stdout == "".join(f"{y:.6f}\n" for y in wanted)
 
 
 def test_a_program_compiled_as_config_says_finds_everything(run: Run, prefix: Path, tmp_path: Path) -> None:
@@ -90,7 +74,7 @@ def test_a_program_compiled_as_config_says_finds_everything(run: Run, prefix: Pa
     compare(program, tmp_path, EDGELSTM_ONNXRUNTIME=str(Path(out.strip()).parent))
     environment = {k: v for k, v in os.environ.items() if k not in ("EDGELSTM_ONNXRUNTIME", "VIRTUAL_ENV")}
     done = subprocess.run(
-        [program, tmp_path / "model.onnx"], capture_output=True, text=True, check=False, env=environment
+        [program], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment
     )
     if done.returncode:  # unless the system has ONNX Runtime
         assert "EDGELSTM_ONNXRUNTIME" in done.stderr

@@ -20,7 +20,7 @@ DOCS = ROOT / "docs"
 #: What a page's commands take that only the reader has: models, data, GPUs, compilers.
 YOURS = (
     "model.keras", "nets.py", "other.onnx", "net.onnx", "plants.csv", "today.csv", "knmi/", "radar/", "model_1", "model_2", "dtln",
-    "build-plugin", "build-engine", "bench ", "serve pipeline.toml", "kept/", "edgelstm top",
+    "build-plugin", "build-engine", "bench ", "serve pipeline.toml", "kept/", "edgelstm top", "edgelstm config",
 )  # fmt: skip
 
 
