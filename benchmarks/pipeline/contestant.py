@@ -119,7 +119,7 @@ def over_and_over(frames: int) -> None:
 
 
 def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], tuple[float, float]]:
-    """Seconds that the look at the states adds, and seconds of the steps without it: blocks of 50 calls, in turn."""
+    """Seconds that the look at the states adds, and seconds of the steps without it: of a call, in blocks of 50 calls, in turn."""
     from edgelstm import Runner
     from edgelstm.pipeline.service.guard import glance
 
@@ -131,18 +131,19 @@ def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], t
     given = [dict(zip(names, f, strict=True)) for f in frames_of(shape, streams)]
     look = glance(runner)
 
+    def block(looked: bool, count: int) -> float:
+        """Seconds of the processor: what others on the machine do takes none of them."""
+        began = time.thread_time()
+        for j in range(count):
+            runner.step(given[j % DIFFERENT])
+            if looked:
+                look()
+        return (time.thread_time() - began) / count
+
     def turn() -> tuple[float, float]:
-        blocks: dict[bool, list[float]] = {False: [], True: []}
-        for k in range(max(4, frames // 25)):
-            looked, n = bool(k % 2), min(50, frames)
-            began = time.perf_counter()
-            for j in range(n):
-                runner.step(given[j % DIFFERENT])
-                if looked:
-                    look()
-            blocks[looked].append((time.perf_counter() - began) * frames / n)
-        without = statistics.median(blocks[False])
-        return statistics.median(blocks[True]) - without, without
+        count = min(50, frames)
+        pairs = [(block(False, count), block(True, count)) for _ in range(max(4, frames // 50))]
+        return statistics.median(b - a for a, b in pairs), statistics.median(a for a, _ in pairs)
 
     return turn
 

@@ -33,7 +33,7 @@ CASES = (
     ("LSTM 2 x 32", 16, 1500),
     ("LSTM 2 x 32", 64, 400),
     ("ConvLSTM 16 -> 64", 1, 100),
-    ("ConvLSTM 16 -> 64", 16, 25),
+    ("ConvLSTM 16 -> 64", 16, 10),
 )
 THREADS = 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,11 @@ def look(array: Array, dtype: str) -> Callable[[], bool]:
         return lambda: isfinite(dot(array)) or bool(np.isfinite(array).all())
 
     return lambda: all(isfinite(dot(piece)) or np.isfinite(piece).all() for dot, piece in pieces)
+
+
+def all_of(looks: Sequence[Callable[[], bool]]) -> Callable[[], bool]:
+    """All of several :func:`look` in one."""
+    return looks[0] if len(looks) == 1 else lambda: all(look() for look in looks)
 
 
 def all_finite(array: Array) -> bool:

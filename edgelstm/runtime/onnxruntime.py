@@ -17,7 +17,7 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
-from edgelstm.runtime.finite import SMALL, is_looked_at, look
+from edgelstm.runtime.finite import SMALL, all_of, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native, Trial, prepare, say_once
 from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession
 from edgelstm.runtime.protocol import Array, Frame, Outputs
@@ -51,7 +51,7 @@ class Buffers(dict[str, Array]):
 
 @dataclass(slots=True)
 class _Call:
-    """A bound engine call, and the outputs it fills: one dictionary of read-only views per row. looked_at: what tells whether
+    """A bound engine call, and the outputs it fills: one dictionary of read-only views per row. finite: what tells whether
     the states that it writes are finite; states: these, [rows, ...] each.
 
     run: raises what ONNX Runtime raises, or gives a number other than 0 when a session of ours failed; run_watched: that of a
@@ -62,7 +62,7 @@ class _Call:
     run_watched: Callable[[], int]
     outputs: list[Outputs]
     rows: Outputs
-    looked_at: list[Callable[[], bool]]
+    finite: Callable[[], bool]
     states: dict[str, Array]
 
 
@@ -202,17 +202,15 @@ class _Memory:
             if after.arena is None or s.dtype != "float32":
                 found.append(look(after[s.name][rows].reshape(-1), s.dtype))
         states = {s.name: after[s.name][rows] for s in self._signature.states}
-        return _Call(run, run_watched, rows_alone, views, found, states)
+        return _Call(run, run_watched, rows_alone, views, all_of(found), states)
 
     def is_good(self, call: _Call, ranges: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the states that the call wrote are finite, as far as they are looked at, and within ``ranges``."""
-        for finite in call.looked_at:
-            if not finite():
+        if not call.finite():
+            return False
+        for name, (low, high) in ranges.items():
+            if not (low <= call.states[name].min() and call.states[name].max() <= high):
                 return False
-        if ranges:
-            for name, (low, high) in ranges.items():
-                if not (low <= call.states[name].min() and call.states[name].max() <= high):
-                    return False
         return True
 
     def run(self, call: _Call) -> list[Outputs]:

@@ -39,7 +39,8 @@ class CallSize:
 
 
 class Memory(Protocol):
-    """Buffers of one backend, and the engine calls bound to them. ``buffers`` are what :meth:`allocate` gave.
+    """Buffers of one backend, and the engine calls bound to them. One whose states can be looked at where they lie has ``is_good(call, ranges)``,
+    and its calls ``finite()``. ``buffers`` are what :meth:`allocate` gave.
 
     warm_calls: how many calls are worth to be run before the first step; 0 where nothing is prepared.
     """
@@ -255,7 +256,10 @@ class RowProgram:
         good, ran = self._good, state.ran
         if good is None or not self._looks:
             return None
-        return lambda: good(ran[0], ranges) if len(ran) == 1 else all(good(call, ranges) for call in ran)
+        if ranges:
+            return lambda: all(good(call, ranges) for call in ran)
+        # After every step: the fewest calls that do it.
+        return lambda: ran[0].finite() if len(ran) == 1 else all(call.finite() for call in ran)
 
     def undo(self, state: RowState, row: int) -> bool:
         """Take the row's last step back; False, and nothing is done, if the state before it is no longer there.
