@@ -19,7 +19,7 @@ from edgelstm.files import PathLike, check_file
 from edgelstm.graph.signature import Dim, Signature
 from edgelstm.runtime.finite import SMALL, all_of, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native, Trial, prepare, say_once
-from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession
+from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession, lent, load
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, RowState, call_size, capacity
 
@@ -279,11 +279,12 @@ def open_session(
     *,
     half: bool = False,
     providers: Sequence[Any] = (CPU,),
+    library: Path | None = None,
 ) -> Any:
     """An ONNX Runtime session with the options every step graph here runs under.
 
     half: the graph computes in float16; found out for one whose Signature says so. providers: what computes it, the
-    first that can an operator; the CPU comes last.
+    first that can an operator; the CPU comes last. library: of operators that the graph needs besides ONNX Runtime's.
 
     Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
     """
@@ -300,6 +301,8 @@ def open_session(
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
     disabled = ["NchwcTransformer"] if half or _says_half(source) else []
     try:
+        if library is not None:
+            options.register_custom_ops_library(str(library))
         try:
             return ort.InferenceSession(
                 source, options, providers=list(providers), disabled_optimizers=disabled
@@ -328,7 +331,7 @@ def open_session(
 
 def _open_native(
     model: PathLike | bytes, threads: int, spin: bool, streams: int, wanted: bool | None
-) -> tuple[NativeSession, Signature, Native] | None:
+) -> tuple[Any, Signature, Native] | None:
     """A session whose cells are our own operators; None where there are none, or they were not asked for.
 
     Its results are compared with those of the graph as it is, once, on random numbers.
@@ -343,7 +346,7 @@ def _open_native(
     try:
         trial = Trial.of(plain, signature)
         del plain  # its weights, before ours take their place
-        session = NativeSession(found.data, found.matrices, found.library.path, ort, threads, spin)
+        session = _native_session(found, ort, threads, spin)
         trouble = trial.trouble(session)
     except EdgeLstmError as error:
         trouble = str(error)
@@ -356,6 +359,16 @@ def _open_native(
         raise EdgeLstmError(message, found=trouble, hint="Without them it runs: EDGELSTM_NATIVE=0")
     say_once(f"{message}: {trouble}")
     return None
+
+
+def _native_session(found: Native, ort: Any, threads: int, spin: bool) -> Any:
+    """A session of ours; one of ONNX Runtime's Python module where it lets no other be."""
+    library = found.library.path
+    try:
+        return NativeSession(found.data, found.matrices, library, ort, threads, spin)
+    except EdgeLstmError:
+        with lent(load(library, ort), found.matrices):
+            return open_session(found.data, threads, spin, library=library)
 
 
 def _says_half(model: str | bytes) -> bool:

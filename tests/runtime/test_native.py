@@ -435,6 +435,20 @@ def test_other_results_than_the_graph_s_own_are_seen_when_it_is_opened(
     assert "off by" in caplog.text
 
 
+def test_where_onnx_runtime_lets_no_session_be_beside_its_own_it_is_one_of_its_own(
+    library: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As 1.22 and earlier."""
+
+    def refused(*_: object) -> None:
+        raise EdgeLstmError("only one instance of the log can exist")
+
+    monkeypatch.setattr("edgelstm.runtime.onnxruntime.NativeSession.__init__", refused)
+    for step in (zoo.lstm(), gru(f"{AFTER}\n{MOVE}", True), zoo.conv_lstm()):
+        program = compare_streamed(step, library)
+        assert program.native is not None
+
+
 def test_kernels_that_are_not_there_are_an_error(
     cache: Path, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

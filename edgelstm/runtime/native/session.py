@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ NOT_FINITE = 2
 
 class NativeSession:
     """See the module. matrices: what is lent to the library while it opens the graph, by number. onnxruntime: the module whose
-    library is to run it. Raises EdgeLstmError where it can't be opened."""
+    library is to run it. Raises EdgeLstmError where it can't be opened: ONNX Runtime 1.22 and earlier has no place for sessions beside
+    those of its Python module."""
 
     def __init__(
         self,
@@ -44,21 +46,10 @@ class NativeSession:
         threads: int,
         spin: bool,
     ) -> None:
-        try:
-            self._library = _functions(library)
-            # How the library learns which ONNX Runtime it is in. It stays loaded, as it would not with the options alone.
-            onnxruntime.SessionOptions().register_custom_ops_library(str(library))
-        except Exception as error:  # ONNX Runtime raises several unrelated classes
-            text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise EdgeLstmError(
-                f"library of operators {library} does not load", found=text, hint=BUILD_HINT
-            ) from error
+        self._library = load(library, onnxruntime)
         handle = ctypes.c_void_p()
-        for number, matrix in matrices.items():
-            self._library.edgelstm_lend(number, matrix.ctypes.data, *matrix.shape)
-        failed = self._library.edgelstm_open(data, len(data), threads, int(spin), ctypes.byref(handle))
-        for number in matrices:
-            self._library.edgelstm_lend(number, None, 0, 0)
+        with lent(self._library, matrices):
+            failed = self._library.edgelstm_open(data, len(data), threads, int(spin), ctypes.byref(handle))
         if failed:
             raise EdgeLstmError("ONNX Runtime can't open the graph with our operators", found=self._message())
         self._handle = handle
@@ -120,6 +111,32 @@ class NativeSession:
     def _message(self) -> str:
         text: bytes = self._library.edgelstm_message()
         return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[0]
+
+
+def load(path: Path, onnxruntime: Any) -> Any:
+    """The library's functions, once it knows ONNX Runtime. Raises EdgeLstmError where it does not load."""
+    try:
+        library = _functions(path)
+        # How the library learns which ONNX Runtime it is in. It stays loaded, as it would not with the options alone.
+        onnxruntime.SessionOptions().register_custom_ops_library(str(path))
+        return library
+    except Exception as error:  # ONNX Runtime raises several unrelated classes
+        text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise EdgeLstmError(
+            f"library of operators {path} does not load", found=text, hint=BUILD_HINT
+        ) from error
+
+
+@contextmanager
+def lent(library: Any, matrices: Mapping[int, Array]) -> Iterator[None]:
+    """The kernels of a session that is opened inside find these matrices."""
+    for number, matrix in matrices.items():
+        library.edgelstm_lend(number, matrix.ctypes.data, *matrix.shape)
+    try:
+        yield
+    finally:
+        for number in matrices:
+            library.edgelstm_lend(number, None, 0, 0)
 
 
 def _unbind(library: Any, call: ctypes.c_void_p, memory: list[Array]) -> None:
