@@ -14,8 +14,15 @@ from edgelstm.runtime.protocol import Array
 LARGE = 128 * 1024
 #: Arrays of an output that are kept for that; where sinks hold more, further ones are new.
 KEPT = 4
-#: References to an array that lies here and nowhere else: the queue's item, the variable that looks, and the argument of the count.
-_ALONE = 2
+
+
+def _holders(kept: deque[Array]) -> int:
+    """References to the first array, the queue's own among them; what counting adds differs from Python to Python."""
+    return sys.getrefcount(kept[0])
+
+
+#: Of one that nobody else holds.
+_ALONE = _holders(deque([np.empty(0)]))
 
 
 class Copies:
@@ -31,8 +38,8 @@ class Copies:
     def _large(self, name: str, array: Array) -> Array:
         kept = self._kept.setdefault(name, deque(maxlen=KEPT))
         for _ in range(len(kept)):
-            found: Array = kept.popleft()
-            alone = sys.getrefcount(found) <= _ALONE
+            alone = _holders(kept) <= _ALONE
+            found = kept.popleft()
             if alone and found.shape == array.shape and found.dtype == array.dtype:
                 np.copyto(found, array)
                 kept.append(found)
