@@ -296,7 +296,9 @@ def main() -> None:
     unknown = set(arguments.parts) - set(PARTS)
     if unknown:
         parser.error(f"unknown part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
-    os.environ["EDGELSTM_NATIVE"] = "0"  # whether the library is built here or not; its figures: native/run.py
+    os.environ["EDGELSTM_NATIVE"] = (
+        "0"  # whether the library is built here or not; its figures: native/run.py
+    )
     # Workers import models.py by its name.
     os.environ["PYTHONPATH"] = str(HERE)
     arguments.results.mkdir(parents=True, exist_ok=True)
