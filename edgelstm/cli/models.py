@@ -157,7 +157,7 @@ def lower(
     runtime: Annotated[
         str,
         typer.Option(
-            help="plain: standard operators, for any ONNX runtime; openvino; onnxruntime: FusedGates as functions."
+            help="plain: standard operators, for any ONNX runtime; openvino; onnxruntime: FusedGates as functions; native: our own operators, for the C library."
         ),
     ] = "plain",
     as_json: Json = False,

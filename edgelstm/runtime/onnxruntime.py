@@ -371,6 +371,23 @@ def _native_session(found: Native, ort: Any, threads: int, spin: bool) -> Any:
             return open_session(found.data, threads, spin, library=library)
 
 
+def with_operators(data: bytes, threads: int, streams: int) -> bytes:
+    """A step graph's bytes with our operators in it, whole by themselves, for a program that registers their library. Compared with
+    the graph as it stands, once, on random numbers.
+
+    Raises EdgeLstmError where the library is missing, where nothing in the graph becomes one, and where the numbers differ.
+    """
+    ort = import_onnxruntime()
+    if (found := prepare(data, threads, streams, str(ort.__version__), True, lend=False)) is None:
+        raise AssertionError("what is wanted is an error where it is not there")
+    plain = open_session(data, 1, spin=False)
+    trial = Trial.of(plain, read_signature(plain, "model"))
+    trouble = trial.trouble(_native_session(found, ort, threads, False))
+    if trouble is not None:
+        raise EdgeLstmError("our operators give other numbers", found=trouble)
+    return found.data
+
+
 def _says_half(model: str | bytes) -> bool:
     """Whether a Signature in the file speaks of float16: its JSON stands in the file as it is."""
     if isinstance(model, bytes):

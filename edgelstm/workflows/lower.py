@@ -10,10 +10,14 @@ from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, refuse_overwrite
 from edgelstm.graph.step import StepModel
 from edgelstm.renamed import renamed
+from edgelstm.runtime.identity import model_identity
 
 #: "onnxruntime" keeps FusedGates as functions; the others are in standard operators alone, which is what OpenVINO, tract, the
 #: reference evaluator of onnx and every other runtime read.
-Form = Literal["onnxruntime", "openvino", "plain"]
+#: "native" has our own operators in place of cells, for ONNX Runtime with their library registered: docs/c.md.
+Form = Literal["onnxruntime", "openvino", "plain", "native"]
+#: In the metadata: the hash of the file that a model with our operators was made of. Their states are one.
+SOURCE_KEY = "edgelstm.source"
 
 
 @dataclass(repr=False)
@@ -45,6 +49,10 @@ def lowered(step: StepModel, form: Form) -> StepModel:
 
     if form not in get_args(Form):
         raise EdgeLstmError("lower", found=form, expected=" or ".join(get_args(Form)))
+    if form == "native":
+        from edgelstm.runtime.onnxruntime import available_cpus, with_operators
+
+        return StepModel.from_bytes(with_operators(step.to_bytes(), available_cpus(), 1))
     return lower_pass(step, "openvino" if form == "plain" else form)
 
 
@@ -63,6 +71,8 @@ def lower(model: PathLike | StepModel, output: PathLike | None = None, runtime: 
             f"output {output}", found=Path(output).suffix or "no suffix", expected="a path ending with .onnx"
         )
     made = lowered(step, runtime)
+    if runtime == "native" and not isinstance(model, StepModel):
+        made.model.metadata_props.add(key=SOURCE_KEY, value=model_identity(model))
     if output is not None:
         made.save(output)
     return Lowered(

@@ -58,7 +58,8 @@ typedef struct edgelstm_options {
   uint32_t no_spin;        /* 1: idle threads sleep between operators, and leave the processor to others */
   const char *onnxruntime; /* its library, or a folder that holds it; default: $EDGELSTM_ONNXRUNTIME, the system's, that of
                               the Python environment that is active ($VIRTUAL_ENV) */
-  const char *operators;   /* a library of operators to register with it; default: none */
+  const char *operators;   /* the library of our operators, for models lowered to "native"; default:
+                              $EDGELSTM_NATIVE_LIBRARY, else none */
 } edgelstm_options;
 
 #define EDGELSTM_OPTIONS \

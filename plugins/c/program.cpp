@@ -74,13 +74,20 @@ Program::Program(const char* path, const edgelstm_options& options)
   ort::Metadata* found;
   runtime_.check(runtime_.SessionGetModelMetadata(session_.get(), &found));
   Owned<ort::Metadata> metadata(found, runtime_.ReleaseModelMetadata);
-  char* text = nullptr;
-  runtime_.check(runtime_.ModelMetadataLookupCustomMetadataMap(metadata.get(), allocator, "edgelstm.signature", &text));
-  if (text == nullptr)
+  auto told = [&](const char* key) {
+    char* text = nullptr;
+    runtime_.check(runtime_.ModelMetadataLookupCustomMetadataMap(metadata.get(), allocator, key, &text));
+    std::string value = text == nullptr ? "" : text;
+    if (text != nullptr) runtime_.check(runtime_.AllocatorFree(allocator, text));
+    return value;
+  };
+  json = told("edgelstm.signature");
+  if (json.empty())
     throw Error(EDGELSTM_MODEL, where_ + " has no Signature: nothing tells which of its tensors are states",
                 "Declare the state pairs: edgelstm export " + where_ + " --state INPUT=OUTPUT -o step.onnx");
-  json = text;
-  runtime_.check(runtime_.AllocatorFree(allocator, text));
+  // One with our operators in it has the states of the file that it was made of.
+  if (std::string source = told("edgelstm.source"); source.size() == 64 && source.find_first_not_of("0123456789abcdef") == std::string::npos)
+    model = source;
   signature = parse_signature(json, where_);
   compare_with_graph();
   if (signature.rows > 1 && size_t(signature.rows) != streams_)
@@ -124,10 +131,11 @@ void Program::open(const edgelstm_options& options) {
     if (says_half(where_)) entry("optimization.disable_specified_optimizers", "NchwcTransformer");
     // It fuses Q/DQ pairs of fp8 into operators that have no fp8. Unfused it computes in float32.
     if (unfused) entry("session.disable_quant_qdq", "1");
-    if (options.operators != nullptr && *options.operators != '\0') {
-      ort::Status* status = r.RegisterCustomOpsLibrary_V2(made, options.operators);
+    const char* operators = options.operators != nullptr ? options.operators : getenv("EDGELSTM_NATIVE_LIBRARY");
+    if (operators != nullptr && *operators != '\0') {
+      ort::Status* status = r.RegisterCustomOpsLibrary_V2(made, operators);
       if (status != nullptr)
-        throw Error(EDGELSTM_LIBRARY, std::string("operators ") + options.operators + ": " + r.message(status),
+        throw Error(EDGELSTM_LIBRARY, std::string("operators ") + operators + ": " + r.message(status),
                     "edgelstm build-plugin --ort builds them");
     }
     ort::Session* session = nullptr;
@@ -138,6 +146,9 @@ void Program::open(const edgelstm_options& options) {
   };
   std::string trouble = attempt(false);
   if (trouble.find("float8") != std::string::npos) trouble = attempt(true);
+  if (trouble.find("edgelstm:Fused") != std::string::npos || trouble.find("edgelstm.Fused") != std::string::npos)
+    throw Error(EDGELSTM_LIBRARY, where_ + " needs our operators: " + trouble,
+                "Build them, edgelstm build-plugin --ort, and name their library: the option operators, or $EDGELSTM_NATIVE_LIBRARY");
   if (!trouble.empty())
     throw Error(EDGELSTM_MODEL, "ONNX Runtime can't open " + where_ + ": " + trouble,
                 "If the file was cut short or edited, export it again");

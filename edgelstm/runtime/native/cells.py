@@ -36,11 +36,12 @@ class Rewritten:
     matrices: dict[int, Array]
 
 
-def rewrite(data: bytes, threads: int, streams: int = 1) -> Rewritten | None:
+def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -> Rewritten | None:
     """The file with native operators; None where nothing in it becomes one, or it is no ONNX file.
 
     threads: of the session that will run it. streams: at once, at most; for many, large products are left to ONNX Runtime, which
-    is faster at them. Only graphs in float32 throughout are rewritten: others keep their rounding.
+    is faster at them. lend: whether matrices are lent; else they stay in the file, which is then whole by itself. Only graphs in float32
+    throughout are rewritten: others keep their rounding.
     """
     try:
         graph = OnnxGraph(data)
@@ -60,8 +61,26 @@ def rewrite(data: bytes, threads: int, streams: int = 1) -> Rewritten | None:
         made[new.op] = made.get(new.op, 0) + 1
     if not made:
         return None
+    if not lend:
+        _keep_matrices(graph, links)
     _drop_unused(graph)
-    return Rewritten(graph.encode(DOMAIN, 1), made, links.lent)
+    return Rewritten(graph.encode(DOMAIN, 1), made, links.lent if lend else {})
+
+
+#: By operator: the attribute that has a lent matrix's number, and the input that the matrix is where it is not lent.
+_LENT = {"FusedLSTMCell": (("lent", 3),), "FusedGRUCell": (("lent_w", 2), ("lent_r", 3))}
+
+
+def _keep_matrices(graph: OnnxGraph, links: Links) -> None:
+    names = {number: name for name, number in links.numbers.items()}
+    for node in graph.nodes:
+        for attribute, place in _LENT.get(node.op, ()) if node.domain == DOMAIN else ():
+            number = node.attributes.pop(attribute, 0)
+            if not isinstance(number, int) or not number:
+                continue
+            node.inputs[place] = names[number]
+            if names[number] not in graph.tensors:
+                graph.add_floats(names[number], links.lent[number])
 
 
 def variant_attributes(op: str) -> dict[str, Attribute] | None:

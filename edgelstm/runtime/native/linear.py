@@ -60,7 +60,7 @@ class Links:
         self.most = most
         #: Matrices by the number under which they are lent, a number for each in this process.
         self.lent: dict[int, Array] = {}
-        self._numbers: dict[str, int] = {}
+        self.numbers: dict[str, int] = {}
         self.producers: dict[str, Node] = {
             name: node for node in graph.nodes for name in node.outputs if name
         }
@@ -77,10 +77,10 @@ class Links:
 
     def lend(self, name: str, matrix: Array) -> int:
         """The number of a matrix; the same for the same name."""
-        if name not in self._numbers:
-            self._numbers[name] = number = next(_NUMBERS)
+        if name not in self.numbers:
+            self.numbers[name] = number = next(_NUMBERS)
             self.lent[number] = np.require(matrix, np.float32, ["C", "A"])
-        return self._numbers[name]
+        return self.numbers[name]
 
     def producer(self, value: str, *ops: str) -> Node | None:
         """The standard operator of one of those kinds that makes a value."""

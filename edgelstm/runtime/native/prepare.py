@@ -49,11 +49,17 @@ class Native:
 
 
 def prepare(
-    model: PathLike | bytes, threads: int, streams: int, onnxruntime: str, wanted: bool | None = None
+    model: PathLike | bytes,
+    threads: int,
+    streams: int,
+    onnxruntime: str,
+    wanted: bool | None = None,
+    *,
+    lend: bool = True,
 ) -> Native | None:
     """The step graph with our operators; None where it is to be opened as it is.
 
-    threads, streams: see :func:`edgelstm.runtime.native.cells.rewrite`. onnxruntime: the version that will open it. wanted:
+    threads, streams, lend: see :func:`edgelstm.runtime.native.cells.rewrite`. onnxruntime: the version that will open it. wanted:
     False: never; None: where a library is found and fits (one that does not is told of in the log, once); True: an EdgeLstmError
     says what is missing. ``$EDGELSTM_NATIVE`` answers for None: 0: never; 1: the library has to be there, whatever models are opened.
     """
@@ -81,7 +87,7 @@ def prepare(
             raise EdgeLstmError("the library of operators for ONNX Runtime is not here", hint=BUILD_HINT)
         return None
     data = model if isinstance(model, bytes) else read_bytes(model)
-    rewritten = rewrite(data, threads, streams)
+    rewritten = rewrite(data, threads, streams, lend=lend)
     if rewritten is None:
         if wanted:
             raise EdgeLstmError(
