@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+from rich.cells import cell_len
 from rich.console import Group
 from rich.live import Live
 from rich.table import Table
@@ -27,6 +28,12 @@ COLOURS = {
 }
 LEVELS = {"warning": "yellow", "error": "red", "critical": "red"}
 LINES = 8
+#: Columns that a name has, at most and at least, and between two columns.
+NAME, NAME_AT_LEAST, GAP = 24, 12, 2
+STATUS = "status"
+_TITLES = (STATUS, "frames/s", "step", "age", "overdue", "wait", "stepped", "dropped", "resets", "guard", "again", "state")  # fmt: skip
+#: What is left out of a narrow terminal, first to last.
+_LEAST = ("state", "again", "step", "wait", "resets", "overdue", "guard", "stepped", "age")
 
 
 @app.command(
@@ -51,24 +58,27 @@ def top(
     if once or as_json:
         while True:
             found = service.look()
-            print_json(found) if as_json else out.print(picture(service.url, found))
+            print_json(found) if as_json else out.print(picture(service.url, found, out.width))
             if once:
                 return
             time.sleep(every)
     with Live(
-        picture(service.url, service.look()), console=out, screen=out.is_terminal, auto_refresh=False
+        picture(service.url, service.look(), out.width),
+        console=out,
+        screen=out.is_terminal,
+        auto_refresh=False,
     ) as live:
         while True:
             time.sleep(every)
             try:
-                live.update(picture(service.url, service.look()), refresh=True)
+                live.update(picture(service.url, service.look(), out.width), refresh=True)
             except EdgeLstmError as error:  # restarted, perhaps: it is asked again
                 live.update(Text(clean(error), style="red"), refresh=True)
 
 
-def picture(url: str, found: Mapping[str, Any]) -> Group:
-    """The screen."""
-    from edgelstm.pipeline.web.words import age, count, milliseconds, number
+def picture(url: str, found: Mapping[str, Any], width: int) -> Group:
+    """The screen, ``width`` columns wide."""
+    from edgelstm.pipeline.web.words import age, number
 
     streams = found["streams"]
     running = sum(s["status"] == "running" for s in streams)
@@ -81,44 +91,16 @@ def picture(url: str, found: Mapping[str, Any]) -> Group:
             for name, value in found["board"][kind].items()
         ),
     )
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=24)
-    table.add_column("")
-    for title in (
-        "frames/s",
-        "step",
-        "age",
-        "overdue",
-        "wait",
-        "stepped",
-        "dropped",
-        "resets",
-        "guard",
-        "again",
-    ):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    for s in streams:
-        counts = s["counts"]
-        dropped, resets, guard = (
-            sum(n for k, n in counts.items() if k.startswith(f"{kind}:"))
-            for kind in ("dropped", "reset", "guard")
-        )
-        table.add_row(
-            Text(clean(s["name"])),
-            Text(_status(s), style=COLOURS.get(s["status"], "")),
-            number(s["rate"]),
-            milliseconds(s["step"]),
-            milliseconds(s["age"]),
-            Text("–" if s["deadline"] is None else count(s["overdue"]), style="red" if s["overdue"] else ""),
-            f"{s['queue']}/{s['room']}",
-            count(counts.get("stepped", 0)),
-            count(dropped),
-            count(resets),
-            Text(count(guard), style="red" if guard else ""),
-            count(s["reconnects"]),
-            _state(s.get("states", [])),
-        )
+    rows = [_row(s) for s in streams]
+    titles, left_out, name = _that_fit(rows, width)
+    table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="dim")
+    table.add_column("stream", no_wrap=True, overflow="ellipsis", max_width=name)
+    for title in titles:
+        side: Literal["left", "right"] = "left" if title in (STATUS, "state") else "right"
+        table.add_column("" if title == STATUS else title, justify=side, no_wrap=True)
+    for s, row in zip(streams, rows, strict=True):
+        table.add_row(Text(clean(s["name"])), *(row[title] for title in titles))
+    more = [Text(f"a wider terminal shows {', '.join(left_out)} too", style="dim")] if left_out else []
     lines = [
         Text(
             f"{line['time'][11:19]} {clean(line['message'])}",
@@ -128,7 +110,53 @@ def picture(url: str, found: Mapping[str, Any]) -> Group:
         )
         for line in found["log"][-LINES:]
     ]
-    return Group(head, Text(), table, Text(), *lines)
+    return Group(head, Text(), table, *more, Text(), *lines)
+
+
+def _row(s: Mapping[str, Any]) -> dict[str, Text]:
+    """What there is to say of a stream, by column."""
+    from edgelstm.pipeline.web.words import count, milliseconds, number
+
+    counts = s["counts"]
+    dropped, resets, guard = (
+        sum(n for k, n in counts.items() if k.startswith(f"{kind}:"))
+        for kind in ("dropped", "reset", "guard")
+    )
+    overdue = Text("–" if s["deadline"] is None else count(s["overdue"]), style="red" if s["overdue"] else "")
+    return {
+        STATUS: Text(_status(s), style=COLOURS.get(s["status"], "")),
+        "frames/s": Text(number(s["rate"])),
+        "step": Text(milliseconds(s["step"])),
+        "age": Text(milliseconds(s["age"])),
+        "overdue": overdue,
+        "wait": Text(f"{s['queue']}/{s['room']}"),
+        "stepped": Text(count(counts.get("stepped", 0))),
+        "dropped": Text(count(dropped)),
+        "resets": Text(count(resets)),
+        "guard": Text(count(guard), style="red" if guard else ""),
+        "again": Text(count(s["reconnects"])),
+        "state": _state(s.get("states", [])),
+    }
+
+
+def _that_fit(rows: list[dict[str, Text]], width: int) -> tuple[list[str], list[str], int]:
+    """Columns for ``width``, those there is no room for, and how wide a name may be. Names give way, figures don't: half a number is a
+    wrong one. Columns that say nothing of any stream go first."""
+    titles = list(_TITLES)
+    silent = [t for t in _LEAST if all(row[t].plain in ("", "0", "–") for row in rows)]
+
+    def left() -> int:
+        wide = (
+            max([0 if t == STATUS else len(t), *(cell_len(row[t].plain) for row in rows)]) for t in titles
+        )
+        return width - sum(wide) - GAP * len(titles)
+
+    for title in (*silent, *(t for t in _LEAST if t not in silent)):
+        if left() >= NAME_AT_LEAST:
+            break
+        titles.remove(title)
+    name = max(NAME_AT_LEAST, min(NAME, left()))
+    return titles, [t for t in _TITLES if t not in titles and t not in silent], name
 
 
 def _status(stream: Mapping[str, Any]) -> str:

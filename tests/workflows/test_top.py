@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ pytest.importorskip("prometheus_client")
 
 from command_line import Run
 from edgelstm import EdgeLstmError
-from edgelstm.cli.top import clean
+from edgelstm.cli.top import clean, picture
 from edgelstm.workflows.top import Top
 from running import MODEL, Running, folder_of_sums, toml, until
 
@@ -95,3 +96,31 @@ def test_the_token_goes_nowhere_else() -> None:
 
 def test_names_are_no_orders_to_the_terminal() -> None:
     assert clean("a\x1b[2Jb\x07\u202e") == "a [2Jb  "
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_figure_is_cut_off(width: int) -> None:
+    """Names give way, and columns that matter least; of what is shown every figure is whole."""
+    from rich.console import Console
+
+    streams = [
+        {
+            "name": name, "status": "running", "rate": 24.98, "step": 0.0488, "age": 0.0962, "deadline": None, "overdue": 0, "queue": 0,
+            "room": 4, "reconnects": 2, "alarms": {}, "states": [{"name": "h0", "share": None, "rms": 0.234}],
+            "counts": {"stepped": 1234567, "dropped:overload": 42, "reset:gap": 3, "guard:state": guard},
+        }
+        for name, guard in (("gate", 0), ("a camera with a name that is far too long", 7))
+    ]  # fmt: skip
+    found = {"uptime": 8, "board": {"power": {}, "temperature": {}}, "log": [], "streams": streams}
+    console = Console(width=width, record=True, file=io.StringIO())
+    console.print(picture("http://127.0.0.1:8080", found, width))
+    head, gate, long, *_ = [line.rstrip() for line in console.export_text().splitlines()][2:]
+    shown = head.split()
+    assert shown[:2] == ["stream", "frames/s"]
+    assert {"age", "dropped"} <= set(shown)
+    assert not [word for word in (*shown, *gate.split()) if "…" in word]
+    assert long.count("…") == 1
+    if width >= 80:
+        assert {"stepped", "guard"} <= set(shown)
+        assert gate.split()[:3] == ["gate", "running", "25"]
+        assert long.split()[-1] == ("7" if width == 80 else "0.234")

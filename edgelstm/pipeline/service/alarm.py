@@ -127,6 +127,9 @@ class Alarms:
                 self.streams[str(name)] = Alarm(
                     self.rule, bool(fired), float(since) if clocks and since is not None else None
                 )
+                self.timed = self.timed or (
+                    clocks and since is not None
+                )  # so says a checkpoint before the first number too
         except (KeyError, TypeError, ValueError, AttributeError):
             return False
         return True

@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ MAGIC = b"EDGELSTM-CHECKPOINT\n"
 KEPT = 2
 _NAME = re.compile(r"^checkpoint-(\d{1,12})\.state$")
 _DIGEST = 32
+#: Counters that sinks write.
+DELIVERED = ("delivered", "undelivered", "written_before")
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,11 @@ class StreamPart:
     stamp: float
     counts: dict[str, int] = field(default_factory=dict)
     states: dict[str, Array] = field(default_factory=dict)
+
+    def with_delivered(self, counts: dict[str, int]) -> StreamPart:
+        """The same with what sinks have done since: outputs that waited are delivered when its frames are all stepped."""
+        since = {n: c for n, c in counts.items() if n.partition(":")[0] in DELIVERED}
+        return replace(self, counts={**self.counts, **since})
 
 
 @dataclass(frozen=True)

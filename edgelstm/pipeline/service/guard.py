@@ -118,6 +118,10 @@ class Guard:
         self.last = self._kept = None
         self._since = self._in_a_row = 0
 
+    def initial(self) -> State:
+        """The state at the start, as the model stores it."""
+        return {s.name: s.initial_value() for s in self._signature.states}
+
     def resume(self, state: State) -> None:
         """The stream begins at ``state``."""
         self.last = self._kept = state

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections import deque
@@ -128,7 +129,10 @@ class Keeper:
             self._rules.folder.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as temporary:
                 np.savez(temporary, allow_pickle=False, **arrays)
-            for old in sorted(self._rules.folder.glob(f"{safe}-[0-9]*T[0-9]*Z.npz"))[: -self._rules.files]:
+            # Not by a pattern for names of files: "north" must not clear away what "north-1" kept, and a key may hold a bracket.
+            mine = re.compile(rf"{re.escape(safe)}-\d{{8}}T\d{{6}}\.\d{{6}}Z\.npz")
+            kept = sorted(each for each in self._rules.folder.iterdir() if mine.fullmatch(each.name))
+            for old in kept[: -self._rules.files]:
                 old.unlink(missing_ok=True)
         except (OSError, ValueError, EdgeLstmError) as error:
             self._counts.add("unkept")

@@ -178,7 +178,7 @@ class Member:
         if self._resumed is not None:
             return self._resumed
         if self.position is None or self.stream is None:
-            return self._left
+            return None if self._left is None else self._left.with_delivered(self.counts.to_json())
         state = self.guard.last or self.stream.snapshot()
         counts = self.counts.to_json()
         # What is read but not dealt with is read again.
@@ -217,18 +217,25 @@ class Member:
             return
         if after is not None and feed.last_at is not None and now - feed.last_at > after and feed.lose():
             log.warning("stream %s: lost, no frame for %g s", self.name, after)
-        if not feed.lost:
-            self._loss_seen = False
-        elif not self._loss_seen and not self.has_frame:
+        if feed.lost and not self._loss_seen and not self.has_frame:  # seen until the first frame is back
             self._loss_seen = True
             if self.rules.loss == "reset_on_loss":
                 self.reset("loss")
 
     def reset(self, cause: str) -> None:
-        """Go to the initial state; windows begin anew."""
+        """Go to the initial state; windows begin anew. Frames that stand in for missing ones are of what was before: none is stepped any more."""
         if self.stream is not None:
             self.stream.reset()
+        elif self._resumed is not None:  # it has no place yet, and would begin with what the checkpoint had
+            self._resumed = replace(self._resumed, states=self.guard.initial())
         self.guard.forget()
+        if self._pending:
+            waits = [(arrived, filled) for arrived, filled in self._pending if not filled]
+            if gone := len(self._pending) - len(waits):
+                self.counts.add("unfilled:reset", gone)
+            self._pending = deque(waits)
+            if self._held is not None:
+                self._held = replace(self._held, states=self.guard.initial())
         if self.keeper is not None:
             self.keeper.forget()
         self._gathered_from = None

@@ -420,6 +420,12 @@ class Service:
             c.name: c.part(loop.digest, self._marks.get(c.name, {})) for c in self.channels if c.loop is loop
         }
 
+    def _read_idle(self) -> None:
+        """What a checkpoint keeps of loops that stand still."""
+        for name, loop in self.loops.items():
+            if loop.is_idle:
+                self._parts[name] = self._part(loop)
+
     def _save(self) -> None:
         """Write a checkpoint: of a loop that doesn't answer, what it offered before."""
         assert self._folder is not None
@@ -429,13 +435,12 @@ class Service:
         deadline = time.monotonic() + ANSWER
         while self._wanted and any(not o.is_idle for o in loops.values()) and time.monotonic() < deadline:
             time.sleep(0.01)
-        for name, loop in loops.items():
-            if loop.is_idle:
-                self._parts[name] = self._part(loop)
+        self._read_idle()
         # A state that is ahead of its outputs would lose them in a crash.
         for writer in [w for c in self.channels for w in c.writers]:
             if not writer.settle(max(0.0, deadline - time.monotonic())):
                 log.warning("sink %s: behind the checkpoint that is written now", writer.name)
+        self._read_idle()  # of what stands still, what was delivered meanwhile counts
         there = {c.name for c in self.channels}
         sections = {n: part for parts in self._parts.values() for n, part in parts.items() if n in there}
         try:

@@ -202,6 +202,7 @@ def test_sigterm_saves_exactly_where_it_stopped(tmp_path: Path) -> None:
         out, _ = process.communicate(timeout=120)
     counts = json.loads(out)["streams"]["a"]
     assert "written_before" not in counts
+    assert counts["delivered"] == 400, "those of both runs"
     assert counts["stepped"] == 400
     assert stopped < 400
     assert read(tmp_path / "a.jsonl") == [(k, 2.0 * (3 + k + 1)) for k in range(400)]

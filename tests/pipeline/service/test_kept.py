@@ -152,3 +152,15 @@ def test_a_state_of_another_model_is_refused(tmp_path: Path, run: Run) -> None:
     assert "It was taken from another model" in error
     with Runner.open(tmp_path / "model.onnx") as runner:
         runner.stream("x").restore(state_of(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "other"), [("north", "north-1"), ("north:[ab]*", "north:b"), ("n:ä/ö", "n:ä")]
+)
+def test_a_stream_clears_away_its_own_files_alone(tmp_path: Path, name: str, other: str) -> None:
+    for each in (other, *[name] * 4):
+        keeper = Keeper(each, "m", KeepRules(tmp_path / "kept", files=2), Counts())
+        keeper.take(frame(0, 1), 0.0, lambda: {"s": np.float32(0)})
+        keeper.write("a bad state")
+        keeper.close()
+    assert len(list((tmp_path / "kept").iterdir())) == 3, "two of its own, one of the other"

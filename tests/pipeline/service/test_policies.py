@@ -15,6 +15,7 @@ from serving import frame, member, stream
 
 import zoo
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.checkpoint import StreamPart
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed, Wake
 from edgelstm.pipeline.service.loop import Loop
@@ -304,3 +305,53 @@ def test_reset_on_loss_does_not_wait_for_the_return(runner: Runner) -> None:
     made.check_loss(0.0)
     assert runner.stream("a").snapshot()["s"] == START
     assert made.counts["reset:loss"] == 1
+
+
+@pytest.mark.parametrize("how", ["asked", "loss"])
+def test_a_state_that_waits_for_its_first_frame_is_reset_too(runner: Runner, how: str) -> None:
+    """After a restart, before the source has come back: what the checkpoint had must not come back with it."""
+    for name in runner.streams:
+        runner.stream(name).close()
+    loop = Loop("m", runner, 8, 0.0)
+    made, heard = member(loop, "a", loss="reset_on_loss")
+    made.resume(StreamPart(6, 6.0, {"read": 7, "stepped": 7}, {"s": np.float32(99)}))
+    if how == "asked":
+        made.reset("asked")
+    else:
+        made.feed.lose()
+        made.check_loss(0.0)
+    part = made.part()
+    assert part is not None
+    assert (part.index, part.states["s"]) == (6, START), "and so a checkpoint of now"
+    made.feed.put(Arrived(frame(7, 5), 7.0, 0.0))
+    made.feed.end()
+    loop.add(made)
+    loop.run()
+    assert heard.values == sums([5])
+    assert made.counts[f"reset:{how}"] == 1
+
+
+@given(st.integers(0, 6), st.sampled_from(["repeat:4", "blank:4"]))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_reset_amid_frames_that_stand_in(runner: Runner, when: int, gap: str) -> None:
+    """Whenever it comes, the state is that of the frames which came after it, in a checkpoint too."""
+    for name in runner.streams:
+        runner.stream(name).close()
+    loop = Loop("m", runner, 8, 0.0)
+    made, heard = member(loop, "a", gap=gap, max_gap=2)
+    for index, (stamp, value) in enumerate([(0, 1), (1, 2), (6, 3), (7, 4)]):
+        made.feed.put(Arrived(frame(index, value), float(stamp), 0.0))
+    made.feed.end()
+    loop.add(made)
+    real = [1.0, 2.0, *([2.0] if gap[0] == "r" else [0.0]) * 4, 3.0, 4.0]
+    for _ in range(when):
+        loop._round([made])
+    made.reset("asked")
+    part = made.part()
+    assert part is None or part.states["s"] == START
+    loop.run()
+    left = [*real[when:2], *(real[max(when, 2) : 6] if when <= 2 else []), *real[max(when, 6) :]]
+    assert heard.values[-1] == sums(left)[-1]
+    counts = made.counts.to_json()
+    assert counts["read"] == counts["stepped"] == 4
+    assert counts.get("filled", 0) + counts.get("unfilled:reset", 0) == 4
