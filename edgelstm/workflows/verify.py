@@ -156,10 +156,10 @@ def _open(spec: str, request: Request, like: Signature | None, threads: int | No
     suffix = "" if is_factory(spec) else Path(spec).suffix.lower()
     if suffix in suffixes():
         threads = threads if suffix == ".onnx" else None
-        try:
-            return open_program(spec, threads=threads)
+        try:  # without operators of our own: the file is judged, as any runtime computes it
+            return open_program(spec, threads=threads, native=False)
         except FixedRows as fixed:  # one stream is compared, beside others that idle
-            return open_program(spec, streams=fixed.rows, threads=threads)
+            return open_program(spec, streams=fixed.rows, threads=threads, native=False)
     door = door_of(spec)
     taken = {f.name for f in fields(request)} & (frozenset() if door is None else door.takes)
     own = Request(**{name: getattr(request, name) for name in taken})
