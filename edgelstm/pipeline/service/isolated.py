@@ -165,7 +165,10 @@ class _Child:
     def _message(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         while True:
-            line = self._process.stdout.readline(LINE)
+            try:
+                line = self._process.stdout.readline(LINE)
+            except ValueError:  # closed by another thread
+                raise self._died() from None
             if not line.endswith(b"\n"):
                 raise self._died() if len(line) < LINE else _lie(f"a line of {count_of(len(line), 'byte')}")
             try:

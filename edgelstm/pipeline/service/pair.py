@@ -89,6 +89,12 @@ class _Paired(Source):
             live=any(lane.source.live for lane in lanes),
         )
 
+    def __iter__(self) -> Iterator[Frame]:
+        if self._current is not None:
+            return super().__iter__()
+        self._current = self._checked()  # with the sources as they were opened
+        return self._current
+
     def stop(self) -> None:
         super().stop()
         for lane in self._lanes:

@@ -145,6 +145,24 @@ def test_two_inputs_of_a_model_are_fed_by_two_sources(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file["total_next"], np.array(wanted))
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
+def test_a_pair_of_processes_goes_on_when_one_of_them_dies(tmp_path: Path) -> None:
+    write(tmp_path)
+    text = PAIR + 'isolate = "process"\nretries = 5\nretry = 0.01\nrate = 50\n'
+    with Running(text, tmp_path) as running:
+        until(lambda: running.count("s", "stepped") > 3)
+        reader: Any = running.control.service.channels[0].reader
+        found = re.findall(r"process (\d+)", reader._source.description)
+        assert len(found) == 2
+        os.kill(int(found[1]), signal.SIGSEGV)
+        report = running.ends()
+    counts = report.streams["s"]
+    assert not report.failed
+    assert counts["stepped"] == counts["read"] == 38
+    assert counts["lost"] == counts["returned"] == 1
+    assert counts["unpaired:b"] == 2, "those before it was lost are not counted again"
+
+
 def test_what_is_wrong_with_one_of_a_pair_is_said(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "n.csv").write_text("p,q\n1,2\n")
