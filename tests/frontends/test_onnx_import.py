@@ -287,3 +287,21 @@ def test_lengths_of_sequences_are_fixed_for_any_number_of_streams(tmp_path: Path
     path = write(tmp_path, model.SerializeToString())
     result = edgelstm.export(path, fix={"time": 1, "lengths": 1}, limit=1, threads=1)
     assert "Where" not in result.step.op_types()
+
+
+@pytest.mark.parametrize(
+    ("named", "said"),
+    [
+        ({"h_in": "c_out", "c_in": "h_out"}, ["state h_in: the graph says h_in=h_out", "--state c_in=c_out"]),
+        ({"h_in": "h_out"}, ["c_in is no state", "--state c_in=c_out"]),
+        ({"h_in": "h_out", "c_in": "c_out"}, []),
+    ],
+    ids=["crossed", "one", "right"],
+)
+def test_pairs_that_the_graph_speaks_against_are_said(
+    tmp_path: Path, named: dict[str, str], said: list[str]
+) -> None:
+    done = edgelstm.export(write(tmp_path, zoo.stateful()), states=named, limit=5, threads=1)
+    notes = " ".join(done.notes)
+    assert all(text in notes for text in said)
+    assert ("the graph says" in notes) == bool(said)

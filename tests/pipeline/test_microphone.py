@@ -106,3 +106,13 @@ def test_flac_is_the_wav_that_went_in(tmp_path: Path) -> None:
     (tmp_path / "b.flac").write_bytes(b"no sound")
     with pytest.raises(EdgeLstmError, match="not a sound file"):
         open_source(str(tmp_path / "b.flac"))
+
+
+@pytest.mark.skipif(
+    not Path("/usr/share/alsa/alsa.conf").is_file(), reason="needs ALSA's configuration: libasound2-data"
+)
+def test_the_systems_devices_are_known() -> None:
+    code = "from edgelstm.pipeline import open_source; print(open_source('mic:null').live)"
+    bare = {k: v for k, v in os.environ.items() if not k.startswith("ALSA_")}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "True", done.stderr

@@ -22,7 +22,7 @@ from edgelstm.frontends.onnx.no_batch import with_stream_axis
 from edgelstm.frontends.onnx.old_opsets import upgraded
 from edgelstm.frontends.onnx.program import DeclaredProgram, OnnxProgram
 from edgelstm.frontends.onnx.source import read_onnx
-from edgelstm.frontends.onnx.state_pairs import Pair, propose_pairs
+from edgelstm.frontends.onnx.state_pairs import Pair, at_odds, propose_pairs
 from edgelstm.graph.signature import StateSpec
 from edgelstm.graph.step import StepModel, value_shape
 from edgelstm.passes.carry_state import carry_state
@@ -158,11 +158,14 @@ def _imported(
     rest = held_values[len(borders.outputs) :]
     loops = list(zip(rest[::2], rest[1::2], strict=True))
     first: Mapping[str, Array] = {}
+    proposed = propose_pairs(borders, step, values)
+    notes: tuple[str, ...] = ()
     if states is not None:
         said = read_pairs(states, borders.outputs, where)
         pairs, first = said.pairs, {**defaults, **said.first}
+        notes = at_odds(pairs, proposed)
     else:
-        pairs = _confirmed(propose_pairs(borders, step, values), where, confirm)
+        pairs = _confirmed(proposed, where, confirm)
     carried = carry_state(step, where, loops)
     inside = carried.signature.states
     if not pairs and not inside:
@@ -186,18 +189,18 @@ def _imported(
     )
     declared = replace(declared, signature=signature)
     if not inside:
-        return Imported(declared, OnnxProgram(model, borders, signature, whole=False))
+        return Imported(declared, OnnxProgram(model, borders, signature, whole=False), notes)
     names = ", ".join(s.name for s in inside)
     if any(i.freed for i in borders.inputs) and 1 in borders.freed.values():
         kept = replace(signature, states=tuple(s for s in signature.states if s.input not in named))
         note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
-        return Imported(declared, OnnxProgram(model, borders, kept, whole=True), (note,))
+        return Imported(declared, OnnxProgram(model, borders, kept, whole=True), (note, *notes))
     # Called frame by frame the file forgets: what carries its state on is the graph as it was declared.
     note = (
         f"the file takes one frame and starts anew in each call; here its state is carried: {names}. "
         "Compared is the graph before the passes, with the state carried, since the file itself can't tell"
     )
-    return Imported(declared, DeclaredProgram(declared), (note,))
+    return Imported(declared, DeclaredProgram(declared), (note, *notes))
 
 
 def _confirmed(pairs: list[Pair], where: str, confirm: Confirm) -> dict[str, str]:

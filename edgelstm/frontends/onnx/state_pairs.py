@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
@@ -112,6 +112,27 @@ def propose_pairs(borders: Borders, step: StepModel, values: Mapping[str, str]) 
         doubt = f"{left[0]} is the state of a cell as well, and no output continues it"
         pairs[0] = replace(pairs[0], doubt=pairs[0].doubt or doubt)
     return pairs
+
+
+def at_odds(named: Mapping[str, str], proposed: Sequence[Pair]) -> tuple[str, ...]:
+    """What speaks against pairs that the user named: a pair that is beyond doubt, of which they name one half or none.
+
+    named: input -> output. The file streamed with pairs that are crossed is equal to itself, so no comparison tells.
+    """
+    notes = []
+    for pair in proposed:
+        if pair.doubt is not None or named.get(pair.input) == pair.output:
+            continue
+        likely = f"the graph says {pair.input}={pair.output} ({', '.join(pair.reasons)})"
+        if pair.input in named:
+            notes.append(
+                f"state {pair.input}: {likely}, not {named[pair.input]}, as named; if that was not meant: {pair.option}"
+            )
+        elif pair.output not in named.values():
+            notes.append(
+                f"{pair.input} is no state, as none was named for it, and wants a value every frame; {likely}: {pair.option}"
+            )
+    return tuple(notes)
 
 
 def name_likeness(a: str, b: str) -> float:

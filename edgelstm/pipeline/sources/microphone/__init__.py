@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError, count_of
@@ -21,6 +23,9 @@ from edgelstm.pipeline.sources.source import Array, Frame, Source
 
 PREFIXES = ("mic:",)
 OPTIONS = ("rate", "channels", "channel", *TIMES)
+#: Where distributions keep ALSA's configuration. PyAV's wheels bring a library of their own, which looks where it was built and so
+#: knows no device at all.
+ALSA_FOLDERS = ("/usr/share/alsa", "/usr/local/share/alsa")
 #: Time stamps of the device that are ahead of its samples by so many seconds: samples were lost.
 LOST = 0.1
 
@@ -39,6 +44,7 @@ class _Device:
     def open(self) -> Any:
         """PyAV's container."""
         options = {"sample_rate": str(self.rate), "channels": str(self.channels)}
+        _find_configuration()
         try:
             return self.av.open(self.name, format="alsa", options=options, timeout=self.timeouts)
         except (self.av.error.FFmpegError, OSError, ValueError) as error:
@@ -46,7 +52,18 @@ class _Device:
                 f"microphone {self.name} can't be opened",
                 found=reason(error),
                 expected=f"a device of `arecord -L` that records {count_of(self.channels, 'channel')} at {self.rate} Hz",
+                hint="Names that PulseAudio or PipeWire stand behind need their plugin: try the card itself, mic:hw:1,0 (`arecord -l`)",
             ) from None
+
+
+def _find_configuration() -> None:
+    """Tell ALSA's library where the system's configuration lies, unless the environment does."""
+    if {"ALSA_CONFIG_DIR", "ALSA_CONFIG_PATH"} & os.environ.keys():
+        return
+    for folder in ALSA_FOLDERS:
+        if (Path(folder) / "alsa.conf").is_file():
+            os.environ["ALSA_CONFIG_DIR"] = folder
+            return
 
 
 def open_microphone(spec: str) -> Source:
