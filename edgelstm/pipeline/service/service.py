@@ -125,7 +125,7 @@ class Service:
         opening = {
             name: Opening(name, partial(self._opened, name, stream))
             for name, stream in config.streams.items()
-            if any(map(is_live, stream.sources.values())) or stream.hang_after is not None
+            if any(map(is_live, stream.sources.values())) or stream.hang_after or stream.isolate == "process"
         }
         for each in opening.values():
             self._stack.callback(each.abandon)
