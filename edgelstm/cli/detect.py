@@ -42,6 +42,13 @@ def fit_detector(
     target: Annotated[
         str | None, typer.Option(help="What the output stands for: input (given back) or next (foretold).")
     ] = None,
+    settle: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Steps that are not scored after a stream's state began; `detect` leaves them out too.",
+        ),
+    ] = 0,
     hop: Hop = None,
     preprocess: Preprocess = None,
     on_bad_frame: BadFrame = "error",
@@ -62,6 +69,7 @@ def fit_detector(
             method=method,  # type: ignore[arg-type]
             quantile=quantile,
             target=target,  # type: ignore[arg-type]
+            settle=settle,
             hop=hop,
             preprocess=preprocess,
             on_bad_frame=on_bad_frame,  # type: ignore[arg-type]

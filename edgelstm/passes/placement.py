@@ -35,8 +35,8 @@ class Codes:
     """How activations and states are stored.
 
     dtype and zero_point of the codes; ``largest``: the code of the largest value. per_channel: a tensor may have a
-    scale for each channel; by_axis: Q/DQ's axis says so, else a Mul before a single scale does. joined: codes are
-    concatenated before they are dequantised.
+    scale for each channel, by a Mul before a single scale. joined: codes are concatenated before they are
+    dequantised.
     """
 
     dtype: str
@@ -44,7 +44,6 @@ class Codes:
     zero_point: int
     largest: float
     per_channel: bool
-    by_axis: bool
     joined: bool
 
 
@@ -58,11 +57,9 @@ PLACEMENT: dict[Target, dict[str, Placement]] = {
 }
 
 CODES: dict[tuple[Target, str], Codes] = {
-    ("onnxruntime", "int8"): Codes("uint8", "int8", 128, 127, per_channel=True, by_axis=True, joined=True),
-    ("tensorrt", "int8"): Codes("int8", "int8", 0, 127, per_channel=True, by_axis=False, joined=False),
-    ("tensorrt", "fp8"): Codes(
-        "float8e4m3fn", "float8e4m3fn", 0, 448, per_channel=False, by_axis=False, joined=False
-    ),
+    ("onnxruntime", "int8"): Codes("uint8", "int8", 128, 127, per_channel=True, joined=True),
+    ("tensorrt", "int8"): Codes("int8", "int8", 0, 127, per_channel=True, joined=False),
+    ("tensorrt", "fp8"): Codes("float8e4m3fn", "float8e4m3fn", 0, 448, per_channel=False, joined=False),
 }
 
 #: Products with a smaller part of all multiplications than this stay in float: heads and stems, whose errors show most.

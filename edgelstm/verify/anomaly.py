@@ -42,6 +42,7 @@ class Detector:
     errors with further axes (a window [T, C]) the vector is their mean absolute value over these.
     target: ``input`` for a model that gives its input back (autoencoder), ``next`` for one that foretells it.
     threshold: ``quantile`` of the scores of ``samples`` normal steps.
+    settle: steps of a stream that are not scored after its state began: it knows nothing yet.
     """
 
     method: Method
@@ -55,6 +56,7 @@ class Detector:
     model: str = ""
     #: Smallest and largest value of each input in the normal data, by name; empty where nobody looked.
     ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    settle: int = 0
 
     def __repr__(self) -> str:
         return (
@@ -143,6 +145,7 @@ class Detector:
             "whiten": [list(row) for row in self.whiten],
             "model": self.model,
             "ranges": {name: list(ends) for name, ends in self.ranges.items()},
+            "settle": self.settle,
         }
 
     @classmethod
@@ -164,6 +167,7 @@ class Detector:
                 tuple(tuple(map(float, row)) for row in data["whiten"]),
                 str(data.get("model", "")),
                 {str(n): (float(low), float(high)) for n, (low, high) in data.get("ranges", {}).items()},
+                int(data.get("settle", 0)),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise EdgeLstmError(
@@ -171,7 +175,7 @@ class Detector:
             ) from error
         square = [len(row) for row in made.whiten] == [len(made.mean)] * len(made.mean)
         known = made.method in get_args(Method) and made.target in get_args(Target)
-        if not known or not square or (made.method == "mahalanobis") != bool(made.mean):
+        if made.settle < 0 or not known or not square or (made.method == "mahalanobis") != bool(made.mean):
             raise EdgeLstmError(f"{where}: malformed detector", expected="what Detector.save wrote")
         return made
 

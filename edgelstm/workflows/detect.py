@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 #: Columns of what is written.
 HEAD = ("stream", "index", "name", "time", "score", "threshold", "anomaly")
+#: Steps of a stream in which a new state is looked at apart, and how much higher they may make the threshold before it is said.
+NEW, HIGHER = 10, 1.5
 
 
 @dataclass(repr=False)
@@ -71,6 +73,7 @@ def fit_detector(
     method: Method = "mae",
     quantile: float = 0.999,
     target: Target | None = None,
+    settle: int = 0,
     hop: int | None = None,
     preprocess: Preprocessing | None = None,
     on_bad_frame: BadFrame = "error",
@@ -84,7 +87,8 @@ def fit_detector(
     """Fit a :class:`Detector` on normal data: stream it through ``model`` and see how large its errors are.
 
     target: ``input`` for a model that gives its input back, ``next`` for one that foretells it; by default told from the
-    shapes, where they tell. ``output``: a JSON file for :func:`detect`. Other arguments as :func:`run`.
+    shapes, where they tell. settle: steps that are not scored after the state of a stream began, here and in :func:`detect`;
+    a warning says where the threshold is made by such steps. ``output``: a JSON file for :func:`detect`. Other arguments as :func:`run`.
     """
     # Of each step what the method needs, no more: normal data may be long.
     reductions: dict[str, Callable[[Array], Any]] = {
@@ -99,9 +103,17 @@ def fit_detector(
     refuse_overwrite(output, (model, *named_sources(source).values()))
     if not 0 < quantile <= 1:
         raise EdgeLstmError("quantile", found=quantile, expected="above 0, at most 1")
+    if settle < 0:
+        raise EdgeLstmError("settle", found=settle, expected="at least 0 steps")
     small = reductions[method]
     errors: list[Array] = []
-    watch = Errors(target, lambda step, error: errors.append(np.asarray(small(error))))
+    ages: list[int] = []
+
+    def take(step: Step, error: Array) -> None:
+        errors.append(np.asarray(small(error)))
+        ages.append(watch.age(step))
+
+    watch = Errors(target, take, settle, on_gap == "reset")
     seen: list[Seen] = []
 
     def observe(step: Step) -> None:
@@ -126,7 +138,8 @@ def fit_detector(
     )
     detector = Detector.fit(errors, method=method, quantile=quantile, target=watch.target or "next")
     ranges = seen[0].ranges() if seen else {}
-    detector = replace(detector, model=model_identity(model), ranges=ranges)
+    detector = replace(detector, model=model_identity(model), ranges=ranges, settle=settle)
+    _look_at_new_states(detector, errors, ages)
     if output is not None:
         detector.save(output)
     return detector
@@ -183,7 +196,7 @@ def detect(
             frame = step.frame
             add((step.stream, frame.index, frame.name, frame.time, value, found.threshold, int(alarm)))
 
-        watch = Errors(found.target, scored)
+        watch = Errors(found.target, scored, found.settle, on_gap == "reset")
         report = run(
             model,
             source,
@@ -214,16 +227,42 @@ def detect(
 
 
 class Errors:
-    """Watches a run: what was there minus what the model gave, handed to ``take`` with the step it belongs to."""
+    """Watches a run: what was there minus what the model gave, handed to ``take`` with the step it belongs to.
 
-    def __init__(self, target: Target | None, take: Callable[[Step, Array], None]) -> None:
+    settle: steps of a stream that are not, after its state began. resets: it begins anew at gaps.
+    """
+
+    def __init__(
+        self,
+        target: Target | None,
+        take: Callable[[Step, Array], None],
+        settle: int = 0,
+        resets: bool = False,
+    ) -> None:
         self.target = target
-        self._take = take
+        self._given, self._settle, self._resets = take, settle, resets
+        self._ages: dict[str, int] = {}
         self._output = ""
         self._foretold: dict[str, Array] = {}
         self._leads = False
 
+    def age(self, step: Step) -> int:
+        """Steps that the state of its stream has seen before this one."""
+        return self._ages.get(step.stream, 0)
+
+    def _take(self, step: Step, error: Array) -> None:
+        if self.age(step) >= self._settle:
+            self._given(step, error)
+
     def __call__(self, step: Step) -> None:
+        if step.frame.gap is not None and self._resets:
+            self._ages.pop(step.stream, None)
+        self._compare(step)
+        self._ages[step.stream] = self.age(step) + 1
+        if step.frame.last:
+            self._ages.pop(step.stream)
+
+    def _compare(self, step: Step) -> None:
         if not self._output:
             self._output, self.target, self._leads = _compared(step.signature, self.target, step.fresh)
         [(name, seen)] = step.inputs.items()
@@ -242,6 +281,24 @@ class Errors:
             self._take(step, there - before)
         if step.frame.last:
             self._foretold.pop(step.stream, None)
+
+
+def _look_at_new_states(detector: Detector, errors: Sequence[Array], ages: Sequence[int]) -> None:
+    """Warn where steps whose state was new make the threshold: what is as large later is missed."""
+    scores = np.array([detector.score(error) for error in errors])
+    later = scores[np.array(ages) >= NEW + detector.settle]
+    if len(later) < max(2 * NEW, len(scores) / 2):
+        return
+    without = float(np.quantile(later, detector.quantile, method="higher"))
+    if detector.threshold > HIGHER * without:
+        log.warning(
+            "the threshold %.4g is made by the first steps of streams, whose state was new: without %d of each it is %.4g. "
+            "Leave them out (--settle %d, settle=), or errors as large later are no anomalies",
+            detector.threshold,
+            NEW,
+            without,
+            NEW + detector.settle,
+        )
 
 
 def _compared(

@@ -15,6 +15,7 @@ import edgelstm
 import zoo
 from command_line import Run
 from edgelstm.errors import EdgeLstmError
+from stepping import from_text
 
 SENSORS = "s2,s3,s4,s7,s9,s11,s12,s14,s17,s20,s21"
 RNG = np.random.default_rng(5)
@@ -233,3 +234,29 @@ def test_what_scores_nothing_is_no_success(run: Run, tmp_path: Path) -> None:
     assert (code, "nothing was scored: found 1 step;" in error) == (2, True), error
     assert not (tmp_path / "d.csv").exists()
     assert run(*words, 2)[0] == 0
+
+
+def test_a_threshold_that_new_states_make_is_said_and_can_be_settled(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A state that begins at zeros foretells badly for a while; that may not hide what is as bad later."""
+    model = tmp_path / "m.onnx"
+    from_text(
+        """g (float[N,2] x, float[N,2] h) => (float[N,2] y, float[N,2] h_next) <float half = {0.5}>
+        { sum = Add(x, h) h_next = Mul(sum, half) y = Identity(h_next) }""",
+        h="h_next",
+    ).save(model)
+    x = (5 + np.random.default_rng(0).normal(0, 0.1, (200, 2))).astype(np.float32)
+    source = str(tmp_path / "x.npy")
+    np.save(source, x)
+    loose = edgelstm.fit_detector(model, source, target="next", threads=1)
+    assert "--settle 10" in caplog.text
+    caplog.clear()
+    edgelstm.fit_detector(model, source, tmp_path / "d.json", target="next", settle=10, threads=1)
+    assert not caplog.text
+    x[100] += 1
+    np.save(source, x)
+    assert edgelstm.detect(model, loose, source, threads=1).anomalies == 0
+    found = edgelstm.detect(model, tmp_path / "d.json", source, threads=1)
+    assert found.steps == 190
+    assert 1 <= found.anomalies <= 4

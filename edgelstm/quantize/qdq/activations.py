@@ -53,26 +53,18 @@ class Activations:
         return self._made[key]
 
     def quantized(self, value: str, scale: Array, site: Site) -> str:
-        """Codes of ``value``, made once."""
+        """Codes of ``value``, made once. Channels get their own scales by a Mul: where ONNX Runtime turns maps to channels last, for
+        quantised convolutions, QuantizeLinear of scales along an axis takes 70 ns a number, some twenty times as long."""
         key = ("quantized", value, scale.tobytes())
         if key not in self._made:
-            graph, top = self._graph, float(scale.max())
-            if self._by_axis(scale, site):
-                name = graph.weight(scale.astype(np.float32), f"{value}/scale")
-                operands = [value, name, self._nodes.zeros(len(scale))]
-                self._made[key] = graph.value("QuantizeLinear", operands, f"{value}/q", axis=site.axis)
-            else:
-                scaled = self._times(value, top / scale, site)
-                self._made[key] = self._nodes.quantize(scaled, top, f"{value}/q")
+            top = float(scale.max())
+            scaled = self._times(value, top / scale, site)
+            self._made[key] = self._nodes.quantize(scaled, top, f"{value}/q")
         return self._made[key]
 
     def worth(self, codes: str, scale: Array, site: Site) -> str:
         """What codes are worth."""
-        graph, top = self._graph, float(scale.max())
-        if self._by_axis(scale, site):
-            name = graph.weight(scale.astype(np.float32), f"{site.name}/scale")
-            operands = [codes, name, self._nodes.zeros(len(scale))]
-            return graph.value("DequantizeLinear", operands, f"{codes}/float", axis=site.axis)
+        top = float(scale.max())
         return self._times(self._nodes.dequantize(codes, top, f"{codes}/float"), scale / top, site)
 
     # -- one code -------------------------------------------------------------------------------------------------
@@ -193,11 +185,6 @@ class Activations:
         node = self._graph.producer(value, "Concat")
         assert node is not None
         return node
-
-    def _by_axis(self, scale: Array, site: Site) -> bool:
-        """Whether channels get their own scales from Q/DQ itself. Of a vector, where each number is a channel, ONNX Runtime
-        is several times quicker at multiplying before; TensorRT has one scale for an activation."""
-        return self._plan.codes.by_axis and self._plan.is_map(site) and not all_one(scale / scale.max())
 
     def _times(self, value: str, factors: Array, site: Site) -> str:
         """``value`` with each channel multiplied by its factor."""

@@ -24,7 +24,7 @@ class CodeNodes:
     def __init__(self, graph: Graph, codes: Codes) -> None:
         self._graph = graph
         self._codes = codes
-        self._zeros: dict[tuple[str, int, int | None], str] = {}
+        self._zeros: dict[tuple[str, int], str] = {}
 
     def quantize(self, value: str, scale: float, base: str) -> str:
         """Codes of ``value``."""
@@ -44,20 +44,14 @@ class CodeNodes:
         """The zero point of an activation."""
         return self.zero(self._codes.dtype, self._codes.zero_point)
 
-    def zero(self, dtype: str, value: int, count: int | None = None) -> str:
-        """A zero point of ``dtype``, or ``count`` of them."""
-        key = (dtype, value, count)
+    def zero(self, dtype: str, value: int) -> str:
+        """A zero point of ``dtype``."""
+        key = (dtype, value)
         if key not in self._zeros:
             one = from_float32(np.array(value, np.float32), dtype)
             name = self._zeros[key] = self._graph.fresh("zero_point")
-            self._graph.initializers[name] = tensor(
-                one if count is None else np.full(count, one), dtype, name
-            )
+            self._graph.initializers[name] = tensor(one, dtype, name)
         return self._zeros[key]
-
-    def zeros(self, count: int) -> str:
-        """The zero points of ``count`` channels of an activation."""
-        return self.zero(self._codes.dtype, self._codes.zero_point, count)
 
 
 def tensor(codes: Array, dtype: str, name: str) -> onnx.TensorProto:

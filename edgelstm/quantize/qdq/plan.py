@@ -83,10 +83,6 @@ class Plan:
         """What the calibration saw of a site."""
         return seen(self.found, self.calibration, site)
 
-    def is_map(self, site: Site) -> bool:
-        """Whether each channel has many numbers."""
-        return is_map(self.found, site)
-
     def at_one_place(self, product: Product) -> bool:
         """Whether a convolution is a matrix product."""
         return at_one_place(self.found, product)
