@@ -288,6 +288,12 @@ class Control:
             rooms = taken + more  # an engine has places for so many and no more
             runner = service.open_runner(loop.name, rooms)
         try:
+            if runner.model != loop.runner.model:
+                raise EdgeLstmError(
+                    f"model {loop.name}: no place for another stream",
+                    found="another file than the one that runs",
+                    expected=f"that at {service.models[loop.name].name}, or a swap",
+                )
             self.do(loop, lambda: loop.move_to(runner, rooms))
         except BaseException:
             runner.close()

@@ -34,6 +34,8 @@ class Follower:
     def __init__(self, control: Control, prepare: Prepare) -> None:
         self._control, self._service, self._prepare = control, control.service, prepare
         self._seen = control.service.config
+        #: Hash of the file that each model's section names, as it was last taken over from there: a swapped model runs another.
+        self._files = dict(control.service.hashes)
         self._loading = threading.Lock()
 
     def load(self, config: Config) -> dict[str, str]:
@@ -96,12 +98,16 @@ class Follower:
                 service.ranges.get(name, {}),
                 service.hashes.get(name, ""),
             )
+            judged = section.model_copy(update={k: getattr(before, k) for k in JUDGED})
+            goes_on = judged == before and digest in (was[3], self._files.get(name))
+            if goes_on and digest != was[3] and was[1] is not None:  # it was swapped, and stays
+                path, digest = was[1], was[3]
             self._note(name, section, path, ranges, digest)
             if loop is None or before is None:
+                self._files[name] = digest
                 return
             channels = [c for c in service.channels if c.loop is loop]
-            judged = section.model_copy(update={k: getattr(before, k) for k in JUDGED})
-            if judged == before and digest == was[3]:
+            if goes_on:
                 loop.max_wait = section.max_wait
                 for channel in channels:
                     channel.ranges = ranges
@@ -124,6 +130,7 @@ class Follower:
                 wanted = config.streams.get(channel.name, channel.section)
                 same = wanted.source == channel.section.source
                 self._control.replace(channel, wanted, None if same else service.source(channel.name, wanted))
+            self._files[name] = digest
             loop.ask(loop.runner.close)
         log.info("model %s: changed", name)
 

@@ -19,7 +19,7 @@ from edgelstm.pipeline.service.swap import Carry
 
 pytest.importorskip("pydantic")
 
-from running import Running, until, values
+from running import Running, section, until, values
 
 FRAMES = 600
 TEXT = (
@@ -205,3 +205,32 @@ def test_a_value_that_the_new_one_can_not_hold_is_refused() -> None:
 
     with pytest.raises(EdgeLstmError, match="what float16 can hold"):
         Carry(signature("float32"), signature("float16"))({"h": np.array([1e6, 0, 0, 0], np.float32)})
+
+
+def test_a_file_that_is_read_again_leaves_a_swapped_model(models: Path, tmp_path: Path) -> None:
+    """Another key of the model's section is no reason to go back to the file that it names, states and all."""
+    text = pipeline(tmp_path, models).replace("rate = 1000", "rate = 200")
+    path = tmp_path / "p.toml"
+    path.write_text(text)
+    with Running(path, tmp_path) as running:
+        until(lambda: running.count("a", "stepped") > 20)
+        running.pipeline.swap("m", models / "retrained.onnx", compatible=True)
+        path.write_text(text.replace("max_wait = 0", "max_wait = 0.001", 1))
+        service = running.control.service
+        swapped, before = service.hashes["m"], running.count("a", "stepped")
+        assert running.pipeline.reload() == {}
+        assert service.hashes["m"] == service.loops["m"].digest == swapped
+        assert service.loops["m"].max_wait == 0.001
+        until(lambda: running.count("a", "stepped") > before)
+        assert not [n for n in service.report().streams["a"] if n.startswith("reset:")]
+
+
+def test_a_stream_more_does_not_bring_in_another_file(models: Path, tmp_path: Path) -> None:
+    """What a file holds since the service opened it is nobody's model yet: a swap looks at it, a new stream does not take it."""
+    with Running(pipeline(tmp_path, models), tmp_path) as running:
+        (tmp_path / "new.onnx").write_bytes((models / "retrained.onnx").read_bytes())
+        (tmp_path / "new.onnx").rename(tmp_path / "model.onnx")
+        before = running.control.service.loops["m"].runner
+        with pytest.raises(EdgeLstmError, match="another file than the one that runs"):
+            running.control.add("d", section("a", model="m", sink=[]))
+        assert running.control.service.loops["m"].runner is before
