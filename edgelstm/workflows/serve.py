@@ -385,6 +385,8 @@ class Pipeline:
         """The model's file; a described ``.safetensors`` is exported, into ``folder``."""
         from edgelstm.pipeline.service.outlets import placed
 
+        if "://" in path:
+            raise EdgeLstmError(f"path of model {name}", found="an address", expected="a file")
         source = check_file(placed(self._base, shipped(path)))
         if source.suffix.lower() != ".safetensors":
             return source

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -58,8 +60,16 @@ class _Lane:
         self.queue: deque[_Timed] = deque()
         self.ended = False
         self.error: BaseException | None = None
+        #: Time of the last frame that was taken or dropped.
+        self.last = -math.inf
         start = source.place.start
         self._epoch = 0.0 if start is None else start.timestamp()
+
+    def pop(self) -> _Timed:
+        """The first in its queue."""
+        timed = self.queue.popleft()
+        self.last = timed.at
+        return timed
 
     def when(self, frame: Frame) -> float:
         """Seconds, comparable with those of the others."""
@@ -136,7 +146,7 @@ class _Paired(Source):
         lanes = self._lanes
         for lane in lanes:
             lane.queue.clear()
-            lane.ended, lane.error = False, None
+            lane.ended, lane.error, lane.last = False, None, -math.inf
             threading.Thread(
                 target=self._read, args=(lane, stopped), name=f"source {lane.name}", daemon=True
             ).start()
@@ -176,12 +186,16 @@ class _Paired(Source):
                     return None
                 heads = [lane.queue[0] for lane in lanes]
                 latest = max(head.at for head in heads)
-                early = [lane for lane in lanes if self._has_better(lane, latest)]
+                back = [lane for lane in lanes if self._went_back(lane)]
+                early = back or [lane for lane in lanes if self._has_better(lane, latest)]
                 if not early:
                     self._wake.notify_all()
-                    return [lane.queue.popleft() for lane in lanes]
+                    return [lane.pop() for lane in lanes]
+                if not back and any(lane.queue[0].at < lane.last for lane in early) and self._may_go_back():
+                    self._wake.wait()  # a clock was set back: that of the others, too, a few frames on?
+                    continue
                 for lane in early:
-                    lane.queue.popleft()
+                    lane.pop()
                     self._count(lane.name, self._next)
                 self._wake.notify_all()
 
@@ -191,6 +205,23 @@ class _Paired(Source):
         if latest - head.at > self._within:
             return True
         return len(lane.queue) > 1 and abs(lane.queue[1].at - latest) < latest - head.at
+
+    def _may_go_back(self) -> bool:
+        """Whether a recording that is still being read may show more."""
+        return any(
+            not lane.source.live and not lane.ended and len(lane.queue) < WAITING for lane in self._lanes
+        )
+
+    def _went_back(self, lane: _Lane) -> bool:
+        """Whether its clock was set back behind its first frame, and the others are there already: they would wait for it in vain."""
+        head = lane.queue[0].at
+        others = [other.queue[0].at for other in self._lanes if other is not lane]
+        if all(head - at <= self._within for at in others):
+            return False
+        back = (b.at for a, b in pairwise(lane.queue) if b.at < a.at)
+        return (then := next(back, None)) is not None and all(
+            abs(at - then) < abs(at - head) for at in others
+        )
 
     def _is_clear(self) -> bool:
         """Whether it can be told what goes with what: of recordings the next frames are waited for, of live sources not."""

@@ -139,7 +139,7 @@ class Reader:
                 except (
                     Exception
                 ) as error:  # a damaged file, a lost share, a decoder's bug: this stream's affair alone
-                    if generation != self._generation:
+                    if generation != self._generation or self._stop.is_set():  # told to stop, it may fail
                         return
                     self._tries = 0 if self._after > before else self._tries
                     if not self._again(error):

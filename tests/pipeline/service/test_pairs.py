@@ -53,6 +53,17 @@ def paired(
     return found, lost
 
 
+@pytest.mark.parametrize("earlier", [0, 1, 3])
+def test_a_clock_that_is_set_back_costs_the_frames_between(earlier: int) -> None:
+    """Both clocks go back by an hour, one of them some frames before the other: what has no partner is dropped, and no more."""
+    before, behind = [k * 0.1 for k in range(20)], [k * 0.1 - 3600 for k in range(60)]
+    early = before[: 20 - earlier] + [k * 0.1 - 3600 for k in range(-earlier, 60)]
+    for left, right in ((before + behind, early), (early, before + behind)):
+        found, lost = paired(left, right, 0.02)
+        assert found == [(k, k) for k in range(80) if not 20 - earlier <= k < 20]
+        assert lost == ({"left": earlier, "right": earlier} if earlier else {})
+
+
 def test_frames_of_one_time_go_together_and_others_are_dropped() -> None:
     found, lost = paired([0, 1, 2, 3, 5], [0.01, 0.99, 2.2, 3.0, 4, 5.01], 0.02)
     assert found == [(0, 0), (1, 1), (3, 3), (4, 5)]

@@ -101,6 +101,7 @@ def test_what_does_not_fit_is_refused_and_the_old_one_goes_on(models: Path, tmp_
             (tmp_path / "cut.onnx", "can't open"),
             (tmp_path / "text.onnx", "can't open"),
             (tmp_path / "none.onnx", "does not exist"),
+            ("https://user:secret@host/m.onnx", "^path of model m: found an address; expected a file$"),
         ):
             with pytest.raises(EdgeLstmError, match=said):
                 running.pipeline.swap("m", path)

@@ -78,6 +78,21 @@ def test_one_that_dies_beyond_its_budget_is_told_and_the_others_go_on(tmp_path: 
 
 
 @linux
+def test_one_that_is_told_to_stop_has_not_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """At the end of the service, and when its stream is removed."""
+    folder = folder_of_sums(tmp_path, a=1000000, b=1000000)
+    more = {"isolate": "process", "overload": "latest", "retries": 5, "sink": []}
+    with Running(MODEL + toml("a", **more) + toml("b", **more), folder) as running:
+        until(lambda: running.count("a", "stepped") and running.count("b", "stepped"))
+        running.control.remove("b")
+        running.pipeline.stop()
+        report = running.ends()
+    assert not report.failed
+    assert "lost" not in report.streams["a"]
+    assert "its source failed" not in caplog.text
+
+
+@linux
 def test_a_process_gives_what_the_source_gives(tmp_path: Path) -> None:
     """Types, several arrays, growing sizes, words; and errors as they are."""
     from edgelstm.pipeline.sources import open_source
