@@ -63,7 +63,7 @@ INLINE void reduce(vf t, vi* n, vf* q) {
 }
 INLINE vf power_of_two(vi n) { return (vf)((n + 127) << 23); }
 
-// Activations as fractions: what is made of several of them takes one division, the slowest instruction here. Denominators lie
+// Activations as fractions: products of them take one division, the slowest instruction here. Denominators lie
 // between 1 and 2.
 struct Fraction {
   vf top, bottom;
@@ -105,19 +105,17 @@ INLINE Gate gate(const Variant& v, vf z) {
 }
 INLINE Fraction cell(bool relu, vf x) { return relu ? Fraction{at_least(x, 0), splat(1)} : tanh_(x); }
 
+// gate * state
+INLINE vf keep(const Gate& g, vf state) { return g.top * state / g.bottom; }
+
 // z: i, f, g, o, or i, g, o where f = 1 - i.
 INLINE void finish(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, vf p_f, vf p_o, vf* h, vf* c_out) {
   const vf* rest = z + (v.coupled ? 1 : 2);
   Gate i = gate(v, peephole ? z[0] + p_i * c : z[0]);
   Fraction g = cell(v.candidate_relu, rest[0]);
-  vf next;
-  if (v.coupled) {
-    next = (i.rest * c * g.bottom + i.top * g.top) / (i.bottom * g.bottom);
-  } else {
-    Gate f = gate(v, peephole ? z[1] + p_f * c : z[1]);
-    vf both = i.bottom * g.bottom;
-    next = (f.top * c * both + i.top * g.top * f.bottom) / (f.bottom * both);
-  }
+  // The old state keeps a division of its own: multiplied by the other denominators, a huge one would become infinite.
+  vf kept = v.coupled ? i.rest * c / i.bottom : keep(gate(v, peephole ? z[1] + p_f * c : z[1]), c);
+  vf next = kept + (i.top * g.top) / (i.bottom * g.bottom);
   if (v.cell_clip != 0) next = at_most(at_least(next, -v.cell_clip), v.cell_clip);
   Gate o = gate(v, peephole ? rest[1] + p_o * next : rest[1]);
   Fraction a = cell(v.output_relu, next);
@@ -127,7 +125,7 @@ INLINE void finish(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, v
 
 // n + z (old - n)
 INLINE vf blend(const Gate& z, const Fraction& n, vf old) {
-  return (z.rest * n.top + z.top * old * n.bottom) / (z.bottom * n.bottom);
+  return (z.rest * n.top) / (z.bottom * n.bottom) + keep(z, old);
 }
 
 // sum[row][panel][gate] += value[row] over a panel's matrix. In the same order whatever the number of rows and panels at once,

@@ -279,6 +279,16 @@ def test_sigmoid_and_tanh_are_within_three_ulp_of_float64_and_pass_nan(library: 
             assert np.isnan(nan).all()
 
 
+def test_a_huge_state_is_kept_and_does_not_overflow(library: Path) -> None:
+    cell = Lstm(GateVariant(), 3, 5, 2)
+    cell.feeds["c"][:] = [[3.3e38, -3.3e38, 1e38, -2e38, 3e30]] * 2
+    for a, b in zip(
+        native_library.session(cell.model, library).run(None, cell.feeds), cell.expected(), strict=True
+    ):
+        assert np.isfinite(a).all()
+        assert_close(a, b, np.float32)
+
+
 @pytest.mark.parametrize("units", [5, 37])
 def test_a_stream_has_the_same_bits_alone_and_beside_others_even_where_those_are_nan(
     library: Path, units: int
