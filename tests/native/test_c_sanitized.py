@@ -35,3 +35,18 @@ def test_nothing_is_found(looks: str, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout == "good\n"
+
+
+def test_steps_allocate_nothing_once_their_streams_were_stepped(tmp_path: Path) -> None:
+    library = c_library.built()
+    source, program = HERE / "allocations.cpp", tmp_path / "allocations"
+    command = ["c++", "-std=c++17", str(source), "-o", str(program), *library.cflags, *library.libs, "-ldl"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    zoo.lstm().save(tmp_path / "model.onnx")
+    done = subprocess.run(
+        [program, tmp_path / "model.onnx", find_onnxruntime()], capture_output=True, text=True, check=True, timeout=60
+    )  # fmt: skip
+    first, after = map(int, done.stdout.split())
+    assert first > 0  # it counts
+    assert after == 0
