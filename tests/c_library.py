@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,13 @@ def functions() -> Any:
     library.edgelstm_state_save.argtypes = [pointer, pointer, size, pointer]
     library.edgelstm_state_load.argtypes = [pointer, ctypes.c_char_p, size, pointer]
     return library
+
+
+def refused(code: int, match: str, call: Callable[[], Any]) -> Refused:
+    with pytest.raises(Refused, match=match) as caught:
+        call()
+    assert caught.value.code == code
+    return caught.value
 
 
 def checked(function: Any, *arguments: Any) -> None:

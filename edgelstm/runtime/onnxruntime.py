@@ -321,6 +321,12 @@ def open_session(
                 expected=f"operators and types that its {'CPU provider has' if providers[0] == CPU else 'providers have'}",
                 hint="A graph for TensorRT in bf16 runs there only; quantize --runtime onnxruntime for the CPU",
             ) from error
+        if "edgelstm:Fused" in str(error) and "not a registered" in str(error):
+            raise EdgeLstmError(
+                f"{where} has our own operators in it",
+                expected="a program that registers their library, as one with the C library does",
+                hint="Here open the model that it was made of (lower --runtime native): its cells become operators by themselves",
+            ) from error
         raise EdgeLstmError(
             f"ONNX Runtime can't open {where}",
             found=first_line(error),

@@ -33,15 +33,28 @@ namespace {
 
 const char kBusy[] = "this stream is being used by another thread";
 
-// Text that ends in time, between two characters of UTF-8.
+// Bytes of the character that begins there; 0 where none of UTF-8 does, or one that moves a terminal's cursor.
+size_t character(const unsigned char* text) {
+  size_t more = *text < 0x80 ? 0 : *text >= 0xc2 && *text < 0xe0 ? 1 : *text >= 0xe0 && *text < 0xf0 ? 2 : *text >= 0xf0 && *text < 0xf5 ? 3 : 9;
+  if (more == 9 || *text < 0x20 || *text == 0x7f) return 0;
+  for (size_t k = 1; k <= more; k++)
+    if ((text[k] & 0xc0) != 0x80) return 0;
+  bool odd = (*text == 0xe0 && text[1] < 0xa0) || (*text == 0xed && text[1] > 0x9f) || (*text == 0xf0 && text[1] < 0x90) ||
+             (*text == 0xf4 && text[1] > 0x8f) || (*text == 0xc2 && text[1] < 0xa0);
+  return odd ? 0 : more + 1;
+}
+
+// Text that ends in time, between two characters; what is none becomes a question mark, since damaged files are quoted.
 void copy(const char* text, char* to, size_t room) {
-  size_t size = strlen(text);
-  if (size >= room) {
-    size = room - 1;
-    while (size != 0 && (text[size] & 0xc0) == 0x80) size--;
+  auto from = reinterpret_cast<const unsigned char*>(text);
+  char* end = to + room - 1;
+  while (*from != '\0') {
+    size_t size = character(from);
+    if (size_t(end - to) < std::max<size_t>(size, 1)) break;
+    if (size == 0) *to++ = '?', from++;
+    else memcpy(to, from, size), to += size, from += size;
   }
-  memcpy(to, text, size);
-  to[size] = '\0';
+  *to = '\0';
 }
 
 int fail(edgelstm_error* error, int code, const char* what, const char* hint = "") {

@@ -91,7 +91,9 @@ class Reader {
   void number(Json* value) {
     const char* start = now_;
     if (now_ != end_ && *now_ == '-') ++now_;
+    const char* first = now_;
     digits();
+    if (*first == '0' && now_ - first > 1) fail("a number that begins with 0");
     value->kind = Kind::kInteger;
     if (now_ != end_ && *now_ == '.') ++now_, digits(), value->kind = Kind::kReal;
     if (now_ != end_ && (*now_ == 'e' || *now_ == 'E')) {

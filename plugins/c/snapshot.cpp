@@ -13,6 +13,7 @@ namespace {
 
 const char kKey[] = "edgelstm.snapshot";
 constexpr int kGrowthDigits = 21;  // NumPy leaves room for the first axis to grow
+constexpr uint64_t kLongestHeader = 10000;  // as NumPy
 
 [[noreturn]] void refuse(const std::string& what, const std::string& hint = "") {
   throw Error(EDGELSTM_SNAPSHOT, "snapshot: " + what, hint);
@@ -112,13 +113,15 @@ std::map<std::string, Bytes> unzip(const Bytes& file) {
     if (end == first) refuse("cut short, or no .npz file");
     end--;
   }
-  uint64_t count = file.number(end + 10, 2), at = file.number(end + 16, 4);
+  uint64_t count = file.number(end + 10, 2), size_of_all = file.number(end + 12, 4), at = file.number(end + 16, 4), limit = end;
   if (end >= 20 && file.number(end - 20, 4) == 0x07064b50) {
     uint64_t there = file.number(end - 12, 8);
     file.part(there, 56);
     if (file.number(size_t(there), 4) != 0x06064b50) refuse("a damaged directory");
-    count = file.number(size_t(there) + 32, 8), at = file.number(size_t(there) + 48, 8);
+    count = file.number(size_t(there) + 32, 8), size_of_all = file.number(size_t(there) + 40, 8), at = file.number(size_t(there) + 48, 8);
+    limit = there;
   }
+  if (at > limit || limit - at != size_of_all) refuse("a damaged directory");
   std::map<std::string, Bytes> found;
   for (uint64_t k = 0; k < count; k++) {
     Bytes entry = file.part(at, 46);
@@ -136,17 +139,22 @@ std::map<std::string, Bytes> unzip(const Bytes& file) {
       if (extra.number(e, 2) == 1) wide(&size), wide(&packed), wide(&offset);
       e += 4 + field.size;
     }
-    if (entry.number(8, 2) & 1) refuse("an encrypted entry");
+    uint64_t flags = entry.number(8, 2);
+    if (flags & 0x61 || entry.number(6, 2) > 63) refuse("an encrypted entry, or one of another kind");
+    if (!(flags & 0x800) && !ascii(name)) refuse("an entry whose name is no UTF-8");
     if (entry.number(10, 2) != 0 || size != packed)
       refuse("a compressed entry, " + quoted(name), "Write it uncompressed: np.savez, or snapshot().save()");
     Bytes local = file.part(offset, 30);
     if (local.number(0, 4) != 0x04034b50) refuse("a damaged entry, " + quoted(name));
-    Bytes content = file.part(offset + 30 + local.number(26, 2) + local.number(28, 2), size);
+    size_t again = local.number(26, 2);
+    if (file.part(offset + 30, again).text() != name) refuse("a damaged entry, " + quoted(name));
+    Bytes content = file.part(offset + 30 + again + local.number(28, 2), size);
     if (crc32(content.data, content.size) != entry.number(16, 4)) refuse("a damaged entry, " + quoted(name));
     if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npy") == 0) name.resize(name.size() - 4);
     if (!found.emplace(name, content).second) refuse("the entry " + quoted(name) + " twice");
     at += 46 + name_size + extra_size + entry.number(32, 2);
   }
+  if (at != limit) refuse("a damaged directory");
   return found;
 }
 
@@ -215,6 +223,7 @@ class Header {
   }
   void shape(Npy* npy) {
     expect('(');
+    npy->shape.clear();
     while (!take(')')) {
       space();
       int64_t size = 0;
@@ -223,10 +232,11 @@ class Header {
         if (at_ - first > 15) fail();
         size = size * 10 + (text_[at_] - '0');
       }
-      if (at_ == first) fail();
+      if (at_ == first || (text_[first] == '0' && at_ - first > 1)) fail();
       npy->shape.push_back(size);
       if (!take(',')) {
         expect(')');
+        if (npy->shape.size() == 1) fail();  // a number in brackets
         break;
       }
     }
@@ -236,8 +246,9 @@ class Header {
 Npy read_npy(const Bytes& file) {
   if (file.size < 12 || memcmp(file.data, "\x93NUMPY", 6) != 0) refuse("an entry that is no array");
   int wide = file.data[6] == 1 ? 2 : file.data[6] == 2 || file.data[6] == 3 ? 4 : 0;
-  if (wide == 0) refuse("an array in another format");
+  if (wide == 0 || file.data[7] != 0) refuse("an array in another format");
   uint64_t length = file.number(8, wide);
+  if (length > kLongestHeader) refuse("an array whose header can't be read");
   std::string header = file.part(8 + size_t(wide), length).text();
   Npy npy;
   Header(header).read(&npy);
@@ -255,14 +266,15 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 // Of the JSON that stands in the file as one NumPy text.
 std::string model_of(const Bytes& file) {
   Npy npy = read_npy(file);
-  if (npy.descr.compare(0, 2, "<U") != 0 || npy.content.size % 4 != 0) refuse("its description is no text");
+  if (!npy.shape.empty() || npy.content.size % 4 != 0 || npy.descr != "<U" + std::to_string(npy.content.size / 4))
+    refuse("its description is no text");
   std::string text;
   for (size_t k = 0; k < npy.content.size; k += 4) {
     uint64_t c = npy.content.number(k, 4);
-    if (c == 0) break;
     if (c > 126) refuse("its description is no JSON");
     text += char(c);
   }
+  while (!text.empty() && text.back() == '\0') text.pop_back();
   try {
     Json said = parse_json(text);
     if (said.at("schema").whole() != 1) refuse("another schema than 1", "Another version of edgelstm wrote it");

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import c_library
 import native_library
 from command_line import Run
+from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime import Runner
 from edgelstm.runtime.native.library import VARIABLE
 from edgelstm.runtime.snapshot import Snapshot
@@ -96,6 +98,67 @@ def test_with_our_operators_c_gives_the_bits_of_the_runner_that_has_them(
         assert np.stack([stream.step(frame)["y"].copy() for frame in frames]).tobytes() == found.tobytes()
         stream.snapshot().save(tmp_path / "python.npz")
         assert (tmp_path / "python.npz").read_bytes() == kept.read_bytes()
+    with pytest.raises(EdgeLstmError, match="open the model that it was made of"):
+        Runner.open(fast)
     missing = sensor()
     assert missing.returncode == 2
     assert b"operators" in missing.stderr
+
+
+@pytest.mark.thorough
+def test_dtln_in_c_cleans_a_file_as_the_command_does(run: Run, shared_dir: Path, tmp_path: Path) -> None:
+    """The examples of docs/sound.md and of examples/c."""
+    dtln, library = shared_dir / "models" / "dtln", c_library.built()
+    command = [
+        "cc",
+        "-std=c99",
+        "-O2",
+        "-Wall",
+        "-Wextra",
+        "-Werror",
+        str(EXAMPLES / "c" / "denoise.c"),
+        "-o",
+        str(tmp_path / "denoise"),
+    ]
+    done = subprocess.run(
+        [*command, *library.cflags, *library.libs, "-lm"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    first, second = tmp_path / "dtln_1.onnx", tmp_path / "dtln_2.onnx"
+    preprocess, mask = ("--preprocess", "samples=512,128,16000;magnitude"), ("--postprocess", "mask_spectrum")
+    for source, model, more in (
+        ("model_1.onnx", first, (*preprocess, *mask)),
+        ("model_2.onnx", second, ("--postprocess", "overlap_add=128")),
+    ):
+        code, _, err = run("export", dtln / source, "--yes", "-o", model, "--limit", 3, *more)
+        assert code == 0, err
+    rng, t = np.random.default_rng(0), np.arange(16000) / 16000
+    noisy = np.rint(
+        3e4 * (np.sin(900 * t + 3 * np.sin(9 * t)) * (np.sin(11 * t) > 0) * 0.3 + rng.normal(0, 0.03, t.size))
+    )
+    with wave.open(str(tmp_path / "noisy.wav"), "wb") as file:
+        file.setparams((1, 2, 16000, 0, "NONE", ""))
+        file.writeframes(noisy.astype("<i2").tobytes())
+    code, _, err = run(
+        "run", first, "--then", second, "--source", tmp_path / "noisy.wav", "-o", tmp_path / "wanted.wav"
+    )
+    assert code == 0, err
+    environment = {"EDGELSTM_ONNXRUNTIME": str(c_library.find_onnxruntime())}
+    with (tmp_path / "noisy.wav").open("rb") as source, (tmp_path / "clean.wav").open("wb") as sink:
+        subprocess.run(
+            [tmp_path / "denoise", first, second],
+            stdin=source,
+            stdout=sink,
+            check=True,
+            env=environment,
+            timeout=60,
+        )
+
+    def samples(name: str) -> np.ndarray:
+        with wave.open(str(tmp_path / name)) as file:
+            return np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(int)
+
+    found, wanted = samples("clean.wav"), samples("wanted.wav")[:16000]
+    assert len(found) == 16000
+    assert np.abs(wanted).max() > 1000
+    assert np.abs(found - wanted).max() <= 2
