@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -208,3 +209,43 @@ def test_any_bytes_are_read_or_refused(
             assert frame.data.dtype == np.float64
     except EdgeLstmError:
         pass
+
+
+def test_a_table_that_grows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Rows come once they are whole; a stream without a place is said; what can't be followed is refused."""
+    path = tmp_path / "t.csv"
+    path.write_text("unit,t,x\na,0,1.5\nb,0,2\na,1,3", encoding="utf-8")
+    source = open_source(f"{path}:key=unit:time=t", follow=True, idle=60)
+    assert source.streams == 2
+    frames = iter(source)
+    assert [(f.stream, float(f.data[0])) for f in itertools.islice(frames, 2)] == [("a", 1.5), ("b", 2.0)]
+    with path.open("a", encoding="utf-8") as file:
+        file.write(".25\nc,0,9\n\nb,1,")
+        file.flush()
+        frame = next(frames)
+        assert (frame.stream, float(frame.data[0]), frame.time, frame.last) == ("a", 3.25, 1.0, False)
+        file.write("4\n")
+        file.flush()
+        assert float(next(frames).data[0]) == 4.0
+    assert "'c' are left out" in caplog.text
+    with path.open("w", encoding="utf-8") as file:
+        file.write("unit,t,x\n")
+    with pytest.raises(EdgeLstmError, match="only grows"):
+        next(frames)
+    assert open_source(f"{path}:key=unit:keys=a,c", follow=True).streams == 2
+    for spec in (f"{path}:scale=own", f"{path}:key=unit"):
+        with pytest.raises(EdgeLstmError, match=r"own|no rows"):
+            open_source(spec, follow=True)
+    path.write_text("unit,t", encoding="utf-8")
+    with pytest.raises(EdgeLstmError, match="first line"):
+        open_source(str(path), follow=True)
+
+
+def test_a_growing_table_ends_when_it_is_stopped(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text("x\n1\n", encoding="utf-8")
+    source = open_source(str(path), follow=True)
+    frames = iter(source)
+    assert float(next(frames).data[0]) == 1.0
+    source.stop()
+    assert list(frames) == []

@@ -95,7 +95,7 @@ class StreamSection(Section):
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="The first frames of the source only."
     )
-    follow: bool = Field(default=False, description="Wait for further files of a folder.")
+    follow: bool = Field(default=False, description="Wait for further files of a folder, or rows of a table.")
     rate: Seconds | None = Field(
         default=None, description="Frames a second at which the source is read; without it, as they come."
     )

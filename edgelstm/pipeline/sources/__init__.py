@@ -151,7 +151,7 @@ def open_source(
     /dev/video0            ``docs/sources.md``                                                  ``edgelstm[video]``
     =====================  =========================================================================================
 
-    ``follow`` a folder: wait for further files, for ``idle`` seconds after the last one or (None) for ever.
+    ``follow`` a folder or a table of text: wait for further files, or rows, for ``idle`` seconds after the last one or (None) for ever.
 
     Values are those of the file, in its depth, uint8 to 8 bits and uint16 above; images and video are upright as the file
     says. ``Source.said`` tells what was done, ``docs/sources.md`` what each format becomes.
@@ -184,10 +184,6 @@ def _open(spec: str, follow: Follow) -> Source:
         return _open_folder(path, key if chosen else None, follow, options)
     if not path.is_file():
         raise EdgeLstmError(f"source {spec if chosen else path} does not exist", hint="Check the path")
-    if follow.on:
-        raise EdgeLstmError(
-            f"follow: source {path}", found="a file", expected="a folder that further files come into"
-        )
     suffix = path.suffix.lower()
     kind = next((kind for kind in FILES if suffix in kind.suffixes), None)
     if kind is None:
@@ -205,6 +201,14 @@ def _open(spec: str, follow: Follow) -> Source:
             found=kind.what,
             expected=", ".join(kind.options) or "no options",
         )
+    if follow.on:
+        if kind.suffixes != table.SUFFIXES:
+            raise EdgeLstmError(
+                f"follow: source {path}",
+                found="a file",
+                expected="a folder that further files come into, or a table of text that grows",
+            )
+        return table.open_table(path, options, follow)
     if options and kind.open_with is not None:
         return kind.open_with(path, options)
     return kind.open(path, key if chosen else None)

@@ -14,7 +14,9 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Array
+from edgelstm.pipeline.sources.tail import lines_that_come, whole_lines
 
 #: Longer lines are no table of numbers.
 MAX_LINE = 1 << 20
@@ -73,18 +75,28 @@ class Rows:
     read: Callable[[Sequence[str]], Iterator[Row]]
 
 
-def open_rows(path: Path) -> Rows:
-    """A table's rows. CSV: the separator is what the first line has of tab, semicolon and comma, else white space; a first line
+def open_rows(path: Path, follow: Follow | None = None, wait: bool = True) -> Rows:
+    """A table's rows. follow: of text, whole lines only, and with ``wait`` those that come, too. CSV: the separator is what the first line has of tab, semicolon and comma, else white space; a first line
     of numbers is a row, and columns are then called 1, 2, ..."""
-    return _parquet(path) if path.suffix.lower() == ".parquet" else _text(path)
+    if path.suffix.lower() != ".parquet":
+        return _text(path, follow, wait)
+    if follow is not None:
+        raise EdgeLstmError(
+            f"follow: source {path}",
+            found="Parquet, which can be read once its end is written",
+            expected="a table of text (.csv, .tsv, .txt)",
+        )
+    return _parquet(path)
 
 
-def _text(path: Path) -> Rows:
+def _text(path: Path, follow: Follow | None = None, wait: bool = True) -> Rows:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(MAX_LINE)
     except (OSError, UnicodeDecodeError) as error:
         raise EdgeLstmError(f"{path}: not a table of text", found=str(error)) from error
+    if follow is not None and not first.endswith("\n"):
+        raise EdgeLstmError(f"{path}: the first line", found="no end of it yet", expected="a whole line")
     delimiter = next((d for d in "\t;," if d in first), None)
     head = _cells(first, delimiter)
     if not head:
@@ -101,10 +113,17 @@ def _text(path: Path) -> Rows:
             with path.open(encoding="utf-8-sig", newline="") as file:
                 if not headless:
                     file.readline(MAX_LINE)
+                given: Iterator[str] = file
+                if follow is not None:
+                    given = (
+                        lines_that_come(file, path, MAX_LINE, follow)
+                        if wait
+                        else whole_lines(file, path, MAX_LINE)
+                    )
                 lines = (
-                    csv.reader(file, delimiter=delimiter)
+                    csv.reader(given, delimiter=delimiter)
                     if delimiter is not None
-                    else (line.split() for line in file)
+                    else (line.split() for line in given)
                 )
                 for cells in lines:
                     if not any(cells):

@@ -6,8 +6,9 @@ where, what is smallest and largest), then the frames. Memory holds one number o
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,17 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file, refuse_overwrite
+from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.rows import Row, open_rows, read_time
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
 from edgelstm.pipeline.sources.source import Array, Frame, Source
 
+log = logging.getLogger(__name__)
+
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 OPTIONS = ("columns", "key", "keys", "scale", "head", "time")
+#: Streams that a growing table has no place for, of which it is said.
+MAX_STRANGE = 100
 #: Steps in time that say what is usual.
 RECENT = 64
 #: A step in time this much longer than the usual one is a gap.
@@ -61,15 +67,18 @@ def split_options(spec: str) -> tuple[str, dict[str, str]]:
     return ":".join(parts), options
 
 
-def open_table(path: Path, given: Mapping[str, str]) -> Source:
+def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = None) -> Source:
     """Frames float64 [columns], in the order of the rows. Cells that are empty are NaN.
 
     columns: which, in this order; all but key and time if none are named. key: the column that says whose row it is; keys: only
     these, ``a,b`` or ``81-100``. head: only the first so many rows of each stream. time: seconds, or ISO 8601; a gap is
     said, and time that runs backwards within a stream is an error. scale: ``own`` brings each stream to 0..1 by its own
     smallest and largest value (of the whole file: nothing live), FILE.csv by the values that ``edgelstm scales`` wrote.
+    follow: rows that come, too, of the streams that are there at the start or that ``keys`` names.
     """
     options = _options(path, given)
+    if follow is not None:
+        return _open_growing(path, options, follow)
     columns = _columns(path, options)
     spans = scan(path, columns, options)
     scales = None
@@ -93,6 +102,34 @@ def open_table(path: Path, given: Mapping[str, str]) -> Source:
     )
 
 
+def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
+    if options.scale == "own":
+        raise EdgeLstmError(
+            f"follow: source {path}: scale",
+            found="own, which only the whole file tells",
+            expected="a file of `edgelstm scales`",
+        )
+    columns = _columns(path, options, follow)
+    known = set(options.keys)
+    if options.key is not None and not known:
+        known = {key for _, key in _chosen(path, columns, options, {}, follow, wait=False)}
+        if not known:
+            raise EdgeLstmError(
+                f"{path}: no rows", expected="at least one of each stream, or keys=a,b that names them"
+            )
+    scales = None if options.scale is None else read_scales(Path(options.scale), columns)
+    said = [f"{count_of(len(columns), 'column')}: {', '.join(columns)}"]
+    if options.key is not None:
+        said.append(f"{count_of(len(known), 'stream')} by {options.key!r}")
+    return Source(
+        f"table {path}, followed",
+        lambda: _frames(path, columns, options, {}, scales, follow, known),
+        said=tuple(said),
+        streams=max(1, len(known)),
+        stopped=follow.stopped,
+    )
+
+
 def fit_scales(spec: str, out: PathLike) -> int:
     """Write the smallest and largest values of each stream of a table, and give how many streams there are."""
     if Path(out).suffix.lower() != ".csv":
@@ -107,8 +144,8 @@ def fit_scales(spec: str, out: PathLike) -> int:
     return len(spans)
 
 
-def _columns(path: Path, options: Options) -> tuple[str, ...]:
-    names = open_rows(path).names
+def _columns(path: Path, options: Options, follow: Follow | None = None) -> tuple[str, ...]:
+    names = open_rows(path, follow).names
     for name in (*options.columns, *filter(None, (options.key, options.time))):
         if name not in names:
             raise EdgeLstmError(
@@ -138,12 +175,17 @@ def scan(path: Path, columns: Sequence[str], options: Options) -> dict[str, Span
 
 
 def _chosen(
-    path: Path, columns: Sequence[str], options: Options, counts: dict[str, int]
+    path: Path,
+    columns: Sequence[str],
+    options: Options,
+    counts: dict[str, int],
+    follow: Follow | None = None,
+    wait: bool = True,
 ) -> Iterator[tuple[Row, str]]:
     """The rows of the streams that are wanted, with their key."""
     wanted = set(options.keys)
     needed = [*columns, *filter(None, (options.key, options.time))]
-    for row in open_rows(path).read(needed):
+    for row in open_rows(path, follow, wait).read(needed):
         key = "" if options.key is None else row.text(options.key)
         if wanted and key not in wanted:
             continue
@@ -153,12 +195,29 @@ def _chosen(
 
 
 def _frames(
-    path: Path, columns: Sequence[str], options: Options, spans: Mapping[str, Span], scales: Scales | None
+    path: Path,
+    columns: Sequence[str],
+    options: Options,
+    spans: Mapping[str, Span],
+    scales: Scales | None,
+    follow: Follow | None = None,
+    known: Collection[str] = (),
 ) -> Iterator[Frame]:
+    strange: set[str] = set()
     steps: deque[float] = deque(maxlen=RECENT)
     before: dict[str, tuple[float, str]] = {}
     starts: dict[str, float] = {}
-    for index, (row, key) in enumerate(_chosen(path, columns, options, {})):
+    for index, (row, key) in enumerate(_chosen(path, columns, options, {}, follow)):
+        if known and key not in known:  # there is no place for its state
+            if key not in strange and len(strange) < MAX_STRANGE:
+                strange.add(key)
+                log.warning(
+                    "%s: rows of %s %r are left out: it was not there at the start; keys=a,b names streams that come later",
+                    path,
+                    options.key,
+                    key,
+                )
+            continue
         values = row.numbers(columns)
         if scales is not None:
             values = scales.apply(key, values, path)
