@@ -214,7 +214,10 @@ def run(
         str, typer.Option(help="Frames missing in the source: hold the state, reset it, or error.")
     ] = "hold",
     follow: Annotated[
-        bool, typer.Option("--follow", help="Wait for further files of a folder, or rows of a table, until interrupted.")
+        bool,
+        typer.Option(
+            "--follow", help="Wait for further files of a folder, or rows of a table, until interrupted."
+        ),
     ] = False,
     idle: Annotated[
         float | None, typer.Option(min=0, help="With --follow: end after so many seconds without a new file.")
