@@ -31,12 +31,6 @@ def reconnect_in_a_process(tries: int) -> int:
     return int(done.stdout)
 
 
-def test_sixty_tries_to_a_dead_address() -> None:
-    assert reconnect_in_a_process(60) <= 1024**2
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(1500)
 def test_a_thousand_tries_to_a_dead_address_take_no_memory() -> None:
     assert reconnect_in_a_process(1000) <= 512 * 1024
 
