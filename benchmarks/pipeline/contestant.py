@@ -76,7 +76,8 @@ def serve(model: str, streams: int, threads: int, frames: int) -> Callable[[], t
         run, step = Loop.run, Loop._step
 
         def mark(self: Loop) -> None:
-            marks.append((self.calls, time.perf_counter(), time.process_time()))
+            done = sum(m.counts.stepped for m in self.members)
+            marks.append((done, time.perf_counter(), time.process_time()))
 
         def stepped(self: Loop, due: Any) -> None:
             step(self, due)
@@ -93,9 +94,10 @@ def serve(model: str, streams: int, threads: int, frames: int) -> Callable[[], t
         finally:
             Loop.run, Loop._step = run, step  # type: ignore[method-assign]
         assert all(c["stepped"] == frames for c in report.streams.values()), report
-        (_, began, used), (calls, ended, in_all) = marks
-        # All that lies behind the first calls, in which memory is taken and threads begin, as if there had been no others.
-        share = calls / (calls - FIRST)
+        (first, began, used), (_, ended, in_all) = marks
+        # All that lies behind the first calls, in which memory is taken and threads begin, as if there had been no others; not every
+        # stream has a frame in these.
+        share = frames * streams / (frames * streams - first)
         return (ended - began) * share, (in_all - used) * share
 
     return turn
