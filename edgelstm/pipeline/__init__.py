@@ -1,6 +1,6 @@
 """Live and recorded frames in, outputs out: sources, preprocessing, sinks. NumPy only; other packages when used.
 
-May import: verify.forecast, runtime, graph.signature and below; never torch or onnx.
+May import: verify.forecast, verify.anomaly, verify.step_errors, runtime, graph.signature and below; never torch or onnx.
 """
 
 from __future__ import annotations

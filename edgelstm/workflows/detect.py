@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
-from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, atomic_path, refuse_overwrite
-from edgelstm.graph.signature import Signature
 from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.outside import Outside, Seen
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.anomaly import Detector, Method, Target, check_out, error_vector
+from edgelstm.verify.step_errors import Errors
 from edgelstm.workflows.run import RunReport, run
 from edgelstm.workflows.streaming import Step, named_sources
 
@@ -113,7 +112,7 @@ def fit_detector(
         errors.append(np.asarray(small(error)))
         ages.append(watch.age(step))
 
-    watch = Errors(target, take, settle, on_gap == "reset")
+    watch = Errors(target, take, settle)
     seen: list[Seen] = []
 
     def observe(step: Step) -> None:
@@ -196,7 +195,7 @@ def detect(
             frame = step.frame
             add((step.stream, frame.index, frame.name, frame.time, value, found.threshold, int(alarm)))
 
-        watch = Errors(found.target, scored, found.settle, on_gap == "reset")
+        watch = Errors(found.target, scored, found.settle)
         report = run(
             model,
             source,
@@ -226,63 +225,6 @@ def detect(
     return Detections(report, found, int(steps), int(alarms), streams)
 
 
-class Errors:
-    """Watches a run: what was there minus what the model gave, handed to ``take`` with the step it belongs to.
-
-    settle: steps of a stream that are not, after its state began. resets: it begins anew at gaps.
-    """
-
-    def __init__(
-        self,
-        target: Target | None,
-        take: Callable[[Step, Array], None],
-        settle: int = 0,
-        resets: bool = False,
-    ) -> None:
-        self.target = target
-        self._given, self._settle, self._resets = take, settle, resets
-        self._ages: dict[str, int] = {}
-        self._output = ""
-        self._foretold: dict[str, Array] = {}
-        self._leads = False
-
-    def age(self, step: Step) -> int:
-        """Steps that the state of its stream has seen before this one."""
-        return self._ages.get(step.stream, 0)
-
-    def _take(self, step: Step, error: Array) -> None:
-        if self.age(step) >= self._settle:
-            self._given(step, error)
-
-    def __call__(self, step: Step) -> None:
-        if step.frame.gap is not None and self._resets:
-            self._ages.pop(step.stream, None)
-        self._compare(step)
-        self._ages[step.stream] = self.age(step) + 1
-        if step.frame.last:
-            self._ages.pop(step.stream)
-
-    def _compare(self, step: Step) -> None:
-        if not self._output:
-            self._output, self.target, self._leads = _compared(step.signature, self.target, step.fresh)
-        [(name, seen)] = step.inputs.items()
-        dtypes = {t.name: t.dtype for t in (*step.signature.inputs, *step.signature.outputs)}
-        there = to_float32(seen, dtypes[name]).astype(np.float64)
-        made = to_float32(step.outputs[self._output], dtypes[self._output]).astype(np.float64)
-        if self.target == "input":
-            return self._take(step, there - made)
-        if step.frame.gap is not None:
-            self._foretold.pop(step.stream, None)
-        if step.fresh is not None:  # what was foretold is the first that the window before had not
-            there = there[len(there) - step.fresh]
-        before = self._foretold.get(step.stream)
-        self._foretold[step.stream] = made[0] if self._leads else made
-        if before is not None:
-            self._take(step, there - before)
-        if step.frame.last:
-            self._foretold.pop(step.stream, None)
-
-
 def _look_at_new_states(detector: Detector, errors: Sequence[Array], ages: Sequence[int]) -> None:
     """Warn where steps whose state was new make the threshold: what is as large later is missed."""
     scores = np.array([detector.score(error) for error in errors])
@@ -299,49 +241,6 @@ def _look_at_new_states(detector: Detector, errors: Sequence[Array], ages: Seque
             without,
             NEW + detector.settle,
         )
-
-
-def _compared(
-    signature: Signature, target: Target | None, fresh: int | None = None
-) -> tuple[str, Target, bool]:
-    """The output to compare with frames, what it stands for, and whether it holds several lead times.
-
-    fresh: a hop cuts windows, in which so many frames are new.
-    """
-    if signature.window is not None and target == "next":
-        raise EdgeLstmError(
-            "target next", found="a window", expected="a step graph, which foretells frame by frame"
-        )
-    if len(signature.inputs) == 1:
-        frame = signature.inputs[0].frame_shape
-        if fresh is not None and target != "input":
-            for spec in signature.outputs:
-                one, several = spec.frame_shape == frame[1:], spec.frame_shape[1:] == frame[1:]
-                if not one and not (several and (target == "next" or spec.frame_shape != frame)):
-                    continue
-                if fresh > frame[0]:
-                    raise EdgeLstmError(
-                        f"a hop of {fresh}",
-                        found=f"windows of {count_of(frame[0], 'frame')}, behind which the frame that is foretold is never seen",
-                        expected=f"at most {frame[0]}",
-                    )
-                return spec.name, "next", several
-        for spec in signature.outputs:
-            if spec.frame_shape == frame and target is not None:
-                return spec.name, target, False
-            if signature.window is None and spec.frame_shape[1:] == frame and target in (None, "next"):
-                return spec.name, "next", True
-            if spec.frame_shape == frame:
-                raise EdgeLstmError(
-                    f"output {spec.name!r} has the shape of the input",
-                    expected="to be told whether it is the input given back, or the next one foretold",
-                    hint="--target input (an autoencoder) or --target next (a forecaster)",
-                )
-    raise EdgeLstmError(
-        "no output to compare with the input",
-        found=", ".join(f"{t.name} {list(t.frame_shape)}" for t in (*signature.inputs, *signature.outputs)),
-        expected="one input, and an output of its shape, or of several of it",
-    )
 
 
 @contextmanager

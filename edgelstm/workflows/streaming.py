@@ -42,6 +42,8 @@ class Step:
     seconds: float
     state: Callable[[], dict[str, Array]]
     fresh: int | None = None
+    #: Whether the state began anew since the stream's last step.
+    anew: bool = False
 
 
 @dataclass
@@ -155,6 +157,8 @@ class Loop:
     ) -> None:
         self._observe, self._beside = observe, beside
         self._stages, self._jobs, self._reset = stages, list(jobs), reset_on_gap
+        #: Streams that began anew and made no step since.
+        self._anew: set[str] = set()
         self._several = len(jobs) > 1
         self._raw: dict[str, Any] = {}
         self.counts = Counts()
@@ -180,6 +184,7 @@ class Loop:
         for name, (_, frame) in frames.items():
             if frame.gap is not None and self._reset:
                 self.counts.resets += 1
+                self._anew.add(name)
                 for stage in self._stages:
                     stage.runner.stream(name).reset()
                     stage.outputs.forget(name)
@@ -216,8 +221,10 @@ class Loop:
                         seconds,
                         last.stream(name).values,
                         job.fresh,
+                        name in self._anew,
                     )
                 )
+            self._anew.discard(name)
             if job.sink is not None:
                 shown = replace(frame, stream=name) if self._several else frame
                 job.sink.write(shown, self._shown(name, outputs, arrays[name]), seconds)

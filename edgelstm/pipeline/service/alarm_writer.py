@@ -14,6 +14,7 @@ import numpy as np
 
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.service.alarm import Alarms, Event, Rule
+from edgelstm.pipeline.service.anomaly import Scores
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sinks import Sink
@@ -28,7 +29,13 @@ class AlarmWriter(Writer):
     """Judges before the queue, so a slow sink costs events, never the look at an output. The loop's thread alone calls :meth:`put`."""
 
     def __init__(
-        self, alarm: str, rule: Rule, signature: Signature, open_sink: Callable[..., Sink], **given: Any
+        self,
+        alarm: str,
+        rule: Rule,
+        signature: Signature,
+        open_sink: Callable[..., Sink],
+        scores: Scores | None = None,
+        **given: Any,
     ) -> None:
         rule.check(signature)
         self.alarm = alarm
@@ -36,17 +43,30 @@ class AlarmWriter(Writer):
         #: The frame at which an alarm was first seen to have fired, by stream.
         self._fired: dict[str, tuple[Frame, Counts]] = {}
         self._dtype = signature.output(rule.output).dtype
+        self._scores = scores
+        self._score: float | None = None
         super().__init__(open_sink=open_sink, overload="drop_oldest", **given)
+
+    def judge(self, frame: Frame, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Of a detector's alarm, the score of the step that :meth:`put` comes with."""
+        if self._scores is not None:
+            self._score = self._scores.of(str(frame.stream), frame, inputs, outputs)
+
+    def interrupted(self, stream: str, anew: bool) -> None:
+        """What was foretold is held against nothing."""
+        if self._scores is not None:
+            self._scores.interrupted(stream, anew)
 
     def put(self, frame: Frame, outputs: Mapping[str, Any], seconds: float, counts: Counts) -> None:
         """See what the outputs of one step mean, and queue an event if they mean one."""
         rule, stream = self.alarms.rule, str(frame.stream)
         written = bool(self._behind) and self._was_written(frame)
-        number = rule.number(outputs[rule.output], self._dtype)
+        number = self._score if self._scores else rule.number(outputs[rule.output], self._dtype)
         events: list[Event] = []
         alarm = self.alarms.of(stream)
         if number is None:
-            counts.add(f"alarm:{self.alarm}:not_a_number")
+            if self._scores is None:
+                counts.add(f"alarm:{self.alarm}:not_a_number")
         else:
             self.alarms.timed = frame.time is not None
             now = time.monotonic() if frame.time is None else frame.time

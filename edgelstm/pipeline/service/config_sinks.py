@@ -10,6 +10,8 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.service.alarm import Rule
 from edgelstm.pipeline.sinks import Options, kind_of, shown
+from edgelstm.verify.anomaly import Detector
+from edgelstm.verify.step_errors import compared
 
 #: Streams are named in paths and logs.
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
@@ -130,6 +132,10 @@ Reduction = Annotated[
 class AlarmSection(Section):
     """A threshold on one number of an output."""
 
+    detector: Text | None = Field(
+        default=None,
+        description="A file of `edgelstm fit-detector`: the number is its score, `above` its threshold unless given.",
+    )
     output: Text | None = Field(default=None, description="Whose number; may be left out where there is one.")
     of: Reduction = Field(
         default="max",
@@ -158,13 +164,18 @@ class AlarmSection(Section):
 
     def wrong(self) -> tuple[str, str, str] | None:
         """Key, what was found, what is expected; None where all is well."""
-        if (self.above is None) == (self.below is None):
+        if self.detector is not None:
+            for key in ("output", "of", "below"):
+                if key in self.model_fields_set:
+                    return key, f"{key} beside detector", "one of them: the number is the detector's score"
+        elif (self.above is None) == (self.below is None):
             found = "neither" if self.above is None else "both"
-            return "above", found, "above = ..., or below = ..."
+            return "above", found, "above = ..., or below = ..., or detector = ..."
         if self.clear is not None:
             limit = self.above if self.above is not None else self.below
-            assert limit is not None
-            if (self.clear > limit) if self.above is not None else (self.clear < limit):
+            if limit is not None and (
+                (self.clear > limit) if self.above is not None else (self.clear < limit)
+            ):
                 return (
                     "clear",
                     f"{self.clear:g}",
@@ -176,6 +187,22 @@ class AlarmSection(Section):
             if (found_ := wrong_sink(where, options, events=True)) is not None:
                 return "sink", *found_
         return None
+
+    def of_detector(self, detector: Detector, signature: Signature, fresh: int | None) -> Rule:
+        """The rule on a detector's score, of a model of this signature. Raises EdgeLstmError when they don't fit."""
+        output, _, _ = compared(signature, detector.target, fresh)
+        shape = signature.inputs[0].frame_shape
+        if detector.mean and len(detector.mean) != (shape[-1] if shape else 1):
+            raise EdgeLstmError(
+                "detector",
+                found=f"{len(detector.mean)} values a frame",
+                expected=f"{shape[-1] if shape else 1}",
+            )
+        limit = detector.threshold if self.above is None else self.above
+        clear = limit if self.clear is None else self.clear
+        if clear > limit:
+            raise EdgeLstmError("clear", found=f"{clear:g}", expected=f"at most {limit:g}")
+        return Rule(output, "score", True, limit, clear, self.hold, self.hold_clear)
 
     def rule(self, signature: Signature) -> Rule:
         """For outputs of this signature. Raises EdgeLstmError when it doesn't fit."""

@@ -229,6 +229,7 @@ class Member:
         elif self._resumed is not None:  # it has no place yet, and would begin with what the checkpoint had
             self._resumed = replace(self._resumed, states=self.guard.initial())
         self.guard.forget()
+        self._interrupt(anew=True)
         if self._pending:
             waits = [(arrived, filled) for arrived, filled in self._pending if not filled]
             if gone := len(self._pending) - len(waits):
@@ -279,6 +280,7 @@ class Member:
             return True
         if verdict.gap:
             self.counts.add("gaps")
+            self._interrupt()
         if verdict.drop is not None:
             self._drop(verdict.drop, arrived, f"time stamp {arrived.stamp:g} after {self.clock.last}")
             return False
@@ -332,7 +334,12 @@ class Member:
             self._gathered_from = None
         return Due(frame, arrived.stamp, arrays, filled, arrived.at)
 
+    def _interrupt(self, anew: bool = False) -> None:
+        for writer in self._writers:
+            writer.interrupted(self.name, anew)
+
     def _drop(self, reason: str, arrived: Arrived, why: str, filled: bool = False) -> None:
+        self._interrupt()
         if filled:
             self.counts.add(f"unfilled:{reason}")
             return
@@ -356,6 +363,7 @@ class Member:
         else:
             problem = self.guard.look(self.stream)
         if problem is not None:
+            self._interrupt()
             kind, words = problem
             self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
             if is_worth_a_line(self.counts.add(f"guard:{kind}")):
@@ -371,6 +379,11 @@ class Member:
             self.pulse.stepped(Shown(due.frame, due.arrays, outputs), seconds, due.at)
         if not self._writers:
             return
+        shown = replace(due.frame, stream=self.name)
+        for writer in self._writers:
+            writer.judge(shown, due.arrays, outputs)
+        if due.filled:
+            self._interrupt()
         try:  # of frames that stand in too: it remembers
             outputs = self._outputs(outputs, due.frame.data, self.name)
         except EdgeLstmError as error:
@@ -380,12 +393,12 @@ class Member:
         if due.filled:
             return
         self.pulse.show(Shown(due.frame, due.arrays, outputs))
-        shown = replace(due.frame, stream=self.name)
         for writer in self._writers:
             writer.put(shown, outputs, seconds, self.counts)
 
     def failed(self, due: Due, error: BaseException) -> None:
         """The step raised; the state is what it was."""
+        self._interrupt()
         self._seen(due, due.filled)
         self.counts.add(("unfilled:" if due.filled else "dropped:") + "engine")
         if is_worth_a_line(self.counts.add("engine_errors")):

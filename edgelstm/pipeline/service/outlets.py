@@ -12,12 +12,16 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import refuse_overwrite
 from edgelstm.pipeline.outputs import frame_outputs
 from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.service.alarm import Rule
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
+from edgelstm.pipeline.service.anomaly import Scores
 from edgelstm.pipeline.service.channel import Channel
+from edgelstm.pipeline.service.config_sinks import AlarmSection
 from edgelstm.pipeline.service.resume import behind
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sinks import Options, Sink, check_package, is_address, open_sink, shown
 from edgelstm.pipeline.sources import is_live
+from edgelstm.verify.anomaly import Detector
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -64,7 +68,7 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
                 )
             )
         for name, alarm in section.alarms.items():
-            rule = alarm.rule(signature)
+            rule, scores = _rule(channel, alarm, base)
             for sink, options in alarm.targets:
                 path = _path(channel, base, sink.replace("{alarm}", name))
                 mark_as = f"{name}: {sink}"
@@ -74,6 +78,7 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
                     rule,
                     signature,
                     opener(path, options, events=True),
+                    scores(),
                     name=_name(channel, f"{channel.name} -> {shown(sink)} (alarm {name})"),
                     size=section.sink_queue,
                     behind=None if mark is None else behind(Path(path), mark, name),
@@ -95,7 +100,25 @@ def _name(channel: Channel, name: str) -> str:
     return found
 
 
-def check(channel: Channel) -> None:
+def _rule(channel: Channel, alarm: AlarmSection, base: Path) -> tuple[Rule, Callable[[], Scores | None]]:
+    """The rule of an alarm, and what makes the scores that it judges."""
+    if alarm.detector is None:
+        return alarm.rule(channel.outputs().signature), lambda: None
+    path = placed(base, alarm.detector)
+    detector = Detector.load(path)
+    signature, inputs = channel.signature, channel.inputs()
+    fresh = inputs.hop if inputs.sliding else None
+    rule = alarm.of_detector(detector, signature, fresh)
+    if detector.model and channel.loop.digest and detector.model != channel.loop.digest:
+        log.warning(
+            "stream %s: the detector %s was fitted with another model: its threshold is for the other's errors",
+            channel.name,
+            path,
+        )
+    return rule, lambda: Scores(detector, signature, fresh)
+
+
+def check(channel: Channel, base: Path) -> None:
     """What can be known of sinks and alarms without opening them. Raises EdgeLstmError when a package is missing, or an alarm does not fit the outputs."""
     for where in channel.section.sinks:
         try:
@@ -104,7 +127,7 @@ def check(channel: Channel) -> None:
             raise EdgeLstmError(f"stream {channel.name}: {error}") from error
     for name, alarm in channel.section.alarms.items():
         try:
-            alarm.rule(channel.outputs().signature)
+            _rule(channel, alarm, base)
         except EdgeLstmError as error:
             raise EdgeLstmError(f"stream {channel.name}: alarm {name}: {error}") from error
 

@@ -147,7 +147,7 @@ class Service:
             self.open_loop(name, rooms)
         self.channels = [self.channel(name, stream, sources[name]) for name, stream in config.streams.items()]
         for channel in self.channels:
-            check(channel)
+            check(channel, self._base)
         if not self._writes or self._stop.is_set():
             return
         if config.service.checkpoint is not None:

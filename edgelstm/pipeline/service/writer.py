@@ -69,6 +69,12 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name=f"sink {name}", daemon=True)
         self._thread.start()
 
+    def judge(self, frame: Frame, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """See what the model took and gave in one step, in its own units, before :meth:`put`; for alarms."""
+
+    def interrupted(self, stream: str, anew: bool) -> None:
+        """A frame of a stream did not move its state as usual; ``anew``: it began anew. For alarms."""
+
     def put(self, frame: Frame, outputs: Mapping[str, Any], seconds: float, counts: Counts) -> None:
         """Queue the outputs of one step."""
         if self._behind and self._was_written(frame):

@@ -31,6 +31,12 @@ class Heard:
         self.values.append(float(outputs["y"].ravel()[0]))
         counts.add("delivered")
 
+    def judge(self, frame: Frame, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """It is no alarm."""
+
+    def interrupted(self, stream: str, anew: bool) -> None:
+        """Nor here."""
+
 
 def frame(index: int, value: float, gap: str | None = None) -> Frame:
     return Frame(index, None, str(index), np.array(value, np.float32), gap=gap)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import edgelstm
 import zoo
 from peers import Broker, listening, until
 
@@ -133,7 +134,7 @@ ALARM = HEAD + '[streams.a.alarms.high]\nabove = 2\nclear = 1\nsink = "e.jsonl"\
         ("above = 2\n", "", "alarms.high.above: found neither; expected above = ..."),
         ("above = 2", "above = 2\nbelow = 3", "found both"),
         ("clear = 1", "clear = 3", "line 7: streams.a.alarms.high.clear: found 3; expected at most 2"),
-        ("above = 2", "over = 2", "line 6: streams.a.alarms.high.over: found the key over; expected output, of, above"),
+        ("above = 2", "over = 2", "line 6: streams.a.alarms.high.over: found the key over; expected detector, output, of, above"),
         ('sink = "e.jsonl"', 'sink = "e.npz"', "line 8: streams.a.alarms.high.sink: found FILE.npz for e.npz; expected FILE.jsonl"),
         ('sink = "e.jsonl"', "sink = []", "found nothing"),
         ('sink = "e.jsonl"', "", "line 5: streams.a.alarms.high.sink: found nothing; expected sink = ..."),
@@ -260,3 +261,59 @@ def test_the_end_of_a_stream_is_the_end_of_its_alarm(tmp_path: Path) -> None:
         *(("e", "fired"), ("e", "cleared")),
     ]
     assert set(writer.alarms.streams) == {"e"}
+
+
+@pytest.mark.parametrize("gap", ["hold", "reset"])
+def test_a_detector_alarms_where_detect_finds_anomalies(tmp_path: Path, gap: Any) -> None:
+    """Live as in a recording: frames that are left out, gaps, states that begin anew, two streams."""
+    model, rng = tmp_path / "m.onnx", np.random.default_rng(2)
+    zoo.lstm(head=3).save(model)
+    rows = [[t, u, *rng.normal(size=3).round(4)] for t in range(60) for u in "ab"]
+    rows = [r for r in rows if not (r[1] == "a" and 20 <= r[0] < 24)]
+    rows[61][3] = ""
+    text = "\n".join(",".join(map(str, row)) for row in [["t", "unit", "x", "y", "z"], *rows])
+    (tmp_path / "t.csv").write_text(text + "\n", encoding="utf-8")
+    source = f"{tmp_path / 't.csv'}:key=unit:time=t"
+    given: dict[str, Any] = {"on_bad_frame": "skip", "on_gap": gap, "threads": 1}
+    edgelstm.fit_detector(
+        model,
+        source,
+        tmp_path / "d.json",
+        target="next",
+        method="mahalanobis",
+        quantile=0.7,
+        settle=3,
+        **given,
+    )
+    edgelstm.detect(model, tmp_path / "d.json", source, tmp_path / "s.csv", **given)
+    expected, fired = [], dict[str, str]()
+    for row in (tmp_path / "s.csv").read_text().splitlines()[1:]:
+        stream, index, *_, score, _threshold, odd = row.split(",")
+        if fired.get(stream, "0") != odd:
+            expected.append((f"t:{stream}", int(index), pytest.approx(float(score))))
+        fired[stream] = odd
+    text = f"""
+    [models.m]
+    path = "m.onnx"
+    [streams.t]
+    source = "t.csv:key=unit:time=t"
+    max_gap = 1.5
+    gap = "{gap}"
+    [streams.t.alarms.odd]
+    detector = "d.json"
+    sink = "e.jsonl"
+    """
+    Pipeline.from_text(text, tmp_path).run()
+    events = [e for e in lines(tmp_path / "e.jsonl") if e["value"] is not None]
+    assert len(expected) > 8
+    found = sorted((e["stream"], e["index"], e["value"]) for e in events)
+    last = {"t:a": 118 - 4 - 2, "t:b": 115}
+    assert [f for f in found if f[1] < last[f[0]]] == [
+        x for x in sorted(expected, key=lambda x: x[:2]) if x[1] < last[x[0]]
+    ]
+    for key in ("below = 1\n", 'of = "min"\n'):
+        with pytest.raises(EdgeLstmError, match="beside detector"):
+            Pipeline.from_text(text.replace("detector =", key + "detector ="), tmp_path)
+    (tmp_path / "d.json").write_text("{}")
+    with pytest.raises(EdgeLstmError, match="not a detector"):
+        Pipeline.from_text(text, tmp_path).check()
