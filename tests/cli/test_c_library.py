@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,9 @@ def test_a_program_compiled_as_config_says_finds_everything(run: Run, prefix: Pa
     assert code == 0, err
     compare(program, tmp_path, EDGELSTM_ONNXRUNTIME=out.strip())
     compare(program, tmp_path, EDGELSTM_ONNXRUNTIME=str(Path(out.strip()).parent))
+    runtime = Path(out.strip())
+    if Path(sys.prefix) in runtime.parents and runtime.parents[2].name == "site-packages":
+        compare(program, tmp_path, EDGELSTM_ONNXRUNTIME="", VIRTUAL_ENV=sys.prefix)
     environment = {k: v for k, v in os.environ.items() if k not in ("EDGELSTM_ONNXRUNTIME", "VIRTUAL_ENV")}
     done = subprocess.run(
         [program], cwd=tmp_path, capture_output=True, text=True, check=False, env=environment

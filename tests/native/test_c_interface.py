@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import helper
 
@@ -253,3 +254,15 @@ def test_the_places_in_onnx_runtimes_interface_are_those_of_its_header(tmp_path:
     command = ["c++", "-std=c++17", "-fsyntax-only", f"-I{header}", f"-I{c_library.SOURCES}", str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "w" * 150, "größe.bin"])
+def test_a_model_is_known_by_its_weights_in_other_files_too(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "model.onnx"
+    zoo.lstm().save(path)
+    onnx.save_model(
+        onnx.load(path), path, save_as_external_data=True, location=name, size_threshold=0, all_tensors_to_one_file=True
+    )  # fmt: skip
+    assert (tmp_path / name).is_file()
+    with opened(path, 1) as runner, Program(path) as program:
+        assert program.stream().save() == file_of(runner.stream("s").snapshot(), tmp_path)
