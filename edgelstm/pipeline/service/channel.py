@@ -134,6 +134,11 @@ class Channel:
         s = self.section
         return sha256(json.dumps([s.source, s.preprocess, s.hop]).encode())
 
+    @property
+    def clock(self) -> str:
+        """What frames without a time are stamped by."""
+        return f"rate {self.section.rate}"
+
     def mark(self, sink: str) -> int | None:
         """Bytes of a sink's file at the checkpoint that it goes on from; None without one."""
         return None if self._resumed is None else self._resumed.marks.get(sink)
@@ -205,7 +210,8 @@ class Channel:
             parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
             first = None if self.reader is None else self.reader.first_name
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
-            return SectionPart(model, self.setup, first, floor, parts, dict(self._gone), marks, alarms)
+            gone = dict(self._gone)
+            return SectionPart(model, self.setup, first, floor, parts, gone, marks, alarms, self.clock)
 
     def member(self, name: str) -> Member:
         """A new stream."""

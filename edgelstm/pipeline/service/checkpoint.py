@@ -69,6 +69,8 @@ class SectionPart:
     marks: dict[str, int] = field(default_factory=dict)
     #: What the alarms know, by name.
     alarms: dict[str, Any] = field(default_factory=dict)
+    #: What frames without a time were stamped by; empty where it is not known.
+    clock: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,7 @@ class Checkpoint:
                 "gone": s.gone,
                 "marks": s.marks,
                 "alarms": s.alarms,
+                "clock": s.clock,
                 "streams": {
                     stream: {
                         "index": p.index,
@@ -156,8 +159,9 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
     gone = {str(n): int(i) for n, i in raw["gone"].items()}
     marks = {str(n): int(i) for n, i in raw["marks"].items()}
     alarms = {str(n): a for n, a in raw.get("alarms", {}).items()}  # there were none at first
+    clock = str(raw.get("clock", ""))
     return SectionPart(
-        str(raw["model"]), str(raw["setup"]), first, int(raw["floor"]), streams, gone, marks, alarms
+        str(raw["model"]), str(raw["setup"]), first, int(raw["floor"]), streams, gone, marks, alarms, clock
     )
 
 

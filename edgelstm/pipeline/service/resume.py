@@ -29,13 +29,14 @@ def resume(folder: Folder, channels: Sequence[Channel], hashes: Mapping[str, str
     for channel in channels:
         part = checkpoint.sections.get(channel.name)
         why = _why_not(part, channel, age, hashes.get(channel.loop.name, ""))
+        clocks = part is None or part.clock in ("", channel.clock)
         if why is None and part is not None:
             try:
-                channel.resume(part)
+                channel.resume(part, clocks)
             except EdgeLstmError as error:
                 why = str(error)
         if part is not None:
-            channel.remember_alarms(part, goes_on=why is None)
+            channel.remember_alarms(part, goes_on=why is None and clocks)
         if why is None:
             log.info("stream %s: goes on from %s, %.1f s old", channel.name, path.name, age)
         else:

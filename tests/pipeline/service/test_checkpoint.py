@@ -208,6 +208,17 @@ def test_sigterm_saves_exactly_where_it_stopped(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl") == [(k, 2.0 * (3 + k + 1)) for k in range(400)]
 
 
+def test_another_rate_stamps_no_frame_late(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Frames without a time of their own are stamped by ``rate``: beside one from before, stamps by another say nothing."""
+    write(tmp_path, frames=30, rate=50, limit=20, max_gap=60.0, gap="reset")
+    serve(tmp_path, caplog)
+    write(tmp_path, frames=30, rate=1000, max_gap=60.0, gap="reset")
+    report, text = serve(tmp_path, caplog)
+    assert "goes on from checkpoint-" in text
+    assert report.streams["a"] == {"delivered": 30, "read": 30, "stepped": 30}
+    assert read(tmp_path / "a.jsonl") == [(k, 2.0 * (3 + k + 1)) for k in range(30)]
+
+
 def serve(folder: Path, caplog: pytest.LogCaptureFixture) -> tuple[Any, str]:
     from edgelstm import Pipeline
 
