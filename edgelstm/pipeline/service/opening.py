@@ -80,6 +80,7 @@ class Opening:
         end = None if seconds is None else time.monotonic() + seconds
         while not self._done.wait(0.05):
             if stop.is_set():
+                self.abandon()
                 raise EdgeLstmError("stopped while it was being opened")
             if end is not None and time.monotonic() > end:
                 self.abandon()

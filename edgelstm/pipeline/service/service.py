@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgelstm.serve")
 
-
 #: Seconds that a loop has to say what a checkpoint keeps of it.
 ANSWER = 5.0
 
@@ -243,12 +242,15 @@ class Service:
         return made
 
     def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
+        if (
+            opening is None and self.is_running
+        ):  # a share that hangs holds up neither a stop nor, with `hang_after`, others
+            opening = Opening(name, partial(self._opened, name, section))
         try:
-            source = (
-                self._opened(name, section)
-                if opening is None
-                else opening.result(self._stop, section.hang_after)
-            )
+            if opening is None:
+                source = self._opened(name, section)
+            else:
+                source = opening.result(self._stop, section.hang_after)
         except EdgeLstmError as error:
             if not section.retries and not self._stop.is_set():
                 raise EdgeLstmError(f"stream {name}: {error}") from error

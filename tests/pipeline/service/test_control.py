@@ -273,6 +273,44 @@ def test_a_stream_that_never_connected_is_removed_at_once(
         until(lambda: service.count("c", "delivered") == 50)
 
 
+def test_a_source_that_hangs_when_it_is_opened_again_holds_nobody_up(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hang_after it is told, and the service stops at once while it is waited for."""
+    from edgelstm.pipeline.service import opening
+
+    opened, gate = opening.open_source, threading.Event()
+    text = MODEL + toml("a", rate=200) + toml("b", rate=200, retries=9, hang_after=0.5)
+    try:
+        with Running(text, folder) as service:
+            until(lambda: service.count("b", "stepped") > 5)
+
+            def hanging(path: str, **keys: Any) -> Any:
+                gate.wait(60)
+                return opened(path, **keys)
+
+            monkeypatch.setattr(opening, "open_source", hanging)
+            changed = section("b", rate=200, retries=9, hang_after=0.5, sink=[])
+            service.control.configure("b", changed)
+            assert service.control.find("b")[0].section == changed
+            service.control.remove("b")
+
+            def add() -> None:
+                with suppress(EdgeLstmError):
+                    service.control.add("c", section("c"))
+
+            adds = threading.Thread(target=add)
+            adds.start()
+            service.pipeline.stop()
+            service.ends()
+            adds.join(60)
+            assert not adds.is_alive()
+        found = values(folder / "a.jsonl")
+        assert found == sums(frames(folder))[: len(found)]
+    finally:
+        gate.set()
+
+
 def test_a_policy_changes_while_the_stream_goes_on(folder: Path) -> None:
     with Running(MODEL + toml("a", rate=1000), folder) as service:
         until(lambda: service.count("a", "stepped") > 10)
