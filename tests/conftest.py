@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from command_line import Run
@@ -15,6 +16,12 @@ for pool in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(pool, "1")
 # Whether our operators for ONNX Runtime are built on this machine changes no test: those that are about them ask for them.
 os.environ["EDGELSTM_NATIVE"] = "0"
+
+# How long an example takes says how busy the machine is, nothing about the code.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 #: Real data and models that the project does not ship, beside the checkout.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
