@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -49,6 +51,8 @@ STARTERS = (
     "reset_memory",
 )
 
+#: Ways to lay the streams into states that were given, at most: each is run.
+MOST_AXES = 81
 #: The states of so many streams, nested as the module nests them.
 MakeStates = Callable[[int], Any]
 
@@ -144,7 +148,7 @@ def _of_torch(module: nn.Module, batch_first: bool | None) -> Candidate | None:
 
 
 def _given(states: Any) -> Iterator[MakeStates]:
-    """States as the user gave them, in the nestings a module may want: streams on axis 0, then on axis 1."""
+    """States as the user gave them, in the nestings a module may want: streams on axis 0, then on axis 1, then where each has its own."""
     nestings: list[Any] = []
     values: Any
     if isinstance(states, Mapping):
@@ -170,6 +174,25 @@ def _given(states: Any) -> Iterator[MakeStates]:
         for nesting in nestings:
             if tensors_in(nesting) and all(leaf.dim() >= axis for leaf in tensors_in(nesting)):
                 yield partial(_repeated, nesting, axis)
+    if all(isinstance(item, Tensor) for item in values):
+        for axes in _mixed_axes([leaf.dim() for leaf in leaves]):
+            yield partial(_repeated_each, leaves, axes)
+
+
+def _mixed_axes(ranks: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Axes of the streams, one a state: a GRU's [layers, N, H] beside a convolution's past [N, C, T] or [blocks, kinds, N, H]."""
+    places = [range(min(rank, 2) + 1) for rank in ranks]
+    if math.prod(map(len, places)) > MOST_AXES:
+        places = [range(min(rank, 1) + 1) for rank in ranks]
+    if math.prod(map(len, places)) > MOST_AXES:
+        return
+    for axes in product(*places):
+        if len(set(axes)) > 1 or axes[0] > 1:  # the others were tried
+            yield axes
+
+
+def _repeated_each(leaves: Sequence[Tensor], axes: Sequence[int], n: int) -> tuple[Tensor, ...]:
+    return tuple(torch.stack([t] * n, dim=axis) for t, axis in zip(leaves, axes, strict=True))
 
 
 def _alike(tensors: Any) -> bool:
