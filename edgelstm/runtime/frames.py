@@ -142,7 +142,7 @@ class FrameCheck:
                         f"frame {stream.frames} of stream {stream.name!r}, input {spec.name!r}",
                         found=f"{count_of(int(np.size(array) - np.isfinite(array).sum()), 'value that is', 'values that are')} NaN or infinite",
                         expected="finite values",
-                        hint="The state is untouched; on_bad_frame='skip' or 'zero' goes on without stopping",
+                        hint="The state is untouched; on_bad_frame='skip' or 'zero' (--on-bad-frame skip) goes on without stopping",
                     )
                 frame = {**frame, spec.name: np.where(np.isfinite(array), array, 0)}
         return frame

@@ -399,11 +399,13 @@ def test_what_is_no_source(tmp_path: Path) -> None:
         refusal(tmp_path / "nowhere.npy")
         == f"source {tmp_path / 'nowhere.npy'} does not exist. Check the path"
     )
-    assert (
-        "found a folder with 0 other files; expected a folder of radar files (.h5) of KNMI or OPERA, a folder of images"
-        in refusal(tmp_path)
+    assert "found an empty folder; expected radar files (.h5), images or .npy files in it" in refusal(
+        tmp_path
     )
     (tmp_path / "a.xyz").touch()
+    assert "found a folder with 1 other file; expected a folder of radar files (.h5) of KNMI" in refusal(
+        tmp_path
+    )
     assert f"source {tmp_path / 'a.xyz'}: found a .xyz file; expected a folder of radar" in refusal(
         tmp_path / "a.xyz"
     )

@@ -123,6 +123,7 @@ def check(channel: Channel, base: Path) -> None:
     for where in channel.section.sinks:
         try:
             check_package(where)
+            _check_place(channel, where)
         except EdgeLstmError as error:
             raise EdgeLstmError(f"stream {channel.name}: {error}") from error
     for name, alarm in channel.section.alarms.items():

@@ -260,6 +260,12 @@ def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping
             folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES], follow
         )
     hint = "In a pipeline file, `retries` waits for the first file" if follow.on else None
+    if not files:
+        wanted = "radar files (.h5), images or .npy files in it"
+        raise EdgeLstmError(f"source {folder}", found="an empty folder", expected=wanted, hint=hint)
     raise EdgeLstmError(
-        f"source {folder}", found=f"a folder with {len(files)} other files", expected=KINDS, hint=hint
+        f"source {folder}",
+        found=f"a folder with {count_of(len(files), 'other file')}",
+        expected=KINDS,
+        hint=hint,
     )
