@@ -203,7 +203,7 @@ class Channel:
         """What a checkpoint keeps; called by the loop's thread, between two calls."""
         with self.loop.wake:
             mine = [m for m in self.loop.members if m.name in self.counts]
-            opened = [i for m in mine if (i := m.open_index()) is not None]
+            opened = [i for m in (*self._lefts.values(), *mine) if (i := m.open_index()) is not None]
             floor = min(opened) - 1 if opened else self._read
             # A frame that was dropped for a newer one is dealt with: what is open never lies behind it.
             self._gone = {name: index for name, index in self._gone.items() if index > floor}

@@ -95,6 +95,9 @@ class Member:
         self._held: StreamPart | None = None
         #: Of a window: index of the oldest frame since its last step.
         self._gathered_from: int | None = None
+        #: How many frames that is, and the clock at that step: they are read again after a restart.
+        self._gathered_open = 0
+        self._dealt_with: float | None = None
 
     @property
     def has_frame(self) -> bool:
@@ -181,10 +184,13 @@ class Member:
             return None if self._left is None else self._left.with_delivered(self.counts.to_json())
         state = self.guard.last or self.stream.snapshot()
         counts = self.counts.to_json()
+        if self._gathered_from is not None:
+            counts["gathered"] = counts.get("gathered", 0) - self._gathered_open
         # What is read but not dealt with is read again.
         seen = counts.get("stepped", 0) + counts.get("gathered", 0)
         counts["read"] = seen + sum(n for name, n in counts.items() if name.startswith("dropped:"))
-        last = self.clock.last if stamp is None else stamp
+        last = self.clock.last if self._gathered_from is None else self._dealt_with
+        last = last if stamp is None else stamp
         return StreamPart(self.position[0], self.position[1] if last is None else last, counts, state)
 
     def open_index(self) -> int | None:
@@ -239,7 +245,7 @@ class Member:
                 self._held = replace(self._held, states=self.guard.initial())
         if self.keeper is not None:
             self.keeper.forget()
-        self._gathered_from = None
+        self._gathered_from, self._gathered_open = None, 0
         self._inputs.forget(self.name)
         self._outputs.forget(self.name)
         if is_worth_a_line(self.counts.add(f"reset:{cause}")):
@@ -328,10 +334,11 @@ class Member:
             arrays = self._inputs.push(frame, self.name)
             if arrays is None:
                 self.counts.add("filled" if filled else "gathered")
-                if self._gathered_from is None and not filled:
-                    self._gathered_from = frame.index
+                if not filled:
+                    self._gathered_open += 1
+                    self._gathered_from = frame.index if self._gathered_from is None else self._gathered_from
                 return None
-            self._gathered_from = None
+            self._gathered_from, self._gathered_open, self._dealt_with = None, 0, self.clock.last
         return Due(frame, arrived.stamp, arrays, filled, arrived.at)
 
     def _interrupt(self, anew: bool = False) -> None:
@@ -349,7 +356,7 @@ class Member:
             log.warning("stream %s: %s dropped (%s): %s", self.name, name, reason, why)
 
     def _seen(self, arrived: Arrived | Due, filled: bool) -> None:
-        if not filled:
+        if not filled and self._gathered_from is None:  # what is gathered lies before it, and is still open
             self.position = (arrived.frame.index, arrived.stamp)
 
     def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, good: bool) -> None:

@@ -208,6 +208,25 @@ def test_sigterm_saves_exactly_where_it_stopped(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl") == [(k, 2.0 * (3 + k + 1)) for k in range(400)]
 
 
+def test_a_restart_amid_a_window_loses_no_frame(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a window had gathered is read again: its outputs, and the counters, are those of one run."""
+    from edgelstm.passes.unroll import unroll
+
+    for limit in (5, 11, 23, None):  # it ends at once, a frame or more behind its last window
+        more = {} if limit is None else {"limit": limit}
+        write(tmp_path, frames=30, rate=2000, **more)
+        unroll(zoo.running_sum(), 4).save(tmp_path / "model.onnx")
+        report, _ = serve(tmp_path, caplog)
+        read_so_far = limit or 30
+        windows = read_so_far // 4
+        assert report.streams["a"] == {
+            "delivered": windows, "gathered": read_so_far - windows, "read": read_so_far, "stepped": windows,
+        }  # fmt: skip
+    lines = read(tmp_path / "a.jsonl")
+    assert [index for index, _ in lines] == [4 * k + 3 for k in range(7)]
+    assert [values for _, values in lines] == [[2.0 * (3 + 4 * k + i) for i in range(1, 5)] for k in range(7)]
+
+
 def test_another_rate_stamps_no_frame_late(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Frames without a time of their own are stamped by ``rate``: beside one from before, stamps by another say nothing."""
     write(tmp_path, frames=30, rate=50, limit=20, max_gap=60.0, gap="reset")
