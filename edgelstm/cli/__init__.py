@@ -11,6 +11,10 @@ import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
+# NumPy only checks and copies here; its own thread pool would fight with ONNX Runtime's for the cores. It reads this when
+# it is loaded, so it has to stand before what loads it.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import typer
 
 from edgelstm import __version__
@@ -83,8 +87,6 @@ def _options(
 
 def main() -> None:
     """Entry point of the console script: a clear line and exit code 2 on bad input, no traceback."""
-    # NumPy only checks and copies here; its own thread pool would fight with ONNX Runtime's for the cores.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # A module named on the command line is looked for where the user stands.
     sys.path.insert(0, os.getcwd())  # noqa: PTH109 (sys.path holds strings)
     # A stopped service ends like an error: what was begun is taken away.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -379,3 +380,20 @@ def test_names_with_brackets_are_printed_as_they_are(
         assert (code, error) == (0, "")
         assert "a[/b]" in text  # a table may fold what follows
     assert run("export", odd, "-o", tmp_path / "a[" / "c].onnx", "--limit", 2)[0] == 0
+
+
+def test_numpy_has_one_thread_beside_onnx_runtime() -> None:
+    code = """
+import os, sys
+
+class Asked:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numpy":
+            print(os.environ.get("OPENBLAS_NUM_THREADS"))
+
+sys.meta_path.insert(0, Asked())
+import edgelstm.cli
+"""
+    bare = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", code], env=bare, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1"]  # NumPy reads it when it is loaded
