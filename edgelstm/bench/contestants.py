@@ -59,7 +59,7 @@ def open_bare(job: Job) -> Opened:
     """The session under our Runner and nothing else: two bindings for every frame, made ahead of time."""
     import onnxruntime as ort
 
-    from edgelstm.runtime.onnxruntime import open_session
+    from edgelstm.runtime.session import open_session
 
     return bound(open_session(job.model, job.threads), job, ort.OrtValue.ortvalue_from_numpy)
 

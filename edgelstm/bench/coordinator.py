@@ -54,7 +54,7 @@ def bench(
     A contestant whose package is missing, or that can't run a model, is reported as such. Raises EdgeLstmError for an
     unknown contestant, a torch contestant without a module, and a model that our own Runner can't run.
     """
-    from edgelstm.runtime.onnxruntime import available_cpus
+    from edgelstm.runtime.session import available_cpus
 
     ours = [OURS, PLAIN] if _has_native() else [OURS]
     names = list(dict.fromkeys([*ours, *against]))

@@ -3,42 +3,32 @@
 from __future__ import annotations
 
 import math
-import mmap
-import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgelstm.dtypes import np_dtype
-from edgelstm.errors import EdgeLstmError, count_of, some
-from edgelstm.files import PathLike, check_file
-from edgelstm.graph.signature import Dim, Signature
+from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.files import PathLike
+from edgelstm.graph.signature import Signature
 from edgelstm.runtime.finite import SMALL, all_of, is_looked_at, look
-from edgelstm.runtime.native.prepare import Native, Trial, prepare, say_once
-from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession, lent, load
+from edgelstm.runtime.native.prepare import Native
+from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, RowState, call_size, capacity
+from edgelstm.runtime.session import (
+    available_cpus,
+    check_counts,
+    first_line,
+    open_native,
+    open_session,
+    read_signature,
+)
 
-CPU = "CPUExecutionProvider"
-METADATA_KEY = "edgelstm.signature"
 ALIGNMENT = 64  # bytes: a cache line, and what AVX-512 loads at once
-_ELEMENTS = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(bfloat16)": "bfloat16",
-    "tensor(float8e4m3fn)": "float8e4m3fn",
-    "tensor(double)": "float64",
-    "tensor(int64)": "int64",
-    "tensor(int32)": "int32",
-    "tensor(int16)": "int16",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(bool)": "bool",
-}
 #: TensorProto's numbers of the types that NumPy lacks: the binding takes them in place of a dtype.
 NUMBERS = {"bfloat16": 16, "float8e4m3fn": 17}
 
@@ -88,7 +78,7 @@ class OrtProgram(RowProgram):
         threads = threads or available_cpus()
         self._session: Any
         self.native: Native | None
-        opened = _open_native(model, threads, spin, streams, native)
+        opened = open_native(model, threads, spin, streams, native)
         if opened is not None:
             self._session, signature, self.native = opened
         else:
@@ -246,209 +236,6 @@ class _Memory:
         self._session = None
 
 
-def check_counts(streams: int, threads: int | None) -> None:
-    """Raise EdgeLstmError for fewer than one stream or thread."""
-    if streams < 1:
-        raise EdgeLstmError("streams", found=streams, expected="at least 1")
-    if threads is not None and threads < 1:
-        raise EdgeLstmError("threads", found=threads, expected="at least 1")
-
-
-def available_cpus() -> int:
-    """Processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def import_onnxruntime() -> Any:
-    """The module. Raises EdgeLstmError where it is not installed."""
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise EdgeLstmError(
-            "ONNX Runtime is not installed", hint="pip install 'edgelstm[cpu]' (or 'edgelstm[gpu]')"
-        ) from error
-    return onnxruntime
-
-
-def open_session(
-    model: PathLike | bytes,
-    threads: int,
-    spin: bool = True,
-    *,
-    half: bool = False,
-    providers: Sequence[Any] = (CPU,),
-    library: Path | None = None,
-) -> Any:
-    """An ONNX Runtime session with the options every step graph here runs under.
-
-    half: the graph computes in float16; found out for one whose Signature says so. providers: what computes it, the
-    first that can an operator; the CPU comes last. library: of operators that the graph needs besides ONNX Runtime's.
-
-    Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
-    """
-    where = "model" if isinstance(model, bytes) else str(model)
-    ort = import_onnxruntime()
-    # Opened from its bytes, a session keeps them, beside the weights it made of them, for as long as it lives.
-    source = model if isinstance(model, bytes) else str(check_file(model))
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 4  # what fails is raised, in our words
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
-    # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
-    disabled = ["NchwcTransformer"] if half or _says_half(source) else []
-    try:
-        if library is not None:
-            options.register_custom_ops_library(str(library))
-        try:
-            return ort.InferenceSession(
-                source, options, providers=list(providers), disabled_optimizers=disabled
-            )
-        except Exception as error:  # ONNX Runtime raises several unrelated classes
-            if "float8" not in str(error):
-                raise
-            # It fuses Q/DQ pairs of fp8 into operators that have no fp8 (seen in 1.31). Unfused it computes in float32.
-            options.add_session_config_entry("session.disable_quant_qdq", "1")
-            return ort.InferenceSession(source, options, providers=list(providers))
-    except Exception as error:
-        if "NOT_IMPLEMENTED" in str(error):
-            raise EdgeLstmError(
-                f"ONNX Runtime can't run {where} on the {'CPU' if providers[0] == CPU else 'GPU'}",
-                found=first_line(error),
-                expected=f"operators and types that its {'CPU provider has' if providers[0] == CPU else 'providers have'}",
-                hint="A graph for TensorRT in bf16 runs there only; quantize --runtime onnxruntime for the CPU",
-            ) from error
-        if "edgelstm:Fused" in str(error) and "not a registered" in str(error):
-            raise EdgeLstmError(
-                f"{where} has our own operators in it",
-                expected="a program that registers their library, as one with the C library does",
-                hint="Here open the model that it was made of (lower --runtime native): its cells become operators by themselves",
-            ) from error
-        raise EdgeLstmError(
-            f"ONNX Runtime can't open {where}",
-            found=first_line(error),
-            expected="a valid ONNX file",
-            hint="If the file was cut short or edited, export it again",
-        ) from error
-
-
-def _open_native(
-    model: PathLike | bytes, threads: int, spin: bool, streams: int, wanted: bool | None
-) -> tuple[Any, Signature, Native] | None:
-    """A session whose cells are our own operators; None where there are none, or they were not asked for.
-
-    Its results are compared with those of the graph as it is, once, on random numbers.
-    """
-    ort = import_onnxruntime()
-    found = prepare(model, threads, streams, str(ort.__version__), wanted)
-    if found is None:
-        return None
-    where = "model" if isinstance(model, bytes) else str(model)
-    plain = open_session(model, 1, spin=False)
-    signature = read_signature(plain, where)
-    try:
-        trial = Trial.of(plain, signature)
-        del plain  # its weights, before ours take their place
-        session = _native_session(found, ort, threads, spin)
-        trouble = trial.trouble(session)
-    except EdgeLstmError as error:
-        trouble = str(error)
-    except Exception as error:  # ONNX Runtime raises several unrelated classes
-        trouble = first_line(error)
-    if trouble is None:
-        return session, signature, replace(found, data=b"", matrices={})
-    message = f"our operators are not used for {where}"
-    if wanted:
-        raise EdgeLstmError(message, found=trouble, hint="Without them it runs: EDGELSTM_NATIVE=0")
-    say_once(f"{message}: {trouble}")
-    return None
-
-
-def _native_session(found: Native, ort: Any, threads: int, spin: bool) -> Any:
-    """A session of ours; one of ONNX Runtime's Python module where it lets no other be."""
-    library = found.library.path
-    try:
-        return NativeSession(found.data, found.matrices, library, ort, threads, spin)
-    except EdgeLstmError:
-        with lent(load(library, ort), found.matrices):
-            return open_session(found.data, threads, spin, library=library)
-
-
-def with_operators(data: bytes, threads: int, streams: int) -> bytes:
-    """A step graph's bytes with our operators in it, whole by themselves, for a program that registers their library. Compared with
-    the graph as it stands, once, on random numbers.
-
-    Raises EdgeLstmError where the library is missing, where nothing in the graph becomes one, and where the numbers differ.
-    """
-    ort = import_onnxruntime()
-    if (found := prepare(data, threads, streams, str(ort.__version__), True, lend=False)) is None:
-        raise AssertionError("what is wanted is an error where it is not there")
-    plain = open_session(data, 1, spin=False)
-    trial = Trial.of(plain, read_signature(plain, "model"))
-    trouble = trial.trouble(_native_session(found, ort, threads, False))
-    if trouble is not None:
-        raise EdgeLstmError("our operators give other numbers", found=trouble)
-    return found.data
-
-
-def _says_half(model: str | bytes) -> bool:
-    """Whether a Signature in the file speaks of float16: its JSON stands in the file as it is."""
-    if isinstance(model, bytes):
-        return b'"float16"' in model
-    with Path(model).open("rb") as file:
-        try:
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return data.find(b'"float16"') >= 0
-        except (OSError, ValueError):  # empty: no Signature either
-            return False
-
-
-def read_signature(session: Any, where: str) -> Signature:
-    """The Signature in the file's metadata, checked against what the session says of the graph."""
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    inputs = {v.name: v for v in session.get_inputs()}
-    outputs = {v.name: v for v in session.get_outputs()}
-    if text is None:
-        raise EdgeLstmError(
-            f"{where} has no Signature: nothing tells which of its tensors are states",
-            found=f"inputs {some(inputs)}; outputs {some(outputs)}",
-            hint=f"Declare the state pairs: edgelstm export {where} --state INPUT=OUTPUT -o step.onnx",
-        )
-    signature = Signature.loads(text, where)
-    wanted_in = {t.name: (t.dtype, t.shape) for t in signature.inputs}
-    wanted_in |= {s.input: (s.dtype, s.shape) for s in signature.states}
-    wanted_out = {t.name: (t.dtype, t.shape) for t in signature.outputs}
-    wanted_out |= {s.output: (s.dtype, s.shape) for s in signature.states}
-    for kind, have, want in (("inputs", inputs, wanted_in), ("outputs", outputs, wanted_out)):
-        if set(have) != set(want):
-            raise EdgeLstmError(
-                f"{where}: the graph's {kind} and its Signature disagree",
-                found=f"graph {some(sorted(have, key=lambda n: (n in want, n)))}",
-                expected=f"{some(sorted(want, key=lambda n: (n in have, n)))} as the Signature says",
-                hint="The file was edited after export: export it again",
-            )
-        for name, (dtype, shape) in want.items():
-            found = (_ELEMENTS.get(have[name].type, have[name].type), have[name].shape)
-            if found[0] != dtype or not _same_shape(found[1], shape):
-                raise EdgeLstmError(
-                    f"{where}: tensor {name!r} of the graph and its Signature disagree",
-                    found=f"{found[0]}{list(found[1])}",
-                    expected=f"{dtype}{list(shape)} as the Signature says",
-                    hint="The file was edited after export: export it again",
-                )
-    return signature
-
-
-def _same_shape(found: Sequence[Any], wanted: tuple[Dim, ...]) -> bool:
-    return len(found) == len(wanted) and all(
-        have == want if isinstance(want, int) else not isinstance(have, int)
-        for have, want in zip(found, wanted, strict=True)
-    )
-
-
 def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
     """A zeroed, aligned buffer [rows, *shape]."""
     kind = np_dtype(dtype)
@@ -485,11 +272,6 @@ def _read_only(array: Array) -> Array:
     view: Array = array.view()
     view.flags.writeable = False
     return view
-
-
-def first_line(error: BaseException) -> str:
-    """What went wrong, without the lines that only its authors read."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _closed() -> EdgeLstmError:

@@ -12,9 +12,10 @@ from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.runtime.cuda import Cuda
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.gpu import GpuProgram, check_outputs
-from edgelstm.runtime.onnxruntime import (
+from edgelstm.runtime.onnxruntime import NUMBERS
+from edgelstm.runtime.rows import call_size
+from edgelstm.runtime.session import (
     CPU,
-    NUMBERS,
     available_cpus,
     check_counts,
     first_line,
@@ -22,7 +23,6 @@ from edgelstm.runtime.onnxruntime import (
     open_session,
     read_signature,
 )
-from edgelstm.runtime.rows import call_size
 
 PROVIDER = "CUDAExecutionProvider"
 

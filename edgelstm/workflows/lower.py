@@ -50,7 +50,7 @@ def lowered(step: StepModel, form: Form) -> StepModel:
     if form not in get_args(Form):
         raise EdgeLstmError("lower", found=form, expected=" or ".join(get_args(Form)))
     if form == "native":
-        from edgelstm.runtime.onnxruntime import available_cpus, with_operators
+        from edgelstm.runtime.session import available_cpus, with_operators
 
         return StepModel.from_bytes(with_operators(step.to_bytes(), available_cpus(), 1))
     return lower_pass(step, "openvino" if form == "plain" else form)

@@ -10,8 +10,9 @@ import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.runtime.onnxruntime import OrtProgram, first_line
+from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame, Program
+from edgelstm.runtime.session import first_line
 from edgelstm.verify.compare import Comparison, compare
 from edgelstm.verify.proof import NotFinite, Proof, TensorProof, prove
 from edgelstm.verify.series import TensorError

@@ -443,7 +443,7 @@ def test_where_onnx_runtime_lets_no_session_be_beside_its_own_it_is_one_of_its_o
     def refused(*_: object) -> None:
         raise EdgeLstmError("only one instance of the log can exist")
 
-    monkeypatch.setattr("edgelstm.runtime.onnxruntime.NativeSession.__init__", refused)
+    monkeypatch.setattr("edgelstm.runtime.session.NativeSession.__init__", refused)
     for step in (zoo.lstm(), gru(f"{AFTER}\n{MOVE}", True), zoo.conv_lstm()):
         program = compare_streamed(step, library)
         assert program.native is not None

@@ -13,7 +13,7 @@ from unittest.mock import patch
 import onnxruntime as ort
 
 from edgelstm.runtime import onnxruntime_cuda
-from edgelstm.runtime.onnxruntime import open_session
+from edgelstm.runtime.session import open_session
 from standins.cuda_driver import StandInDriver
 
 

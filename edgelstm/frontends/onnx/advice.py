@@ -19,8 +19,8 @@ from edgelstm.frontends.onnx.source import all_graphs
 from edgelstm.frontends.onnx.state_pairs import Pair
 from edgelstm.graph.step import value_shape
 from edgelstm.passes.graph import constant_tensor
-from edgelstm.runtime.onnxruntime import CPU, import_onnxruntime
 from edgelstm.runtime.protocol import Array
+from edgelstm.runtime.session import CPU, import_onnxruntime
 
 #: Sizes that are tried for a dimension that nothing tells: one frame, then the blocks and bands that audio comes in.
 SIZES = (

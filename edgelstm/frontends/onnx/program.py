@@ -19,8 +19,9 @@ from edgelstm.graph.step import StepModel, dtype_name
 from edgelstm.passes.control_flow import is_control_flow
 from edgelstm.passes.graph import all_names, attribute, fresh
 from edgelstm.passes.rnn_operator import Inputs, is_rnn
-from edgelstm.runtime.onnxruntime import OrtProgram, open_session
+from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Array, Frame, Outputs
+from edgelstm.runtime.session import open_session
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """A session of ONNX Runtime opened by our library: a step is one call through ctypes with one argument.
 
 ONNX Runtime's own Python interface takes longer over a call than a small cell takes to compute. The options are those of
-:func:`edgelstm.runtime.onnxruntime.open_session`.
+:func:`edgelstm.runtime.session.open_session`.
 """
 
 from __future__ import annotations
