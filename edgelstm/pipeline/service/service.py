@@ -242,9 +242,8 @@ class Service:
         return made
 
     def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
-        if (
-            opening is None and self.is_running
-        ):  # a share that hangs holds up neither a stop nor, with `hang_after`, others
+        # Later than at the start, a share that hangs holds up neither the stop nor, with `hang_after`, others.
+        if opening is None and self.loops:
             opening = Opening(name, partial(self._opened, name, section))
         try:
             if opening is None:
