@@ -305,3 +305,19 @@ def test_pairs_that_the_graph_speaks_against_are_said(
     notes = " ".join(done.notes)
     assert all(text in notes for text in said)
     assert ("the graph says" in notes) == bool(said)
+
+
+def test_a_sequence_of_one_stream_is_compared_over_all_frames(tmp_path: Path) -> None:
+    """PyTorch's usual export: x [time, 1, X], time alone is free."""
+    rng = np.random.default_rng(0)
+    weights = {**zoo.recurrent_weights("LSTM", zoo.X, rng, ""), "axis": np.array([1])}
+    nodes = [
+        helper.make_node("LSTM", ["x", "W", "R", "B"], ["all"], hidden_size=zoo.H),
+        helper.make_node("Squeeze", ["all", "axis"], ["y"]),
+    ]
+    path = write(tmp_path, zoo.model(nodes, {"x": ("time", 1, zoo.X)}, {"y": ("time", 1, zoo.H)}, weights))
+    done = edgelstm.export(path, fix={"time": 1}, limit=8, threads=1)
+    assert any("carried from frame to frame" in note for note in done.notes)
+    # The same where the free size is the streams': three of them are not three frames.
+    other = edgelstm.export(write(tmp_path, zoo.forgetful(time=1)), fix={"batch": 1}, limit=8, threads=1)
+    assert any("itself can't tell" in note for note in other.notes)

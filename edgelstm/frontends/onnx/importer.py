@@ -23,7 +23,7 @@ from edgelstm.frontends.onnx.old_opsets import upgraded
 from edgelstm.frontends.onnx.program import DeclaredProgram, OnnxProgram
 from edgelstm.frontends.onnx.source import read_onnx
 from edgelstm.frontends.onnx.state_pairs import Pair, at_odds, propose_pairs
-from edgelstm.graph.signature import StateSpec
+from edgelstm.graph.signature import Signature, StateSpec
 from edgelstm.graph.step import StepModel, value_shape
 from edgelstm.passes.carry_state import carry_state
 from edgelstm.passes.control_flow import BEFORE, DOMAIN
@@ -195,12 +195,57 @@ def _imported(
         kept = replace(signature, states=tuple(s for s in signature.states if s.input not in named))
         note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
         return Imported(declared, OnnxProgram(model, borders, kept, whole=True), (note, *notes))
+    kept = replace(signature, states=tuple(s for s in signature.states if s.input not in named))
+    if (whole := _along_the_streams(model, borders, kept, declared)) is not None:
+        note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
+        return Imported(declared, whole, (note, *notes))
     # Called frame by frame the file forgets: what carries its state on is the graph as it was declared.
     note = (
         f"the file takes one frame and starts anew in each call; here its state is carried: {names}. "
         "Compared is the graph before the passes, with the state carried, since the file itself can't tell"
     )
     return Imported(declared, DeclaredProgram(declared), (note, *notes))
+
+
+def _along_the_streams(
+    model: onnx.ModelProto, borders: Borders, kept: Signature, declared: StepModel
+) -> OnnxProgram | None:
+    """The file over all frames so far, where the size that was fixed to 1 and taken for the streams is time: x [T, 1, X].
+
+    A file that forgets says so itself: three frames in one call give at the last what the carried state gives. None where
+    they don't, or where it takes no such call: that size was streams.
+    """
+    free = {
+        v.name
+        for v in model.graph.input
+        for k, d in enumerate(v.type.tensor_type.shape.dim)
+        if not d.HasField("dim_value")
+        and borders.freed.get(d.dim_param, borders.freed.get(f"{v.name}.{k}")) == 1
+        and (i := next((i for i in borders.inputs if i.name == v.name), None)) is not None
+        and k == i.axis
+    }
+    if not free:
+        return None
+    inputs = tuple(replace(i, freed=(i.axis,)) if i.name in free else i for i in borders.inputs)
+    rng = np.random.default_rng(0)
+    frames = [
+        {t.name: rng.random(t.frame_shape).astype(np_dtype(t.dtype)) for t in kept.inputs} for _ in range(3)
+    ]
+    ours = DeclaredProgram(declared)
+    try:
+        whole = OnnxProgram(model, replace(borders, inputs=inputs), kept, whole=True)
+        before, after = whole.new_state(), ours.new_state()
+        for frame in frames:
+            theirs, made = whole.step([frame], before, [0])[0], ours.step([frame], after, [0])[0]
+        same = all(
+            np.allclose(theirs[t.name], made[t.name], rtol=1e-3, atol=1e-5, equal_nan=True)
+            for t in kept.outputs
+        )
+    except (EdgeLstmError, ValueError):
+        return None
+    finally:
+        ours.close()
+    return whole if same else None
 
 
 def _confirmed(pairs: list[Pair], where: str, confirm: Confirm) -> dict[str, str]:
