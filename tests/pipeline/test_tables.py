@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -249,3 +250,29 @@ def test_a_growing_table_ends_when_it_is_stopped(tmp_path: Path) -> None:
     assert float(next(frames).data[0]) == 1.0
     source.stop()
     assert list(frames) == []
+
+
+def test_a_growing_table_that_comes_later_has_a_place_for_each_key(tmp_path: Path) -> None:
+    zoo.lstm(head=3).save(tmp_path / "m.onnx")
+    text = """
+    [models.m]
+    path = "m.onnx"
+    [streams.t]
+    source = "t.csv:key=unit:keys=a,b:columns=x,y,z"
+    follow = true
+    limit = 2
+    retries = 1000
+    retry = 0.01
+    sink = "o.jsonl"
+    """
+    pipeline = edgelstm.Pipeline.from_text(text, tmp_path)
+
+    def come() -> None:
+        write(tmp_path / "later", [["unit", "x", "y", "z"], ["a", 1, 2, 3], ["b", 1, 2, 3]])
+        (tmp_path / "later").rename(tmp_path / "t.csv")
+
+    timer = threading.Timer(0.3, come)
+    timer.start()
+    report = pipeline.run()
+    timer.join()
+    assert {name: counts["stepped"] for name, counts in report.streams.items()} == {"t:a": 1, "t:b": 1}

@@ -288,7 +288,7 @@ class Channel:
     @property
     def rooms(self) -> int:
         """Streams that it may have at one time."""
-        known = 1 if self.source is None else self.source.streams
+        known = self.section.places(self.source)
         return max(known, len(self._resumed.streams) if self._resumed is not None else 0)
 
     def open_marks(self) -> dict[str, int]:

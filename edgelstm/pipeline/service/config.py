@@ -23,6 +23,7 @@ from edgelstm.pipeline.service.config_sinks import (
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
 from edgelstm.pipeline.service.writer import SinkOverload
 from edgelstm.pipeline.sinks import Options, is_address
+from edgelstm.pipeline.sources import Source, streams_named
 
 HTTP = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
 
@@ -190,6 +191,12 @@ class StreamSection(Section):
     def sources(self) -> dict[str, str]:
         """All of them, by input name; of one source, under no name."""
         return {"": self.source} if isinstance(self.source, str) else dict(self.source)
+
+    def places(self, source: Source | None) -> int:
+        """Streams that it has at one time: as its source says, or where that is not there yet as its own words do."""
+        if source is not None:
+            return source.streams
+        return streams_named(self.source) if isinstance(self.source, str) else 1
 
     @property
     def sinks(self) -> tuple[str, ...]:

@@ -241,7 +241,7 @@ class Control:
         """A channel more, from ``part`` on and with ``writers`` if it has them. clocks: frames are stamped as before."""
         service = self.service
         model = service.model_of(section)
-        rooms = max(1 if source is None else source.streams, 0 if part is None else len(part.streams))
+        rooms = max(section.places(source), 0 if part is None else len(part.streams))
         loop = service.loops.get(model)
         if loop is None:
             loop = service.open_loop(model, rooms)

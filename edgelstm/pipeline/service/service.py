@@ -136,9 +136,7 @@ class Service:
         only = next(iter(config.models))
         for name in config.models:
             rooms = sum(
-                1 if (source := sources[stream]) is None else source.streams
-                for stream, s in config.streams.items()
-                if (s.model or only) == name
+                s.places(sources[stream]) for stream, s in config.streams.items() if (s.model or only) == name
             )
             if not rooms:
                 log.warning("model %s: no stream uses it", name)
@@ -319,7 +317,7 @@ class Service:
             rate=section.rate,
             retries=section.retries,
             retry=section.retry,
-            rooms=1 if channel.source is None else channel.source.streams,
+            rooms=section.places(channel.source),
             lost=channel.lost,
             ended=channel.ended,
             elsewhere=channel.begin_anew,

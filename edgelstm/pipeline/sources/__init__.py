@@ -26,7 +26,7 @@ from edgelstm.pipeline.sources.folder import Follow, natural
 from edgelstm.pipeline.sources.given import PREFIX, open_given
 from edgelstm.pipeline.sources.source import Frame, Source
 
-__all__ = ["KINDS", "Frame", "Source", "is_live", "open_source"]
+__all__ = ["KINDS", "Frame", "Source", "is_live", "open_source", "streams_named"]
 
 
 @dataclass(frozen=True)
@@ -114,6 +114,13 @@ KINDS = ", ".join(
 def is_live(spec: str) -> bool:
     """Whether ``spec`` is an address, and no path."""
     return spec.lower().startswith((PREFIX, *(prefix for kind in LIVE for prefix in kind.prefixes)))
+
+
+def streams_named(spec: str) -> int:
+    """How many streams ``spec`` itself names, also where it can't be opened now; 1 where it names none."""
+    file, options = _split_options(spec)
+    is_table = Path(file).suffix.lower() in table.SUFFIXES
+    return table.named_streams(options["keys"]) if is_table and "keys" in options else 1
 
 
 def is_sound(spec: str) -> bool:

@@ -67,6 +67,11 @@ def split_options(spec: str) -> tuple[str, dict[str, str]]:
     return ":".join(parts), options
 
 
+def named_streams(keys: str) -> int:
+    """How many streams ``keys=a,b`` or ``keys=81-100`` names."""
+    return len({k for part in keys.split(",") for k in _range(part)})
+
+
 def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = None) -> Source:
     """Frames float64 [columns], in the order of the rows. Cells that are empty are NaN.
 
