@@ -371,6 +371,15 @@ def test_attention_inside_a_window(
     assert "attends to whole sequences" in loaded.notes[0] or not itself, kind
 
 
+@pytest.mark.parametrize(("heads", "size"), [(3, 1), (1, 1), (1, 4)])
+def test_heads_of_one_value(heads: int, size: int, folder: Path) -> None:
+    x = keras.Input((5, 4))
+    y = layers.GlobalAveragePooling1D()(
+        layers.MultiHeadAttention(heads, size)(x, layers.LSTM(4, return_sequences=True)(x))
+    )
+    check_window(fill(keras.Model(x, y), 1), folder, frame=FRAME, suffix=".keras", seed=1)
+
+
 @pytest.mark.parametrize("kind", ["Attention", "MultiHeadAttention"])
 def test_scores_of_attention_are_outputs(kind: str, folder: Path) -> None:
     x = keras.Input((5, 4))

@@ -204,14 +204,15 @@ class _Projection(Layer):
     def variables(self) -> tuple[list[str], list[str]]:
         return ["kernel", *(["bias"] if self.biased else [])], []
 
-    def emitted(self, g: Builder, x: str, kernel: tuple[int, ...], wide: int, place: str) -> str:
-        """x [N, T, F] times the kernel as a matrix of ``wide`` columns."""
-        weight = self.weight("kernel", kernel).reshape(-1, wide)
+    def emitted(
+        self, g: Builder, x: str, kernel: tuple[int, ...], biases: tuple[int, ...], place: str
+    ) -> str:
+        """x [N, T, F] times the kernel as a matrix of as many columns as there are biases; [*biases] is their shape."""
+        weight = self.weight("kernel", kernel).reshape(-1, math.prod(biases))
         y = g.op("MatMul", [x, g.constant(weight, f"{place}/kernel")], f"{place}/product")
         if not self.biased:
             return y
-        # Of [features, heads, size] each head has biases of its own; [heads, size, outputs] ends all heads.
-        bias = self.weight("bias", kernel[1:] if len(weight) == kernel[0] else (wide,))
+        bias = self.weight("bias", biases)
         return g.op("Add", [y, g.constant(bias.reshape(-1), f"{place}/bias")], place)
 
 
@@ -247,8 +248,8 @@ class MultiHeadAttention(_Attending):
         for value, name in zip(values, ("query", "value", "key"), strict=True):
             size = self.value_size if name == "value" else self.size
             steps, features = value.shape
-            kernel, under = (features, self.heads, size), f"{place}/{name}"
-            y = self.parts[f"{name}_dense"].emitted(g, g.plain(value), kernel, self.heads * size, under)
+            heads, under = (self.heads, size), f"{place}/{name}"
+            y = self.parts[f"{name}_dense"].emitted(g, g.plain(value), (features, *heads), heads, under)
             y = g.reshape(y, [steps, self.heads, size], f"{under}/heads")
             y = g.op("Transpose", [y], f"{under}/apart", perm=[0, 2, 1, 3])
             made.append(Value(y, (self.heads, steps, size)))
@@ -276,7 +277,9 @@ class MultiHeadAttention(_Attending):
         together = g.op("Transpose", [y], f"{place}/together", perm=[0, 2, 1, 3])
         joined = g.reshape(together, [steps, self.heads * self.value_size], f"{place}/joined")
         kernel = (self.heads, self.value_size, outputs)
-        return Value(self.parts["output_dense"].emitted(g, joined, kernel, outputs, place), (steps, outputs))
+        return Value(
+            self.parts["output_dense"].emitted(g, joined, kernel, (outputs,), place), (steps, outputs)
+        )
 
     def finished(self, y: Array) -> Array:
         weights = self.parts["output_dense"].weights
