@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import subprocess
@@ -33,9 +34,12 @@ def until(ready: Callable[[], object], what: str, seconds: float = 60.0) -> None
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """One that no client gets by chance before it is used: those have theirs from 32768 on."""
+    while True:
+        port = random.SystemRandom().randrange(15000, 32000)
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 class Broker:

@@ -7,11 +7,12 @@ to expect before anything is allocated; pickled objects are never loaded.
 from __future__ import annotations
 
 import math
+import threading
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from edgelstm.files import MAX_FILE_BYTES
 from edgelstm.pipeline.sources.folder import Follow, files_as_frames, natural
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
 
+#: One header at a time, see :func:`_read_header`.
+_PARSING = threading.Lock()
 #: What zipfile and NumPy raise for bytes that are not what they claim to be (an encrypted member: RuntimeError).
 _DAMAGED = (
     ArithmeticError,
@@ -232,6 +235,18 @@ def _check_numbers(where: str, dtype: np.dtype[Any]) -> None:
 
 
 def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    # NumPy parses a header with `ast`, and CPython 3.11.7 was seen to take another thread's parsing in between for a fault of its own
+    # ("AST constructor recursion depth mismatch"): a file in order must not look broken for that.
+    begin = stream.tell()
+    with _PARSING:
+        for _ in range(9):
+            with suppress(SystemError):
+                return _header_of(stream)
+            stream.seek(begin)
+        return _header_of(stream)
+
+
+def _header_of(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = npy.read_magic(stream)
     if version == (1, 0):
         return npy.read_array_header_1_0(stream)
