@@ -51,7 +51,7 @@ def layers(program: OrtProgram) -> dict[str, Callable[[], Any]]:
     return {
         "session": lambda keep=keep: session.run_with_iobinding(binding),
         "program": lambda: program.step((frame,), state, (0,)),
-        "runner": lambda: stream.step(frame),
+        "runner": lambda: stream.step(frame, copy=False),
         "by hand": by_hand,
     }
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -176,7 +177,7 @@ def _runner(job: Job, model: str | Path) -> Opened:
         arrays = {name: np.array(value.copy()) for name, value in result.items()}
         return {name: a[None] for name, a in arrays.items()} if job.streams == 1 else arrays
 
-    return Opened(prepare, one.step if job.streams == 1 else runner.step_all, outputs)
+    return Opened(prepare, partial(one.step if job.streams == 1 else runner.step_all, copy=False), outputs)
 
 
 def _place(job: Job) -> tuple[str, Any]:

@@ -41,7 +41,7 @@ def opened(name: str, model: str) -> Callable[[np.ndarray], float]:
         from edgelstm.runtime import Runner
 
         stream = Runner.open(model, threads=1, native=name == "runner-native").stream("s")
-        return lambda x: stream.step(x)["y"][0]
+        return lambda x: stream.step(x, copy=False)["y"][0]
     import onnxruntime as ort
 
     options = ort.SessionOptions()

@@ -70,7 +70,7 @@ class RunnerLoop:
 
     def step(self, frame: Any) -> None:
         """Advance by one frame."""
-        self._last = self._stream.step(frame)
+        self._last = self._stream.step(frame, copy=False)
 
     def outputs(self) -> dict[str, Array]:
         """The last step's outputs."""

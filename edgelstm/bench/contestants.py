@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -39,13 +40,13 @@ def open_edgelstm(job: Job, native: bool | None = None) -> Opened:
     if job.streams == 1:
         return Opened(
             lambda frame: frame_of(frame, 0) if len(frame) > 1 else next(iter(frame.values()))[0],
-            runner.stream("0").step,
+            partial(runner.stream("0").step, copy=False),
             lambda outputs: {name: y[None] for name, y in outputs.items()},
         )
     names = [runner.stream(str(i)).name for i in range(job.streams)]
     return Opened(
         lambda frame: {s: frame_of(frame, i) for i, s in enumerate(names)},
-        runner.step,
+        partial(runner.step, copy=False),
         lambda outputs: {name: np.stack([outputs[s][name] for s in names]) for name in outputs["0"]},
     )
 

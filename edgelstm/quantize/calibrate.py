@@ -184,9 +184,9 @@ def _run(
         if frames:
             for name in frames:
                 playing[name].follow()
-            outputs = runner.step(frames)
+            outputs = runner.step(frames, copy=False)
             if driven is not None:
-                driven.step(frames)
+                driven.step(frames, copy=False)
             for name, frame in frames.items():
                 watch.see(frame, outputs[name], playing[name].entry["frames"] - 1)
                 if driven is None:

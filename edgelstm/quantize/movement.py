@@ -223,8 +223,8 @@ def _run(
         for index, frames in enumerate(sequences):
             a, b = plain.stream(str(index)), rounded.stream(str(index))
             for frame in frames[:length]:
-                a.step(frame)
-                b.step(frame)
+                a.step(frame, copy=False)
+                b.step(frame, copy=False)
                 true, state = a.snapshot()[name], b.snapshot()
                 state[name] = rounder(state[name].astype(np.float32)).astype(true.dtype)
                 b.restore(state)

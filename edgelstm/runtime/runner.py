@@ -44,12 +44,13 @@ class Stream:
         #: Frames dropped because they held NaN or infinity (policy "skip").
         self.skipped = 0
 
-    def step(self, frame: Array | Frame, *, copy: bool = False) -> Outputs:
+    def step(self, frame: Array | Frame, *, copy: bool | None = None) -> Outputs:
         """Advance by one frame (one window of T frames if the model is a window) and give its outputs by name.
 
         ``frame``: the array of a model with one input, or a mapping of input name to array; shape and dtype as in
-        the Signature, without the stream axis. The outputs are read-only views that stay valid until this
-        runner's next step; ``copy=True`` gives arrays to keep. Empty when the frame was skipped.
+        the Signature, without the stream axis. The outputs are yours to keep. ``copy=False`` spares their copy: read-only
+        views, which the runner's next step writes over. Those that stay on the GPU are such views anyway; ``copy=True`` brings
+        them to the host. Empty when the frame was skipped.
         Raises EdgeLstmError for a wrong frame; the state is then what it was.
         """
         return self._runner._advance_one(self, frame, copy)
@@ -103,6 +104,13 @@ class Stream:
         return f"Stream({self.name!r}, frames={self.frames})"
 
 
+def _handed(outputs: Outputs, copy: bool | None) -> Outputs:
+    """What the caller gets of views that the next step writes over: by default, copies of all that lies on the host."""
+    if copy is None:
+        return {n: a.copy() if isinstance(a, np.ndarray) else a for n, a in outputs.items()}
+    return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
+
+
 class Runner:
     """Streams of one model on one device.
 
@@ -111,8 +119,7 @@ class Runner:
     ...     y = front.step(frame)["y"]
     ...     both = runner.step({"front": frame, "rear": other})
 
-    Calls from several threads are safe: they take turns. But outputs last only until the next step, whoever makes it:
-    with several threads use ``copy=True``.
+    Calls from several threads are safe: they take turns.
 
     ``on_bad_frame`` says what to do with a frame that holds NaN or infinity: ``error`` (default), ``skip`` it (the
     state stays, no outputs), ``zero`` (every non-finite value becomes 0), or ``pass`` it on without a look. Frames that are
@@ -212,17 +219,17 @@ class Runner:
                 self._streams[name] = Stream(self, name, row)
             return self._streams[name]
 
-    def step_all(self, frames: Any, *, copy: bool = False) -> Outputs:
+    def step_all(self, frames: Any, *, copy: bool | None = None) -> Outputs:
         """Advance every stream by one frame, all frames in one array: the cheapest way to step many streams.
 
         ``frames``: [streams, ...] in the order of :attr:`streams`, a NumPy array or one on the GPU; for a model with several
-        inputs a tuple of them, in the order of the Signature. Outputs by name, [streams, ...] each: views as those of
-        :meth:`step`, as long as the streams left no gap when one left; else copies on the host.
+        inputs a tuple of them, in the order of the Signature. Outputs by name, [streams, ...] each, copied or not as by
+        :meth:`step`; copies on the host where the streams left a gap when one left.
         Raises EdgeLstmError, and no stream moves, for a wrong array, and for NaN or infinity where those are errors or skipped.
         """
         return self._advance_all(frames, copy)
 
-    def step(self, frames: Mapping[str, Array | Frame], *, copy: bool = False) -> dict[str, Outputs]:
+    def step(self, frames: Mapping[str, Array | Frame], *, copy: bool | None = None) -> dict[str, Outputs]:
         """Advance the named streams by one frame each, in one engine call; all others keep their state bit for bit.
 
         Returns outputs by stream name, in the order given; see :meth:`Stream.step`. When any frame is wrong, no
@@ -264,7 +271,7 @@ class Runner:
     ) -> None:
         self.close()
 
-    def _advance_one(self, stream: Stream, frame: Array | Frame, copy: bool) -> Outputs:
+    def _advance_one(self, stream: Stream, frame: Array | Frame, copy: bool | None) -> Outputs:
         """:meth:`_advance` for one stream; an array of a model with one input goes straight to the program."""
         only = self._frames.only
         if self._step_row is None or only is None:
@@ -277,7 +284,7 @@ class Runner:
                 found: Outputs | None = self._step_watched(frame, self._state, stream._row)
                 if found is not None:
                     stream.frames += 1
-                    return {n: a.copy() for n, a in found.items()} if copy else dict(found)
+                    return _handed(found, copy)
             if not self._frames.is_good(frame, only):
                 checked = self._frames.one(stream, frame)
                 if checked is None:
@@ -288,9 +295,9 @@ class Runner:
                 self._look(self._outside, [{only.name: frame}])  # type: ignore[dict-item]
             outputs: Outputs = self._step_row(frame, self._state, stream._row)
             stream.frames += 1
-            return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
+            return _handed(outputs, copy)
 
-    def _advance_all(self, frames: Any, copy: bool) -> Outputs:
+    def _advance_all(self, frames: Any, copy: bool | None) -> Outputs:
         """All streams by one frame each, [streams, ...] arrays in the order in which they joined."""
         with self._lock:
             self._check_open()
@@ -307,7 +314,7 @@ class Runner:
                 outputs, copy = self._gathered(arrays, rows), False
             for stream in streams:
                 stream.frames += 1
-            return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
+            return _handed(outputs, copy)
 
     def _gathered(self, arrays: Mapping[str, Any], rows: Sequence[int]) -> Outputs:
         """For streams whose rows do not lie side by side in the order in which they joined: one by one in and out."""
@@ -324,7 +331,7 @@ class Runner:
             for t in self.signature.outputs
         }
 
-    def _advance(self, pairs: Sequence[tuple[Stream, Array | Frame]], copy: bool) -> list[Outputs]:
+    def _advance(self, pairs: Sequence[tuple[Stream, Array | Frame]], copy: bool | None) -> list[Outputs]:
         """Check every frame before any stream moves, then advance them together.
 
         Copies are made here, before another thread's turn writes over the views.
@@ -355,7 +362,7 @@ class Runner:
                 outputs = self._program.step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
                 for (_, place, stream, _), output in zip(jobs, outputs, strict=True):
                     stream.frames += 1
-                    results[place] = {n: a.copy() for n, a in output.items()} if copy else dict(output)
+                    results[place] = _handed(output, copy)
             for stream in skipped:
                 stream.skipped += 1
             return results

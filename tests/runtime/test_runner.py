@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,6 +44,19 @@ def test_outputs_come_in_the_order_given(path: Path) -> None:
         runner.stream("a")
         runner.stream("b")
         assert list(runner.step({"b": x(1), "a": x(2)})) == ["b", "a"]
+
+
+@pytest.mark.parametrize("frame", [x(0), {"x": x(0)}])
+def test_outputs_are_kept_unless_views_are_asked_for(path: Path, frame: Any) -> None:
+    with Runner.open(path, streams=2) as runner:
+        a, b = runner.stream("a"), runner.stream("b")
+        for step in (a.step, lambda f: runner.step({"a": f, "b": f})["b"]):
+            first = step(frame)["y"]
+            held = first.copy()
+            step(frame)
+            np.testing.assert_array_equal(first, held)
+            assert first.flags.writeable
+        assert not b.step(frame, copy=False)["y"].flags.writeable
 
 
 def test_reset_snapshot_restore(path: Path) -> None:
@@ -327,9 +341,9 @@ def test_one_array_of_all_frames(path: Path) -> None:
             with pytest.raises(EdgeLstmError, match=message):
                 runner.step_all(wrong)
         assert (a.frames, b.frames) == (0, 0)
-        y = runner.step_all(np.ones((2, 3), np.float32))["y"]
+        y = runner.step_all(np.ones((2, 3), np.float32), copy=False)["y"]
         assert (y.shape, y.flags.writeable) == ((2, *runner.signature.outputs[0].frame_shape), False)
-        kept = runner.step_all(np.ones((2, 3), np.float32), copy=True)["y"]
+        kept = runner.step_all(np.ones((2, 3), np.float32))["y"]
         assert kept.flags.writeable
         assert (a.frames, b.frames) == (2, 2)
     with Runner.open(path, streams=2, on_bad_frame="skip") as runner:

@@ -256,10 +256,10 @@ class Loop:
                 ((name, (member, found)),) = due.items()
                 assert member.stream is not None
                 frame = found.arrays if only is None else found.arrays[only]
-                made = {name: member.stream.step(frame)}
+                made = {name: member.stream.step(frame, copy=False)}
             else:
                 frames = {n: d.arrays if only is None else d.arrays[only] for n, (_, d) in due.items()}
-                made = self.runner.step(frames)
+                made = self.runner.step(frames, copy=False)
         except Exception as error:  # whoever is to blame, the others go on
             self._one_by_one(due, error)
             return
@@ -288,7 +288,7 @@ class Loop:
             try:
                 if len(due) == 1:
                     raise error
-                made = self.runner.step({name: found.arrays})
+                made = self.runner.step({name: found.arrays}, copy=False)
             except Exception as own:
                 member.failed(found, own)
                 continue

@@ -95,7 +95,7 @@ def difference(loop: Loop, runner: Runner, carry: Carry) -> float | None:
             continue
         before, frames = stream.snapshot(), stream.frames
         try:
-            stream.step(arrays)
+            stream.step(arrays, copy=False)
             old = stream.values()
         finally:
             stream.restore(before)
@@ -103,7 +103,7 @@ def difference(loop: Loop, runner: Runner, carry: Carry) -> float | None:
         trial = runner.stream(_TRIAL)
         try:
             trial.restore(carry(before))
-            trial.step(arrays)
+            trial.step(arrays, copy=False)
             new = trial.values()
         finally:
             trial.close()
