@@ -48,7 +48,7 @@ class Correlation:
     def add(self, activation: Array) -> None:
         """Look at an activation of one stream: [..., channels], or [..., channels, *map] under a window."""
         if self._window is None:
-            # A copy: what a Runner gives lasts until its next step only.
+            # A copy: what comes in here may be a view that lasts until the next step only.
             patches = activation.reshape(-1, self._channels).astype(np.float64)
         else:
             patches = self._patches(activation)

@@ -245,8 +245,7 @@ class Member:
                 self._held = replace(self._held, states=self.guard.initial())
         if self.keeper is not None:
             self.keeper.forget()
-        self._gathered_from, self._gathered_open = None, 0
-        self._inputs.forget(self.name)
+        self._open_window_anew()
         self._outputs.forget(self.name)
         if is_worth_a_line(self.counts.add(f"reset:{cause}")):
             log.warning("stream %s: state reset (%s)", self.name, cause)
@@ -308,6 +307,7 @@ class Member:
         try:
             arrays: Mapping[str, Array] | None = self._inputs(frame)
         except EdgeLstmError as error:
+            self._open_window_anew()
             self._drop("refused", arrived, str(error), filled)
             return None
         assert arrays is not None
@@ -315,6 +315,7 @@ class Member:
         for array in arrays.values():
             finite = finite and (array.dtype.kind != "f" or all_finite(array))
         if not finite:
+            self._open_window_anew()
             self._drop("not_finite", arrived, "NaN or infinity in the frame", filled)
             if self.rules.bad == "reset":
                 self.reset("frame")
@@ -340,6 +341,11 @@ class Member:
                 return None
             self._gathered_from, self._gathered_open, self._dealt_with = None, 0, self.clock.last
         return Due(frame, arrived.stamp, arrays, filled, arrived.at)
+
+    def _open_window_anew(self) -> None:
+        """No window closes over a frame that can't be in it."""
+        self._inputs.forget(self.name)
+        self._gathered_from, self._gathered_open = None, 0
 
     def _interrupt(self, anew: bool = False) -> None:
         for writer in self._writers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +120,19 @@ def test_bad_frames(runner: Runner) -> None:
         counts, heard = one(runner, frames, bad=bad, keep=3)
         assert counts["dropped:not_finite"] == 1
         assert heard.values == [*sums([1] * 5), *sums([1, 1], START + after)], bad
+
+
+def test_no_window_closes_over_a_bad_frame(tmp_path: Path) -> None:
+    """It begins anew behind it, as `run --on-bad-frame skip` leaves out the windows that hold it."""
+    from edgelstm.passes.unroll import unroll
+
+    unroll(zoo.running_sum(), 4).save(tmp_path / "window.onnx")
+    with Runner.open(tmp_path / "window.onnx") as windows:
+        frames = [(float(t), math.nan if t == 6 else float(t)) for t in range(16)]
+        counts, heard = one(windows, frames)
+        assert heard.frames == [3, 10, 14], "0 to 3, 7 to 10, 11 to 14"
+        assert counts["dropped:not_finite"] == 1
+        assert counts["read"] == counts["stepped"] + counts["gathered"] + 1
 
 
 def test_a_bad_state_is_caught_within_its_frame(runner: Runner) -> None:
