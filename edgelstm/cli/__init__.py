@@ -18,7 +18,20 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import typer
 
 from edgelstm import __version__
-from edgelstm.cli import build, detect, engine, machine, models, quantisation, report, score, serve, top
+from edgelstm.cli import (
+    build,
+    detect,
+    engine,
+    inspect,
+    machine,
+    models,
+    quantisation,
+    report,
+    run,
+    score,
+    serve,
+    top,
+)
 from edgelstm.cli.command import Command
 from edgelstm.cli.shared import app, err
 from edgelstm.errors import EdgeLstmError
@@ -28,11 +41,13 @@ __all__ = [
     "build",
     "detect",
     "engine",
+    "inspect",
     "machine",
     "main",
     "models",
     "quantisation",
     "report",
+    "run",
     "score",
     "serve",
     "top",

@@ -1,4 +1,4 @@
-"""Commands that make and try step graphs: export, run, verify, inspect."""
+"""export, lower and verify: the model on its way to a step graph, and that graph beside its source."""
 
 from __future__ import annotations
 
@@ -10,13 +10,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from edgelstm.cli.shared import (
-    Device,
     Frame,
     GateOrder,
     Hop,
     Init,
     Json,
-    Limit,
     Postprocess,
     Preprocess,
     Results,
@@ -25,7 +23,6 @@ from edgelstm.cli.shared import (
     Weights,
     app,
     confirm_pairs,
-    err,
     fix_option,
     frame_shapes,
     json_option,
@@ -33,16 +30,12 @@ from edgelstm.cli.shared import (
     out,
     print_json,
     progress_bar,
-    say,
     say_sources,
-    shape_text,
     size_text,
     states_option,
-    two_numbers,
 )
 from edgelstm.errors import count_of
 from edgelstm.files import refuse_overwrite
-from edgelstm.graph.signature import Signature, StateSpec
 
 
 @app.command(
@@ -176,141 +169,6 @@ def lower(
 
 
 @app.command(
-    epilog="Examples: `edgelstm run digits.onnx --source frames.npz --output forecast.mp4` · "
-    "`edgelstm run radar.plan --source knmi/ --output forecast.npz --device cuda --json`"
-)
-def run(
-    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
-    source: Annotated[
-        list[str],
-        typer.Option(
-            help="{sources}. Several run side by side, each with a state and an output of its own: NAME=SOURCE."
-        ),
-    ],
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="{sinks}.",
-        ),
-    ] = None,
-    limit: Limit = None,
-    preprocess: Preprocess = None,
-    postprocess: Postprocess = None,
-    hop: Hop = None,
-    then: Annotated[
-        list[Path] | None, typer.Option(help="A model that takes what the one before gives; may be repeated.")
-    ] = None,
-    units: Annotated[
-        str | None,
-        typer.Option(
-            help="Of outputs that are frames: model, physical (mm/h of rain) or source (pixels of 0 to 255). "
-            "Default: physical in .nc, .tif, .h5 and pictures with captions, else model.",
-            show_default=False,
-        ),
-    ] = None,
-    on_gap: Annotated[
-        str, typer.Option(help="Frames missing in the source: hold the state, reset it, or error.")
-    ] = "hold",
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow", help="Wait for further files of a folder, or rows of a table, until interrupted."
-        ),
-    ] = False,
-    idle: Annotated[
-        float | None, typer.Option(min=0, help="With --follow: end after so many seconds without a new file.")
-    ] = None,
-    begin: Annotated[
-        Path | None,
-        typer.Option(
-            help="Begin with the state in a file that `serve` kept (keep_frames), which may be the source too.",
-            show_default=False,
-        ),
-    ] = None,
-    on_bad_frame: Annotated[
-        str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")
-    ] = "error",
-    show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
-    lead: Annotated[
-        int | None,
-        typer.Option(min=1, help="PNG and MP4: which lead time of a forecast, 1 for the next frame."),
-    ] = None,
-    channel: Annotated[int | None, typer.Option(min=0, help="PNG and MP4: which channel, from 0.")] = None,
-    colours: Annotated[
-        str | None,
-        typer.Option(
-            help="PNG and MP4: blue, heat, viridis, balance (two directions) or rain (mm/h) instead of grey."
-        ),
-    ] = None,
-    beside: Annotated[
-        bool, typer.Option("--beside", help="PNG and MP4: the input stands left of the output.")
-    ] = False,
-    caption: Annotated[
-        bool, typer.Option("--caption", help="PNG and MP4: what is shown, when, and a bar of the colours.")
-    ] = False,
-    truth: Annotated[
-        bool,
-        typer.Option("--truth", help="PNG and MP4 of a forecast: what came then beside it, with captions."),
-    ] = False,
-    value_range: Annotated[
-        str | None,
-        typer.Option(
-            "--range", help="PNG and MP4: the values of black and white, such as 0,1.", metavar="LOW,HIGH"
-        ),
-    ] = None,
-    device: Device = None,
-    threads: Threads = None,
-    as_json: Json = False,
-) -> None:
-    """Stream frames through a model, the state carried from frame to frame."""
-    import edgelstm
-    from edgelstm.pipeline import View
-
-    with progress_bar("streaming", limit) as tick:
-        report = edgelstm.run(
-            model,
-            source,
-            output,
-            device=device,
-            threads=threads,
-            limit=limit,
-            preprocess=preprocess,
-            postprocess=postprocess,
-            hop=hop,
-            then=then or (),
-            units=units,  # type: ignore[arg-type]
-            on_gap=on_gap,  # type: ignore[arg-type]
-            follow=follow,
-            idle=idle,
-            begin=begin,
-            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
-            view=View(
-                output=show,
-                channel=channel,
-                lead=lead,
-                range=two_numbers("--range", value_range),
-                colours=colours,
-                beside=beside,
-                caption=caption,
-                truth=truth,
-            ),
-            progress=tick,
-            say=say,
-        )
-    shown = err if output == "-" else out  # standard output is the lines'
-    if as_json:
-        return print_json(report.to_json(), error=output == "-")
-    table = Table(title=escape(f"{report.model} on {report.source}"))
-    for column in ("frames", "skipped", "p50 ms", "p99 ms", "max ms", "output"):
-        table.add_column(column, justify="right")
-    times = [f"{report.percentile(q):.3f}" for q in (50, 99, 100)]
-    table.add_row(str(report.frames), str(report.skipped), *times, escape(report.out or "(none)"))
-    shown.print(table)
-
-
-@app.command(
     epilog="Examples: `edgelstm verify float.onnx int8.onnx --source frames.npz --limit 10000 --plot drift.png` · "
     "`edgelstm verify nets.py:make model.onnx --weights net.pt --json`"
 )
@@ -391,92 +249,6 @@ def verify(
             out.print(verify_report.forecast(result.forecast))
     if tolerance is not None and not result.worst.worst <= tolerance:
         raise typer.Exit(1)
-
-
-@app.command(epilog="Examples: `edgelstm inspect model.onnx --json` · `edgelstm inspect model.plan`")
-def inspect(
-    model: Annotated[Path, typer.Argument(help="A step graph or window (.onnx), or an engine (.plan).")],
-    as_json: Json = False,
-) -> None:
-    """Show what a model or an engine takes, gives and remembers; on a GPU also an engine's layers."""
-    if model.suffix in (".plan", ".engine"):
-        return _inspect_engine(model, as_json)
-    import edgelstm
-
-    found = edgelstm.inspect(model)
-    if as_json:
-        return print_json(found.to_json())
-    _print_signature(found.path, found.signature)
-    operators = ", ".join(f"{count} {name}" for name, count in found.operators.items())
-    out.print(f"operators: {operators}", highlight=False)
-    out.print(
-        f"{found.parameters:,} parameters, {size_text(found.bytes)}, opset {found.opset}, sha256 {found.sha256}"
-    )
-
-
-def _inspect_engine(plan: Path, as_json: bool) -> None:
-    from edgelstm.engine.inspect import inspect_engine
-
-    found = inspect_engine(plan)
-    if as_json:
-        return print_json(found.to_json())
-    e = found.sidecar
-    _print_signature(str(plan), e.signature)
-    facts = {
-        "runtime": f"{e.runtime} {e.version}",
-        "built on": e.gpu or "no GPU",
-        "compute capabilities": ", ".join(e.targets) or "what its library compiles for",
-        "products in": ", ".join(e.precision),
-        "gates": e.gates,
-        "streams": ":".join(map(str, e.streams)),
-        "size": size_text(found.bytes),
-        **{f"sha256 of {name}": value for name, value in e.hashes.items()},
-        **{name.replace("_", " "): str(value) for name, value in e.options.items()},
-    }
-    for name, value in facts.items():
-        out.print(f"{name}: {value}", highlight=False, markup=False)
-    if found.layers is None:
-        return out.print(found.note, highlight=False, markup=False)
-    table = Table(title=f"{count_of(len(found.layers), 'layer')}, {found.reformats} of them reformat")
-    for column in ("layer", "kind", "kernel", "reads"):
-        table.add_column(column, overflow="fold")
-    for layer in found.layers:
-        table.add_row(escape(layer.name), layer.kind, escape(layer.kernel), escape(", ".join(layer.reads)))
-    out.print(table)
-
-
-def _print_signature(path: str, s: Signature) -> None:
-    kind = "step" if s.window is None else f"window of {count_of(s.window, 'frame')}"
-    table = Table(title=f"{escape(path)}: {kind}")
-    for column in ("kind", "name", "dtype", "shape", "graph"):
-        table.add_column(column)
-    for kind, tensors in (("input", s.inputs), ("output", s.outputs)):
-        for t in tensors:
-            table.add_row(kind, escape(t.name), t.dtype, shape_text(t.shape), "")
-    for x in s.states:
-        pair = escape(f"{x.input} -> {x.output}")
-        table.add_row("state", escape(x.name), x.dtype, shape_text(x.shape), f"{pair}, {_start(x)}")
-    out.print(table)
-    for name, ops in s.preprocessing.items():
-        from edgelstm.pipeline import format_ops
-
-        out.print(f"preprocessing of {name}: {format_ops(ops)}", highlight=False, markup=False)
-    for name, ops in s.postprocessing.items():
-        from edgelstm.pipeline import format_ops
-        from edgelstm.pipeline.postprocess import POST_OPERATIONS
-
-        out.print(
-            f"postprocessing of {name}: {format_ops(ops, POST_OPERATIONS)}", highlight=False, markup=False
-        )
-
-
-def _start(state: StateSpec) -> str:
-    """What a state starts at: a number, or the range of its numbers."""
-    if state.initial is None:
-        return "starts at 0"
-    values = state.values(state.initial_value())
-    low, high = float(values.min()), float(values.max())
-    return f"starts at {low:g}" if low == high else f"starts at {low:.3g} to {high:.3g}"
 
 
 def print_comparison(result: Any) -> None:
