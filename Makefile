@@ -52,8 +52,10 @@ lint: $(TEST)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# The tutorials' notebooks are run for it, which takes minutes; NOTEBOOKS=0 leaves that out.
+NOTEBOOKS ?= 1
 docs: $(TEST)
-	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx -W --keep-going -q -b html -D run_notebooks=$(NOTEBOOKS) docs build/docs
 	@echo "build/docs/index.html"
 
 bench: $(TEST)

@@ -31,6 +31,7 @@ def test_no_cell_is_empty() -> None:
             assert re.fullmatch(r"yes, \d.*|\d+|builds|none: .+|no: .+|no product large enough", cell), row
 
 
+@pytest.mark.thorough
 def test_a_row_made_again() -> None:
     """Errors are roundings, so only their order of size counts."""
     name = "LSTM operators that start anew"

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -74,11 +75,30 @@ def notebook(page: str, docname: str) -> dict[str, Any]:
     return {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def run(made: dict[str, Any], stem: str) -> dict[str, Any]:
+    """The notebook with what its cells print, run in an empty folder; a cell that fails is a warning."""
+    import nbclient
+    import nbformat
+    from sphinx.util import logging
+
+    log = logging.getLogger(__name__)
+    book = nbformat.from_dict(made)
+    log.info("running the notebook %s", stem)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            nbclient.NotebookClient(book, timeout=300, kernel_name="python3").execute(cwd=folder)
+        except nbclient.exceptions.CellExecutionError as error:
+            log.warning("the notebook %s fails: %s", stem, error)
+    return book
+
+
 def write_notebooks(app: Any) -> None:
-    """One for each tutorial."""
+    """One for each tutorial, with what it prints where ``run_notebooks`` is set."""
     PLACE.mkdir(parents=True, exist_ok=True)
     for page in sorted((DOCS / "tutorials").glob("*.md")):
         made = notebook(page.read_text("utf-8"), f"tutorials/{page.stem}")
+        if app.config.run_notebooks:
+            made = run(made, page.stem)
         (PLACE / f"{page.stem}.ipynb").write_text(json.dumps(made, indent=1) + "\n", "utf-8")
 
 
@@ -93,6 +113,7 @@ def link_notebook(app: Any, docname: str, source: list[str]) -> None:
 
 def setup(app: Any) -> dict[str, Any]:
     """Sphinx calls this."""
+    app.add_config_value("run_notebooks", False, "env", bool)
     app.connect("builder-inited", write_notebooks, priority=200)  # the folder is made anew before
     app.connect("source-read", link_notebook)
     return {"parallel_read_safe": True}

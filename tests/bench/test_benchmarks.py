@@ -18,6 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.thorough
 def test_memory_stays_flat_over_100_000_steps(tmp_path: Path) -> None:
     pytest.importorskip("torch")
     done = run("memory", "--results", str(tmp_path))

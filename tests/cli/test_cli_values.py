@@ -20,7 +20,7 @@ COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-define
 #: Numbers that may be negative: thresholds are in the units of the frames.
 SIGNED = {"--threshold"}
 #: Numbers that may be 0.
-ZERO = {"--threshold", "--tolerance", "--idle", "--channel", "--dla-core", "--optimization-level"}
+ZERO = {"--threshold", "--tolerance", "--idle", "--channel", "--dla-core", "--optimization-level", "--settle"}
 
 
 def refusal(name: str, words: list[str]) -> str:

@@ -41,6 +41,7 @@ def model(shared_dir: Path, name: str) -> str:
     return str(path)
 
 
+@pytest.mark.thorough
 def test_a_denoiser_in_two_halves(shared_dir: Path, tmp_path: Path) -> None:
     """DTLN: the first half masks spectra, the second blocks of samples; 2,000 steps each on what really reaches them."""
     sound = blocks(speech(STEPS * 128 / RATE + 1), 512, 128)[:STEPS]

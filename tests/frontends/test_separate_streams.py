@@ -260,6 +260,7 @@ class AlongTheBatch(nn.Module):  # type: ignore[misc]
         return self.lstm(x.roll(1, 0))[0]
 
 
+@pytest.mark.thorough
 def test_a_window_whose_batch_can_not_be_told_from_its_time_is_asked_about(tmp_path: Path) -> None:
     module = AlongTheBatch().eval()
     with pytest.raises(EdgeLstmError, match=r"see each other.*Slice.*batch_first") as caught:

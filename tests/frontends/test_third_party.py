@@ -71,6 +71,7 @@ def test_the_detector_finds_the_published_ball(detector: Any, picture: Any) -> N
     assert peak(outputs["y"]) == pytest.approx((0.412, 0.703), abs=0.001)
 
 
+@pytest.mark.thorough
 def test_the_detector_with_its_state_carried(detector: Any) -> None:
     """A step of it gives, two frames after the start, what its window of two gives; and goes on from there."""
     exported = edgelstm.export(detector, frame=(3, 32, 32), carry_state=True, limit=10)

@@ -25,7 +25,12 @@ def test_every_example_has_a_recipe() -> None:
     }
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path",
+    # Those of the larger model take as long as all others together.
+    [pytest.param(p, marks=pytest.mark.thorough if p.stem == "moving_digits" else ()) for p in RECIPES],
+    ids=lambda p: p.stem,
+)
 def test_the_recipe_makes_an_int8_model_that_follows_the_float_one(path: Path, tmp_path: Path) -> None:
     example = ROOT / "examples" / path.stem
     export(example / "model.safetensors", tmp_path / "m.onnx", limit=2)
