@@ -82,7 +82,7 @@ def run(made: dict[str, Any], stem: str) -> dict[str, Any]:
     from sphinx.util import logging
 
     log = logging.getLogger(__name__)
-    book = nbformat.from_dict(made)
+    book = nbformat.reads(json.dumps(made), as_version=4)
     log.info("running the notebook %s", stem)
     with tempfile.TemporaryDirectory() as folder:
         try:
