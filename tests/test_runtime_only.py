@@ -46,7 +46,7 @@ def test_serve(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("pydantic")
     pipeline = tmp_path / "pipeline.toml"
     pipeline.write_text(
-        f"[models.plant]\npath = '{model}'\n[streams.north]\nsource = '{STREAM}'\nsink = 'north.jsonl'\n"
+        f"[models.plant]\npath = '{model}'\n[streams.north]\nsource = '{STREAM}'\nsink = 'north.jsonl'\nsink_overload = 'block'\n"
     )
     done = command("serve", pipeline)
     assert done.returncode == 0, done.stderr
