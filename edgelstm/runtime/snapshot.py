@@ -15,8 +15,27 @@ from edgelstm.files import MAX_FILE_BYTES, PathLike, read_bytes, write_bytes
 from edgelstm.runtime.protocol import Array
 
 SCHEMA = 1
+#: 4.5, as the header of a part in a snapshot has it: it leaves room for large sizes.
+ZIP_VERSION = (45).to_bytes(2, "little")
 #: In the file, beside the arrays: JSON that says what they are.
 KEY = "edgelstm.snapshot"
+
+
+def _as_any_python(held: io.BytesIO) -> bytes:
+    """An ``.npz`` file as Python 3.11.4 and later write it; earlier ones leave room for large sizes and do not say so.
+
+    The same state is the same bytes, whoever writes it.
+    """
+    data = bytearray(held.getvalue())
+    with zipfile.ZipFile(held) as parts:
+        place = parts.start_dir
+        for part in parts.infolist():
+            start = part.header_offset
+            data[start + 4 : start + 6] = ZIP_VERSION
+            data[start + 18 : start + 26] = b"\xff" * 8  # the sizes stand behind the name
+            data[place + 4], data[place + 6] = ZIP_VERSION[0], ZIP_VERSION[0]
+            place += 46 + sum(int.from_bytes(data[place + k : place + k + 2], "little") for k in (28, 30, 32))
+    return bytes(data)
 
 
 class Snapshot(dict[str, Array]):
@@ -50,7 +69,7 @@ class Snapshot(dict[str, Array]):
         held = io.BytesIO()
         said = json.dumps({"schema": SCHEMA, "model": self.model})
         np.savez(held, allow_pickle=False, **{**self, KEY: np.array(said)})
-        write_bytes(path, held.getvalue())
+        write_bytes(path, _as_any_python(held))
 
     @classmethod
     def load(cls, path: PathLike) -> Snapshot:

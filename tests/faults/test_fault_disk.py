@@ -80,10 +80,11 @@ def test_a_full_disk(tmp_path: Path, small: Path | None) -> None:
     whole = [
         json.loads(line)["index"]
         for line in (there / "a.jsonl").read_text().splitlines()
-        if line.endswith("}")
+        if line.endswith("}}}")  # of a torn one, an inner object may be whole
     ]
     assert whole == sorted(set(whole)), "none twice, whatever is missing"
-    assert len(whole) == a["delivered"]
+    # A line whose end alone found no room is there and was not delivered.
+    assert len(whole) - a["delivered"] in (0, 1)
     found = Folder(there / "states").load()
     assert found is not None, "the last one that fitted is whole"
     assert not list((there / "states").glob(".checkpoint*")), "no half of one"

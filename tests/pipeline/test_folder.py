@@ -184,8 +184,10 @@ def test_ctrl_c_ends_a_followed_folder_well(tmp_path: Path) -> None:
         "y.npz",
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+        command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+        # A test run in the background has it ignored, and what it starts would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
     try:
         temporary: list[Path] = []
         deadline = time.monotonic() + 60
