@@ -44,6 +44,33 @@ def test_numbers_in_the_first_line_are_a_row(tmp_path: Path) -> None:
     assert [f.data.tolist() for f in open_source(f"{spec}:columns=2")] == [[2], [4]]
 
 
+def test_a_first_line_that_may_be_names_or_numbers(tmp_path: Path) -> None:
+    """pandas names columns 0, 1, 2: taken as a row they would be the first frame."""
+    spec = write(tmp_path / "t.csv", [[0, 1, 2], [5, 6, 7]])
+    assert "expected t.csv:header=yes or t.csv:header=no" in refusal(spec)
+    assert [f.data.tolist() for f in open_source(f"{spec}:header=yes:columns=2,0")] == [[7, 5]]
+    with open_source(f"{spec}:header=no") as source:
+        assert "the first line is a row; columns are called 1 to 3" in source.said
+        assert [f.data.tolist() for f in source] == [[0, 1, 2], [5, 6, 7]]
+    years = write(tmp_path / "y.csv", [[2019, 2020], [5, 6]])
+    assert [f.data.tolist() for f in open_source(f"{years}:header=yes:columns=2020")] == [[6]]
+    assert "header: found maybe; expected yes or no" in refusal(f"{years}:header=maybe")
+
+
+@pytest.mark.parametrize("sep", [",", " "])
+def test_the_mark_before_names_is_no_name(tmp_path: Path, sep: str) -> None:
+    np.savetxt(tmp_path / "t.txt", [[1, 2, 3], [4, 5, 6]], header=sep.join("abc"), delimiter=sep)
+    assert [f.data.tolist() for f in open_source(f"{tmp_path / 't.txt'}:columns=a,b")] == [[1, 2], [4, 5]]
+
+
+def test_parquet_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = arrow.Table.from_arrays([arrow.array([float(k)]) for k in range(3)], names=["a", "b", "a"])
+    parquet.write_table(table, tmp_path / "t.parquet")
+    assert "columns of one name: found a" in refusal(f"{tmp_path / 't.parquet'}:columns=a,b")
+
+
 def test_an_empty_cell_is_nan(tmp_path: Path) -> None:
     spec = write(tmp_path / "t.csv", [["a", "b"], [1, ""], ["", 2]])
     np.testing.assert_array_equal([f.data for f in open_source(spec)], [[1, np.nan], [np.nan, 2]])

@@ -69,27 +69,37 @@ class Row:
 
 @dataclass(frozen=True)
 class Rows:
-    """names: of the columns. read(columns): the rows; Parquet reads these columns only."""
+    """names: of the columns. read(columns): the rows; Parquet reads these columns only. said: how the first line was taken."""
 
     names: tuple[str, ...]
     read: Callable[[Sequence[str]], Iterator[Row]]
+    said: tuple[str, ...] = ()
 
 
-def open_rows(path: Path, follow: Follow | None = None, wait: bool = True) -> Rows:
-    """A table's rows. follow: of text, whole lines only, and with ``wait`` those that come, too. CSV: the separator is what the first line has of tab, semicolon and comma, else white space; a first line
-    of numbers is a row, and columns are then called 1, 2, ..."""
+def open_rows(
+    path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
+) -> Rows:
+    """A table's rows. follow: of text, whole lines only, and with ``wait`` those that come, too.
+
+    Text: the separator is what the first line has of tab, semicolon and comma, else white space. header: whether that line names the
+    columns; None: unless it is numbers, which are a row, and columns are then called 1, 2, ... Raises EdgeLstmError.
+    """
     if path.suffix.lower() != ".parquet":
-        return _text(path, follow, wait)
+        return _text(path, follow, wait, header)
     if follow is not None:
         raise EdgeLstmError(
             f"follow: source {path}",
             found="Parquet, which can be read once its end is written",
             expected="a table of text (.csv, .tsv, .txt)",
         )
+    if header is not None:
+        raise EdgeLstmError(
+            f"{path}: option header", found="Parquet, which names its columns", expected="text"
+        )
     return _parquet(path)
 
 
-def _text(path: Path, follow: Follow | None = None, wait: bool = True) -> Rows:
+def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) -> Rows:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline(MAX_LINE)
@@ -98,14 +108,12 @@ def _text(path: Path, follow: Follow | None = None, wait: bool = True) -> Rows:
     if follow is not None and not first.endswith("\n"):
         raise EdgeLstmError(f"{path}: the first line", found="no end of it yet", expected="a whole line")
     delimiter = next((d for d in "\t;," if d in first), None)
-    head = _cells(first, delimiter)
+    head = _cells(_without_mark(first, delimiter), delimiter)
     if not head:
         raise EdgeLstmError(f"{path}: an empty first line", expected="names of columns, or numbers")
-    headless = all(_is_number(cell) for cell in head)
+    headless = _is_headless(path, head, header)
     names = tuple(map(str, range(1, len(head) + 1))) if headless else tuple(head)
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
+    _check_once(path, names)
 
     def read(columns: Sequence[str]) -> Iterator[Row]:
         index = 0
@@ -140,13 +148,39 @@ def _text(path: Path, follow: Follow | None = None, wait: bool = True) -> Rows:
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise EdgeLstmError(f"{path}, row {index + 1}: can't be read", found=str(error)) from error
 
-    return Rows(names, read)
+    said = f"the first line is a row; columns are called 1 to {len(names)}"
+    return Rows(names, read, (said,) if headless else ())
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
         return line.split()
     return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+
+
+def _without_mark(line: str, delimiter: str | None) -> str:
+    """A first line without the # that NumPy and gnuplot write before names: as a name it would move all columns by one."""
+    name = line[1:].partition(delimiter)[0] if delimiter is not None else line[1:]
+    return line[1:] if line.startswith("#") and name.strip() else line
+
+
+def _is_headless(path: Path, head: Sequence[str], header: bool | None) -> bool:
+    """Whether the first line is a row. Raises EdgeLstmError for 0,1,2,... without ``header``: pandas numbers columns so."""
+    if header is not None:
+        return not header
+    if len(head) > 1 and list(head) == [str(k) for k in range(len(head))]:
+        raise EdgeLstmError(
+            f"{path}: the first line",
+            found=f"{','.join(head[:4])}{',...' if len(head) > 4 else ''}: names of columns, or the first row",
+            expected=f"{path.name}:header=yes or {path.name}:header=no",
+        )
+    return all(_is_number(cell) for cell in head)
+
+
+def _check_once(path: Path, names: Sequence[str]) -> None:
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
 
 
 def _is_number(cell: str) -> bool:
@@ -174,9 +208,11 @@ def _parquet(path: Path) -> Rows:
 
     try:
         with parquet.ParquetFile(path) as file:
-            return Rows(tuple(file.schema_arrow.names), read)
+            names = tuple(file.schema_arrow.names)
     except (OSError, arrow.ArrowException) as error:
         raise EdgeLstmError(f"{path}: not a Parquet file, or a damaged one", found=str(error)) from error
+    _check_once(path, names)
+    return Rows(names, read)
 
 
 def read_time(text: str, where: str) -> float:

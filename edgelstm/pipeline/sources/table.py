@@ -25,7 +25,7 @@ from edgelstm.pipeline.sources.source import Array, Frame, Source
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-OPTIONS = ("columns", "key", "keys", "scale", "head", "time")
+OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "header")
 #: Streams that a growing table has no place for, of which it is said.
 MAX_STRANGE = 100
 #: Steps in time that say what is usual.
@@ -44,6 +44,7 @@ class Options:
     scale: str | None = None
     head: int | None = None
     time: str | None = None
+    header: bool | None = None
 
 
 @dataclass
@@ -76,7 +77,8 @@ def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = Non
     """Frames float64 [columns], in the order of the rows. Cells that are empty are NaN.
 
     columns: which, in this order; all but key and time if none are named. key: the column that says whose row it is; keys: only
-    these, ``a,b`` or ``81-100``. head: only the first so many rows of each stream. time: seconds, or ISO 8601; a gap is
+    these, ``a,b`` or ``81-100``. head: only the first so many rows of each stream. header: whether the first line
+    names the columns, ``yes`` or ``no`` (default: unless it is numbers). time: seconds, or ISO 8601; a gap is
     said, and time that runs backwards within a stream is an error. scale: ``own`` brings each stream to 0..1 by its own
     smallest and largest value (of the whole file: nothing live), FILE.csv by the values that ``edgelstm scales`` wrote.
     follow: rows that come, too, of the streams that are there at the start or that ``keys`` names.
@@ -98,6 +100,7 @@ def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = Non
         said.append(f"{count_of(len(spans), 'stream')} by {options.key!r}")
     if options.scale == "own":
         said.append("each stream brought to 0..1 by its own smallest and largest value in the file")
+    said.extend(open_rows(path, header=options.header).said)
     return Source(
         f"table {path}",
         lambda: _frames(path, columns, options, spans, scales),
@@ -150,7 +153,7 @@ def fit_scales(spec: str, out: PathLike) -> int:
 
 
 def _columns(path: Path, options: Options, follow: Follow | None = None) -> tuple[str, ...]:
-    names = open_rows(path, follow).names
+    names = open_rows(path, follow, header=options.header).names
     for name in (*options.columns, *filter(None, (options.key, options.time))):
         if name not in names:
             raise EdgeLstmError(
@@ -190,7 +193,7 @@ def _chosen(
     """The rows of the streams that are wanted, with their key."""
     wanted = set(options.keys)
     needed = [*columns, *filter(None, (options.key, options.time))]
-    for row in open_rows(path, follow, wait).read(needed):
+    for row in open_rows(path, follow, wait, options.header).read(needed):
         key = "" if options.key is None else row.text(options.key)
         if wanted and key not in wanted:
             continue
@@ -276,6 +279,10 @@ def _options(path: Path, given: Mapping[str, str]) -> Options:
             if not value.isdecimal() or not int(value):
                 raise EdgeLstmError(f"{path}: head", found=value, expected="a number of rows, at least 1")
             made[name] = int(value)
+        elif name == "header":
+            if value not in ("yes", "no"):
+                raise EdgeLstmError(f"{path}: header", found=value, expected="yes or no")
+            made[name] = value == "yes"
         else:
             made[name] = value
     if "keys" in made and "key" not in made:
