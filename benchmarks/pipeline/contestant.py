@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 DIFFERENT = 16  # frames
-FIRST = 2  # calls
+FIRST = 5  # calls
 
 
 def frames_of(shape: tuple[int, ...], streams: int) -> list[np.ndarray[Any, Any]]:
