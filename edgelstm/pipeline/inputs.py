@@ -61,6 +61,8 @@ class Inputs:
         #: Whether the model's step itself takes a window, which a hop cuts: no exported one.
         self.sliding = self.window is not None and signature.window is None
         self._on_gap = on_gap
+        #: What the model takes.
+        self.specs = signature.inputs
         self._preprocess = {
             spec.name: Preprocess(self.ops.get(spec.name, ()), single_frame(spec, self.window))
             for spec in signature.inputs

@@ -140,6 +140,18 @@ class Outputs:
             post.forget(stream)
 
 
+def readable(
+    signature: Signature,
+    overrides: Mapping[str, Sequence[Op]] | None = None,
+    postprocess: Mapping[str, Sequence[Op]] | None = None,
+) -> Outputs:
+    """For maps and pictures with captions, where nobody said otherwise: in physical units, where there are any."""
+    try:
+        return Outputs(signature, overrides, units="physical", postprocess=postprocess)
+    except EdgeLstmError:  # nothing with units: values as the model gives them
+        return Outputs(signature, overrides, postprocess=postprocess)
+
+
 def frame_outputs(signature: Signature) -> list[str]:
     """Names of the outputs made of frames, [*frame] or [K, *frame], for a model with one input."""
     if len(signature.inputs) != 1:

@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-#: Sinks whose files are read as maps: there, as in pictures with captions, values are in physical units, where there are any.
-MAPS = (".nc", ".tif", ".tiff", ".h5", ".hdf5")
-
 
 @dataclass(repr=False)
 class RunReport:
@@ -138,6 +135,7 @@ def run(
     """
     from edgelstm.pipeline import Inputs, Outputs, open_sink, open_source
     from edgelstm.pipeline.inputs import cut
+    from edgelstm.pipeline.sinks import in_physical_units
 
     specs = named_sources(source)
     with ExitStack() as stack:
@@ -175,9 +173,7 @@ def run(
             for line in report.said:
                 say(line)
         outputs = [Outputs(r.signature) for r in runners]
-        read = (output is not None and Path(output).suffix.lower() in MAPS) or (
-            view is not None and view.physical
-        )
+        read = in_physical_units("-" if output is None else str(output), view)
         outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, read, postprocess)
         jobs = []
         for name, opened in sources.items():
@@ -247,14 +243,12 @@ def _outputs(
     signature: Any, ops: Any, units: Units | None, read: bool, postprocess: Preprocessing | None
 ) -> Outputs:
     from edgelstm.pipeline import Outputs, parse_postprocess
+    from edgelstm.pipeline.outputs import readable
 
     if postprocess is not None and not isinstance(postprocess, Mapping):
         postprocess = parse_postprocess(postprocess, signature)
     if units is None and read:
-        try:
-            return Outputs(signature, ops, units="physical", postprocess=postprocess)
-        except EdgeLstmError:
-            units = None  # nothing with units: values as the model gives them
+        return readable(signature, ops, postprocess)
     return Outputs(signature, ops, units=units or "model", postprocess=postprocess)
 
 

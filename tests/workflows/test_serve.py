@@ -131,16 +131,6 @@ def test_sound_that_comes_later_is_cut_by_its_hop(folder: Path) -> None:
     assert report.streams["a"]["stepped"] == 10
 
 
-def test_a_map_of_a_source_that_is_not_there_is_refused(folder: Path) -> None:
-    """It would be written without its grid and time."""
-    (folder / "b.npy").unlink()
-    pipeline = Pipeline.from_text(MODEL + section("b", retries=9, sink="b.tif"), folder)
-    said = r"stream b: sink b\.tif says where and when, and the source is not there yet"
-    for go in (pipeline.check, pipeline.run):  # a check knows it too
-        with pytest.raises(EdgeLstmError, match=said):
-            go()
-
-
 def test_a_sink_that_is_full_costs_its_outputs_alone(folder: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here")

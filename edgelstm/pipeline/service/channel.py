@@ -6,12 +6,16 @@ import json
 import logging
 import math
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.files import sha256
 from edgelstm.pipeline.inputs import Inputs, cut
 from edgelstm.pipeline.optext import parse_preprocess
-from edgelstm.pipeline.outputs import Outputs
+from edgelstm.pipeline.outputs import Outputs, readable
+from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.postprocess import parse_postprocess
 from edgelstm.pipeline.service.alarm import Alarms
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
@@ -54,12 +58,17 @@ class Channel:
             else parse_postprocess(_list(section.postprocess), self.signature)
         )
         self.source, self._hop = source, section.hop
+        #: The source that is read now, and what it said last of time and place; who is told when that changes.
+        self._current: Source | None = None
+        self._place: Place | None = None
+        self.learnt: Callable[[Channel], None] = lambda _: None
         if source is None and all(map(is_sound, section.sources.values())):
             self._hop = None  # of samples, not of frames in a window
         #: Of sound, (rate in Hz, samples from frame to frame).
         self.hop: tuple[int, int] | None = None
         if source is not None:
-            self.source = self.cut(source)
+            self.source = self._current = self.cut(source)
+            self._place = self.source.place
         self.writers: list[Writer] = []
         self.members: dict[str, Member] = {}
         self.counts: dict[str, Counts] = {}
@@ -98,10 +107,45 @@ class Channel:
 
     def outputs(self) -> Outputs:
         """Units and postprocessing of one member."""
-        return Outputs(self.signature, self.ops, units=self.section.units, postprocess=self.postprocess)
+        units = self.section.units or "model"
+        return Outputs(self.signature, self.ops, units=units, postprocess=self.postprocess)
+
+    def readable(self) -> Outputs:
+        """The same for maps and pictures with captions: physical units, unless the section says otherwise."""
+        if self.section.units is not None:
+            return self.outputs()
+        return readable(self.signature, self.ops, self.postprocess)
+
+    def read(self, source: Source) -> Source:
+        """A source that was opened, as it is read from here on. Raises EdgeLstmError for one on another map than that which
+        sinks were told of."""
+        made = self.cut(source)
+        if self.source is None:
+            self.source = made
+        elif made.place.grid != self.source.place.grid:
+            raise EdgeLstmError(
+                f"{source.description}: its map is another than when the service began",
+                found=made.place.grid,
+                expected=f"{self.source.place.grid}",
+                hint="Give it a stream of its own",
+            )
+        self._current = made
+        self._learn()
+        return made
+
+    def _learn(self) -> None:
+        """What the source says of time and place may have changed: of a folder that began with one file, the interval has."""
+        if self._current is None or self.source is None or self._current.place is self._place:
+            return
+        self._place = place = self._current.place
+        if self._current is not self.source and place.interval is not None:
+            self.source.place = replace(self.source.place, interval=place.interval)
+        self.learnt(self)
 
     def deliver(self, arrived: Arrived) -> bool:
         """A frame came; called by the reader's thread alone."""
+        if self._current is not None and self._current.place is not self._place:
+            self._learn()
         key = arrived.frame.stream
         name = self.name if key is None else f"{self.name}:{key}"
         if key is not None and self._is_known(name, arrived.frame.index):
@@ -223,6 +267,8 @@ class Channel:
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
         member.paused, member.pulse.deadline, member.pulse.keeps = self.paused, s.deadline, self.shows
+        if self.section.units is None:
+            member.readable = self.readable()
         member.scene = None if s.cut_above is None else Scene(s.cut_above)
         if self.keep is not None:
             member.keeper = Keeper(name, self.loop.name, self.keep, counts)

@@ -91,7 +91,10 @@ class StreamSection(Section):
     postprocess: Text | Annotated[list[Text], Field(min_length=1)] | None = Field(
         default=None, description="As `edgelstm run --postprocess`, in place of what the model declares."
     )
-    units: Units = Field(default="model", description="As `edgelstm run --units`: model, physical or source.")
+    units: Units | None = Field(
+        default=None,
+        description="As `edgelstm run --units`: model, physical or source. Without it, physical in maps and pictures with captions, else model.",
+    )
     hop: Annotated[int, Field(ge=1)] | None = Field(default=None, description="As `edgelstm run --hop`.")
     limit: Annotated[int, Field(ge=1)] | None = Field(
         default=None, description="The first frames of the source only."

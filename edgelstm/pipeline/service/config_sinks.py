@@ -71,6 +71,17 @@ class SinkSection(Section):
     colours: Text | None = Field(
         default=None, description="Pictures: as `edgelstm run --colours`; without it, grey."
     )
+    beside: bool | None = Field(
+        default=None, description=".mp4, FOLDER/: the input stands left of the output."
+    )
+    caption: bool | None = Field(
+        default=None,
+        description=".mp4, FOLDER/: what is shown, when and in which units, and a bar of the colours.",
+    )
+    truth: bool | None = Field(
+        default=None,
+        description=".mp4, FOLDER/: of a forecast, what came then stands beside it, with captions.",
+    )
     quantity: Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9]*$")] | None = Field(
         default=None, description="ODIM: what the values are, such as RATE; without it, by their unit."
     )

@@ -237,6 +237,7 @@ class Control:
         writers: list[Writer] | None = None,
         paused: bool = False,
         clocks: bool = True,
+        learnt: Callable[[Channel], None] | None = None,
     ) -> None:
         """A channel more, from ``part`` on and with ``writers`` if it has them. clocks: frames are stamped as before."""
         service = self.service
@@ -261,6 +262,9 @@ class Control:
                 service.open_sinks(channel)
             else:
                 channel.writers.extend(writers)
+                if learnt is not None:
+                    channel.learnt = learnt
+                    learnt(channel)
         except BaseException:
             channel.remove()
             loop.ask(channel.drop)
@@ -340,7 +344,7 @@ class Control:
             source = source or service.source(name, section)
             try:
                 same = section.rate == old.rate
-                self._start(name, section, source, part, writers, channel.paused, same)
+                self._start(name, section, source, part, writers, channel.paused, same, channel.learnt)
             except BaseException:
                 if source is not None:
                     source.close()

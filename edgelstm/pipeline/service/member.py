@@ -23,6 +23,7 @@ from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Los
 from edgelstm.pipeline.service.pulse import Pulse, Shown
 from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.writer import Writer
+from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.finite import all_finite
 from edgelstm.runtime.runner import Runner, Stream
@@ -84,6 +85,8 @@ class Member:
         #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
         self.position: tuple[int, float] | None = None
         self._inputs, self._outputs = inputs, outputs
+        #: Of maps and pictures with captions, where their units are others.
+        self.readable: Outputs | None = None
         self._writers = writers
         self._pending: deque[tuple[Arrived, bool]] = deque()
         self._before: Frame | None = None
@@ -214,7 +217,7 @@ class Member:
             self.stream.close()
             self.stream = None
         self._inputs.forget(self.name)
-        self._outputs.forget(self.name)
+        self._forget_outputs()
 
     def check_loss(self, now: float) -> None:
         """Notice that no frame comes, and do what the policy says of a source that is lost."""
@@ -246,9 +249,14 @@ class Member:
         if self.keeper is not None:
             self.keeper.forget()
         self._open_window_anew()
-        self._outputs.forget(self.name)
+        self._forget_outputs()
         if is_worth_a_line(self.counts.add(f"reset:{cause}")):
             log.warning("stream %s: state reset (%s)", self.name, cause)
+
+    def _forget_outputs(self) -> None:
+        for outputs in (self._outputs, self.readable):
+            if outputs is not None:
+                outputs.forget(self.name)
 
     def next(self) -> Due | None:
         """The next frame that is to be stepped; those that are not are counted. None when there is none now."""
@@ -398,16 +406,30 @@ class Member:
         if due.filled:
             self._interrupt()
         try:  # of frames that stand in too: it remembers
-            outputs = self._outputs(outputs, due.frame.data, self.name)
+            made = self._handed_on(due, outputs)
         except EdgeLstmError as error:
             if is_worth_a_line(self.counts.add("undelivered:postprocess")):
                 log.warning("stream %s: frame %d: %s", self.name, due.frame.index, error)
             return
         if due.filled:
             return
-        self.pulse.show(Shown(due.frame, due.arrays, outputs))
+        self.pulse.show(Shown(due.frame, due.arrays, made[False, False]))
         for writer in self._writers:
-            writer.put(shown, outputs, seconds, self.counts)
+            writer.put(shown, made[writer.readable, writer.beside], seconds, self.counts)
+
+    def _handed_on(self, due: Due, outputs: Mapping[str, Array]) -> dict[tuple[bool, bool], dict[str, Array]]:
+        """What sinks get, by whether theirs are the units for people, and whether the input belongs to it."""
+        made = {(False, False): self._outputs(outputs, due.frame.data, self.name)}
+        for wanted in {(w.readable, w.beside) for w in self._writers} - {(False, False)}:
+            how = self._outputs if self.readable is None or not wanted[0] else self.readable
+            if (wanted[0], False) not in made:
+                own = made[False, False] if how is self._outputs else how(outputs, due.frame.data, self.name)
+                made[wanted[0], False] = own
+            if wanted[1]:
+                spec = self._inputs.specs[0]
+                frame = how.frame(due.arrays[spec.name], spec.dtype)
+                made[wanted] = {**made[wanted[0], False], INPUT: frame}
+        return made
 
     def failed(self, due: Due, error: BaseException) -> None:
         """The step raised; the state is what it was."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import refuse_overwrite
-from edgelstm.pipeline.outputs import frame_outputs
+from edgelstm.pipeline.outputs import Outputs, frame_outputs
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.service.alarm import Rule
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
@@ -19,31 +19,51 @@ from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.config_sinks import AlarmSection
 from edgelstm.pipeline.service.resume import behind
 from edgelstm.pipeline.service.writer import Writer
-from edgelstm.pipeline.sinks import Options, Sink, check_package, is_address, open_sink, shown
+from edgelstm.pipeline.sinks import (
+    Options,
+    Sink,
+    check_package,
+    in_physical_units,
+    is_address,
+    kind_of,
+    open_sink,
+    shown,
+)
+from edgelstm.pipeline.sinks.geotiff import check_folder
 from edgelstm.pipeline.sources import is_live
 from edgelstm.verify.anomaly import Detector
 
 log = logging.getLogger("edgelstm.serve")
 
-#: Files that say of their values what only the source knows: grid, start, sampling rate.
-PLACED = (".nc", ".tif", ".tiff", ".h5", ".hdf5", ".wav")
 
-
-def open_sinks(channel: Channel, base: Path, context: Context) -> None:
-    """Add the writers to ``channel``, one by one: those there are when an EdgeLstmError is raised are to be closed."""
+def open_sinks(channel: Channel, base: Path, model: Path) -> None:
+    """Add the writers to ``channel``, one by one: those there are when an EdgeLstmError is raised are to be closed. A sink that says what
+    only the source knows is opened once that is there."""
     section = channel.section
-    signature = channel.outputs().signature
-    fps = section.rate or (channel.source.fps if channel.source else None)
+    outputs, readable = channel.outputs(), channel.readable()
+    signature = outputs.signature
+    placed_sinks: list[tuple[Writer, str, Options]] = []
+    current = [channel]
+
+    def learnt(now: Channel) -> None:
+        current[0] = now
+        for writer, sink, options in placed_sinks:
+            if not writer.is_open:
+                if _is_known(now, sink, options):
+                    writer.learnt()
+            elif kind_of(sink).steps:
+                writer.learnt()
 
     def opener(path: str, options: Options, events: bool = False) -> Callable[[threading.Event], Sink]:
-        options = options.beside(base)
+        options = options.from_folder(base)
+        made = readable if in_physical_units(path, options.view()) else outputs
 
         def opened(stop: threading.Event) -> Sink:
             return open_sink(
                 path,
-                signature,
-                fps=fps,
-                context=context,
+                made.signature,
+                fps=section.rate or (current[0].source.fps if current[0].source else None),
+                context=context_of(current[0], model, made),
                 append=True,
                 options=options,
                 events=events,
@@ -54,26 +74,33 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
 
     try:
         for sink, options in section.targets:
-            _check_place(channel, sink)
             path, mark = _path(channel, base, sink), channel.mark(sink)
-            channel.writers.append(
-                Writer(
-                    _name(channel, f"{channel.name} -> {shown(sink)}"),
-                    opener(path, options),
-                    section.sink_queue,
-                    section.sink_overload,
-                    None if mark is None else behind(Path(path), mark),
-                    path=path,
-                    mark=sink,
-                )
+            later = not _is_known(channel, sink, options)
+            if later:
+                _check_folder(path)
+            writer = Writer(
+                _name(channel, f"{channel.name} -> {shown(sink)}"),
+                opener(path, options),
+                section.sink_queue,
+                section.sink_overload,
+                None if mark is None else behind(Path(path), mark),
+                path=path,
+                mark=sink,
+                later=later,
+                readable=section.units is None and in_physical_units(path, options.view()),
+                beside=options.view().input,
             )
+            channel.writers.append(writer)
+            if kind_of(sink, options).placed or later:
+                placed_sinks.append((writer, sink, options))
+        channel.learnt = learnt
         for name, alarm in section.alarms.items():
             rule, scores = _rule(channel, alarm, base)
             for sink, options in alarm.targets:
                 path = _path(channel, base, sink.replace("{alarm}", name))
                 mark_as = f"{name}: {sink}"
                 mark = channel.mark(mark_as)
-                writer = AlarmWriter(
+                alarm_writer = AlarmWriter(
                     name,
                     rule,
                     signature,
@@ -85,8 +112,8 @@ def open_sinks(channel: Channel, base: Path, context: Context) -> None:
                     path=path,
                     mark=mark_as,
                 )
-                channel.writers.append(writer)
-                channel.resume_alarm(name, writer.alarms)
+                channel.writers.append(alarm_writer)
+                channel.resume_alarm(name, alarm_writer.alarms)
     except EdgeLstmError as error:
         raise EdgeLstmError(f"stream {channel.name}: {error}") from error
 
@@ -123,7 +150,6 @@ def check(channel: Channel, base: Path) -> None:
     for where in channel.section.sinks:
         try:
             check_package(where)
-            _check_place(channel, where)
         except EdgeLstmError as error:
             raise EdgeLstmError(f"stream {channel.name}: {error}") from error
     for name, alarm in channel.section.alarms.items():
@@ -133,12 +159,23 @@ def check(channel: Channel, base: Path) -> None:
             raise EdgeLstmError(f"stream {channel.name}: alarm {name}: {error}") from error
 
 
-def _check_place(channel: Channel, sink: str) -> None:
-    if channel.source is None and Path(sink).suffix.lower() in PLACED and not is_address(sink):
-        raise EdgeLstmError(
-            f"sink {sink} says where and when, and the source is not there yet",
-            expected=f"a source that can be opened at the start, or a sink that is none of {', '.join(PLACED)}",
-        )
+def _is_known(channel: Channel, sink: str, options: Options) -> bool:
+    """Whether the source is there and said all that the sink says of it: lead times need the time from frame to frame."""
+    kind = kind_of(sink, options)
+    if channel.source is None:
+        return not kind.placed and options.colours != "rain"
+    said_once = kind.maps and not Path(sink).suffix.lower().startswith(".tif")
+    waits_for_interval = said_once or bool(options.caption or options.truth)
+    place = channel.source.place
+    return not (
+        waits_for_interval and channel.section.follow and place.grid is not None and place.interval is None
+    )
+
+
+def _check_folder(path: str) -> None:
+    """What can be known of a file before it is opened: whether there may be one."""
+    if not is_address(path):
+        check_folder(Path(path))
 
 
 def _path(channel: Channel, base: Path, sink: str) -> str:
@@ -173,7 +210,7 @@ def free(path: str) -> str:
     return f"{target}/" if folder else str(target)
 
 
-def context_of(channel: Channel, model: Path) -> Context:
+def context_of(channel: Channel, model: Path, outputs: Outputs) -> Context:
     """What is known of the outputs, for sinks that say it."""
     signature, source = channel.signature, channel.source
     if source is None:
@@ -187,7 +224,7 @@ def context_of(channel: Channel, model: Path) -> Context:
     }
     place, ops = source.place, next(iter(channel.inputs().ops.values()), ())
     unit = place.unit(ops)
-    units = {} if unit is None else dict.fromkeys(channel.outputs().converted, unit)
+    units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
     grid = None if place.grid is None else place.grid.through(ops)
     return Context(
         place.start, place.interval, grid, units, leads, channel.hop, model.name, source.description

@@ -12,13 +12,15 @@ from datetime import timezone
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.service.feed import Arrived
-from edgelstm.pipeline.sources import Source
+from edgelstm.pipeline.sources import NothingYet, Source
 from edgelstm.pipeline.sources.source import Frame
 
 log = logging.getLogger("edgelstm.serve")
 
 #: Seconds between two tries to open a lost source, at most: the wait doubles from try to try.
 LONGEST_WAIT = 60.0
+#: Seconds from look to look at a folder that is empty.
+LOOK = 0.5
 
 
 class Reader:
@@ -151,6 +153,10 @@ class Reader:
 
     def _again(self, error: Exception) -> bool:
         """The source failed: wait until it is tried again; False when it is not."""
+        self._since_asked = None
+        if isinstance(error, NothingYet):  # no failure: it has not begun
+            self._stop.wait(LOOK)
+            return True
         if self._tries >= self._retries:
             self.error = error
             log.error("stream %s: its source failed, it ends: %s", self.name, error)

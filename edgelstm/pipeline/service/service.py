@@ -26,14 +26,14 @@ from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.notify import Notifier
 from edgelstm.pipeline.service.opening import Opening, open_section
-from edgelstm.pipeline.service.outlets import check, context_of, open_sinks, placed
+from edgelstm.pipeline.service.outlets import check, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
 from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.watchdog import look
 from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sinks import is_address
-from edgelstm.pipeline.sources import Source, is_live
+from edgelstm.pipeline.sources import NothingYet, Source, is_live
 from edgelstm.pipeline.sources.given import Frames
 from edgelstm.runtime.runner import Runner
 
@@ -248,6 +248,9 @@ class Service:
                 source = self._opened(name, section)
             else:
                 source = opening.result(self._stop, section.hang_after)
+        except NothingYet as error:
+            log.info("stream %s: waits for the first file: %s", name, error.what)
+            return None
         except EdgeLstmError as error:
             if not section.retries and not self._stop.is_set():
                 raise EdgeLstmError(f"stream {name}: {error}") from error
@@ -266,13 +269,18 @@ class Service:
         return open_section(section, self._base, self._given, unpaired)
 
     def _again(self, channel: Channel) -> Source:
-        source = channel.cut(self._opened(channel.name, channel.section))
+        source = self._opened(channel.name, channel.section)
+        try:
+            made = channel.read(source)
+        except BaseException:
+            source.close()
+            raise
         channel.reopened += 1
-        return source
+        return made
 
     def open_sinks(self, channel: Channel) -> None:
         """Its sinks, each with a thread of its own."""
-        open_sinks(channel, self._base, context_of(channel, self.models[channel.loop.name]))
+        open_sinks(channel, self._base, self.models[channel.loop.name])
 
     def run(self) -> ServeReport:
         """Until every source ended, or :meth:`stop`. Raises nothing for what happens to a stream: see the report."""

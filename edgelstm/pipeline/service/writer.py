@@ -27,6 +27,8 @@ class Writer:
 
     behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block`` the streams until there is room. A sink that fails is closed, and
     what it would have got is counted; one that raises :class:`Undelivered` goes on with the next. open_sink: is given what is set when it has to give up. path: of its file. mark: under which a checkpoint knows it.
+    later: it is opened once :meth:`learnt` says so, and what comes before waits in the queue. readable: it gets the outputs that
+    are for people, see :func:`edgelstm.pipeline.outputs.readable`; beside: and the model's input with them.
     """
 
     def __init__(
@@ -39,11 +41,18 @@ class Writer:
         *,
         path: str = "",
         mark: str = "",
+        later: bool = False,
+        readable: bool = False,
+        beside: bool = False,
     ) -> None:
         self.name = name
         self.path, self.mark = path, mark
+        self.readable, self.beside = readable, beside
         self._stop = threading.Event()
-        self._sink = open_sink(self._stop)
+        self._open = open_sink
+        self._sink: Sink | None = None if later else open_sink(self._stop)
+        #: It is to be opened, for the first time or anew, before the next output.
+        self._opens = False
         self._size, self._overload = size, overload
         self._queue: deque[_Item] = deque()
         #: What is being written now.
@@ -100,10 +109,26 @@ class Writer:
             self._queued += 1
             self._wake.notify_all()
 
+    @property
+    def is_open(self) -> bool:
+        """Whether its sink is, or is about to be."""
+        return self._sink is not None or self._opens
+
+    def learnt(self) -> None:
+        """What the sink says of its source is known, or is known better: it is opened with that before the next output."""
+        with self._wake:
+            self._opens = True
+            self._wake.notify_all()
+
     def check_hang(self, now: float, after: float) -> bool:
         """Give up a sink that has been writing for more than ``after`` seconds; True when it did. Nobody waits for it any more."""
         since = self._writing_since
-        if since is None or now - since <= after or self.error is not None or self._sink.waits:
+        if (
+            since is None
+            or now - since <= after
+            or self.error is not None
+            or (self._sink is not None and self._sink.waits)
+        ):
             return False
         with self._wake:
             if self._writing_since != since:
@@ -146,7 +171,8 @@ class Writer:
             while items := self._next():
                 self._deliver(items)
             try:
-                self._sink.close()
+                if self._sink is not None:
+                    self._sink.close()
             except Undelivered as error:
                 log.warning("sink %s: %s", self.name, error)
                 if self._last is not None and error.count:
@@ -163,7 +189,8 @@ class Writer:
                 outcome = "undelivered:closed"
                 return
             self._writing_since = time.monotonic()
-            self._sink.write_all([(frame, outputs, seconds) for frame, outputs, seconds, _ in items])
+            sink = self._opened()
+            sink.write_all([(frame, outputs, seconds) for frame, outputs, seconds, _ in items])
             outcome, self.trouble = "delivered", None
             if self._lost:
                 log.info("sink %s: delivers again; %d outputs were lost", self.name, self._lost)
@@ -183,14 +210,30 @@ class Writer:
                 self._done += len(items)
                 self._wake.notify_all()
 
+    def _opened(self) -> Sink:
+        if self._opens or self._sink is None:
+            before = self._sink
+            try:
+                self._sink = self._open(self._stop)
+            except (EdgeLstmError, OSError):
+                if before is None:
+                    raise
+                return before  # with what it knew; tried again with the next output
+            self._opens = False
+            if before is not None:
+                before.close()
+        return self._sink
+
     def _next(self) -> list[_Item]:
         """What is written next, as much as the sink takes at once; nothing when all is."""
         with self._wake:
-            while not self._closing and (not self._queue or time.monotonic() < self._due):
-                self._wake.wait(max(0.0, self._due - time.monotonic()) if self._queue else None)
-            items = [self._queue.popleft() for _ in range(min(len(self._queue), self._sink.batch))]
+            while not self._closing and (not self._queue or not self.is_open or time.monotonic() < self._due):
+                ready = self._queue and self.is_open
+                self._wake.wait(max(0.0, self._due - time.monotonic()) if ready else None)
+            batch, every = (1, 0.0) if self._sink is None else (self._sink.batch, self._sink.every)
+            items = [self._queue.popleft() for _ in range(min(len(self._queue), batch))]
             self._at_sink = items
-            self._due = time.monotonic() + self._sink.every
+            self._due = time.monotonic() + every
             self._wake.notify_all()
             return items
 
@@ -203,7 +246,8 @@ class Writer:
             self._queue.clear()
             self._wake.notify_all()
         try:
-            self._sink.__exit__(type(error), error, error.__traceback__)
+            if self._sink is not None:
+                self._sink.__exit__(type(error), error, error.__traceback__)
         except BaseException as later:
             if later is not error:
                 log.error("sink %s: could not be closed: %s", self.name, later)
@@ -213,6 +257,8 @@ class Writer:
         was waited for in vain not before it has written something."""
         with self._wake:
             wanted = self._queued
+            if not self.is_open:  # it waits for its source, and nothing is lost but in a crash
+                return True
             if self._done == self._late_at and self._done < wanted:
                 return False
             settled = self._wake.wait_for(lambda: self._done >= wanted or self.error is not None, seconds)

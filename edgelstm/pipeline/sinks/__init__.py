@@ -37,7 +37,7 @@ from edgelstm.pipeline.sinks import (
 )
 from edgelstm.pipeline.sinks.delivery import Undelivered
 from edgelstm.pipeline.sinks.panels import View
-from edgelstm.pipeline.sinks.target import PARTS, PICTURES, TLS, Options, Target, is_address, shown
+from edgelstm.pipeline.sinks.target import CAPTIONS, PARTS, PICTURES, TLS, Options, Target, is_address, shown
 from edgelstm.pipeline.sources.source import Array, Frame
 
 __all__ = [
@@ -51,6 +51,7 @@ __all__ = [
     "View",
     "Write",
     "check_package",
+    "in_physical_units",
     "is_address",
     "kind_of",
     "open_sink",
@@ -66,6 +67,7 @@ class Kind:
 
     what: in words, for help texts and messages. suffixes: of files, in lower case. schemes: of addresses. options: names of those that it takes,
     see :class:`Options`. lines: it takes events too. steps: each step is written by itself, so one that can't be costs itself alone.
+    placed: it says what only the source knows: grid, start, interval, rate. maps: it is read as one, in physical units.
     needs: a package's module, and the extra that brings it.
     """
 
@@ -76,12 +78,20 @@ class Kind:
     options: tuple[str, ...] = ()
     lines: bool = False
     steps: bool = False
+    placed: bool = False
+    maps: bool = False
     needs: tuple[str, str] | None = None
 
 
 #: A new kind of file is a line here.
 FILES = (
-    Kind("FILE.npz", (".npz",), lambda to: arrays.npz(to.path, to.signature, to.context), options=PARTS),
+    Kind(
+        "FILE.npz",
+        (".npz",),
+        lambda to: arrays.npz(to.path, to.signature, to.context),
+        options=PARTS,
+        placed=True,
+    ),
     Kind("FILE.jsonl", (".jsonl",), lines.json_lines, lines=True, steps=True),
     Kind("FILE.csv", (".csv",), lambda to: tables.table(to.path, to.signature), options=PARTS),
     Kind(
@@ -96,6 +106,8 @@ FILES = (
         (".nc",),
         lambda to: netcdf.netcdf(to.path, to.signature, to.context),
         options=PARTS,
+        placed=True,
+        maps=True,
         needs=("h5netcdf", "geo"),
     ),
     Kind(
@@ -104,6 +116,8 @@ FILES = (
         lambda to: geotiff.geotiff(to.path, to.signature, to.view, to.context),
         options=("output",),
         steps=True,
+        placed=True,
+        maps=True,
         needs=("rasterio", "geo"),
     ),
     Kind(
@@ -112,6 +126,8 @@ FILES = (
         odim.odim,
         options=("output", "quantity"),
         steps=True,
+        placed=True,
+        maps=True,
         needs=("h5py", "geo"),
     ),
     Kind(
@@ -119,12 +135,14 @@ FILES = (
         (".wav",),
         lambda to: wav.wav(to.path, to.signature, to.view, to.context),
         options=("output", *PARTS),
+        placed=True,
     ),
     Kind(
         "FILE.mp4",
         (".mp4",),
         lambda to: pictures.video(to.path, to.signature, to.view, to.context, to.fps),
-        options=(*PICTURES, *PARTS),
+        options=(*PICTURES, *CAPTIONS, *PARTS),
+        placed=True,
         needs=("av", "video"),
     ),
     Kind(
@@ -132,6 +150,7 @@ FILES = (
         (".mcap",),
         foxglove.mcap,
         options=(*PICTURES, *PARTS),
+        placed=True,
         needs=("foxglove", "foxglove"),
     ),
 )
@@ -166,7 +185,8 @@ _FOLDER = Kind(
     "FOLDER/ for PNG images",
     (),
     lambda to: pictures.png_folder(to.path, to.signature, to.view, to.context, to.fps),
-    options=PICTURES,
+    options=(*PICTURES, *CAPTIONS),
+    placed=True,
 )
 #: The addresses there are, in words.
 NETWORK = ", ".join(kind.what for kind in ADDRESSES)
@@ -330,6 +350,12 @@ def kind_of(where: str, options: Options | None = None, *, events: bool = False)
             expected = ", ".join(kind.options) or "no options"
             raise EdgeLstmError(f"options of {shown(where)}", found=f"the option {name}", expected=expected)
     return kind
+
+
+def in_physical_units(where: str, view: View | None) -> bool:
+    """Whether who reads the sink there expects physical units, where there are any: a map, or pictures that say what they show."""
+    kind = _kind(where)
+    return (kind is not None and kind.maps) or (view is not None and view.physical)
 
 
 def check_package(where: str) -> None:

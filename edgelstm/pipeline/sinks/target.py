@@ -21,7 +21,7 @@ class Options:
     MQTT: user, password, qos (0, 1 or 2), retain, will (a topic), client. HTTP: headers, retries, batch (lines in one request, at
     most), every (seconds from one request to the next, at least). Both: timeout (seconds); ca, cert, key (PEM files for TLS).
     ODIM: output, quantity (such as RATE). Files that are put in place at the end: rotate (seconds from one file to the next), keep (how many of them).
-    Pictures: output, channel, lead, range, colours as in :class:`View`.
+    Pictures: output, channel, lead, range, colours, and of .mp4 and folders beside, caption, truth, as in :class:`View`.
     """
 
     user: str | None = None
@@ -43,6 +43,9 @@ class Options:
     lead: int | None = None
     range: tuple[float, float] | None = None
     colours: str | None = None
+    beside: bool | None = None
+    caption: bool | None = None
+    truth: bool | None = None
     quantity: str | None = None
     rotate: float | None = None
     keep: int | None = None
@@ -51,7 +54,7 @@ class Options:
         """Names of those that were."""
         return [f.name for f in fields(self) if getattr(self, f.name) is not None]
 
-    def beside(self, folder: Path) -> Options:
+    def from_folder(self, folder: Path) -> Options:
         """With the paths of PEM files starting at ``folder``."""
 
         def placed(path: str | None) -> str | None:
@@ -61,12 +64,22 @@ class Options:
 
     def view(self) -> View:
         """What pictures show."""
-        return View(self.output, self.channel, self.lead, self.range, self.colours)
+        return View(
+            self.output,
+            self.channel,
+            self.lead,
+            self.range,
+            self.colours,
+            bool(self.beside),
+            bool(self.caption),
+            bool(self.truth),
+        )
 
 
-#: Options of TLS, of pictures, and of files that are put in place at the end.
+#: Options of TLS, of pictures, of those that are kept in files, and of files that are put in place at the end.
 TLS = ("ca", "cert", "key")
 PICTURES = ("output", "channel", "lead", "range", "colours")
+CAPTIONS = ("beside", "caption", "truth")
 PARTS = ("rotate", "keep")
 
 

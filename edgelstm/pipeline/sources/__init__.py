@@ -24,9 +24,9 @@ from edgelstm.pipeline.sources import (
 )
 from edgelstm.pipeline.sources.folder import Follow, natural
 from edgelstm.pipeline.sources.given import PREFIX, open_given
-from edgelstm.pipeline.sources.source import Frame, Source
+from edgelstm.pipeline.sources.source import Frame, NothingYet, Source
 
-__all__ = ["KINDS", "Frame", "Source", "is_live", "open_source", "streams_named"]
+__all__ = ["KINDS", "Frame", "NothingYet", "Source", "is_live", "open_source", "streams_named"]
 
 
 @dataclass(frozen=True)
@@ -266,11 +266,12 @@ def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping
         return images.open_images(
             folder, pictures, [p for p in files if p.suffix.lower() not in images.SUFFIXES], follow
         )
-    hint = "In a pipeline file, `retries` waits for the first file" if follow.on else None
+    hint = "A pipeline file of `edgelstm serve` waits for the first file" if follow.on else None
+    refused = NothingYet if follow.on else EdgeLstmError
     if not files:
         wanted = "radar files (.h5), images or .npy files in it"
-        raise EdgeLstmError(f"source {folder}", found="an empty folder", expected=wanted, hint=hint)
-    raise EdgeLstmError(
+        raise refused(f"source {folder}", found="an empty folder", expected=wanted, hint=hint)
+    raise refused(
         f"source {folder}",
         found=f"a folder with {count_of(len(files), 'other file')}",
         expected=KINDS,

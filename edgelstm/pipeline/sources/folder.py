@@ -79,7 +79,7 @@ def files_as_frames(
                 try:
                     frame = read(path, index)
                 except EdgeLstmError as error:
-                    if _age(path) < PATIENCE:
+                    if age(path) < PATIENCE:
                         break
                     log.warning("left out, it can't be read: %s", error)
                     left_out += 1
@@ -172,7 +172,8 @@ def _size(path: Path) -> int:
         return 0
 
 
-def _age(path: Path) -> float:
+def age(path: Path) -> float:
+    """Seconds since somebody wrote to a file."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:

@@ -7,7 +7,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Grid, Place
 from edgelstm.pipeline.sources import knmi, odim
-from edgelstm.pipeline.sources.folder import Follow, files_as_frames
+from edgelstm.pipeline.sources.folder import PATIENCE, Follow, age, files_as_frames
 from edgelstm.pipeline.sources.source import Array, Frame, Source
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ def open_radar(
     """
     h5py = require("h5py", "radar", f"reading the HDF5 files in {folder}")
     follow = follow or Follow()
+    if follow.on:
+        _await_one(h5py, files, follow)
     kind = _format(h5py, folder, files, name)
     timed = sorted((kind.time(path), path) for path in files)
     times = [time for time, _ in timed]
@@ -58,14 +60,22 @@ def open_radar(
     for gap in gaps:
         log.warning("%s: %s", folder, gap)
     known = set(files)
+    whole: list[Path] = []
+    made: Source | None = None
 
     def frames() -> Iterator[Frame]:
         steps: Counter[timedelta] = Counter(b - a for a, b in itertools.pairwise(times))
         before: datetime | None = None
 
+        def told(usual: timedelta) -> None:
+            """Of a folder that began with one file, the time from frame to frame shows later."""
+            if made is not None and made.place.interval != usual.total_seconds():
+                made.place = replace(made.place, interval=usual.total_seconds())
+
         def read(path: Path, index: int) -> Frame:
             time = kind.time(path)
             data, note, stated = kind.read(path, index)
+            whole[:] = whole or [path]
             if stated is not None and abs(stated - time) >= timedelta(minutes=1):
                 raise EdgeLstmError(
                     f"{path}: its name and the file say different times",
@@ -78,6 +88,7 @@ def open_radar(
                 gap = _missing(before, time, usual)
                 if path not in known:
                     steps[time - before] += 1
+                    told(steps.most_common(1)[0][0])
             return Frame(index, (time - times[0]).total_seconds(), _utc(time), data, notes=(note,), gap=gap)
 
         for frame in files_as_frames(
@@ -97,16 +108,25 @@ def open_radar(
             yield frame
 
     seconds = None if interval is None else interval.total_seconds()
-    return Source(
+    made = Source(
         f"{kind.what} in {folder}",
         frames,
         length=None if follow.on else len(timed),
         fps=None if seconds is None else 1 / seconds,
         gaps=gaps,
         look=True,
-        place=Place(times[0], seconds, *kind.place(timed[0][1])),
         stopped=follow.stopped,
     )
+    # Of the file that was read: the first one may have been half-written when it was listed.
+    made.place = Place(times[0], seconds, *(kind.place(whole[0]) if whole else (None, {})))
+    return made
+
+
+def _await_one(h5py: object, files: Sequence[Path], follow: Follow) -> None:
+    """Until one of the files can be read: what it is can't be told while it is being written."""
+    while all(odim.is_odim(h5py, path) is None for path in sorted(files)[:8]):
+        if min(map(age, files)) >= PATIENCE or follow.stopped.wait(0.1):
+            return
 
 
 def _format(h5py: object, folder: Path, files: Sequence[Path], name: str | None) -> Format:

@@ -25,6 +25,10 @@ Array = npt.NDArray[Any]
 MAX_FRAME_BYTES = 512 * 1024**2
 
 
+class NothingYet(EdgeLstmError):
+    """A folder that further files come into holds none so far: what its frames are shows with the first."""
+
+
 @dataclass(frozen=True)
 class Frame:
     """One raw frame.
