@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +28,7 @@ from edgelstm.pipeline.service.opening import Opening, open_section
 from edgelstm.pipeline.service.outlets import check, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.resume import resume
+from edgelstm.pipeline.service.share import share
 from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.watchdog import look
 from edgelstm.pipeline.service.writer import close_all
@@ -157,7 +157,7 @@ class Service:
 
     def open_runner(self, name: str, rooms: int) -> Runner:
         """A runner of model ``name`` with places for ``rooms`` streams."""
-        threads = _share(self.config, self.models)[name]
+        threads = share(self.config, self.models)[name]
         device = self.config.models[name].device
         return Runner.open(self.models[name], device, streams=rooms, threads=threads, on_bad_frame="pass")
 
@@ -490,15 +490,3 @@ class Service:
     def _sink_failures(self) -> dict[str, str]:
         writers = [(w.name, w.error or w.trouble) for c in self.channels for w in c.writers]
         return {f"sink {name}": str(why) for name, why in writers if why is not None}
-
-
-def _share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:
-    """Threads of each model: as it says, else an even share of the processors, for those that run on them."""
-    cpu = {n for n, m in config.models.items() if m.device in (None, "cpu") and models[n].suffix == ".onnx"}
-    total = config.service.threads or _processors()
-    even = max(1, total // max(1, len(cpu)))
-    return {n: m.threads or (even if n in cpu else None) for n, m in config.models.items()}
-
-
-def _processors() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
