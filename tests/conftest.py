@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 import hypothesis
@@ -22,6 +24,29 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: to look through it again and again took a sixth of an export's time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
+
+
+def pytest_runtest_setup() -> None:
+    if "torch.onnx" in sys.modules:
+        _make_operators_once()
+
+
+@cache
+def _make_operators_once() -> None:
+    """PyTorch's exporter builds its table of operators anew at every export, of which there are hundreds here; nobody changes it."""
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # another PyTorch has it elsewhere
+        return
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+
 
 #: Real data and models that the project does not ship, beside the checkout.
 SHARED = Path(__file__).resolve().parents[2] / "shared"
