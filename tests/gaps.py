@@ -22,7 +22,7 @@ ALLOWED = (
     r"aarch64|qemu",
     r"triton is not installed",  # torch for the CPU brings none
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
-    r"no RTSP server of GStreamer|no GStreamer for Python",
+    r"no RTSP server of GStreamer|no GStreamer for Python|no GStreamer to build with",
     r"no Chromium on this machine",
     r"no systemd-analyze here|openssl is not installed|no openssl to|or openssl|pkg-config or cmake is not here",
     r"neither a file system of its own nor a limit|PyAV without (ALSA|libx264)|no /proc on this machine",

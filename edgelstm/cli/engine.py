@@ -13,7 +13,7 @@ from edgelstm.errors import EdgeLstmError
 
 
 @app.command(
-    epilog="Examples: `edgelstm build-plugin --ort` · `edgelstm build-plugin --c` · `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
+    epilog="Examples: `edgelstm build-plugin --ort` · `edgelstm build-plugin --c` · `edgelstm build-plugin --gst` · `edgelstm build-plugin` · `edgelstm build-plugin --tensorrt-include /usr/include/aarch64-linux-gnu --gpu 8.7` "
     "· `edgelstm build-plugin --machine aarch64 --cuda-target cuda-arm --gpu 8.7 --gpu 11.0 -o libedgelstm_plugin.so`"
 )
 def build_plugin(
@@ -52,9 +52,18 @@ def build_plugin(
             "--c", help="The C library instead: needs a C++ compiler, nothing else. -o names a folder."
         ),
     ] = False,
+    gst: Annotated[
+        bool,
+        typer.Option(
+            "--gst",
+            help="The GStreamer element and the C library: needs a C++ compiler and GStreamer's headers. -o names a folder.",
+        ),
+    ] = False,
     cxx: Annotated[
         Path | None,
-        typer.Option(help="With --ort or --c: the C++ compiler (default: $CXX, else c++, g++, clang++)."),
+        typer.Option(
+            help="With --ort, --c or --gst: the C++ compiler (default: $CXX, else c++, g++, clang++)."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -62,18 +71,20 @@ def build_plugin(
 
     With --ort: whole LSTM and GRU cells for ONNX Runtime on the CPU. Runners take the library from where it is put by themselves.
     With --c: libedgelstm, which steps models in C and C++ programs without Python; see `edgelstm config`.
+    With --gst: the element `edgelstm` for gst-launch-1.0 and programs that use GStreamer, beside libedgelstm.
     """
-    if ort and c:
-        raise EdgeLstmError("--c with --ort", expected="one of them")
-    if ort or c:
+    kinds = [name for name, wanted in (("--c", c), ("--ort", ort), ("--gst", gst)) if wanted]
+    if len(kinds) > 1:
+        raise EdgeLstmError(" with ".join(kinds), expected="one of them")
+    if kinds:
         only_tensorrt = {
             "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target
         }  # fmt: skip
-        build = _build_c if c else _build_native
+        build = _build_c if c else _build_gst if gst else _build_native
         return build(output, cxx, machine, plugins, only_tensorrt, as_json)
     if cxx is not None:
         raise EdgeLstmError(
-            "--cxx", found="no --ort or --c", expected="--ort or --c, whose library it compiles"
+            "--cxx", found="no --ort, --c or --gst", expected="one of them, whose library it compiles"
         )
     from edgelstm.engine import plugin_build
     from edgelstm.engine.capability import capabilities
@@ -138,6 +149,26 @@ def _build_c(
     out.print(f"wrote {library.path}: {size}", markup=False, highlight=False)
 
 
+def _build_gst(
+    output: Path | None,
+    cxx: Path | None,
+    machine: str | None,
+    source: Path | None,
+    only_tensorrt: Mapping[str, object],
+    as_json: bool,
+) -> None:
+    from edgelstm.engine.gst_build import build_gst
+
+    _refuse_options("--gst", {**only_tensorrt, "--machine": machine})
+    with phases() as show:
+        plugin = build_gst(output, compiler=cxx, source=source, progress=show)
+    if as_json:
+        return print_json(plugin.to_json())
+    size = size_text(plugin.path.stat().st_size)
+    out.print(f"wrote {plugin.path}: {size}", markup=False, highlight=False)
+    out.print(f"export GST_PLUGIN_PATH={plugin.path.parent}", markup=False, highlight=False)
+
+
 def _refuse_options(kind: str, only_tensorrt: Mapping[str, object]) -> None:
     given = [name for name, value in only_tensorrt.items() if value is not None]
     if given:
@@ -157,6 +188,9 @@ def config(
     onnxruntime: Annotated[
         bool, typer.Option("--onnxruntime", help="The library of ONNX Runtime in this Python's packages.")
     ] = False,
+    gst: Annotated[
+        bool, typer.Option("--gst", help="The folder of the GStreamer element, for GST_PLUGIN_PATH.")
+    ] = False,
     folder: Annotated[
         Path | None, typer.Option(help="Where build-plugin --c -o put it (default: the cache).")
     ] = None,
@@ -168,8 +202,9 @@ def config(
     from edgelstm.engine.c_build import find_c_library, find_onnxruntime
 
     asked = cflags or libs or prefix
+    only = onnxruntime or gst
     told: dict[str, str] = {}
-    if asked or not onnxruntime:
+    if asked or not only:
         library = find_c_library(folder)
         texts = {
             "prefix": (prefix, str(library.prefix)),
@@ -177,11 +212,15 @@ def config(
             "libs": (libs, shlex.join(library.libs)),
         }
         told |= {name: text for name, (wanted, text) in texts.items() if wanted or not asked}
-    if onnxruntime or not asked:
+    if onnxruntime or not (asked or only):
         told["onnxruntime"] = str(find_onnxruntime())
+    if gst:
+        from edgelstm.engine.gst_build import find_gst
+
+        told["gst"] = str(find_gst(folder).path.parent)
     if as_json:
         return print_json(told)
-    if asked or onnxruntime:
+    if asked or only:
         return typer.echo(" ".join(told.values()))
     for name, text in told.items():
         typer.echo(f"{name} {text}")

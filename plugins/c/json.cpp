@@ -101,6 +101,7 @@ class Reader {
       if (now_ != end_ && (*now_ == '+' || *now_ == '-')) ++now_;
       digits();
     }
+    value->text.assign(start, now_);
     if (value->kind != Kind::kInteger) return;
     if (now_ - start > 18) {  // more than fits for sure: no size, no index
       value->kind = Kind::kReal;

@@ -1,4 +1,4 @@
-// JSON as far as a Signature needs it: objects, arrays, text, whole numbers; other numbers are read over.
+// JSON as far as a Signature needs it: objects, arrays, text, whole numbers; other numbers stay text.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@ struct Json {
   enum class Kind { kNull, kTrue, kFalse, kInteger, kReal, kText, kArray, kObject };
   Kind kind = Kind::kNull;
   int64_t integer = 0;
-  std::string text;
+  std::string text;  // of a number: as it is written
   std::vector<Json> items;
   std::vector<std::pair<std::string, Json>> members;  // of a name given twice the last one counts
 

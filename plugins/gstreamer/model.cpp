@@ -1,0 +1,317 @@
+#include "model.h"
+
+#include <glib.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "../c/error.h"
+#include "numbers.h"
+
+namespace edgelstm_gst {
+namespace {
+
+using edgelstm::Json;
+using edgelstm::Spec;
+
+Kind kind_of(int code) {
+  if (code == EDGELSTM_LIBRARY || code == EDGELSTM_ABI) return Kind::kLibrary;
+  if (code == EDGELSTM_SNAPSHOT || code == EDGELSTM_OTHER_MODEL) return Kind::kRead;
+  return code == EDGELSTM_MODEL || code == EDGELSTM_INVALID ? Kind::kModel : Kind::kRun;
+}
+
+void check(int code, const edgelstm_error& error, const std::string& before = "") {
+  if (code == EDGELSTM_OK) return;
+  throw Fault(kind_of(code), before + error.what, "", "", error.hint);
+}
+
+bool is_one_of(const Spec& spec, std::initializer_list<const char*> names) {
+  return std::any_of(names.begin(), names.end(), [&](const char* name) { return strcmp(spec.type->name, name) == 0; });
+}
+
+// Grey or RGB behind height and width, as Keras has it.
+bool has_channels_last(const Shape& shape) { return shape.size() == 3 && (shape[2] == 1 || shape[2] == 3) && shape[0] > 4; }
+
+template <class T>
+T saturated(float value) {
+  double rounded = std::rint(double(value)), low = double(std::numeric_limits<T>::min()), high = double(std::numeric_limits<T>::max());
+  return T(std::min(std::max(rounded, low), high));
+}
+
+template <class T>
+void cast_all(const Values& from, std::vector<char>* to) {
+  for (size_t k = 0; k < from.size(); k++) {
+    T value = saturated<T>(from[k]);
+    memcpy(to->data() + k * sizeof(T), &value, sizeof(T));
+  }
+}
+
+template <class T>
+float read(const char* data, size_t k) {
+  T value;
+  memcpy(&value, data + k * sizeof(T), sizeof(T));
+  return float(value);
+}
+
+}  // namespace
+
+Model::Model(const Settings& settings) {
+  if (settings.model.empty())
+    throw Fault(Kind::kSettings, "model", "no file", "a step graph, an .onnx file as `edgelstm export` writes it", "edgelstm model=FILE.onnx");
+  edgelstm_error error;
+  edgelstm_options options = EDGELSTM_OPTIONS;
+  options.threads = settings.threads;
+  options.no_spin = 1;  // the processor is other elements' too
+  if (!settings.onnxruntime.empty()) options.onnxruntime = settings.onnxruntime.c_str();
+  if (!settings.operators.empty()) options.operators = settings.operators.c_str();
+  edgelstm_program* program = nullptr;
+  check(edgelstm_open(settings.model.c_str(), &options, &program, &error), error);
+  program_.reset(program);
+  check(edgelstm_stream_new(program, &stream_, &error), error);
+  try {
+    json_ = edgelstm::parse_json(edgelstm_signature_json(program));
+  } catch (const std::invalid_argument& damaged) {
+    throw Fault(Kind::kModel, settings.model + ": Signature: " + damaged.what());
+  }
+  try {
+    signature_ = edgelstm::parse_signature(edgelstm_signature_json(program), settings.model);
+  } catch (const edgelstm::Error& damaged) {
+    throw Fault(Kind::kModel, damaged.what(), "", "", damaged.hint);
+  }
+  if (signature_.inputs.size() != 1)
+    throw Fault(Kind::kModel, settings.model, std::to_string(signature_.inputs.size()) + " inputs", "one: the element has one sink pad");
+  const Json* window = json_.find("window");
+  if (window != nullptr && window->kind != Json::Kind::kNull)
+    throw Fault(Kind::kModel, settings.model, "a window of several frames", "a step graph, which takes one frame at a time", "Export it without --window");
+  if (!is_one_of(input(), {"float32", "float16", "bfloat16", "float64", "uint8", "int8", "int16", "int32"}))
+    throw Fault(Kind::kModel, "input '" + input().name + "'", input().type->name, "float32, float16, bfloat16, float64, uint8, int8, int16 or int32");
+  choose_output(settings.output);
+  read_postprocessing();
+  in_.resize(input().bytes());
+  out_.resize(output().bytes());
+  outputs_.assign(signature_.outputs.size(), {nullptr, 0});
+  outputs_[output_] = {out_.data(), out_.size()};
+  see_picture(settings);
+}
+
+const Json* Model::ops(const char* kind, const std::string& name) const {
+  const Json* all = json_.find(kind);
+  return all == nullptr ? nullptr : all->find(name);
+}
+
+void Model::choose_output(const std::string& name) {
+  std::string names;
+  for (size_t k = 0; k < signature_.outputs.size(); k++) {
+    names += (k ? ", " : "") + signature_.outputs[k].name;
+    if (signature_.outputs[k].name == name) output_ = k;
+  }
+  if (signature_.outputs.empty()) throw Fault(Kind::kModel, "the model", "no output, only states", "an output");
+  if (!name.empty() && output().name != name) throw Fault(Kind::kSettings, "output", name, "one of " + names);
+  if (is_one_of(output(), {"float8e4m3fn"})) throw Fault(Kind::kModel, "output '" + output().name + "'", output().type->name, "a type that GStreamer's elements know");
+}
+
+void Model::read_postprocessing() {
+  const Json* post = ops("postprocessing", output().name);
+  if (post == nullptr || post->kind != Json::Kind::kArray) return;
+  for (const Json& op : post->items) {
+    const Json* name = op.find("op");
+    const Json* value = op.find("value");
+    if (post->items.size() != 1 || name == nullptr || name->text != "threshold" || value == nullptr)
+      throw Fault(Kind::kModel, "the model's postprocessing of output '" + output().name + "'", name == nullptr ? "nothing" : name->text, "none, or one 'threshold'",
+                  "Sound is for edgelstm run and examples/c/denoise.c");
+    threshold_ = true, least_ = float(number_of(*value));
+  }
+}
+
+void Model::see_picture(const Settings& settings) {
+  Shape shape = output().shape;
+  const Shape& frame = input().shape;
+  frame_like_ = !frame.empty() && (shape == frame || (!shape.empty() && Shape(shape.begin() + 1, shape.end()) == frame));
+  int64_t leads = shape.size() == 4 ? shape[0] : 1;
+  if (settings.lead > leads) throw Fault(Kind::kSettings, "lead", std::to_string(settings.lead), "1 to " + std::to_string(leads) + ", or 0 for all of them side by side");
+  if (!settings.range.empty()) {
+    char* end = nullptr;
+    low_ = float(g_ascii_strtod(settings.range.c_str(), &end));
+    bool good = end != settings.range.c_str() && *end == ',';
+    char* second = end + 1;
+    if (good) high_ = float(g_ascii_strtod(second, &end));
+    if (!good || end == second || *end != '\0' || !(low_ < high_) || !std::isfinite(high_ - low_))
+      throw Fault(Kind::kSettings, "range", settings.range, "two numbers, the values of black and white, such as 0,1");
+    fixed_range_ = true;
+  }
+  channels_last_ = has_channels_last(shape);
+  if (channels_last_) shape = {shape[2], shape[0], shape[1]};
+  if (shape.size() < 2 || shape.size() > 4) return;
+  shape.insert(shape.begin(), 4 - shape.size(), 1);
+  if ((shape[1] != 1 && shape[1] != 3) || std::min(shape[2], shape[3]) < 2) return;
+  leads_ = settings.lead == 0 ? shape[0] : 1;
+  if (shape[2] > 32767 || shape[3] > 32767 / leads_) return;
+  lead_ = settings.lead == 0 ? 0 : settings.lead - 1;
+  channels_ = int(shape[1]), height_ = shape[2], width_ = shape[3];
+}
+
+const char* Model::tensor_type() const {
+  if (threshold_ || is_one_of(output(), {"bfloat16"})) return "float32";
+  return is_one_of(output(), {"bool"}) ? "uint8" : output().type->name;
+}
+
+// No axis of one in front: nnstreamer has the innermost first, and as many of one behind.
+Shape Model::tensor_shape() const { return output().shape; }
+
+size_t Model::tensor_bytes() const { return size_t(output().count) * (threshold_ || is_one_of(output(), {"bfloat16"}) ? 4 : output().type->size); }
+
+bool Model::takes_picture(int channels) const {
+  Size size = raw_size(ops("preprocessing", input().name), input().shape);
+  if (size.height == 0) return false;
+  Shape shape = {size.height, size.width};
+  if (channels > 1) shape.push_back(channels);
+  try {
+    Preprocess(ops("preprocessing", input().name), input().name, shape, input().shape);
+  } catch (const Fault&) {
+    return false;
+  }
+  return true;
+}
+
+void Model::prepare(const std::vector<Shape>& shapes, Element element, double white) {
+  const Json* all = ops("preprocessing", input().name);
+  std::unique_ptr<Preprocess> made;
+  size_t fits = 0;
+  for (; fits < shapes.size(); fits++) {
+    try {
+      made = std::make_unique<Preprocess>(all, input().name, shapes[fits], input().shape);
+      break;
+    } catch (const Fault&) {
+      if (fits + 1 == shapes.size()) throw;
+    }
+  }
+  if (white > 0) check_depth(all, input().name, white);
+  if (!size_.empty() && size_ != shapes[fits] && !any_size(all))
+    throw Fault(Kind::kFrames, "frames for input '" + input().name + "'", text_of(shapes[fits]) + ", and " + text_of(size_) + " before",
+                "one size, or preprocessing in which 'resize' comes before everything else that shapes a frame");
+  preprocess_ = std::move(made);
+  raw_ = {shapes[fits], element, white};
+  size_ = raw_.shape;
+  if (fixed_range_ || !is_picture()) return;
+  low_ = 0, high_ = 1;
+  undo_.clear();
+  if (is_one_of(output(), {"uint8"}) && !threshold_) {
+    high_ = 255;
+  } else if (frame_like_ && white > 0 && inverse(all, &undo_)) {
+    high_ = float(white);  // a frame, in the units of the source's
+  }
+}
+
+void Model::step(const void* frame) {
+  size_t count = size_t(elements(raw_.shape));
+  frame_.resize(count);
+  if (raw_.element == Element::kUint8) {
+    auto from = static_cast<const uint8_t*>(frame);
+    std::copy(from, from + count, frame_.begin());
+  } else if (raw_.element == Element::kUint16) {
+    auto from = static_cast<const char*>(frame);
+    for (size_t k = 0; k < count; k++) frame_[k] = read<uint16_t>(from, k);
+  } else {
+    memcpy(frame_.data(), frame, count * sizeof(float));
+  }
+  (*preprocess_)(&frame_);
+  cast();
+  edgelstm_error error;
+  edgelstm_input in = {in_.data(), in_.size()};
+  check(edgelstm_step(&stream_, 1, &in, outputs_.data(), &error), error);
+}
+
+// The frame as the model's type, which has to be finite: NaN would stay in the state.
+void Model::cast() {
+  const Spec& spec = input();
+  for (float value : frame_)
+    if (!std::isfinite(value)) throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::isnan(value) ? "NaN" : "infinity", "finite numbers", "The state has not moved");
+  if (is_one_of(spec, {"float32"})) {
+    memcpy(in_.data(), frame_.data(), in_.size());
+  } else if (is_one_of(spec, {"float64"})) {
+    for (size_t k = 0; k < frame_.size(); k++) {
+      double value = frame_[k];
+      memcpy(in_.data() + 8 * k, &value, 8);
+    }
+  } else if (is_one_of(spec, {"float16", "bfloat16"})) {
+    bool half = is_one_of(spec, {"float16"});
+    for (size_t k = 0; k < frame_.size(); k++) {
+      uint16_t bits = half ? to_half(frame_[k]) : to_bfloat(frame_[k]);
+      if (half && (bits & 0x7c00) == 0x7c00) throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::to_string(frame_[k]), "numbers of float16", "The state has not moved");
+      memcpy(in_.data() + 2 * k, &bits, 2);
+    }
+  } else if (is_one_of(spec, {"uint8"})) {
+    cast_all<uint8_t>(frame_, &in_);
+  } else if (is_one_of(spec, {"int8"})) {
+    cast_all<int8_t>(frame_, &in_);
+  } else if (is_one_of(spec, {"int16"})) {
+    cast_all<int16_t>(frame_, &in_);
+  } else {
+    cast_all<int32_t>(frame_, &in_);
+  }
+}
+
+float Model::value(size_t k) const {
+  const char* data = out_.data();
+  float found;
+  switch (output().type->element) {
+    case 1: found = read<float>(data, k); break;
+    case 2: case 9: found = read<uint8_t>(data, k); break;
+    case 3: found = read<int8_t>(data, k); break;
+    case 5: found = read<int16_t>(data, k); break;
+    case 6: found = read<int32_t>(data, k); break;
+    case 7: found = read<int64_t>(data, k); break;
+    case 10: found = from_half(uint16_t(read<uint16_t>(data, k))); break;
+    case 11: found = read<double>(data, k); break;
+    default: found = from_bfloat(uint16_t(read<uint16_t>(data, k)));
+  }
+  return threshold_ ? (found >= least_ ? 1.0f : 0.0f) : found;
+}
+
+void Model::tensor(void* to) const {
+  if (!threshold_ && !is_one_of(output(), {"bfloat16"})) {
+    memcpy(to, out_.data(), out_.size());
+    return;
+  }
+  auto values = static_cast<float*>(to);
+  for (size_t k = 0; k < size_t(output().count); k++) values[k] = value(k);
+}
+
+void Model::picture(uint8_t* to, size_t stride, float* outside) const {
+  int64_t pixels = height_ * width_;
+  float span = high_ - low_;
+  for (int64_t lead = 0; lead < leads_; lead++)
+    for (int64_t y = 0; y < height_; y++) {
+      uint8_t* row = to + size_t(y) * stride + lead * width_ * channels_;
+      for (int64_t x = 0; x < width_; x++)
+        for (int64_t c = 0; c < channels_; c++) {
+          int64_t place = (int64_t(lead_) + lead) * channels_ * pixels + (channels_last_ ? (y * width_ + x) * channels_ + c : c * pixels + y * width_ + x);
+          float found = value(size_t(place));
+          for (const auto& undo : undo_) found = undo(found);
+          float share = std::isnan(found) ? 0.0f : (found - low_) / span;  // NaN is black
+          if (!fixed_range_ && (share < -0.1f || share > 1.1f)) *outside = found;
+          *row++ = uint8_t(std::rint(std::min(std::max(share, 0.0f), 1.0f) * 255));
+        }
+    }
+}
+
+void Model::reset() {
+  edgelstm_error error;
+  check(edgelstm_reset(stream_, &error), error);
+}
+
+std::string Model::save() const {
+  std::string snapshot(edgelstm_state_size(program_.get()), '\0');
+  edgelstm_error error;
+  check(edgelstm_state_save(stream_, &snapshot[0], snapshot.size(), &error), error);
+  return snapshot;
+}
+
+void Model::load(const std::string& snapshot, const std::string& where) {
+  edgelstm_error error;
+  check(edgelstm_state_load(stream_, snapshot.data(), snapshot.size(), &error), error, "state-file " + where + ": ");
+}
+
+}  // namespace edgelstm_gst

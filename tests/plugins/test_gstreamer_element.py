@@ -1,0 +1,303 @@
+"""The GStreamer element: the numbers of the Python Runner, states that begin anew and are kept, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gst_element
+import numpy as np
+import pytest
+from gst_element import DEEP, GREY, RGB, one, result, runs
+
+import zoo
+from command_line import Run
+from edgelstm.graph.step import StepModel
+from edgelstm.pipeline import Inputs, Outputs, parse_ops
+from edgelstm.runtime import Runner
+
+Array = np.ndarray[Any, Any]
+TENSORS = "other/tensors,format=static,num_tensors=1,types=float32,dimensions=(string){}"
+
+
+@pytest.fixture(autouse=True)
+def element() -> None:
+    gst_element.built()
+
+
+def saved(step: StepModel, place: Path, preprocess: str = "", **changes: Any) -> Path:
+    ops = {step.signature.inputs[0].name: tuple(parse_ops(preprocess))} if preprocess else {}
+    replace(step, signature=replace(step.signature, preprocessing=ops, **changes)).save(place)
+    return place
+
+
+def stepped(model: Path, frames: Array, resets: tuple[int, ...] = (), units: Any = "model") -> Array:
+    """By the Runner, the state set back before the frames named."""
+    with Runner.open(model, threads=1, native=False) as runner:
+        stream, inputs, outputs = (
+            runner.stream("s"),
+            Inputs(runner.signature),
+            Outputs(runner.signature, units=units),
+        )
+        made = []
+        for k, frame in enumerate(frames):
+            if k in resets:
+                stream.reset()
+            made.append(next(iter(outputs(stream.step(inputs(frame), copy=True)).values())))
+    return np.stack(made)
+
+
+def pictures(count: int, *shape: int, seed: int = 0) -> Array:
+    return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+
+def test_gst_launch_gives_the_bytes_of_edgelstm_run(run: Run, tmp_path: Path) -> None:
+    """On frames of moving digits, with a small ConvLSTM."""
+    frames = np.load(gst_element.c_library.ROOT / "examples" / "moving_digits" / "test_stream.npz")["frames"][
+        :30
+    ]
+    model = saved(zoo.conv_lstm(channels=1, size=64), tmp_path / "model.onnx", "scale=0.00392156862745098")
+    (tmp_path / "frames.raw").write_bytes(frames.tobytes())
+    np.save(tmp_path / "frames.npy", frames)
+    code, _, err = run(
+        "run", model, "--source", tmp_path / "frames.npy", "-o", tmp_path / "wanted.npz", "--threads", 1
+    )
+    assert code == 0, err
+    pipeline = (
+        f"filesrc location={tmp_path}/frames.raw blocksize=4096 ! rawvideoparse format=gray8 width=64 height=64 framerate=10/1 ! "
+        f"edgelstm model={model} threads=1 ! other/tensors ! filesink location={tmp_path}/out.raw"
+    )
+    done = subprocess.run(
+        ["gst-launch-1.0", "-q", *pipeline.split()], capture_output=True, text=True, check=False, timeout=60, env=gst_element.environment()
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = np.fromfile(tmp_path / "out.raw", np.float32).reshape(-1, 3, 64, 64)
+    assert found.tobytes() == np.load(tmp_path / "wanted.npz")["h_next"].tobytes()
+
+
+def test_preprocessing_has_the_bits_of_numpy(tmp_path: Path) -> None:
+    """The model gives back what went in. `grey` may differ in the last bits, by the order of a sum, and `log1p`, which is NumPy's own."""
+    wide = pictures(3, 21, 30)
+    cases = [
+        ((1, 21, 30), "nodata=7;scale=0.125,0.5;log1p=0.25", GREY, wide),
+        ((21, 30), "clip=20,200;normalize=100,12.5", GREY, wide),
+        ((1, 6, 9), "crop=2,1,19,28;average=3", GREY, wide),
+        ((1, 33, 8), "scale=0.00392156862745098;resize=33,8", GREY, wide),
+        ((3, 10, 17), "resize=10,17;channels_first;scale=0.01;normalize=0.4/0.5/0.6,0.2/0.3/0.1", RGB, pictures(3, 21, 31, 3)),
+        ((21, 31, 3), "", RGB, pictures(3, 21, 31, 3)),
+        ((1, 8, 6), "scale=1.52590218966964e-05", DEEP, (pictures(3, 8, 6).astype(np.uint16) * 257 + 1)),
+        ((1, 21, 31), "grey;scale=0.5", RGB, pictures(3, 21, 31, 3)),
+    ]  # fmt: skip
+    given, wanted = [], []
+    for k, (shape, ops, caps, frames) in enumerate(cases):
+        (tmp_path / str(k)).mkdir()
+        model = saved(zoo.persistence(1, shape), tmp_path / str(k) / "model.onnx", ops)
+        given.append(one(model, caps, frames, after="other/tensors"))
+        wanted.append(stepped(model, frames))
+    for case, each, told, expected in zip(cases, given, runs(*given), wanted, strict=True):
+        assert told["messages"] == []
+        found = result(each, "f4", *expected.shape[1:])
+        assert len(found) == len(expected) == told["frames"]
+        if "grey" in case[1] or "log1p" in case[1]:
+            np.testing.assert_allclose(found, expected, rtol=5e-7)
+        else:
+            assert found.tobytes() == expected.tobytes(), case[1]
+
+
+def test_outputs_that_are_frames_come_as_pictures(tmp_path: Path) -> None:
+    grey, colour = pictures(4, 9, 10), pictures(4, 9, 10, 3)
+    model = saved(
+        zoo.persistence(2, (1, 9, 10), 0.5), tmp_path / "grey.onnx", "scale=0.00392156862745098,-0.25"
+    )
+    coloured = saved(
+        zoo.persistence(1, (3, 9, 10)), tmp_path / "rgb.onnx", "channels_first;scale=0.00392156862745098"
+    )
+    given = [
+        one(model, GREY, grey, properties={"lead": 2}),
+        one(model, GREY, grey),
+        one(model, GREY, grey, properties={"lead": 1, "range": "-0.25,0.25"}),
+        one(coloured, RGB, colour),
+        one(model, GREY, grey[:1], properties={"range": "0,1"}),
+    ]
+    told = runs(*given)
+    assert "format=(string)GRAY8, width=(int)10, height=(int)9" in told[0]["caps"]
+    wanted = np.rint(np.clip(stepped(model, grey, units="source")[:, 1, 0] / 255, 0, 1) * 255).astype(
+        np.uint8
+    )
+    assert np.array_equal(result(given[0], "u1", 9, 12)[..., :10], wanted)  # rows begin at multiples of 4
+    assert np.array_equal(result(given[1], "u1", 9, 20), np.concatenate([wanted, wanted], 2))
+    values = np.clip((stepped(model, grey)[:, 0, 0] + 0.25) * 2, 0, 1)
+    assert np.abs(result(given[2], "u1", 9, 12)[..., :10] - values * 255.0).max() <= 0.51
+    assert np.array_equal(result(given[3], "u1", 9, 32)[..., :30].reshape(4, 9, 10, 3), colour)
+    assert [t["messages"] for t in told] == [[]] * 5
+
+
+def test_where_frames_are_missing_it_does_as_it_is_told(tmp_path: Path) -> None:
+    frames = pictures(6, 8, 8)
+    model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")
+    plain = [["frame", k, 100 * k, k == 0] for k in range(3)]
+
+    def case(*do: list[Any], **properties: Any) -> dict[str, Any]:
+        return one(model, GREY, frames, [*plain, *do], after="other/tensors", properties=properties)
+
+    rest = [["frame", k, 100 * k] for k in (3, 4, 5)]
+    cases: list[tuple[dict[str, Any], tuple[int, ...], list[str]]] = [
+        (case(*rest), (), []),
+        (case(["frame", 3, 300, True], *rest[1:]), (), ["hold"]),
+        (case(["frame", 3, 300, True], *rest[1:], **{"on-gap": "reset"}), (3,), ["reset"]),
+        (case(["flush"], ["frame", 3, 0, True], ["frame", 4, 100], ["frame", 5, 200]), (3,), []),
+        (case(["frame", 3, 900], ["frame", 4, 1000], ["frame", 5, 1100], **{"on-gap": "reset"}), (), []),
+        (case(["frame", 3, 900], ["frame", 4, 1000], ["frame", 5, 1100], **{"on-gap": "reset", "max-gap": 0.5}), (3,), ["reset"]),
+        (case(["frame", 3, 0], ["frame", 4, 100], ["frame", 5, 200], **{"on-gap": "reset"}), (3,), ["reset"]),
+        (case(["gap", 300, 1000], *rest, **{"on-gap": "reset"}), (3,), ["reset"]),
+        (case(["gap", 300, 100], *rest, **{"on-gap": "reset", "max-gap": 0.5}), (), []),
+        (case(["stream"], ["caps", GREY.format(8, 8)], ["segment", 1.0], *rest, **{"on-gap": "reset"}), (3,), ["reset"]),
+        (case(["reset"], *rest), (3,), []),
+        (case(["set", "on-gap", "reset"], ["frame", 3, None], ["frame", 4, 100], ["frame", 5, 500, True]), (4, 5), ["reset", "reset"]),
+    ]  # fmt: skip
+    stopped = case(["frame", 3, 900], *rest, **{"on-gap": "error", "max-gap": 0.5})
+    *told, last = runs(*(given for given, _, _ in cases), stopped)
+    for (given, resets, said), found in zip(cases, told, strict=True):
+        assert [m[0] for m in found["messages"]] == said, given["do"]
+        assert found["gaps"] == len(said)
+        assert result(given, "f4", 3, 8, 8).tobytes() == stepped(model, frames, resets).tobytes(), given["do"]
+    assert last["flows"][-3:] == ["error"] * 3
+    assert [m[0] for m in last["messages"]] == ["error"]
+    assert "0.7" in last["messages"][0][1]
+    assert "on-gap=reset" in last["messages"][0][1]
+
+
+def test_the_state_goes_on_from_a_file(tmp_path: Path) -> None:
+    frames = pictures(9, 8, 8)
+    model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")
+    kept, other = tmp_path / "state.npz", tmp_path / "other.npz"
+    keep = {"state-file": kept}
+
+    def part(first: int, last: int, *end: list[Any], **properties: Any) -> dict[str, Any]:
+        do = [["frame", k, 100 * k, k == first] for k in range(first, last)]
+        return one(
+            model,
+            GREY,
+            frames,
+            [*do, *end],
+            after="other/tensors",
+            properties={"on-gap": "reset", **properties},
+        )
+
+    # At the end of the stream, and at a stop in its midst.
+    given = [part(0, 4, ["eos"], **keep), part(4, 7, **keep), part(7, 9, **keep)]
+    told = runs(*given)
+    assert [t["messages"] for t in told] == [[]] * 3
+    whole = stepped(model, frames)
+    assert b"".join(Path(g["out"]).read_bytes() for g in given) == whole.tobytes()
+    with Runner.open(model, threads=1, native=False) as runner:
+        stream, inputs = runner.stream("s"), Inputs(runner.signature)
+        for frame in frames:
+            stream.step(inputs(frame))
+        stream.snapshot().save(tmp_path / "python.npz")
+    assert (tmp_path / "python.npz").read_bytes() == kept.read_bytes()
+    assert not list(tmp_path.glob("state.npz.*"))
+    # What is none is refused, and left as it is; so is that of another model, and a place that can't be written.
+    short, another = (
+        kept.read_bytes()[:-9],
+        saved(zoo.conv_lstm(1, size=8, seed=1), tmp_path / "another.onnx"),
+    )
+    other.write_bytes(short)
+    told = runs(
+        part(0, 2, **{"state-file": other}),
+        part(0, 2, model=another, **keep),
+        part(0, 2, ["eos"], **{"state-file": tmp_path / "nowhere" / "state.npz"}),
+    )  # fmt: skip
+    assert [t["started"] for t in told] == [False, False, True]
+    for each, said in zip(told, ("cut short", "another model", "No such file"), strict=True):
+        assert [m[0] for m in each["messages"]] == ["error"]
+        assert said in each["messages"][0][1]
+    assert other.read_bytes() == short
+    assert (tmp_path / "python.npz").read_bytes() == kept.read_bytes()
+
+
+def test_tensors_of_sensors(tmp_path: Path) -> None:
+    """nnstreamer's caps: the innermost axis first, as many of one behind."""
+    model = saved(zoo.lstm(3), tmp_path / "model.onnx", "scale=0.5")
+    frames = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    spoilt = frames.copy()
+    spoilt[2, 1] = np.nan
+    given = [
+        one(model, TENSORS.format("3"), frames),
+        one(model, TENSORS.format("3:1:1:1"), frames),
+        one(model, TENSORS.format("3:1:1:1"), spoilt),
+        one(model, TENSORS.format("3:1:1:1"), frames[:, :2]),
+        one(model, TENSORS.format("3:2"), frames),
+        one(model, TENSORS.format("3:x"), frames),
+    ]
+    plain, padded, nan, short, wide, odd = runs(*given)
+    assert "dimensions=(string)2:1:1:1" in plain["caps"]
+    for each in given[:2]:
+        assert result(each, "f4", 2).tobytes() == stepped(model, frames).tobytes()
+    assert plain["messages"] == padded["messages"] == []
+    assert (nan["out"], [m[0] for m in nan["messages"]]) == (2, ["error"])
+    assert "NaN" in nan["messages"][0][1]
+    assert "8 bytes; expected 12" in short["messages"][0][1]
+    assert "found [2, 3]" in wide["messages"][0][1]
+    assert "dimensions" in odd["messages"][0][1]
+
+
+def test_what_can_not_be_is_said_once(tmp_path: Path) -> None:
+    frames = pictures(2, 8, 8)
+    model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")
+    two = tmp_path / "two.onnx"
+    zoo.two_inputs().save(two)
+    sound = saved(zoo.persistence(1, (9,)), tmp_path / "sound.onnx", "samples=16,4,16000;magnitude")
+    (tmp_path / "broken.onnx").write_bytes(model.read_bytes()[:300])
+    do = [["frame", 0], ["frame", 1]]
+
+    def refused(said: str, **more: Any) -> tuple[str, dict[str, Any]]:
+        properties = {"model": model, **more}
+        return said, one(model, GREY, frames, do, properties=properties)
+
+    cases = [
+        ("found [7, 8] (source [7, 8] -> scale [7, 8]); expected [1, 8, 8]", one(model, GREY, pictures(2, 7, 8), do)),
+        ("found [8, 8, 3]", one(model, RGB, pictures(2, 8, 8, 3), do)),
+        ("values 0 to 65535; expected 0 to 255", one(model, DEEP, frames.astype(np.uint16), do)),
+        refused("no file; expected a step graph", model=""),
+        refused("nowhere.onnx", model=tmp_path / "nowhere.onnx"),
+        refused("broken.onnx", model=tmp_path / "broken.onnx"),
+        refused("2 inputs", model=two),
+        refused("sound", model=sound),
+        refused("found cuda; expected cpu", device="cuda"),
+        refused("found z; expected one of h_next", output="z"),
+        refused("found 5; expected 1 to 1", lead=5),
+        refused("range: found 3,3", range="3,3"),
+        refused("nolibrary", onnxruntime=tmp_path / "nolibrary.so"),
+        ("found rate -1", one(model, GREY, frames, [["segment", -1.0], ["frame", 0]])),
+        ("and [8, 8] before", one(saved(zoo.persistence(1, (1, 4, 4)), tmp_path / "crop.onnx", "crop=0,0,4,4"), GREY, frames,
+                                  [["frame", 0], ["caps", GREY.format(9, 8), 72], ["frame", 0]])),
+    ]  # fmt: skip
+    for (said, _), told in zip(cases, runs(*(given for _, given in cases)), strict=True):
+        assert [m[0] for m in told["messages"]] == ["error"], (said, told)
+        assert said in told["messages"][0][1]
+        assert told["out"] <= 1
+
+
+def test_it_is_built_and_found_as_the_commands_say(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plugin = gst_element.built()
+    code, out, err = run("config", "--gst", "--folder", plugin.prefix)
+    assert (code, out.strip()) == (0, str(plugin.path.parent)), err
+    shutil.copytree(plugin.prefix, tmp_path / "copy")
+    copy = tmp_path / "copy" / "lib" / "gstreamer-1.0" / plugin.path.name
+    copy.write_bytes(copy.read_bytes().replace(b"edgelstm-gst-sources ", b"edgelstm-gst-sources-"))
+    code, _, err = run("config", "--gst", "--folder", tmp_path / "copy")
+    assert (code, "other sources" in err) == (2, True)
+    monkeypatch.setenv("PKG_CONFIG_LIBDIR", str(tmp_path))
+    monkeypatch.delenv("PKG_CONFIG_PATH", raising=False)
+    code, _, err = run("build-plugin", "--gst", "-o", tmp_path / "here")
+    assert code == 2
+    assert "apt install libgstreamer1.0-dev libgstreamer-plugins-base1.0-dev" in " ".join(err.split())
+    assert not (tmp_path / "here").exists()
+    code, _, err = run("build-plugin", "--gst", "--machine", "aarch64")
+    assert (code, "--machine with --gst" in err) == (2, True)
