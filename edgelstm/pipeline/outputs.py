@@ -160,3 +160,18 @@ def frame_outputs(signature: Signature) -> list[str]:
     frame = signature.inputs[0].frame_shape[own:]
     shapes = {t.name: t.frame_shape[own:] for t in signature.outputs}
     return [name for name, shape in shapes.items() if frame and frame in (shape, shape[1:])]
+
+
+def handed_on(outputs: Mapping[str, Array], after: Signature) -> Array | dict[str, Array]:
+    """Outputs of one model as the frame of the next: by name, or the only one for the only input."""
+    names = [t.name for t in after.inputs]
+    if all(name in outputs for name in names):
+        return {name: outputs[name].copy() for name in names}
+    if len(outputs) == len(names) == 1:
+        only: Array = next(iter(outputs.values())).copy()  # the next step writes over it
+        return only
+    raise EdgeLstmError(
+        "models in series",
+        found=f"outputs {some(outputs)}",
+        expected=f"the inputs of the next: {some(names)}",
+    )

@@ -156,7 +156,7 @@ def run(
         ]
         first = runners[0].signature
         if begin is not None:
-            _begin(runners[0], begin, sources)
+            _begin(runners, begin, sources)
         ops = operations(first, preprocess)
         say_left_out(first, ops)
         parts = {name: cut(s, first, ops, hop) for name, s in sources.items()}
@@ -172,7 +172,7 @@ def run(
         if say is not None:
             for line in report.said:
                 say(line)
-        outputs = [Outputs(r.signature) for r in runners]
+        outputs = [Outputs(r.signature, None if k else ops) for k, r in enumerate(runners)]
         read = in_physical_units("-" if output is None else str(output), view)
         outputs[-1] = _outputs(runners[-1].signature, None if then else ops, units, read, postprocess)
         jobs = []
@@ -252,9 +252,10 @@ def _outputs(
     return Outputs(signature, ops, units=units or "model", postprocess=postprocess)
 
 
-def _begin(runner: Runner, path: PathLike, sources: Mapping[str, Source]) -> None:
+def _begin(runners: Sequence[Runner], path: PathLike, sources: Mapping[str, Source]) -> None:
     """Let the one stream there is begin with the state in a file."""
     from edgelstm.pipeline.service.kept import state_of
+    from edgelstm.pipeline.service.series import parted
 
     if len(sources) > 1 or any(s.streams > 1 for s in sources.values()):
         raise EdgeLstmError(
@@ -263,9 +264,11 @@ def _begin(runner: Runner, path: PathLike, sources: Mapping[str, Source]) -> Non
             expected="one",
         )
     state = state_of(path)
-    if state.model and state.model != runner.model:
+    if state.model and state.model != " ".join(r.model for r in runners):
         log.warning("the state in %s is of another model's file than the one that runs", path)
-    runner.stream(next(iter(sources))).restore(state, any_model=True)
+    states = parted(state, len(runners)) if len(runners) > 1 else [state]
+    for runner, own in zip(runners, states, strict=True):
+        runner.stream(next(iter(sources))).restore(own, any_model=True)
 
 
 def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:

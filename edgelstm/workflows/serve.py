@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.service.follow import FileWatch, Follower, Prepare
     from edgelstm.pipeline.service.guard import Ranges
     from edgelstm.pipeline.service.parse import Parsed
-    from edgelstm.pipeline.service.service import ServeReport, Service
+    from edgelstm.pipeline.service.report import ServeReport
+    from edgelstm.pipeline.service.service import Service
     from edgelstm.pipeline.sources.given import Frames
     from edgelstm.pipeline.web.listener import Listener
 

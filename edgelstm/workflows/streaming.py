@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.errors import EdgeLstmError, some
+from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, without_drive
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
+from edgelstm.pipeline.outputs import handed_on
 from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.pipeline.sources.address import shown
 from edgelstm.runtime.protocol import Array
@@ -260,7 +261,7 @@ class Loop:
         for before, stage in zip(self._stages, self._stages[1:], strict=False):
             ready = {}
             for name, outputs in made.items():
-                data = _handed_on(before.outputs(outputs, self._raw[name], name), stage)
+                data = handed_on(before.outputs(outputs, self._raw[name], name), stage.runner.signature)
                 self._raw[name] = data
                 given = stage.inputs.push(Frame(frames[name][1].index, None, name, data), name)
                 if given is not None:
@@ -268,21 +269,6 @@ class Loop:
             stage.seconds, stage.skipped = 0.0, set()
             made = stage.step(ready) if ready else {}
         return made
-
-
-def _handed_on(outputs: Mapping[str, Array], stage: Stage) -> Array | dict[str, Array]:
-    """Outputs of one model as the frame of the next: by name, or the only one for the only input."""
-    names = [t.name for t in stage.runner.signature.inputs]
-    if all(name in outputs for name in names):
-        return {name: outputs[name].copy() for name in names}
-    if len(outputs) == len(names) == 1:
-        only: Array = next(iter(outputs.values())).copy()  # the next step writes over it
-        return only
-    raise EdgeLstmError(
-        "models in series",
-        found=f"outputs {some(outputs)}",
-        expected=f"the inputs of the next: {some(names)}",
-    )
 
 
 def repeated(scorer: ForecastScorer, arrays: Mapping[str, Array], windows: bool = False) -> dict[str, Array]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import sha256
+from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.inputs import Inputs, cut
 from edgelstm.pipeline.optext import parse_preprocess
 from edgelstm.pipeline.outputs import Outputs, readable
@@ -30,6 +31,7 @@ from edgelstm.pipeline.service.policies import Clock, GapRule
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.scene import Scene
+from edgelstm.pipeline.service.series import Caller, Link, links, stages
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources import Source, is_sound
 
@@ -46,16 +48,11 @@ class Channel:
         self, name: str, section: StreamSection, loop: Loop, source: Source | None, ranges: Ranges
     ) -> None:
         self.name, self.section, self.loop = name, section, loop
-        self.signature = loop.runner.signature
-        self.ops = (
-            None
-            if section.preprocess is None
-            else parse_preprocess(_list(section.preprocess), self.signature)
-        )
+        self.is_of(loop.runner)
+        first, last = self._stages[0], self._stages[-1]
+        self.ops = None if section.preprocess is None else parse_preprocess(_list(section.preprocess), first)
         self.postprocess = (
-            None
-            if section.postprocess is None
-            else parse_postprocess(_list(section.postprocess), self.signature)
+            None if section.postprocess is None else parse_postprocess(_list(section.postprocess), last)
         )
         self.source, self._hop = source, section.hop
         #: The source that is read now, and what it said last of time and place; who is told when that changes.
@@ -93,28 +90,47 @@ class Channel:
         self._gone: dict[str, int] = {}
         self._resumed: SectionPart | None = None
         self._lock = threading.Lock()
-        self.inputs(), self.outputs()  # what doesn't fit is said now
+        self.inputs(), self.outputs(), self.links()  # what doesn't fit is said now
+
+    def is_of(self, runner: Caller) -> None:
+        """Its streams are those of ``runner``, whose models take and give the same as those before."""
+        self.signature, self._stages = runner.signature, stages(runner)
 
     def cut(self, source: Source) -> Source:
         """Sound in the frames that the model takes; every other source as it is."""
-        made, self._hop, self.hop = cut(source, self.signature, self.ops, self.section.hop)
-        self.outputs().check_hop(self.hop)
+        made, self._hop, self.hop = cut(source, self._stages[0], self.ops, self.section.hop)
+        for outputs in (self.outputs(), *(link.outputs for link in self.links())):
+            outputs.check_hop(self.hop)
         return made
 
     def inputs(self) -> Inputs:
         """Preprocessing, and windows, of one member."""
-        return Inputs(self.signature, self.ops, hop=self._hop)
+        return Inputs(self._stages[0], self.ops, hop=self._hop)
 
     def outputs(self) -> Outputs:
         """Units and postprocessing of one member."""
         units = self.section.units or "model"
-        return Outputs(self.signature, self.ops, units=units, postprocess=self.postprocess)
+        return Outputs(self._stages[-1], self._last_ops, units=units, postprocess=self.postprocess)
+
+    @property
+    def last(self) -> Signature:
+        """Of the model whose outputs go to the sinks."""
+        return self._stages[-1]
+
+    @property
+    def _last_ops(self) -> Any:
+        """Preprocessing of the last model that the section has in place of its own."""
+        return self.ops if len(self._stages) == 1 else None
+
+    def links(self) -> list[Link]:
+        """What lies between models in series, of one member."""
+        return links(self._stages, self.ops)
 
     def readable(self) -> Outputs:
         """The same for maps and pictures with captions: physical units, unless the section says otherwise."""
         if self.section.units is not None:
             return self.outputs()
-        return readable(self.signature, self.ops, self.postprocess)
+        return readable(self._stages[-1], self._last_ops, self.postprocess)
 
     def read(self, source: Source) -> Source:
         """A source that was opened, as it is read from here on. Raises EdgeLstmError for one on another map than that which
@@ -267,6 +283,7 @@ class Channel:
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
         member.paused, member.pulse.deadline, member.pulse.keeps = self.paused, s.deadline, self.shows
+        member.links, member.new_links = self.links(), self.links
         if self.section.units is None:
             member.readable = self.readable()
         member.scene = None if s.cut_above is None else Scene(s.cut_above)

@@ -34,6 +34,10 @@ class ModelSection(Section):
     path: Text = Field(
         description="A step graph or window (.onnx), an engine (.plan), or a .safetensors that is exported when the service starts."
     )
+    then: Name | None = Field(
+        default=None,
+        description="Another model of this file that takes what this one gives, each with states of its own; streams are those of the first.",
+    )
     device: Text | None = Field(
         default=None, description="cpu, cuda or cuda:N; without it, cpu for .onnx and cuda for an engine."
     )
@@ -72,7 +76,8 @@ class StreamSection(Section):
     """A source, its policies, and where its outputs go."""
 
     model: Name | None = Field(
-        default=None, description="Whose stream it is; may be left out where there is one model."
+        default=None,
+        description="Whose stream it is; may be left out where there is one model, or one with others behind it.",
     )
     source: Text | Annotated[dict[Text, Text], Field(min_length=2, max_length=16)] = Field(
         description="As `edgelstm run --source`. A table with a key is a stream for each value. Several by input name, { left = ..., right = ... }, are paired by time."
@@ -266,6 +271,24 @@ class Config(Section):
         description="Streams by name."
     )
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Models that stand behind no other: those that streams are of."""
+        behind = {model.then for model in self.models.values()}
+        return tuple(name for name in self.models if name not in behind)
+
+    def chain(self, name: str) -> tuple[str, ...]:
+        """A model and those behind it, in their order."""
+        found, here = [name], self.models[name].then
+        while here is not None and here in self.models and here not in found:
+            found.append(here)
+            here = self.models[here].then
+        return tuple(found)
+
+    def head(self, name: str) -> str:
+        """The model that streams are of which go through ``name``."""
+        return next((head for head in self.heads if name in self.chain(head)), name)
+
 
 #: Headers whose values are secrets.
 _SECRET = re.compile("auth|token|key|secret|cookie|password|signature", re.IGNORECASE)
@@ -279,13 +302,19 @@ def cross_check(config: Config) -> Wrong | None:
     amiss = _wrong_service(config.service)
     if amiss is not None:
         return amiss
-    models, taken = list(config.models), dict[str, str]()
+    amiss = _wrong_series(config)
+    if amiss is not None:
+        return amiss
+    models, taken = list(config.heads), dict[str, str]()
     for name, stream in config.streams.items():
         where = ("streams", name)
         if stream.model is None and len(models) > 1:
             return (*where, "model"), "nothing", f"one of {', '.join(models)}"
-        if stream.model is not None and stream.model not in config.models:
-            return (*where, "model"), stream.model, f"one of {', '.join(models)}"
+        if stream.model is not None and stream.model not in models:
+            named = stream.model
+            if named in config.models:
+                named = f"{named}, which stands behind {config.head(named)}"
+            return (*where, "model"), named, f"one of {', '.join(models)}"
         if (stream.cut == "none") != (stream.cut_above is None):
             have, lack = ("cut", "cut_above") if stream.cut_above is None else ("cut_above", "cut")
             return (*where, have), f"{have} without {lack}", "both"
@@ -309,6 +338,25 @@ def cross_check(config: Config) -> Wrong | None:
                 path = sink.replace("{stream}", name).replace("{alarm}", alarm)
                 if path != "-" and not is_address(path) and path in taken:
                     return (*at, "sink"), f"{path}, where outputs of {taken[path]} go", "another path"
+    return None
+
+
+def _wrong_series(config: Config) -> Wrong | None:
+    """What may stand behind a model: one that is there, and behind no other."""
+    before: dict[str, str] = {}
+    for name, model in config.models.items():
+        if model.then is None:
+            continue
+        where = ("models", name, "then")
+        if model.then not in config.models:
+            return where, model.then, f"one of {', '.join(n for n in config.models if n != name)}"
+        if model.then in before:
+            expected = "a section of its own for it; the file may be the same"
+            return where, f"{model.then}, which stands behind {before[model.then]}", expected
+        before[model.then] = name
+    for name in config.models:
+        if not any(name in config.chain(head) for head in config.heads):
+            return ("models", name, "then"), "a circle of models", "a first one that stands behind no other"
     return None
 
 

@@ -47,7 +47,8 @@ class Follower:
             streams, models = dict(config.streams), dict(config.models)
             for name in [n for n in seen.streams if n not in streams]:
                 self._try(failed, f"stream {name}", partial(self._control.remove, name))
-            for name, model in config.models.items():
+            # Those behind others first: the others are opened with them.
+            for name, model in sorted(config.models.items(), key=lambda item: item[0] in config.heads):
                 before = seen.models.get(name)
                 if model != before and not self._try(
                     failed, f"model {name}", partial(self._model, name, model, config)
@@ -91,14 +92,16 @@ class Follower:
         service = self._service
         path, ranges, digest = self._prepare(name, section)
         with service.changing:
-            before, loop = service.config.models.get(name), service.loops.get(name)
+            head = config.head(name)
+            before, loop = service.config.models.get(name), service.loops.get(head)
             was = (
                 before,
                 service.models.get(name),
                 service.ranges.get(name, {}),
                 service.hashes.get(name, ""),
             )
-            judged = section.model_copy(update={k: getattr(before, k) for k in JUDGED})
+            kept = {} if before is None else {k: getattr(before, k) for k in JUDGED}
+            judged = section.model_copy(update=kept)
             goes_on = judged == before and digest in (was[3], self._files.get(name))
             if goes_on and digest != was[3] and was[1] is not None:  # it was swapped, and stays
                 path, digest = was[1], was[3]
@@ -106,16 +109,17 @@ class Follower:
             if loop is None or before is None:
                 self._files[name] = digest
                 return
+            ranges = service.ranges_of(head)
             channels = [c for c in service.channels if c.loop is loop]
             if goes_on:
-                loop.max_wait = section.max_wait
+                loop.max_wait = service.config.models[head].max_wait
                 for channel in channels:
                     channel.ranges = ranges
                     self._control.do(loop, partial(channel.follow, channel.section))
                 return
             self._control.do(loop, lambda: None)  # one that hangs is not replaced
             try:
-                made = service.open_loop(name, loop.rooms)
+                made = service.open_loop(head, loop.rooms)
                 for channel in channels:  # what doesn't fit is said before anything changes
                     wanted = config.streams.get(channel.name, channel.section)
                     inputs = Channel(channel.name, wanted, made, None, ranges).inputs()
@@ -124,7 +128,7 @@ class Follower:
                             inputs(pulse.shown.frame)
             except EdgeLstmError:
                 self._note(name, *was)
-                service.loops = {**service.loops, name: loop}
+                service.loops = {**service.loops, head: loop}
                 raise
             for channel in channels:
                 wanted = config.streams.get(channel.name, channel.section)

@@ -18,7 +18,7 @@ from edgelstm.runtime.finite import all_finite
 from edgelstm.runtime.protocol import Array
 
 if TYPE_CHECKING:
-    from edgelstm.runtime.runner import Runner, Stream
+    from edgelstm.pipeline.service.series import Caller, Place
 
 Ranges = Mapping[str, tuple[float, float]]
 State = dict[str, Array]
@@ -27,7 +27,7 @@ State = dict[str, Array]
 TRIES = 8
 
 
-def glance(runner: Runner, ranges: Ranges | None = None) -> Callable[[], bool]:
+def glance(runner: Caller, ranges: Ranges | None = None) -> Callable[[], bool]:
     """What tells whether the last call left every state good, at a fraction of what a closer look costs: one reduction over states that
     lie side by side, in place, and for each range that is declared a smallest and a largest value. It gives False where the
     backend can't tell."""
@@ -57,7 +57,7 @@ class Guard:
         self._since = 0
         self._in_a_row = 0
 
-    def passed(self, stream: Stream) -> None:
+    def passed(self, stream: Place) -> None:
         """After a step that a :func:`glance` found good: the states before a step are with the backend, so none is kept here."""
         self.last, self._in_a_row = None, 0
         if self._bad == "rollback":
@@ -65,7 +65,7 @@ class Guard:
             if self._since >= self._keep:
                 self._kept, self._since = stream.snapshot(), 0
 
-    def look(self, stream: Stream) -> tuple[str, str] | None:
+    def look(self, stream: Place) -> tuple[str, str] | None:
         """After a step: None, or what was wrong with the state (``state`` or ``range``, and in words); it is then set back."""
         if not self._specs:
             return None
@@ -80,7 +80,7 @@ class Guard:
             self._kept, self._since = state, 0
         return None
 
-    def set_back(self, stream: Stream) -> str:
+    def set_back(self, stream: Place) -> str:
         """Set the state back as the policy says; gives where to: ``before``, ``kept`` or ``initial``."""
         if self._bad == "reset" or self._in_a_row >= TRIES:
             self.forget()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -15,7 +15,9 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.feed import Wake
 from edgelstm.pipeline.service.guard import Ranges, glance
 from edgelstm.pipeline.service.member import Due, Member
-from edgelstm.runtime.runner import Runner
+from edgelstm.pipeline.service.series import Caller, Series
+from edgelstm.runtime.protocol import Array
+from edgelstm.runtime.runner import Stream
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -37,7 +39,7 @@ class Loop:
     """
 
     def __init__(
-        self, name: str, runner: Runner, rooms: int, max_wait: float, ranges: Ranges | None = None
+        self, name: str, runner: Caller, rooms: int, max_wait: float, ranges: Ranges | None = None
     ) -> None:
         self.name = name
         self.runner = runner
@@ -115,7 +117,7 @@ class Loop:
         self._ranges = ranges
         self._are_good = glance(self.runner, ranges)
 
-    def move_to(self, runner: Runner, rooms: int) -> None:
+    def move_to(self, runner: Caller, rooms: int) -> None:
         """Go on with another runner of the same model, states and all; for :meth:`ask`."""
         old = self.runner
         moved = [(member, member.stream_of(runner)) for member in self.members]
@@ -125,7 +127,7 @@ class Loop:
         self._are_good = glance(runner, self._ranges)
         old.close()
 
-    def go_on_with(self, runner: Runner, digest: str) -> None:
+    def go_on_with(self, runner: Caller, digest: str) -> None:
         """Call another runner from here on, in which the members' streams are; for :meth:`ask`."""
         old, self.runner, self.digest, self._noted = self.runner, runner, digest, len(runner.notes)
         self._are_good = glance(runner, self._ranges)
@@ -252,9 +254,12 @@ class Loop:
         self.stepping_since = started = time.perf_counter()
         try:
             only = self._only
-            if len(due) == 1:  # the shortest way to the engine
+            made: Mapping[str, Mapping[str, Array]]
+            if isinstance(self.runner, Series):
+                made = self._through(self.runner, due)
+            elif len(due) == 1:  # the shortest way to the engine
                 ((name, (member, found)),) = due.items()
-                assert member.stream is not None
+                assert isinstance(member.stream, Stream)
                 frame = found.arrays if only is None else found.arrays[only]
                 made = {name: member.stream.step(frame, copy=False)}
             else:
@@ -274,6 +279,15 @@ class Loop:
         for name, (member, found) in due.items():
             member.stepped(found, made[name], seconds, good)
 
+    def _through(
+        self, series: Series, due: dict[str, tuple[Member, Due]]
+    ) -> Mapping[str, Mapping[str, Array]]:
+        passages = {name: member.passage(found) for name, (member, found) in due.items()}
+        made = series.step(passages, copy=False)
+        for name, (_, found) in due.items():
+            found.raw = passages[name].raw
+        return made
+
     def _step_is_done(self) -> None:
         self.stepping_since = None
         if self.hangs:
@@ -283,12 +297,16 @@ class Loop:
     def _one_by_one(self, due: dict[str, tuple[Member, Due]], error: Exception) -> None:
         """No state moved: each stream alone, so that only those that are to blame stay."""
         done = 0
+        made: Mapping[str, Mapping[str, Array]]
         for name, (member, found) in due.items():
             self.stepping_since = started = time.perf_counter()
             try:
                 if len(due) == 1:
                     raise error
-                made = self.runner.step({name: found.arrays}, copy=False)
+                if isinstance(self.runner, Series):
+                    made = self._through(self.runner, {name: (member, found)})
+                else:
+                    made = self.runner.step({name: found.arrays}, copy=False)
             except Exception as own:
                 member.failed(found, own)
                 continue

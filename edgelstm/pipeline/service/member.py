@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -22,11 +23,11 @@ from edgelstm.pipeline.service.kept import Keeper
 from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Loss
 from edgelstm.pipeline.service.pulse import Pulse, Shown
 from edgelstm.pipeline.service.scene import Scene
+from edgelstm.pipeline.service.series import Caller, Link, Passage, Place
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.finite import all_finite
-from edgelstm.runtime.runner import Runner, Stream
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -50,6 +51,8 @@ class Due:
     arrays: Mapping[str, Array]
     filled: bool
     at: float = 0.0
+    #: Of models in series: what the last one was handed.
+    raw: Any = None
 
 
 class Member:
@@ -73,7 +76,7 @@ class Member:
         self.clock = clock
         self.guard = guard
         self.counts = counts
-        self.stream: Stream | None = None
+        self.stream: Place | None = None
         #: Its frames wait, as those of a full queue do.
         self.paused = False
         self.pulse = Pulse()
@@ -87,6 +90,9 @@ class Member:
         self._inputs, self._outputs = inputs, outputs
         #: Of maps and pictures with captions, where their units are others.
         self.readable: Outputs | None = None
+        #: Of models in series: what lies between them, and what makes that.
+        self.links: list[Link] = []
+        self.new_links: Callable[[], list[Link]] = list
         self._writers = writers
         self._pending: deque[tuple[Arrived, bool]] = deque()
         self._before: Frame | None = None
@@ -112,7 +118,7 @@ class Member:
         """Nothing more comes."""
         return (self._ending or self.feed.ended) and not self.has_frame
 
-    def join(self, runner: Runner) -> None:
+    def join(self, runner: Caller) -> None:
         """Take a place, once."""
         if self.stream is None:
             self.stream = runner.stream(self.name)
@@ -121,7 +127,7 @@ class Member:
                 self.guard.resume(dict(self._resumed.states))
                 self._resumed = None
 
-    def stream_of(self, runner: Runner) -> Stream | None:
+    def stream_of(self, runner: Caller) -> Place | None:
         """A place of another runner of the same model, with the state; None for one that has no place yet."""
         if self.stream is None:
             return None
@@ -135,13 +141,20 @@ class Member:
         """It has a state, and no place yet."""
         return self._resumed is not None
 
-    def trial(self, frame: Frame) -> Mapping[str, Array] | None:
-        """What a step with ``frame`` would take; None where a step takes several frames."""
-        return None if self._inputs.window is not None else self._inputs(frame)
+    def trial(self, frame: Frame) -> Callable[[], Any] | None:
+        """What makes what a step with ``frame`` would take; None where a step takes several frames."""
+        if self._inputs.window is not None:
+            return None
+        arrays = self._inputs(frame)
+        return lambda: Passage(arrays, frame.data, self.new_links()) if self.links else arrays
+
+    def passage(self, due: Due) -> Passage:
+        """What a step of models in series takes."""
+        return Passage(due.arrays, due.frame.data, self.links)
 
     def moved(
         self,
-        stream: Stream | None,
+        stream: Place | None,
         signature: Signature,
         carry: Callable[[Mapping[str, Array]], dict[str, Array]],
         part: Callable[[StreamPart], StreamPart],
@@ -254,7 +267,7 @@ class Member:
             log.warning("stream %s: state reset (%s)", self.name, cause)
 
     def _forget_outputs(self) -> None:
-        for outputs in (self._outputs, self.readable):
+        for outputs in (self._outputs, self.readable, *self.links):
             if outputs is not None:
                 outputs.forget(self.name)
 
@@ -385,6 +398,8 @@ class Member:
             problem = self.guard.look(self.stream)
         if problem is not None:
             self._interrupt()
+            for link in self.links:
+                link.forget(self.name)
             kind, words = problem
             self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
             if is_worth_a_line(self.counts.add(f"guard:{kind}")):
@@ -419,11 +434,12 @@ class Member:
 
     def _handed_on(self, due: Due, outputs: Mapping[str, Array]) -> dict[tuple[bool, bool], dict[str, Array]]:
         """What sinks get, by whether theirs are the units for people, and whether the input belongs to it."""
-        made = {(False, False): self._outputs(outputs, due.frame.data, self.name)}
+        raw = due.frame.data if due.raw is None else due.raw
+        made = {(False, False): self._outputs(outputs, raw, self.name)}
         for wanted in {(w.readable, w.beside) for w in self._writers} - {(False, False)}:
             how = self._outputs if self.readable is None or not wanted[0] else self.readable
             if (wanted[0], False) not in made:
-                own = made[False, False] if how is self._outputs else how(outputs, due.frame.data, self.name)
+                own = made[False, False] if how is self._outputs else how(outputs, raw, self.name)
                 made[wanted[0], False] = own
             if wanted[1]:
                 spec = self._inputs.specs[0]

@@ -212,7 +212,7 @@ def free(path: str) -> str:
 
 def context_of(channel: Channel, model: Path, outputs: Outputs) -> Context:
     """What is known of the outputs, for sinks that say it."""
-    signature, source = channel.signature, channel.source
+    signature, source = channel.last, channel.source
     if source is None:
         return Context()
     own = 0 if signature.window is None else 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
@@ -18,7 +18,7 @@ log = logging.getLogger("edgelstm.serve")
 AHEAD = 60.0
 
 
-def resume(folder: Folder, channels: Sequence[Channel], hashes: Mapping[str, str]) -> None:
+def resume(folder: Folder, channels: Sequence[Channel]) -> None:
     """Let every channel go on from the newest checkpoint that is whole, if it fits and is younger than ``max_gap``."""
     found = folder.load()
     if found is None:
@@ -28,7 +28,7 @@ def resume(folder: Folder, channels: Sequence[Channel], hashes: Mapping[str, str
     age = time.time() - checkpoint.written
     for channel in channels:
         part = checkpoint.sections.get(channel.name)
-        why = _why_not(part, channel, age, hashes.get(channel.loop.name, ""))
+        why = _why_not(part, channel, age, channel.loop.digest)
         clocks = part is None or part.clock in ("", channel.clock)
         if why is None and part is not None:
             try:

@@ -9,12 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as NotInTime
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from edgelstm.errors import EdgeLstmError, count_of, some
+from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
 from edgelstm.pipeline.service.counters import is_worth_a_line
@@ -27,7 +26,9 @@ from edgelstm.pipeline.service.notify import Notifier
 from edgelstm.pipeline.service.opening import Opening, open_section
 from edgelstm.pipeline.service.outlets import check, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
+from edgelstm.pipeline.service.report import ServeReport
 from edgelstm.pipeline.service.resume import resume
+from edgelstm.pipeline.service.series import Caller, Series, numbered
 from edgelstm.pipeline.service.share import share
 from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.watchdog import look
@@ -44,31 +45,6 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Seconds that a loop has to say what a checkpoint keeps of it.
 ANSWER = 5.0
-
-
-@dataclass(repr=False)
-class ServeReport:
-    """What the service did. streams: counters of each (see :class:`edgelstm.pipeline.service.counters.Counts`). calls: engine calls
-    of each model. failed: what ended a stream's source, a sink or a model for good. stopped: it was told to stop."""
-
-    streams: dict[str, dict[str, int]] = field(default_factory=dict)
-    calls: dict[str, int] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    stopped: bool = False
-
-    def __repr__(self) -> str:
-        stepped = sum(counts.get("stepped", 0) for counts in self.streams.values())
-        failed = f", failed: {some(self.failed)}" if self.failed else ""
-        return f"ServeReport({count_of(len(self.streams), 'stream')}, {stepped} stepped{failed})"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "streams": self.streams,
-            "calls": self.calls,
-            "failed": self.failed,
-            "stopped": self.stopped,
-        }
 
 
 class Service:
@@ -133,8 +109,8 @@ class Service:
             sources[name] = source = self.source(name, stream, opening.get(name))
             if source is not None:
                 self._stack.callback(source.close)
-        only = next(iter(config.models))
-        for name in config.models:
+        only = config.heads[0]
+        for name in config.heads:
             rooms = sum(
                 s.places(sources[stream]) for stream, s in config.streams.items() if (s.model or only) == name
             )
@@ -151,23 +127,41 @@ class Service:
             states = Path(placed(self._base, config.service.checkpoint))
             self._stack.callback(FolderLock(states).close)
             self._folder = Folder(states)
-            resume(self._folder, self.channels, self.hashes)
+            resume(self._folder, self.channels)
         for channel in self.channels:
             self.open_sinks(channel)
 
-    def open_runner(self, name: str, rooms: int) -> Runner:
-        """A runner of model ``name`` with places for ``rooms`` streams."""
-        threads = share(self.config, self.models)[name]
-        device = self.config.models[name].device
-        return Runner.open(self.models[name], device, streams=rooms, threads=threads, on_bad_frame="pass")
+    def open_runner(self, name: str, rooms: int) -> Caller:
+        """A runner of model ``name``, and those behind it, with places for ``rooms`` streams."""
+        threads = share(self.config, self.models)
+        with ExitStack() as stack:
+            runners = []
+            for each in self.config.chain(name):
+                device = self.config.models[each].device
+                runner = Runner.open(
+                    self.models[each], device, streams=rooms, threads=threads[each], on_bad_frame="pass"
+                )
+                stack.callback(runner.close)
+                runners.append(runner)
+            made = runners[0] if len(runners) == 1 else Series(runners)
+            stack.pop_all()
+            return made
+
+    def digest(self, name: str) -> str:
+        """Of a model's file and of those behind it: it tells whether a state is of them."""
+        return " ".join(self.hashes.get(each, "") for each in self.config.chain(name)).strip()
+
+    def ranges_of(self, name: str) -> Ranges:
+        """Of the states of a model and of those behind it."""
+        return numbered([self.ranges.get(each, {}) for each in self.config.chain(name)])
 
     def open_loop(self, name: str, rooms: int) -> Loop:
         """The loop of a model, in the place of one that there was."""
         runner, wait = self.open_runner(name, rooms), self.config.models[name].max_wait
-        loop = Loop(name, runner, rooms, wait, self.ranges.get(name))
+        loop = Loop(name, runner, rooms, wait, self.ranges_of(name))
         # One that hangs in a step can't be closed: it goes with the process.
         self._stack.callback(lambda: None if loop.stepping_since is not None else loop.runner.close())
-        loop.digest = self.hashes.get(name, "")
+        loop.digest = self.digest(name)
         loop.left = self._left
         loop.between = partial(self._offer, loop)
         self.loops = {**self.loops, name: loop}
@@ -188,18 +182,19 @@ class Service:
         Raises EdgeLstmError, and the old one goes on, where it doesn't fit.
         """
         with self.changing:
-            loop = self.loops.get(name)
+            loop = self.loops.get(self.config.head(name))
             if loop is None:
-                there = ", ".join(self.loops) or "(none)"
+                there = ", ".join(each for head in self.loops for each in self.config.chain(head)) or "(none)"
                 raise EdgeLstmError(f"model {name!r}", found="no stream uses it", expected=there)
-            before = self.models[name]
-            self.models[name] = path
-            runner: Runner | None = None
+            before = self.models[name], self.hashes.get(name, "")
+            self.models[name], self.hashes[name] = path, digest
+            runner: Caller | None = None
             try:
-                runner = self.open_runner(name, loop.rooms)
+                runner = self.open_runner(loop.name, loop.rooms)
                 check()
                 channels = [c for c in self.channels if c.loop is loop]
-                future = loop.ask(partial(take_over, loop, channels, runner, digest, compatible))
+                whole = self.digest(loop.name)
+                future = loop.ask(partial(take_over, loop, channels, runner, whole, compatible))
                 try:
                     apart = future.result(ANSWER)
                 except NotInTime:
@@ -207,7 +202,7 @@ class Service:
                         raise EdgeLstmError(f"no answer of its loop within {ANSWER:g} s") from None
                     apart = future.result()  # it began meanwhile
             except BaseException as error:
-                self.models[name] = before
+                self.models[name], self.hashes[name] = before
                 if runner is not None:
                     runner.close()
                 if not isinstance(error, EdgeLstmError):
@@ -218,7 +213,6 @@ class Service:
                     expected=error.expected,
                     hint=error.hint,
                 ) from error
-            self.hashes[name] = digest
         said = (
             "" if apart is None else f": a first step differs by {apart:.2g} of the largest value of a state"
         )
@@ -227,12 +221,12 @@ class Service:
 
     def model_of(self, section: StreamSection) -> str:
         """Name of the model whose stream it is."""
-        return section.model or next(iter(self.config.models))
+        return section.model or self.config.heads[0]
 
     def channel(self, name: str, section: StreamSection, source: Source | None) -> Channel:
         """A channel that nothing runs yet; its loop is there."""
         loop = self.loops[self.model_of(section)]
-        made = Channel(name, section, loop, source, self.ranges.get(loop.name, {}))
+        made = Channel(name, section, loop, source, self.ranges_of(loop.name))
         made.shows = self.config.service.http is not None
         if section.keep_frames is not None and self._writes:
             folder = Path(placed(self._base, section.keep_frames))

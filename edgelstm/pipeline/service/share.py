@@ -15,7 +15,8 @@ def share(config: Config, models: Mapping[str, Path]) -> dict[str, int | None]:
     """Threads of each model: as it says, else an even share of the processors, for those that run on them."""
     cpu = {n for n, m in config.models.items() if m.device in (None, "cpu") and models[n].suffix == ".onnx"}
     total = config.service.threads or _processors()
-    even = max(1, total // max(1, len(cpu)))
+    side_by_side = {config.head(name) for name in cpu}  # models in series wait for each other
+    even = max(1, total // max(1, len(side_by_side)))
     return {n: m.threads or (even if n in cpu else None) for n, m in config.models.items()}
 
 

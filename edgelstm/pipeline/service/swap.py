@@ -18,8 +18,8 @@ from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import StreamPart
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
+from edgelstm.pipeline.service.series import Caller, Place, stages
 from edgelstm.runtime.protocol import Array
-from edgelstm.runtime.runner import Runner, Stream
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -79,7 +79,7 @@ class Carry:
         return replace(part, states=self(part.states))
 
 
-def difference(loop: Loop, runner: Runner, carry: Carry) -> float | None:
+def difference(loop: Loop, runner: Caller, carry: Carry) -> float | None:
     """How far the new model's states are from the old one's after one more step of a last frame, as a share of the largest value;
     None before any frame. Nothing moves. For the loop's thread."""
     found: float | None = None
@@ -88,14 +88,14 @@ def difference(loop: Loop, runner: Runner, carry: Carry) -> float | None:
         if stream is None or shown is None:
             continue
         try:
-            arrays = member.trial(shown[0])
+            frame = member.trial(shown[0])
         except EdgeLstmError:
             continue
-        if arrays is None:
+        if frame is None:
             continue
         before, frames = stream.snapshot(), stream.frames
         try:
-            stream.step(arrays, copy=False)
+            stream.step(frame(), copy=False)
             old = stream.values()
         finally:
             stream.restore(before)
@@ -103,7 +103,7 @@ def difference(loop: Loop, runner: Runner, carry: Carry) -> float | None:
         trial = runner.stream(_TRIAL)
         try:
             trial.restore(carry(before))
-            trial.step(arrays, copy=False)
+            trial.step(frame(), copy=False)
             new = trial.values()
         finally:
             trial.close()
@@ -118,7 +118,7 @@ def difference(loop: Loop, runner: Runner, carry: Carry) -> float | None:
 
 
 def take_over(
-    loop: Loop, channels: Sequence[Channel], runner: Runner, digest: str, compatible: bool
+    loop: Loop, channels: Sequence[Channel], runner: Caller, digest: str, compatible: bool
 ) -> float | None:
     """Let ``runner`` take over the loop's streams, between two calls; for :meth:`Loop.ask`. Gives :func:`difference`.
 
@@ -126,7 +126,8 @@ def take_over(
     mean the same to the new one; else a first step has to show it.
     """
     old = loop.runner.signature
-    check_signature(old, runner.signature)
+    for one, other in zip(stages(loop.runner), stages(runner), strict=True):
+        check_signature(one, other)
     carry = Carry(old, runner.signature)
     apart = difference(loop, runner, carry)
     has_state = any(m.stream is not None or m.is_resumed for m in loop.members)
@@ -139,7 +140,7 @@ def take_over(
             expected=f"at most {ALIKE:g}, as of the same weights in another precision",
             hint="If they mean the same: compatible=True",
         )
-    streams: list[tuple[Member, Stream | None]] = [(m, None) for c in channels for m in c.those_that_left()]
+    streams: list[tuple[Member, Place | None]] = [(m, None) for c in channels for m in c.those_that_left()]
     for member in loop.members:
         stream = None
         if member.stream is not None:
@@ -151,6 +152,6 @@ def take_over(
     for move in moves:  # from here on nothing fails
         move()
     for channel in channels:
-        channel.signature = runner.signature
+        channel.is_of(runner)
     loop.go_on_with(runner, digest)
     return apart
