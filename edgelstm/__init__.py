@@ -11,6 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from edgelstm.version import __version__
+
 if TYPE_CHECKING:
     from edgelstm.demo.own import report
     from edgelstm.engine.build import build_engine
@@ -34,7 +36,6 @@ if TYPE_CHECKING:
     from edgelstm.workflows.serve import Pipeline
     from edgelstm.workflows.verify import verify
 
-__version__ = "0.1.0"
 
 __all__ = [
     "Detector",

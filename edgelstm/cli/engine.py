@@ -183,7 +183,13 @@ def config(
     libs: Annotated[bool, typer.Option("--libs", help="Flags for the linker.")] = False,
     prefix: Annotated[
         bool,
-        typer.Option("--prefix", help="Its folder, for CMAKE_PREFIX_PATH; pkg-config: lib/pkgconfig in it."),
+        typer.Option("--prefix", help="Its folder, for CMAKE_PREFIX_PATH."),
+    ] = False,
+    pkgconfigdir: Annotated[
+        bool, typer.Option("--pkgconfigdir", help="Folder of its pkg-config file, for PKG_CONFIG_PATH.")
+    ] = False,
+    cmakedir: Annotated[
+        bool, typer.Option("--cmakedir", help="Folder of its CMake package, for edgelstm_DIR.")
     ] = False,
     onnxruntime: Annotated[
         bool, typer.Option("--onnxruntime", help="The library of ONNX Runtime in this Python's packages.")
@@ -192,16 +198,17 @@ def config(
         bool, typer.Option("--gst", help="The folder of the GStreamer element, for GST_PLUGIN_PATH.")
     ] = False,
     folder: Annotated[
-        Path | None, typer.Option(help="Where build-plugin --c -o put it (default: the cache).")
+        Path | None,
+        typer.Option(help="Where build-plugin --c -o put it (default: the cache, then edgelstm-native)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say how to compile with the C library that `build-plugin --c` built. Without an option: all of it, by name."""
+    """Say how to compile with the C library that `build-plugin --c` built, or that the package edgelstm-native brought. Without an option: all of it, by name."""
     import shlex
 
     from edgelstm.engine.c_build import find_c_library, find_onnxruntime
 
-    asked = cflags or libs or prefix
+    asked = cflags or libs or prefix or pkgconfigdir or cmakedir
     only = onnxruntime or gst
     told: dict[str, str] = {}
     if asked or not only:
@@ -210,6 +217,8 @@ def config(
             "prefix": (prefix, str(library.prefix)),
             "cflags": (cflags, shlex.join(library.cflags)),
             "libs": (libs, shlex.join(library.libs)),
+            "pkgconfigdir": (pkgconfigdir, str(library.pkgconfig)),
+            "cmakedir": (cmakedir, str(library.cmake)),
         }
         told |= {name: text for name, (wanted, text) in texts.items() if wanted or not asked}
     if onnxruntime or not (asked or only):

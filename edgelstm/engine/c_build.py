@@ -3,7 +3,7 @@ CMake expect it: ``include/``, ``lib/``, ``lib/pkgconfig/``, ``lib/cmake/``."""
 
 from __future__ import annotations
 
-import hashlib
+import ctypes
 import importlib.util
 import os
 import re
@@ -15,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgelstm.engine.native_build import FLAGS, find_compiler, run_compiler
+from edgelstm.engine.native_build import FLAGS, files_hash, find_compiler, run_compiler
 from edgelstm.engine.plugin_build import Progress, find_source
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path, write_text
-from edgelstm.runtime.native.library import machine_name
+from edgelstm.runtime.native.library import machine_name, prebuilt_prefix
 from edgelstm.runtime.plugin_library import plugin_folder
+from edgelstm.version import __version__
 
 FILE_NAME = "libedgelstm.so"
 HEADER = "edgelstm.h"
-BUILD_HINT = "Build it on this machine: edgelstm build-plugin --c (needs a C++ compiler)"
+BUILD_HINT = "Build it on this machine: edgelstm build-plugin --c (needs a C++ compiler); or pip install 'edgelstm[native]'"
 
 _PKG_CONFIG = """\
 # sources: {sources}
@@ -46,21 +47,50 @@ if(NOT TARGET edgelstm::edgelstm)
     INTERFACE_INCLUDE_DIRECTORIES "${_edgelstm_prefix}/include")
 endif()
 """
-_VERSION = re.compile(r"^#define EDGELSTM_ABI_VERSION (\d+)$", re.MULTILINE)
+_CMAKE_VERSION = """\
+set(PACKAGE_VERSION {version})
+string(REGEX MATCH "^[0-9]+[.][0-9]+" _edgelstm_wanted "${{PACKAGE_FIND_VERSION}}.0")
+if(_edgelstm_wanted STREQUAL "{minor}" AND NOT PACKAGE_FIND_VERSION VERSION_GREATER PACKAGE_VERSION)
+  set(PACKAGE_VERSION_COMPATIBLE TRUE)
+endif()
+"""
+_VERSION_LINE = re.compile(r"^Version: (\S+)$", re.MULTILINE)
 _SOURCES_LINE = re.compile(r"^# sources: ([0-9a-f]{64})$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class CLibrary:
-    """The folder that the library was built into. sources: hash of what it was built from."""
+    """The folder that the library was built into. sources: hash of what it was built from. prebuilt: whether it is edgelstm-native's."""
 
     prefix: Path
     sources: str
+    prebuilt: bool = False
 
     @property
     def path(self) -> Path:
         """The library itself."""
         return self.prefix / "lib" / FILE_NAME
+
+    @property
+    def pkgconfig(self) -> Path:
+        """For ``PKG_CONFIG_PATH``."""
+        return self.prefix / "lib" / "pkgconfig"
+
+    @property
+    def cmake(self) -> Path:
+        """For CMake's ``edgelstm_DIR``."""
+        return self.prefix / "lib" / "cmake" / "edgelstm"
+
+    def abi_version(self) -> int:
+        """Of its interface. Loads the library. Raises EdgeLstmError if it does not load."""
+        try:
+            function = ctypes.CDLL(str(self.path)).edgelstm_abi_version
+        except (OSError, AttributeError) as error:
+            raise EdgeLstmError(
+                f"C library {self.path} does not load", found=str(error), hint=BUILD_HINT
+            ) from error
+        function.restype = ctypes.c_uint32
+        return int(function())
 
     @property
     def cflags(self) -> list[str]:
@@ -82,6 +112,7 @@ class CLibrary:
             "cflags": shlex.join(self.cflags),
             "libs": shlex.join(self.libs),
             "sources": self.sources,
+            "prebuilt": self.prebuilt,
         }
 
 
@@ -140,30 +171,59 @@ def build_c(
             ) from error
         header = (folder / HEADER).read_text(encoding="utf-8")
         write_text(prefix / "include" / HEADER, header)
-        text = _PKG_CONFIG.format(version=_VERSION.findall(header)[0], sources=library.sources)
-        write_text(prefix / "lib" / "pkgconfig" / "edgelstm.pc", text)
-        write_text(prefix / "lib" / "cmake" / "edgelstm" / "edgelstm-config.cmake", _CMAKE)
+        text = _PKG_CONFIG.format(version=__version__, sources=library.sources)
+        write_text(library.pkgconfig / "edgelstm.pc", text)
+        write_text(library.cmake / "edgelstm-config.cmake", _CMAKE)
+        minor = ".".join(__version__.split(".")[:2])
+        write_text(
+            library.cmake / "edgelstm-config-version.cmake",
+            _CMAKE_VERSION.format(version=__version__, minor=minor),
+        )
         with atomic_path(library.path) as file:
             shutil.copyfile(linked, file)
     return library
 
 
 def find_c_library(prefix: PathLike | None = None) -> CLibrary:
-    """What :func:`build_c` wrote. prefix: the folder; default: the user's cache.
+    """What :func:`build_c` wrote. prefix: the folder; default: the user's cache, then the package edgelstm-native.
 
     Raises EdgeLstmError where there is none, or where it is of other sources than this edgelstm's.
     """
-    folder = (Path(prefix) if prefix is not None else cached_folder(machine_name())).absolute()
+    if prefix is not None:
+        return _library(Path(prefix), prebuilt=False)
+    try:
+        return _library(cached_folder(machine_name()), prebuilt=False)
+    except EdgeLstmError as error:
+        prebuilt = prebuilt_prefix()
+        if prebuilt is None:
+            raise
+        own, problem = cached_folder(machine_name()) / "lib" / FILE_NAME, error
+    try:
+        return _library(prebuilt, prebuilt=True)
+    except EdgeLstmError as error:
+        raise (problem if own.is_file() else error) from None
+
+
+def _library(prefix: Path, prebuilt: bool) -> CLibrary:
+    folder = prefix.absolute()
     library = folder / "lib" / FILE_NAME
     described = folder / "lib" / "pkgconfig" / "edgelstm.pc"
-    found = _SOURCES_LINE.search(described.read_text(encoding="utf-8")) if described.is_file() else None
+    text = described.read_text(encoding="utf-8") if described.is_file() else ""
+    found, version = _SOURCES_LINE.search(text), _VERSION_LINE.search(text)
     if not library.is_file() or found is None:
         raise EdgeLstmError("the C library is not here", found=f"no {library}", hint=BUILD_HINT)
+    if prebuilt and (version is None or version[1] != __version__):
+        raise EdgeLstmError(
+            f"the prebuilt C library in {folder}",
+            found=f"edgelstm-native {version[1] if version else 'of no version'}",
+            expected=f"{__version__}, as edgelstm itself",
+            hint=f"pip install edgelstm-native=={__version__}. Or build it: edgelstm build-plugin --c",
+        )
     if found[1] != sources_hash(find_source()):
         raise EdgeLstmError(
             f"the C library in {folder}", found="one built from other sources", hint=BUILD_HINT
         )
-    return CLibrary(folder, found[1])
+    return CLibrary(folder, found[1], prebuilt)
 
 
 def find_onnxruntime() -> Path:
@@ -186,10 +246,5 @@ def cached_folder(machine: str) -> Path:
 
 def sources_hash(plugins: Path) -> str:
     """SHA-256 of what the library is built from."""
-    digest = hashlib.sha256()
-    for path in (
-        *sorted(p for p in (plugins / "c").iterdir() if p.is_file()),
-        plugins / "onnxruntime" / "ort_abi.h",
-    ):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
-    return digest.hexdigest()
+    own = [path for path in (plugins / "c").iterdir() if path.is_file()]
+    return files_hash([*own, plugins / "onnxruntime" / "ort_abi.h"])

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from edgelstm.runtime.native.library import (
     machine_name,
     read_native_library,
 )
+from edgelstm.version import __version__
 
 FLAGS = (
     "-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-fno-math-errno",
@@ -45,16 +46,6 @@ VARIANTS: dict[str, tuple[tuple[str, str, int, int, Sequence[str]], ...]] = {
     "aarch64": (("neon", "kPortable", 4, 4, ()),),
 }
 COMPILE_TIMEOUT = 600.0
-_SOURCES = (
-    "kernels.cpp",
-    "kernels.h",
-    "operators.cpp",
-    "node.h",
-    "ort_abi.h",
-    "packed.cpp",
-    "packed.h",
-    "session.cpp",
-)
 
 
 def build_native(
@@ -93,7 +84,8 @@ def build_native(
             raise EdgeLstmError(
                 f"can't make {destination.parent}", found=str(error), hint="Give a file with -o"
             ) from error
-    info = json.dumps({"schema": SCHEMA, "machine": machine, "sources": sources_hash(folder)})
+    told = {"schema": SCHEMA, "machine": machine, "sources": sources_hash(folder), "version": __version__}
+    info = json.dumps(told)
     jobs: list[tuple[str, list[str]]] = [
         (
             f"kernels for {name}",
@@ -168,10 +160,16 @@ def find_compiler(given: PathLike | None, machine: str) -> list[str]:
 
 def sources_hash(folder: Path) -> str:
     """SHA-256 of what the library is built from."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        digest.update((folder / name).read_bytes())
-    return digest.hexdigest()
+    return files_hash(path for path in folder.iterdir() if path.suffix in (".cpp", ".h"))
+
+
+def files_hash(paths: Iterable[Path]) -> str:
+    """SHA-256 of a line a file, in the order of their paths, as sha256sum writes it: CMake computes it too (plugins/native)."""
+    lines = [
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n"
+        for path in sorted(paths, key=lambda path: path.as_posix())
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def run_compiler(command: list[str], what: str) -> None:

@@ -202,6 +202,7 @@ def _runtimes() -> Iterator[Finding]:
     yield Finding("run", "onnxruntime", version, None if version else missing)
     yield Finding("run", "onnxruntime providers", providers, None if providers else missing)
     yield _native()
+    yield _c_library()
 
 
 def _native() -> Finding:
@@ -218,11 +219,24 @@ def _native() -> Finding:
             return Finding(
                 "run", name, None, f"Small LSTM and GRU models run some times faster with them. {BUILD_HINT}"
             )
-        found = f"{library.instructions()}: {library.path}"
+        origin = "prebuilt" if library.prebuilt else "built here"
+        found = f"{library.instructions()}: {library.path} ({origin})"
     except (EdgeLstmError, ImportError) as error:  # without NumPy, which a broken installation lacks
         return Finding("run", name, None, str(error))
     hint = "They are off: EDGELSTM_NATIVE=0" if off else _older_than_sources(library.sources)
     return Finding("run", name, found, hint)
+
+
+def _c_library() -> Finding:
+    """libedgelstm, for programs in C and C++."""
+    try:
+        from edgelstm.engine.c_build import find_c_library
+
+        library = find_c_library()
+        origin = "prebuilt" if library.prebuilt else "built here"
+        return Finding("run", "C library", f"interface {library.abi_version()}: {library.path} ({origin})")
+    except (EdgeLstmError, ImportError, OSError) as error:
+        return Finding("run", "C library", None, f"Only for programs in C and C++: {error}")
 
 
 def _older_than_sources(built_from: str) -> str | None:

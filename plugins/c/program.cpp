@@ -178,13 +178,13 @@ void Program::compare_with_graph() {
       std::string name = text;
       r.check(r.AllocatorFree(allocator, text));
       auto spec = wanted.find(name);
-      if (spec == wanted.end()) disagree("tensor " + quoted(name) + " is not in the Signature");
+      if (spec == wanted.end()) disagree("tensor " + edgelstm::quoted(name) + " is not in the Signature");
       ort::TypeInfo* found;
       r.check((in ? r.SessionGetInputTypeInfo : r.SessionGetOutputTypeInfo)(session_.get(), k, &found));
       Owned<ort::TypeInfo> info(found, r.ReleaseTypeInfo);
       const ort::TensorInfo* tensor = nullptr;
       r.check(r.CastTypeInfoToTensorInfo(info.get(), &tensor));
-      if (tensor == nullptr) disagree(quoted(name) + " is no tensor");
+      if (tensor == nullptr) disagree(edgelstm::quoted(name) + " is no tensor");
       int element;
       size_t rank;
       r.check(r.GetTensorElementType(tensor, &element));
@@ -194,7 +194,7 @@ void Program::compare_with_graph() {
       std::vector<int64_t> expected = {signature.rows ? signature.rows : -1};
       expected.insert(expected.end(), spec->second->shape.begin(), spec->second->shape.end());
       if (element != spec->second->type->element || dims != expected)
-        disagree("tensor " + quoted(name) + " is " + element_text(element) + " of rank " + std::to_string(rank) + ", expected " + spec->second->text());
+        disagree("tensor " + edgelstm::quoted(name) + " is " + element_text(element) + " of rank " + std::to_string(rank) + ", expected " + spec->second->text());
     }
   }
 }

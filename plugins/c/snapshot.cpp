@@ -143,15 +143,15 @@ std::map<std::string, Bytes> unzip(const Bytes& file) {
     if (flags & 0x61 || entry.number(6, 2) > 63) refuse("an encrypted entry, or one of another kind");
     if (!(flags & 0x800) && !ascii(name)) refuse("an entry whose name is no UTF-8");
     if (entry.number(10, 2) != 0 || size != packed)
-      refuse("a compressed entry, " + quoted(name), "Write it uncompressed: np.savez, or snapshot().save()");
+      refuse("a compressed entry, " + edgelstm::quoted(name), "Write it uncompressed: np.savez, or snapshot().save()");
     Bytes local = file.part(offset, 30);
-    if (local.number(0, 4) != 0x04034b50) refuse("a damaged entry, " + quoted(name));
+    if (local.number(0, 4) != 0x04034b50) refuse("a damaged entry, " + edgelstm::quoted(name));
     size_t again = local.number(26, 2);
-    if (file.part(offset + 30, again).text() != name) refuse("a damaged entry, " + quoted(name));
+    if (file.part(offset + 30, again).text() != name) refuse("a damaged entry, " + edgelstm::quoted(name));
     Bytes content = file.part(offset + 30 + again + local.number(28, 2), size);
-    if (crc32(content.data, content.size) != entry.number(16, 4)) refuse("a damaged entry, " + quoted(name));
+    if (crc32(content.data, content.size) != entry.number(16, 4)) refuse("a damaged entry, " + edgelstm::quoted(name));
     if (name.size() > 4 && name.compare(name.size() - 4, 4, ".npy") == 0) name.resize(name.size() - 4);
-    if (!found.emplace(name, content).second) refuse("the entry " + quoted(name) + " twice");
+    if (!found.emplace(name, content).second) refuse("the entry " + edgelstm::quoted(name) + " twice");
     at += 46 + name_size + extra_size + entry.number(32, 2);
   }
   if (at != limit) refuse("a damaged directory");
@@ -317,13 +317,13 @@ std::vector<const void*> read_snapshot(const std::vector<State>& states, const s
   std::vector<const void*> found;
   for (const State& state : states) {
     auto entry = entries.find(state.name);
-    if (entry == entries.end()) refuse("no state " + quoted(state.name), "It was taken from another model");
+    if (entry == entries.end()) refuse("no state " + edgelstm::quoted(state.name), "It was taken from another model");
     Npy npy = read_npy(entry->second);
     if (npy.descr != state.type->descr || npy.shape != state.shape)
-      refuse("state " + quoted(state.name) + " is " + npy.descr + shape_text(npy.shape) + ", expected " + state.text(),
+      refuse("state " + edgelstm::quoted(state.name) + " is " + npy.descr + shape_text(npy.shape) + ", expected " + state.text(),
              "It was taken from another model, or from one that keeps its states in another type");
-    if (npy.fortran && npy.shape.size() > 1) refuse("state " + quoted(state.name) + " in Fortran's order", "Write it in C order");
-    if (npy.content.size != state.bytes()) refuse("state " + quoted(state.name) + " is cut short");
+    if (npy.fortran && npy.shape.size() > 1) refuse("state " + edgelstm::quoted(state.name) + " in Fortran's order", "Write it in C order");
+    if (npy.content.size != state.bytes()) refuse("state " + edgelstm::quoted(state.name) + " is cut short");
     found.push_back(npy.content.data);
   }
   return found;
