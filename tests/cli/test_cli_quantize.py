@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from test_cli import frames, model  # noqa: F401
 
+import edgelstm
 import zoo
 from command_line import Run
 from edgelstm.quantize.recipe import load_recipe
@@ -209,43 +211,60 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", sorted(BAD))
-def test_bad_input_gives_one_line_and_leaves_nothing(
-    run: Run, model: Path, frames: Path, long: Path, case: str
-) -> None:
-    assert run("calibrate", model, "--source", long, "-o", "c.json")[0] == 0
-    assert run("quantize", model, "--calibration", "c.json", "-o", "q.onnx")[0] == 0
-    zoo.conv_lstm().save("conv.onnx")
-    assert run("calibrate", model, "--source", long, "--preprocess", "scale=2", "-o", "scaled.json")[0] == 0
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every file that the cases name."""
+    folder = tmp_path_factory.mktemp("inputs")
+    zoo.lstm().save(folder / "model.onnx")
+    zoo.conv_lstm().save(folder / "conv.onnx")
+    growing().save(folder / "sum.onnx")
+    write_arrays(folder)
+    by_name = {
+        "c": edgelstm.calibrate(folder / "model.onnx", str(folder / "long.npy"), folder / "c.json"),
+        "scaled": edgelstm.calibrate(
+            folder / "model.onnx", str(folder / "long.npy"), folder / "scaled.json", preprocess=["scale=2"]
+        ),
+        "sum": edgelstm.calibrate(folder / "sum.onnx", str(folder / "ones.npy"), folder / "sum.json"),
+    }
+    assert all(made.path is not None for made in by_name.values())
+    edgelstm.quantize(folder / "model.onnx", folder / "c.json", folder / "q.onnx")
+    edgelstm.quantize(folder / "model.onnx", None, folder / "h.onnx", runtime="tensorrt", precision="fp16")
+    text = (folder / "c.json").read_text()
     for name, change in {
         "sided": {"high": [None] * 3},
         "zero": {"low": [0] * 3, "high": [0] * 3, "tensor_low": 0, "tensor_high": 0},
         "inf": {"tensor_high": float("inf")},
     }.items():
-        data = json.loads(Path("c.json").read_text())
+        data = json.loads(text)
         data["tensors"]["x"] |= change
-        Path(f"{name}.json").write_text(json.dumps(data))
-    data = json.loads(Path("c.json").read_text())
+        (folder / f"{name}.json").write_text(json.dumps(data))
+    data = json.loads(text)
     del data["tensors"]["x"]
-    Path("less.json").write_text(json.dumps(data))
-    Path("cut.json").write_text(Path("c.json").read_text()[:3000])
-    np.save("blank.npy", np.zeros((80, 3), np.float32))
-    np.save("huge.npy", np.full((80, 3), 3e38, np.float32))
-    if "16 bits" in case:
-        half = ("--runtime", "tensorrt", "--precision", "fp16", "-o", "h.onnx")
-        assert run("quantize", model, *half)[0] == 0
-    if case == "growing cell state":
-        growing().save("sum.onnx")
-        np.save("ones.npy", np.ones((200, 2), np.float32))
-        assert run("calibrate", "sum.onnx", "--source", "ones.npy", "-o", "sum.json")[0] == 0
-    Path("bad.toml").write_text("method = ")
-    Path("key.toml").write_text('sauce = "frames.npy"')
+    (folder / "less.json").write_text(json.dumps(data))
+    (folder / "cut.json").write_text(text[:3000])
+    (folder / "bad.toml").write_text("method = ")
+    (folder / "key.toml").write_text('sauce = "frames.npy"')
     for name, span in {
         "short": 'source = "frames.npy"\nframes = 50',
         "start": 'source = "f"\nstart = -1',
         "empty": "",
     }.items():
-        Path(f"{name}.toml").write_text(f"[[sequence]]\n{span}\n")
+        (folder / f"{name}.toml").write_text(f"[[sequence]]\n{span}\n")
+    return folder
+
+
+def write_arrays(folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    np.save(folder / "frames.npy", rng.normal(size=(20, 3)).astype(np.float32))
+    np.save(folder / "long.npy", np.cumsum(rng.normal(size=(80, 3)) * 0.3, 0).astype(np.float32))
+    np.save(folder / "ones.npy", np.ones((200, 2), np.float32))
+    np.save(folder / "blank.npy", np.zeros((80, 3), np.float32))
+    np.save(folder / "huge.npy", np.full((80, 3), 3e38, np.float32))
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_bad_input_gives_one_line_and_leaves_nothing(run: Run, inputs: Path, case: str) -> None:
+    shutil.copytree(inputs, ".", dirs_exist_ok=True)
     before = sorted(Path().iterdir())
     arguments, message = BAD[case]
     code, text, error = run(*arguments)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -66,16 +67,31 @@ def frames(step: StepModel, count: int = FRAMES) -> list[np.ndarray]:
     return [(s + 0.2 * rng.normal(size=shape)).astype(np.float32) for s in slow]
 
 
-def off(a: StepModel, b: StepModel) -> float:
+def run(step: StepModel) -> np.ndarray:
+    """Its output over a long stream."""
+    with Runner(OrtProgram(step.to_bytes(), threads=1)) as runner:
+        stream = runner.stream("a")
+        return np.array([stream.step(frame)["y"] for frame in frames(step)])
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A model with a slow state, what was seen of it, and what it gives."""
+
+    step: StepModel
+    found: Calibration
+    true: np.ndarray
+
+
+@cache
+def slow(make: Callable[[], StepModel]) -> Slow:
+    step = make()
+    return Slow(step, calibrate(step, [frames(step)], threads=1).calibration, run(step))
+
+
+def off(true: np.ndarray, step: StepModel) -> float:
     """Relative error of the output over a long stream."""
-
-    def run(step: StepModel) -> Iterator[np.ndarray]:
-        with Runner(OrtProgram(step.to_bytes(), threads=1)) as runner:
-            stream = runner.stream("a")
-            for frame in frames(step):
-                yield stream.step(frame)["y"].copy()
-
-    true, other = (np.array(list(run(s))) for s in (a, b))
+    other = run(step)
     return float(np.linalg.norm(other - true) / np.linalg.norm(true))
 
 
@@ -89,22 +105,22 @@ def ignoring(calibration: Calibration) -> Calibration:
     "options",
     [
         {},
-        {"target": "tensorrt"},
-        {"target": "tensorrt", "precision": "fp8"},
+        {"runtime": "tensorrt"},
+        {"runtime": "tensorrt", "precision": "fp8"},
         {"precision": "bf16"},
         {"precision": "fp16"},
     ],
 )
 def test_a_slow_state_stays_float_and_follows(make, options) -> None:  # type: ignore[no-untyped-def]
-    step = make()
-    found = calibrate(step, [frames(step)], threads=1).calibration
+    case = slow(make)
+    step, found = case.step, case.found
     name = step.signature.states[0].name
     precision = options.get("precision", "int8")
     dtype = {"int8": "int8", "fp8": "float8e4m3fn", "bf16": "bfloat16", "fp16": "float16"}[precision]
     if precision == "fp16":
         assert not stuck_states(found, dtype), "it is fine enough"
         # A matrix of .996 has that in fp16 only to within a sixteenth of .004.
-        assert off(step, quantize(step, found, **options).step) < (
+        assert off(case.true, quantize(step, found, **options).step) < (
             0.04 if make is through_a_product else 0.01
         )
         return
@@ -121,9 +137,9 @@ def test_a_slow_state_stays_float_and_follows(make, options) -> None:  # type: i
     assert made.step.signature.state(name).dtype == "float32"
     assert any(f"state {name!r} stays in float32" in note for note in made.notes), made.notes
     limit = 0.03 if precision in ("int8", "bf16") else 0.06
-    assert off(step, made.step) < limit
+    assert off(case.true, made.step) < limit
     worse = quantize(step, ignoring(found), **options).step
-    assert off(step, worse) > 3 * off(step, made.step), "what it would be otherwise"
+    assert off(case.true, worse) > 3 * off(case.true, made.step), "what it would be otherwise"
 
 
 @pytest.mark.parametrize("make", [zoo.lstm, lambda: zoo.conv_lstm(size=8)])
@@ -170,8 +186,7 @@ def test_auto_keeps_it_too() -> None:
 
 
 def test_rounding_in_a_file() -> None:
-    step = leaky()
-    found = calibrate(step, [frames(step)], threads=1).calibration
+    found = slow(leaky).found
     data = found.to_json()
     assert Calibration.from_json(data).states["s"].rounding == found.states["s"].rounding
     del data["states"]["s"]["rounding"]
