@@ -82,7 +82,10 @@ def run(
         ),
     ] = None,
     on_bad_frame: Annotated[
-        str, typer.Option(help="NaN or infinity in a frame: error, skip, zero or pass.")
+        str,
+        typer.Option(
+            help="NaN or infinity in a frame, or one that can't be read: error, skip, zero or pass."
+        ),
     ] = "error",
     show: Annotated[str | None, typer.Option(help="PNG and MP4: which output.", metavar="OUTPUT")] = None,
     lead: Annotated[

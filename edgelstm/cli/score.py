@@ -43,6 +43,12 @@ def score(
     preprocess: Preprocess = None,
     hop: Hop = None,
     on_gap: Annotated[str, typer.Option(help="Frames missing: hold the state, reset it, or error.")] = "hold",
+    on_bad_frame: Annotated[
+        str,
+        typer.Option(
+            help="NaN or infinity in a frame, or one that can't be read: error, skip, zero or pass."
+        ),
+    ] = "error",
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -64,6 +70,7 @@ def score(
             preprocess=preprocess,
             hop=hop,
             on_gap=on_gap,  # type: ignore[arg-type]
+            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             progress=tick,
             say=say,
         )

@@ -84,6 +84,8 @@ class Inputs:
     def __call__(self, frame: Frame | Array | Mapping[str, Array]) -> dict[str, Array]:
         """One raw frame's arrays by input name, each of its ``frame_shape`` (for a window: of one of its frames)."""
         if isinstance(frame, Frame):
+            if frame.bad is not None:
+                raise frame.bad
             if frame.values is not None and frame.values != self._checked:
                 for name, ops in self._declared.items():
                     check_scale(name, ops, frame.values)

@@ -193,7 +193,8 @@ def run(
             scorer = partial(_scorer, first, ops, threshold, inputs.window is not None) if score else None
             if scorer is not None:
                 scorer()  # whether there is something to score is known before the first frame
-            job = Job(name, iter(()), inputs, sink, scorer)
+            opened.gives_bad = True  # its policy decides
+            job = Job(name, iter(()), inputs, sink, scorer, policy=on_bad_frame)
             job.steps = inputs.steps(job.watched(opened))
             jobs.append(job)
         report.out = ", ".join(report.outs.values()) or None
@@ -222,6 +223,7 @@ def run(
         except KeyboardInterrupt:
             if not waits:
                 raise
+        loop.counts.skipped += sum(job.left_out for job in jobs)
         if not (loop.counts.frames or loop.counts.skipped or waits):
             raise EdgeLstmError(
                 f"{report.source}: no step of the model",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, refuse_overwrite, write_text
 from edgelstm.renamed import renamed
+from edgelstm.runtime.frames import BadFrame
 from edgelstm.workflows.frames import Preprocessing, Progress
 from edgelstm.workflows.run import RunReport, run
 from edgelstm.workflows.streaming import named_sources
@@ -53,6 +54,7 @@ def score(
     preprocess: Preprocessing | None = None,
     hop: int | None = None,
     on_gap: OnGap = "hold",
+    on_bad_frame: BadFrame = "error",
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> ScoreReport:
@@ -73,6 +75,7 @@ def score(
         preprocess=preprocess,
         hop=hop,
         on_gap=on_gap,
+        on_bad_frame=on_bad_frame,
         score=True,
         threshold=threshold,
         progress=progress,

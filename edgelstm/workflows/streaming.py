@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,10 +19,15 @@ from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.pipeline.outputs import handed_on
 from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.pipeline.sources.address import shown
+from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
 from edgelstm.verify.forecast import ForecastScorer
 
+log = logging.getLogger(__name__)
+
+#: Of how many frames that are left out it is said why.
+TOLD = (1, 2, 3, 10, 100, 1000, 10_000)
 #: What a source is called that is alone and has no name.
 ONLY = "main"
 
@@ -62,6 +68,9 @@ class Job:
     ended: set[str] = field(default_factory=set)
     #: Streams of which a frame was skipped: time passed that nobody saw.
     passed: set[str] = field(default_factory=set)
+    #: What is done with frames that the source could not read, and how many were left out.
+    policy: BadFrame = "error"
+    left_out: int = 0
 
     def stream(self, frame: Frame) -> str:
         """Whose state the frame goes on."""
@@ -84,9 +93,24 @@ class Job:
         for frame in source:
             if frame.last:
                 self.ended.add(self.stream(frame))
+            wrong = frame.bad or frame.late
+            if wrong is not None:
+                if self.policy == "skip":
+                    self._leave_out(frame, wrong)
+                    continue
+                if self.policy == "error" or frame.late is not None or frame.is_empty:
+                    raise wrong
+                frame = replace(frame, bad=None)
             if self.scorer is not None and self.windows:
                 self._arrived(self.scorer, frame)
             yield frame
+
+    def _leave_out(self, frame: Frame, why: EdgeLstmError) -> None:
+        self.left_out += 1
+        if self.left_out in TOLD:
+            log.warning("frame %d is left out, %d so far: %s", frame.index, self.left_out, why)
+        self.passed.add(self.stream(frame))
+        self.inputs.forget(frame.stream)
 
     def _arrived(self, scorer: Callable[[], ForecastScorer], frame: Frame) -> None:
         name = self.stream(frame)
@@ -191,9 +215,16 @@ class Loop:
                     stage.outputs.forget(name)
                 for stage in self._stages[1:]:
                     stage.inputs.forget(name)
-        made = self._through(arrays, frames)
+        try:
+            made = self._through(arrays, frames)
+        except EdgeLstmError as error:
+            missing = [frame.missing for _, frame in frames.values() if frame.missing is not None]
+            if not missing or error.found is None:
+                raise
+            found = f"{error.found} ({'; '.join(missing)})"
+            raise EdgeLstmError(error.what, found=found, expected=error.expected, hint=error.hint) from error
         seconds = sum(stage.seconds for stage in self._stages)
-        skipped = set().union(*(stage.skipped for stage in self._stages))
+        skipped: set[str] = set().union(*(stage.skipped for stage in self._stages))
         self.counts.skipped += len(skipped)
         if made:
             self.counts.milliseconds.append(seconds * 1e3)

@@ -48,8 +48,7 @@ def test_a_damaged_file_in_a_folder_costs_its_stream_alone(tmp_path: Path) -> No
         lines = '[models.m]\npath = "model.onnx"\n[streams.good]\nsource = "good"\n[streams.bad]\nsource = "bad"\nretries = 1\nretry = 0.01\n'
         report = Pipeline.from_text(lines, tmp_path).run()
         assert report.streams["good"]["stepped"] == 10
-        assert report.streams["bad"]["stepped"] in (5, 10), "each that lies before it once"
-        assert ("5.png" in report.failed.get("stream bad", "")) is (report.streams["bad"]["stepped"] == 5)
+        assert report.streams["bad"]["stepped"] in (9, 10), "all but one at most, each once"
 
 
 @pytest.mark.parametrize("bad", ["skip", "rollback", "reset"])

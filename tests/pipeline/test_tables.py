@@ -176,21 +176,25 @@ def test_gaps_and_backward_steps_in_time(tmp_path: Path) -> None:
     assert [f.gap for f in found[:3]] == [None] * 3
     assert found[3].gap == "3 rows missing between 2024-01-01T00:20 and 2024-01-01T01:00"
     spec = write(tmp_path / "b.csv", [["t", "a"], [5, 1], [4, 1]])
-    assert "row 2: time runs backwards: found 4 after 5" in refusal(f"{spec}:time=t")
+    assert "row 2 (line 3): time runs backwards: found 4 after 5" in refusal(f"{spec}:time=t")
     spec = write(tmp_path / "n.csv", [["t", "a"], ["noon", 1]])
-    assert "row 1: time: found 'noon'; expected seconds, or ISO 8601" in refusal(f"{spec}:time=t")
+    assert "row 1 (line 2), column 't': time: found 'noon'; expected seconds, or ISO 8601" in refusal(
+        f"{spec}:time=t"
+    )
 
 
 def test_what_is_no_table_of_numbers_is_refused(tmp_path: Path) -> None:
     spec = write(tmp_path / "t.csv", [["a", "b"], [1, "red"]])
     assert (
-        "row 1, column 'b': found 'red'; expected a number. Choose the columns: t.csv:columns=..."
+        "row 1 (line 2), column 'b': found 'red'; expected a number. Choose the columns: t.csv:columns=..."
         in refusal(spec)
     )
     assert "no column 'c': found a, b" in refusal(f"{spec}:columns=c")
     assert "keys without a key" in refusal(f"{spec}:keys=1")
     assert "head: found 0" in refusal(f"{spec}:head=0")
-    assert "row 1: found 3 values; expected 2" in refusal(write(tmp_path / "w.csv", [["a", "b"], [1, 2, 3]]))
+    assert "row 1 (line 2): found 3 values; expected 2" in refusal(
+        write(tmp_path / "w.csv", [["a", "b"], [1, 2, 3]])
+    )
     assert "no value for column 'b'" in refusal(write(tmp_path / "s.csv", [["a", "b"], [1]]))
     assert "columns of one name: found a" in refusal(write(tmp_path / "d.csv", [["a", "a"], [1, 2]]))
     (tmp_path / "e.csv").write_bytes(b"")

@@ -181,8 +181,7 @@ class _Child:
                 log.warning("%s", said["log"])
                 continue
             if "error" in said:
-                told = [None if said.get(k) is None else str(said[k]) for k in ("found", "expected", "hint")]
-                raise EdgeLstmError(str(said["error"]), found=told[0], expected=told[1], hint=told[2])
+                raise _error(said) or _lie("no error")
             return said
 
     def _died(self) -> EdgeLstmError:
@@ -216,8 +215,11 @@ class _Child:
                 None if said["gap"] is None else str(said["gap"]),
                 None if said["stream"] is None else str(said["stream"]),
                 bool(said["last"]),
+                _error(said["bad"]),
+                None if said["missing"] is None else str(said["missing"]),
+                _error(said["late"]),
             )
-        except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
             raise _lie(f"{type(error).__name__}: {error}") from None
 
     def _array(self, said: dict[str, Any]) -> Array:
@@ -253,6 +255,13 @@ def _hello(said: dict[str, Any]) -> dict[str, Any]:
         }
     except (KeyError, TypeError, ValueError) as error:
         raise _lie(f"{type(error).__name__}: {error}") from None
+
+
+def _error(said: Any) -> EdgeLstmError | None:
+    if said is None:
+        return None
+    told = [None if said.get(k) is None else str(said[k]) for k in ("found", "expected", "hint")]
+    return EdgeLstmError(str(said["error"]), found=told[0], expected=told[1], hint=told[2])
 
 
 def _lie(found: str) -> EdgeLstmError:

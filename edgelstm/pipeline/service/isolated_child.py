@@ -62,10 +62,11 @@ def main(memory: int) -> None:
                 start=None if place.start is None else place.start.isoformat(),
                 interval=place.interval,
             )
+            source.gives_bad = True
             _give(source, memory, free, say)
         say(end=True)
     except EdgeLstmError as error:
-        say(error=error.what, found=_text(error.found), expected=_text(error.expected), hint=error.hint)
+        say(**_error(error))
     except Exception as error:
         say(error=f"{type(error).__name__}: {error}")
 
@@ -111,7 +112,13 @@ def _words(frame: Frame) -> dict[str, Any]:
     return {
         "index": frame.index, "time": frame.time, "name": frame.name, "values": frame.values, "notes": frame.notes,
         "gap": frame.gap, "stream": frame.stream, "last": frame.last,
+        "bad": frame.bad and _error(frame.bad), "missing": frame.missing, "late": frame.late and _error(frame.late),
     }  # fmt: skip
+
+
+def _error(error: EdgeLstmError) -> dict[str, str | None]:
+    told = {"found": _text(error.found), "expected": _text(error.expected), "hint": error.hint}
+    return {"error": error.what, **told}
 
 
 def _padded(size: int) -> int:

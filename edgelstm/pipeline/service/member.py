@@ -300,6 +300,10 @@ class Member:
         if arrived.anew:
             self.clock.begin_anew()
             self.reset("source")
+        if frame.bad is not None:
+            # Its time, if any, is not to be believed.
+            self._bad(replace(arrived, stamp=self._stamp(arrived)), _told(frame.bad))
+            return False
         before = self.clock.last
         verdict = self.clock.arrived(arrived.stamp, frame.gap is not None)
         if verdict is IN_TIME:
@@ -336,14 +340,7 @@ class Member:
         for array in arrays.values():
             finite = finite and (array.dtype.kind != "f" or all_finite(array))
         if not finite:
-            self._open_window_anew()
-            self._drop("not_finite", arrived, "NaN or infinity in the frame", filled)
-            if self.rules.bad == "reset":
-                self.reset("frame")
-            elif self.rules.bad == "rollback" and self.stream is not None:
-                self.counts.add(f"rolled_back:frame:{self.guard.set_back(self.stream)}")
-                if self.keeper is not None:
-                    self.keeper.forget()
+            self._bad(arrived, frame.missing or "NaN or infinity in the frame", filled)
             return None
         if self.scene is not None and not filled and self.scene.is_cut(frame):
             self.reset("cut")
@@ -362,6 +359,26 @@ class Member:
                 return None
             self._gathered_from, self._gathered_open, self._dealt_with = None, 0, self.clock.last
         return Due(frame, arrived.stamp, arrays, filled, arrived.at)
+
+    def _bad(self, arrived: Arrived, why: str, filled: bool = False) -> None:
+        """A frame that is not stepped, and what the policy says of the state then."""
+        self._open_window_anew()
+        self._drop(
+            "unreadable" if arrived.frame.is_empty else "not_finite",
+            arrived,
+            why,
+            filled,
+        )
+        if self.rules.bad == "reset":
+            self.reset("frame")
+        elif self.rules.bad == "rollback" and self.stream is not None:
+            self.counts.add(f"rolled_back:frame:{self.guard.set_back(self.stream)}")
+            if self.keeper is not None:
+                self.keeper.forget()
+
+    def _stamp(self, arrived: Arrived) -> float:
+        """Of a frame that may have no time: that of the last one."""
+        return arrived.stamp if self.clock.last is None else self.clock.last
 
     def _open_window_anew(self) -> None:
         """No window closes over a frame that can't be in it."""
@@ -454,6 +471,11 @@ class Member:
         self.counts.add(("unfilled:" if due.filled else "dropped:") + "engine")
         if is_worth_a_line(self.counts.add("engine_errors")):
             log.error("stream %s: frame %d: the step failed: %s", self.name, due.frame.index, error)
+
+
+def _told(error: EdgeLstmError) -> str:
+    """Without the hint, which is for who can answer."""
+    return str(EdgeLstmError(error.what, found=error.found, expected=error.expected))
 
 
 def _blank(frame: Frame) -> Frame:

@@ -25,8 +25,19 @@ def open_section(
     given: Mapping[str, Frames],
     unpaired: Count = lambda name, index: None,
 ) -> Source:
-    """The source of a stream's section. base: the folder that relative paths start at; given: sources from Python, by name. unpaired: told
+    """The source of a stream's section, bad frames too: its policy decides on them. base: the folder that relative paths start at; given: sources from Python, by name. unpaired: told
     of frames of several sources that have no partner."""
+    source = _open_section(section, base, given, unpaired)
+    source.gives_bad = True
+    return source
+
+
+def _open_section(
+    section: StreamSection,
+    base: Path,
+    given: Mapping[str, Frames],
+    unpaired: Count,
+) -> Source:
     if isinstance(section.source, str):
         return _open_one(section.source, section, base, given, section.limit)
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Place
-from edgelstm.pipeline.sources.source import Frame, Source
+from edgelstm.pipeline.sources.source import NOTHING, Frame, Source
 
 #: Frames of each that may wait for the others.
 WAITING = 32
@@ -89,6 +89,8 @@ class _Paired(Source):
         self._lanes, self._within, self._count = lanes, within, count
         self._wake = threading.Condition()
         first = lanes[0].source
+        for lane in lanes:
+            lane.source.gives_bad = True  # of a pair, it is the pair that is bad
         super().__init__(
             " with ".join(lane.source.description for lane in lanes),
             self._pairs,
@@ -122,6 +124,9 @@ class _Paired(Source):
         try:
             with lane.source:
                 for frame in lane.source:
+                    if frame.bad is not None and frame.time is None and not lane.source.fps:
+                        self._count(lane.name, self._next)  # it goes with none
+                        continue
                     timed = _Timed(frame, lane.when(frame))
                     with self._wake:
                         while len(lane.queue) >= WAITING and not lane.source.live and not stopped.is_set():
@@ -243,7 +248,12 @@ def _together(index: int, frames: Mapping[str, Frame]) -> Frame:
     gaps = [frame.gap for frame in frames.values() if frame.gap is not None]
     notes = tuple(note for frame in frames.values() for note in frame.notes)
     same = next(iter(values)) if len(values) == 1 else None
-    return Frame(index, first.time, first.name, data, same, notes, gaps[0] if gaps else None)
+    bad = next((frame.bad for frame in frames.values() if frame.bad is not None), None)
+    missing = next((frame.missing for frame in frames.values() if frame.missing is not None), None)
+    gap = gaps[0] if gaps else None
+    if bad is not None:
+        return Frame(index, first.time, first.name, NOTHING, gap=gap, bad=bad)
+    return Frame(index, first.time, first.name, data, same, notes, gap, missing=missing)
 
 
 def open_pair(

@@ -228,7 +228,9 @@ class Reader:
                 at = stamp(frame, self._rate or source.fps, now) if when is None else when
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
-                self._after, self._since = frame.index, at
+                self._after = frame.index
+                if frame.bad is None or when is not None:  # else it does not tell how far the source is
+                    self._since = at
                 if source.live and self._limit is not None and frame.index + 1 >= self._limit:
                     return
                 self._since_asked = time.monotonic()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.sources.source import Frame
+from edgelstm.pipeline.sources.source import NOTHING, Frame
 from edgelstm.pipeline.sources.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -131,7 +131,8 @@ def _there(listed: Sequence[Path], read: Callable[[Path, int], Frame], skip_last
             frame = read(path, index)
         except EdgeLstmError as error:
             if not (skip_last and index and index == len(listed) - 1 and error.__cause__ is not None):
-                raise
+                yield Frame(index, None, path.name, NOTHING, bad=error)
+                continue
             log.warning("left out the last file, it is half-written or damaged: %s", error)
         else:
             yield frame

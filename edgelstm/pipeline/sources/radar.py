@@ -101,6 +101,10 @@ def open_radar(
             skip_last=True,
             settle=True,
         ):
+            if frame.bad is not None:
+                time = kind.time(folder / frame.name)
+                yield replace(frame, time=(time - times[0]).total_seconds(), name=_utc(time))
+                continue
             assert frame.time is not None
             before = times[0] + timedelta(seconds=frame.time)
             if frame.gap is not None and len(times) <= frame.index:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import math
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -20,49 +23,83 @@ from edgelstm.pipeline.sources.tail import lines_that_come, whole_lines
 
 #: Longer lines are no table of numbers.
 MAX_LINE = 1 << 20
+#: Lines of a row, with cells of several lines, at most.
+MAX_LINES = 50
+#: Characters of a cell that a message shows.
+SHOWN = 40
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row; cells are text or, in Parquet, what the column holds. index counts from 0, without the header."""
+    """One row; cells are text or, in Parquet, what the column holds. index counts from 0, without the header; line, of text,
+    from 1, with it. wrong: why it can't be told which cell is of which column."""
 
     path: Path
     index: int
     cells: Mapping[str, Any]
+    line: int | None = None
+    wrong: EdgeLstmError | None = None
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        line = "" if self.line is None else f" (line {self.line})"
+        return f"{self.path}, row {self.index + 1}{line}"
 
     def text(self, column: str) -> str:
-        """A cell as text; whole numbers without a decimal point."""
+        """A cell as text; whole numbers without a decimal point. Raises EdgeLstmError where there is none."""
+        if self.wrong is not None and column not in self.cells:
+            raise self.wrong
         value = self._cell(column)
         if isinstance(value, datetime):
             return value.isoformat()
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
-        return "" if value is None else str(value).strip()
-
-    def numbers(self, columns: Sequence[str]) -> Array:
-        """float64 [columns]; NaN for an empty cell."""
-        return np.array([self._number(column) for column in columns], np.float64)
-
-    def _number(self, column: str) -> float:
-        value = self._cell(column)
-        try:
-            if value is None or (isinstance(value, str) and not value.strip()):
-                return math.nan
-            return float(value)
-        except (TypeError, ValueError):
+        text = "" if value is None else str(value).strip()
+        if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise EdgeLstmError(
-                f"{self.path}, row {self.index + 1}, column {column!r}",
-                found=repr(value),
-                expected="a number",
-                hint=f"Choose the columns: {self.path.name}:columns=...",
-            ) from None
+                f"{self.where}, column {column!r}", found=_shown(text), expected="text in UTF-8"
+            )
+        return text
+
+    def numbers(self, columns: Sequence[str]) -> tuple[Array, EdgeLstmError | None, str | None]:
+        """float64 [columns], NaN for every cell that is no number; what is wrong with the first of those that are neither numbers nor
+        empty; which cell is the first that is empty or NaN, in words."""
+        if self.wrong is None:
+            with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
+                numbers = [float(self.cells[column]) for column in columns]
+                if not any(map(math.isnan, numbers)):
+                    return np.array(numbers, np.float64), None, None
+        values = np.full(len(columns), math.nan)
+        if self.wrong is not None:
+            return values, self.wrong, None
+        bad, missing = None, None
+        for place, column in enumerate(columns):
+            try:
+                value = self._cell(column)
+                if value is not None and not (isinstance(value, str) and not value.strip()):
+                    values[place] = float(value)
+            except EdgeLstmError as error:
+                bad = bad or error
+            except (TypeError, ValueError, OverflowError):
+                bad = bad or EdgeLstmError(
+                    f"{self.where}, column {column!r}",
+                    found=_shown(value),
+                    expected="a number",
+                    hint=f"Choose the columns: {self.path.name}:columns=..., or leave such rows out: --on-bad-frame skip",
+                )
+            else:
+                if missing is None and math.isnan(values[place]):
+                    found = "an empty cell" if value is None or not str(value).strip() else _shown(value)
+                    missing = f"{self.where}, column {column!r}: {found}"
+        return values, bad, missing
 
     def _cell(self, column: str) -> Any:
         try:
             return self.cells[column]
         except KeyError:
             raise EdgeLstmError(
-                f"{self.path}, row {self.index + 1}: no value for column {column!r}",
+                f"{self.where}: no value for column {column!r}",
                 found=f"{count_of(len(self.cells), 'value')}",
             ) from None
 
@@ -101,9 +138,10 @@ def open_rows(
 
 def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) -> Rows:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
             first = file.readline(MAX_LINE)
-    except (OSError, UnicodeDecodeError) as error:
+        first.encode()  # of the header, nothing may be spoilt
+    except (OSError, UnicodeError) as error:
         raise EdgeLstmError(f"{path}: not a table of text", found=str(error)) from error
     if follow is not None and not first.endswith("\n"):
         raise EdgeLstmError(f"{path}: the first line", found="no end of it yet", expected="a whole line")
@@ -118,38 +156,74 @@ def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) ->
     def read(columns: Sequence[str]) -> Iterator[Row]:
         index = 0
         try:
-            with path.open(encoding="utf-8-sig", newline="") as file:
+            # Bytes that are no UTF-8 spoil the cell that they are in.
+            with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
+                begin = 0
                 if not headless:
                     file.readline(MAX_LINE)
-                given: Iterator[str] = file
-                if follow is not None:
-                    given = (
-                        lines_that_come(file, path, MAX_LINE, follow)
-                        if wait
-                        else whole_lines(file, path, MAX_LINE)
-                    )
-                lines = (
-                    csv.reader(given, delimiter=delimiter)
-                    if delimiter is not None
-                    else (line.split() for line in given)
-                )
-                for cells in lines:
-                    if not any(cells):
+                    begin = 1
+                for line, cells, unread in _lines(file, path, delimiter, len(names), follow, wait):
+                    if unread is None and not any(cells):
                         continue
-                    if len(cells) > len(names):
-                        raise EdgeLstmError(
-                            f"{path}, row {index + 1}",
-                            found=f"{count_of(len(cells), 'value')}",
-                            expected=f"{len(names)} as the first line has",
-                        )
                     # A header may name more columns than the rows have: what is missing shows when it is asked for.
-                    yield Row(path, index, dict(zip(names, cells, strict=False)))
+                    row = Row(path, index, dict(zip(names, cells, strict=False)), begin + line)
+                    found = unread or (count_of(len(cells), "value") if len(cells) > len(names) else None)
+                    if found is not None:
+                        expected = f"{count_of(len(names), 'value')}, as the first line has"
+                        row = replace(row, wrong=EdgeLstmError(row.where, found=found, expected=expected))
+                    yield row
                     index += 1
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
+        except OSError as error:
             raise EdgeLstmError(f"{path}, row {index + 1}: can't be read", found=str(error)) from error
 
     said = f"the first line is a row; columns are called 1 to {len(names)}"
     return Rows(names, read, (said,) if headless else ())
+
+
+def _lines(
+    file: TextIO, path: Path, delimiter: str | None, width: int, follow: Follow | None, wait: bool
+) -> Iterator[tuple[int, list[str], str | None]]:
+    """Lines from here on: their number, from 1, their cells, and why they have none."""
+    given: Iterator[str] = file
+    if follow is not None:
+        given = lines_that_come(file, path, MAX_LINE, follow) if wait else whole_lines(file, MAX_LINE)
+    ahead: deque[str] = deque()
+    number = 0
+    while (line := ahead.popleft() if ahead else next(given, None)) is not None:
+        number += 1
+        # Of a quote that nobody closed, no other row may become a part; nor are rows to come waited for.
+        if delimiter is not None and '"' not in line:
+            yield number, line.rstrip("\r\n").split(delimiter), None
+            continue
+        more = _rest(line, given, ahead, delimiter, width) if follow is None and line.count('"') % 2 else 0
+        whole = line + "".join(ahead.popleft() for _ in range(more))
+        try:
+            yield number, _cells(whole, delimiter), None
+        except csv.Error as error:
+            yield number, [], str(error)
+        number += more
+
+
+def _rest(line: str, given: Iterator[str], ahead: deque[str], delimiter: str | None, width: int) -> int:
+    """How many of the next lines belong to the row that ``line`` begins, in a cell of several lines. ``ahead``: read already."""
+    if delimiter is None:
+        return 0
+    for count in range(1, MAX_LINES):
+        if count > len(ahead):
+            ahead.extend(islice(given, 1))
+        if count > len(ahead):
+            return 0
+        if ahead[count - 1].count('"') % 2:
+            with contextlib.suppress(csv.Error):
+                if len(_cells("".join([line, *islice(ahead, count)]), delimiter)) == width:
+                    return count
+            return 0
+    return 0
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _cells(line: str, delimiter: str | None) -> list[str]:
@@ -217,12 +291,11 @@ def _parquet(path: Path) -> Rows:
 
 def read_time(text: str, where: str) -> float:
     """Seconds: a number as it is, else ISO 8601 (UTC where no zone is given)."""
-    try:
-        return float(text)
-    except ValueError:
-        pass
+    with contextlib.suppress(ValueError):
+        if math.isfinite(seconds := float(text)):
+            return seconds
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))
     except ValueError:
-        raise EdgeLstmError(f"{where}: time", found=repr(text), expected="seconds, or ISO 8601") from None
+        raise EdgeLstmError(f"{where}: time", found=_shown(text), expected="seconds, or ISO 8601") from None
     return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()

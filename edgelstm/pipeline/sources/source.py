@@ -42,6 +42,8 @@ class Frame:
     notes: what was done to read it, and what the file says of it, in words.
     gap: what is missing between the frame before and this one, in words; None when nothing is.
     stream: whose frame it is, where one source holds several streams. last: nothing more comes of that stream.
+    bad: why it can't be taken as it is. What could be read of it is in ``data``, with NaN for the rest, else ``data`` is empty.
+    missing: which of its values are NaN because the source has none, in words. late: that its time lies before that of the one before.
     """
 
     index: int
@@ -53,6 +55,18 @@ class Frame:
     gap: str | None = None
     stream: str | None = None
     last: bool = False
+    bad: EdgeLstmError | None = None
+    missing: str | None = None
+    late: EdgeLstmError | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing of it could be read."""
+        return isinstance(self.data, np.ndarray) and not self.data.size
+
+
+#: ``data`` of a frame of which nothing could be read.
+NOTHING: Array = np.zeros(0, np.uint8)
 
 
 class Source:
@@ -69,6 +83,8 @@ class Source:
     the source again and begins with what comes then. ``place.start`` stays the time from which ``Frame.time`` counts. Their size may
     change, which is a gap; what is behind it decides whether it can take them. stopped: an event that ``frames`` looks at where
     it waits, see :meth:`stop`.
+
+    gives_bad: whether frames that can't be taken are given, see :attr:`Frame.bad` and ``late``; else they are raised.
 
     Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another dtype (or, unless it is live,
     shape) than the first, or the source ends early.
@@ -100,6 +116,7 @@ class Source:
         self.place = place or Place()
         self.streams = streams
         self.live = live
+        self.gives_bad = False
         self._stopped = stopped or threading.Event()
         self._peeked: Frame | None = None
         self._reframe = reframe
@@ -109,10 +126,20 @@ class Source:
         if limit is not None:
             self.limit(limit)
         if look:
-            for first in itertools.islice(self, 1):
+            bad: EdgeLstmError | None = None
+            self.gives_bad = True
+            for first in self:
+                if first.bad is not None:  # it tells nothing; the next one may
+                    bad = bad or first.bad
+                    continue
                 self.said = (*said, *first.notes)
                 self.values = first.values
                 self._peeked = first if live else None
+                break
+            else:
+                if bad is not None:
+                    raise bad
+            self.gives_bad = False
             if not live:
                 self.close()
 
@@ -149,7 +176,12 @@ class Source:
         for count, frame in enumerate(self._frames(), 1):
             if self._stopped.is_set():
                 return
-            if first is None:
+            wrong = frame.bad or frame.late
+            if wrong is not None and not self.gives_bad:
+                raise wrong
+            if frame.bad is not None and frame.is_empty:
+                pass
+            elif first is None:
                 first = frame
                 told.update(frame.notes)
             elif _is_like(frame, first):

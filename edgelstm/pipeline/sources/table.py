@@ -20,7 +20,7 @@ from edgelstm.files import PathLike, check_file, refuse_overwrite
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.rows import Row, open_rows, read_time
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
-from edgelstm.pipeline.sources.source import Array, Frame, Source
+from edgelstm.pipeline.sources.source import NOTHING, Array, Frame, Source
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "header")
 MAX_STRANGE = 100
 #: Steps in time that say what is usual.
 RECENT = 64
+#: Rows of a growing table that say, at the start, whether its columns hold numbers.
+LOOKED_AT = 100
 #: A step in time this much longer than the usual one is a gap.
 GAP = 1.5
 
@@ -45,6 +47,33 @@ class Options:
     head: int | None = None
     time: str | None = None
     header: bool | None = None
+
+
+class Numbers:
+    """Whether each column has a number somewhere."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self.rows = 0
+        self._columns = columns
+        self._any = np.zeros(len(columns), bool)
+        self._bad: EdgeLstmError | None = None
+
+    def look(self, values: Array, bad: EdgeLstmError | None) -> None:
+        """At one row."""
+        self.rows += 1
+        self._any |= ~np.isnan(values)
+        self._bad = self._bad or bad
+
+    def check(self) -> None:
+        """Raise EdgeLstmError for a column of words: every row would be a bad frame."""
+        if self.rows > 1 and self._bad is not None and not self._any.all():
+            column = self._columns[int(np.argmin(self._any))]
+            raise EdgeLstmError(
+                f"{self._bad.what}, and no number in column {column!r} of {count_of(self.rows, 'row')}",
+                found=self._bad.found,
+                expected=self._bad.expected,
+                hint=self._bad.hint,
+            )
 
 
 @dataclass
@@ -119,12 +148,20 @@ def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
         )
     columns = _columns(path, options, follow)
     known = set(options.keys)
-    if options.key is not None and not known:
-        known = {key for _, key in _chosen(path, columns, options, {}, follow, wait=False)}
-        if not known:
-            raise EdgeLstmError(
-                f"{path}: no rows", expected="at least one of each stream, or keys=a,b that names them"
-            )
+    learn, numbers = options.key is not None and not known, Numbers(columns)
+    for row, key in _chosen(path, columns, options, {}, follow, wait=False):
+        if numbers.rows < LOOKED_AT:
+            values, bad, _ = row.numbers(columns)
+            numbers.look(values, bad)
+        elif not learn:
+            break
+        if learn:
+            known.add(key)
+    numbers.check()
+    if learn and not known:
+        raise EdgeLstmError(
+            f"{path}: no rows", expected="at least one of each stream, or keys=a,b that names them"
+        )
     scales = None if options.scale is None else read_scales(Path(options.scale), columns)
     said = [f"{count_of(len(columns), 'column')}: {', '.join(columns)}"]
     if options.key is not None:
@@ -147,7 +184,7 @@ def fit_scales(spec: str, out: PathLike) -> int:
     refuse_overwrite(out, (path,))
     options = _options(path, {name: value for name, value in given.items() if name != "scale"})
     columns = _columns(path, options)
-    spans = scan(path, columns, options)
+    spans = scan(path, columns, options, strict=True)
     write_scales(Path(out), columns, Scales({key: (s.low, s.high) for key, s in spans.items()}))
     return len(spans)
 
@@ -162,12 +199,19 @@ def _columns(path: Path, options: Options, follow: Follow | None = None) -> tupl
     return options.columns or tuple(n for n in names if n not in (options.key, options.time))
 
 
-def scan(path: Path, columns: Sequence[str], options: Options) -> dict[str, Span]:
-    """All streams of a table by key, in the order in which they begin; the only one has the key ``""``."""
+def scan(path: Path, columns: Sequence[str], options: Options, strict: bool = False) -> dict[str, Span]:
+    """All streams of a table by key, in the order in which they begin; the only one has the key ``""``.
+
+    Cells that are no numbers count as empty, with ``strict`` they are an error; so is a column that has no number.
+    """
     spans: dict[str, Span] = {}
+    numbers = Numbers(columns)
     # The scale of a stream is that of all its rows, whatever part of them is wanted.
     for row, key in _chosen(path, columns, replace(options, head=None), {}):
-        values = row.numbers(columns)
+        values, bad, _ = row.numbers(columns)
+        if bad is not None and strict:
+            raise bad
+        numbers.look(values, bad)
         span = spans.get(key)
         if span is None:
             spans[key] = Span(1, row.index, row.index, values.copy(), values.copy())
@@ -176,6 +220,7 @@ def scan(path: Path, columns: Sequence[str], options: Options) -> dict[str, Span
             span.rows, span.last = span.rows + 1, row.index
         np.fmin(span.low, values, out=span.low)
         np.fmax(span.high, values, out=span.high)
+    numbers.check()
     if not spans:
         wanted = f" of {options.key} {', '.join(options.keys[:3])}" if options.keys else ""
         raise EdgeLstmError(f"{path}: no rows{wanted}", expected="at least one")
@@ -194,7 +239,22 @@ def _chosen(
     wanted = set(options.keys)
     needed = [*columns, *filter(None, (options.key, options.time))]
     for row in open_rows(path, follow, wait, options.header).read(needed):
-        key = "" if options.key is None else row.text(options.key)
+        key = ""
+        if options.key is not None:
+            try:
+                key = row.text(options.key)
+                if not key:
+                    found, expected = "an empty cell", "whose row it is"
+                    raise EdgeLstmError(
+                        f"{row.where}, column {options.key!r}", found=found, expected=expected
+                    )
+            except EdgeLstmError as error:
+                # Whose row it is can't be told, so no stream's policy says what to do with it.
+                if follow is None and not wanted:
+                    raise
+                if wait:
+                    log.warning("a row is left out: %s", error)
+                continue
         if wanted and key not in wanted:
             continue
         counts[key] = counts.get(key, 0) + 1
@@ -226,28 +286,36 @@ def _frames(
                     key,
                 )
             continue
-        values = row.numbers(columns)
+        values, bad, missing = row.numbers(columns)
         if scales is not None:
             values = scales.apply(key, values, path)
-        stamp, gap, name = None, None, f"row {row.index + 1}"
-        if options.time is not None:
-            name = row.text(options.time)
-            stamp = read_time(name, f"{path}, row {row.index + 1}")
-            if key in before:
-                gap = _gap(
-                    stamp - before[key][0], steps, before[key][1], name, f"{path}, row {row.index + 1}"
-                )
-            before[key] = (stamp, name)
-            stamp -= starts.setdefault(key, stamp)
+        stamp, gap, late, name = None, None, None, f"row {row.index + 1}"
+        if row.wrong is not None:
+            values = NOTHING
+        elif options.time is not None:
+            try:
+                told = row.text(options.time)
+                stamp = read_time(told, f"{row.where}, column {options.time!r}")
+            except EdgeLstmError as error:
+                values, bad = NOTHING, bad or error
+            else:
+                name = told
+                if key in before and stamp < before[key][0]:
+                    found = f"{name} after {before[key][1]}"
+                    late = EdgeLstmError(f"{row.where}: time runs backwards", found=found)
+                elif key in before:
+                    gap = _gap(stamp - before[key][0], steps, before[key][1], name)
+                before[key] = (stamp, name)
+                stamp -= starts.setdefault(key, stamp)
         last = spans[key].last == row.index if key in spans else False
         stream = None if options.key is None else key
-        yield Frame(index, stamp, name, values, gap=gap, stream=stream, last=last)
+        yield Frame(
+            index, stamp, name, values, gap=gap, stream=stream, last=last, bad=bad, missing=missing, late=late
+        )
 
 
-def _gap(step: float, steps: deque[float], before: str, after: str, where: str) -> str | None:
+def _gap(step: float, steps: deque[float], before: str, after: str) -> str | None:
     """What is missing, judged by the median of the last steps, which come with some jitter."""
-    if step < 0:
-        raise EdgeLstmError(f"{where}: time runs backwards", found=f"{after} after {before}")
     usual = float(np.median(steps)) if steps else None
     steps.append(step)
     if usual is None or step <= GAP * usual:

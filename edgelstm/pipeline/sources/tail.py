@@ -13,28 +13,25 @@ from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.watch import Watch
 
 
-def whole_lines(file: TextIO, path: Path, longest: int) -> Iterator[str]:
-    """Those that are there and end in a line break; one that is still being written is left."""
+def whole_lines(file: TextIO, longest: int) -> Iterator[str]:
+    """Those that are there and end in a line break; one that is still being written is left. What is longer than ``longest``
+    characters is cut off."""
     part = ""
     while line := file.readline(longest):
-        part += line
-        if len(part) > longest:
-            raise EdgeLstmError(f"{path}: a line too long", expected=f"at most {longest} characters")
+        part = _with(part, line, longest)
         if part.endswith("\n"):
             yield part
             part = ""
 
 
 def lines_that_come(file: TextIO, path: Path, longest: int, follow: Follow) -> Iterator[str]:
-    """Whole lines, then those that come, as ``follow`` says. Raises EdgeLstmError when the file is cut short, replaced or removed."""
+    """Whole lines as of :func:`whole_lines`, then those that come, as ``follow`` says. Raises EdgeLstmError when the file is cut short, replaced or removed."""
     part, came = "", time.monotonic()
     watch = Watch(path.absolute().parent, follow.stopped)
     try:
         while not follow.stopped.is_set():
             if line := file.readline(longest):
-                part, came = part + line, time.monotonic()
-                if len(part) > longest:
-                    raise EdgeLstmError(f"{path}: a line too long", expected=f"at most {longest} characters")
+                part, came = _with(part, line, longest), time.monotonic()
                 if part.endswith("\n"):
                     yield part
                     part = ""
@@ -46,6 +43,12 @@ def lines_that_come(file: TextIO, path: Path, longest: int, follow: Follow) -> I
                 return
     finally:
         watch.close()
+
+
+def _with(part: str, line: str, longest: int) -> str:
+    """What is held of a line, and its end if it has come."""
+    end = "\n" if line.endswith("\n") else ""
+    return (part + line.removesuffix("\n"))[:longest] + end
 
 
 def _check_same(file: TextIO, path: Path) -> None:
