@@ -173,6 +173,7 @@ class Source:
     def _checked(self) -> Generator[Frame, None, None]:
         first: Frame | None = None
         told: set[str] = set()
+        count = 0
         for count, frame in enumerate(self._frames(), 1):
             if self._stopped.is_set():
                 return
@@ -210,7 +211,7 @@ class Source:
             yield frame
             if self._limit is not None and count >= self._limit:
                 return
-        if first is None and not self._stopped.is_set():
+        if not count and not self._stopped.is_set():
             raise EdgeLstmError(f"{self.description}: no frames")
 
     def stop(self) -> None:
