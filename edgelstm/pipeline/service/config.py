@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Iterator
 from typing import Annotated, Literal
+from urllib.parse import unquote
 
 from pydantic import Field
 
@@ -21,6 +23,7 @@ from edgelstm.pipeline.service.config_sinks import (
     wrong_sink,
 )
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
+from edgelstm.pipeline.service.redact import SECRET, hidden
 from edgelstm.pipeline.service.writer import SinkOverload
 from edgelstm.pipeline.sinks import Options, is_address
 from edgelstm.pipeline.sources import Source, streams_named
@@ -290,9 +293,6 @@ class Config(Section):
         return next((head for head in self.heads if name in self.chain(head)), name)
 
 
-#: Headers whose values are secrets.
-_SECRET = re.compile("auth|token|key|secret|cookie|password|signature", re.IGNORECASE)
-
 #: Where a key may be wrong though it is well formed: (path in the file, what was found, what is expected).
 Wrong = tuple[tuple[str, ...], str, str]
 
@@ -363,6 +363,7 @@ def _wrong_series(config: Config) -> Wrong | None:
 def secrets(config: Config) -> set[str]:
     """What no log may show, wherever it came from."""
     found = {word for section in config.streams.values() for word in secrets_of(section)}
+    found |= set(_misplaced(config.model_dump()))
     return found if config.service.token is None else {*found, config.service.token}
 
 
@@ -370,9 +371,36 @@ def secrets_of(section: StreamSection) -> set[str]:
     """Of one stream: passwords and headers of its sinks."""
     every = [options for _, options in section.targets]
     every += [o for a in section.alarms.values() for _, o in a.targets]
-    found = {v for o in every for name, v in (o.headers or {}).items() if _SECRET.search(name)}
+    found = {v for o in every for name, v in (o.headers or {}).items() if SECRET.search(name)}
     found |= {word for value in found for word in value.split()}  # of "Bearer WORD", both
-    return found | {o.password for o in every if o.password is not None}
+    found |= {o.password for o in every if o.password is not None}
+    return found | {
+        word for where in (*section.sources.values(), *section.sinks) for word in _of_address(where)
+    }
+
+
+#: Keys whose values are paths and addresses: these have names of their own, and their own ways of being shown.
+_PLACES = frozenset(
+    ("path", "calibration", "checkpoint", "source", "sink", "to", "keep_frames", "detector", "tls_cert", "tls_key", "ca", "cert", "key")
+)  # fmt: skip
+
+
+def _misplaced(value: object, key: str = "") -> Iterator[str]:
+    """Texts in other keys that look like a secret: nobody may read them in an error about that key."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            yield from _misplaced(each, name)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _misplaced(each, key)
+    elif isinstance(value, str) and key not in _PLACES and hidden(key, value) != value:
+        yield value
+
+
+def _of_address(where: str) -> set[str]:
+    """The password in an address, as it stands there and as it is meant."""
+    found = re.match(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#@:]*:([^/?#]*)@", where)
+    return set() if found is None else {found.group(1), unquote(found.group(1))}
 
 
 def _wrong_service(service: ServiceSection) -> Wrong | None:

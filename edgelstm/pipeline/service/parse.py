@@ -14,7 +14,7 @@ from urllib.parse import quote
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
 from edgelstm.pipeline.optional import require
-from edgelstm.pipeline.service.redact import Redactor
+from edgelstm.pipeline.service.redact import HIDDEN, SECRET, Redactor, hidden
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import Config, StreamSection
@@ -69,7 +69,7 @@ def parse(text: str, where: str, environment: Mapping[str, str] | None = None) -
     """A pipeline file's text. ``${NAME}`` in a string is the variable of the environment."""
     pydantic = _pydantic()
     from edgelstm.pipeline.service.config import Config, cross_check
-    from edgelstm.pipeline.service.config import secrets as hidden
+    from edgelstm.pipeline.service.config import secrets as confided
 
     text = text.replace("\r\n", "\n")
     try:
@@ -83,7 +83,7 @@ def parse(text: str, where: str, environment: Mapping[str, str] | None = None) -
         config = Config.model_validate(raw)
     except pydantic.ValidationError as error:
         raise redactor.error(_error(error.errors(), lines, where)) from None
-    redactor = Redactor(secrets | hidden(config))
+    redactor = Redactor(secrets | confided(config))
     wrong = cross_check(config)
     if wrong is not None:
         key, found, expected = wrong
@@ -187,9 +187,11 @@ def _error(errors: list[Any], lines: Mapping[Path_, int], where: str) -> EdgeLst
     first = min(errors, key=line)
     key, kind = _key(first), first["type"]
     expected: str | None
-    found: object = _shown(first["input"])
+    found: object = _shown(key[-1], first["input"])
     expected = _expected(first)
     hint = None
+    if kind in ("model_type", "dict_type", "model_attributes_type") and isinstance(first["input"], str):
+        found = "a text"  # whose key is a name: it may be anything
     if kind == "missing":
         found, expected = "nothing", f"{key[-1]} = ..."
     elif kind == "extra_forbidden":
@@ -213,12 +215,18 @@ def _key(error: Any) -> Path_:
     return key[:3] if key[0] in ("models", "streams") else key[:2]
 
 
-def _shown(value: object) -> str:
-    text = (
-        json.dumps(value, default=str)
-        if isinstance(value, (str, int, float, bool, list, dict))
-        else str(value)
-    )
+def _shown(key: str, value: object) -> str:
+    """What was found, where it may be seen: texts in tables and lists may be anything."""
+    if isinstance(value, str):
+        text = json.dumps(hidden(key, value))
+    elif isinstance(value, dict):
+        text = f"a table of {', '.join(map(str, value))}" if value else "an empty table"
+    elif SECRET.search(key):
+        text = HIDDEN
+    elif isinstance(value, list) and '"' in json.dumps(value, default=str):
+        text = f"a list of {len(value)}"
+    else:
+        text = json.dumps(value) if isinstance(value, (int, float, bool, list)) else str(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 

@@ -12,7 +12,33 @@ from edgelstm.errors import EdgeLstmError
 HIDDEN = "***"
 #: Shorter values from the environment are no secrets, and hiding them would blot out every "1" in a log.
 SHORTEST = 4
-_URL = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*://)\S*@")
+#: Before what must not be seen: user and password of an address, also where a path of it lost one of its slashes.
+_USER = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+:/{1,2})[^\s\"']*@")
+_QUERY = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+:/{1,2}[^\s\"'?]*\?)[^\s\"']+")
+#: The paths of web addresses may be secrets alone, as those of hooks are.
+_HOOK = re.compile(r"(https?:/{1,2}[^\s\"'/]+/)[^\s\"']+")
+_PATH = re.compile(r"(https?:/(?!/)[^\s\"'/]+/)[^\s\"']+")
+#: Keys, and names of headers, whose values are secrets.
+SECRET = re.compile(r"auth|token|key|secret|cookie|passw|pwd|credential|signature|user", re.IGNORECASE)
+#: A text without spaces that nobody would write by hand.
+_BY_CHANCE = re.compile(r"(?=.*[A-Za-z])(?=.*[0-9])[A-Za-z0-9+/=_.~-]{16,}")
+
+
+def hidden(key: str, value: str) -> str:
+    """A value of the pipeline file that is wrong, for an error: addresses without what may be a secret, and nothing of what
+    looks like one."""
+    if SECRET.search(key) or value.lower().startswith(("bearer ", "basic ")) or _BY_CHANCE.fullmatch(value):
+        return HIDDEN
+    return _HOOK.sub(rf"\1{HIDDEN}", without_secrets(value))
+
+
+def without_secrets(text: str) -> str:
+    """A text whose addresses have neither user, password nor query, and those that were taken for paths no path either."""
+    return _PATH.sub(rf"\1{HIDDEN}", _bare(text))
+
+
+def _bare(text: str) -> str:
+    return _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(rf"\1{HIDDEN}@", text))
 
 
 class Redactor(logging.Filter):
@@ -28,7 +54,7 @@ class Redactor(logging.Filter):
 
     def text(self, value: object) -> str:
         """``value`` as text, without secrets."""
-        text = _URL.sub(rf"\1{HIDDEN}@", str(value))
+        text = without_secrets(str(value))
         for secret in self._secrets:
             text = text.replace(secret, HIDDEN)
         return text
