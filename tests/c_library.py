@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -72,7 +73,8 @@ def built(*flags: str) -> CLibrary:
 
 @cache
 def functions() -> Any:
-    library = ctypes.CDLL(str(built().path))
+    # Other flags than usual come from test_c_sanitized.py, which runs the tests again.
+    library = ctypes.CDLL(str(built(*os.environ.get("EDGELSTM_C_FLAGS", "").split()).path))
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.edgelstm_open.argtypes = [ctypes.c_char_p, pointer, pointer, pointer]
     library.edgelstm_close.argtypes = library.edgelstm_stream_free.argtypes = [pointer]

@@ -56,6 +56,7 @@ bool ends_with_onnx(const std::string& path) {
 // A tensor's external_data entry "location", as protobuf writes it: the key, then the value and its length.
 const char kLocation[] = "\x0a\x08location\x12";
 constexpr size_t kLocationSize = sizeof(kLocation) - 1;
+constexpr off_t kLargest = 0x7fffffff;     // of protobuf
 constexpr size_t kLongest = (1 << 14) + 2;  // a name and its length
 
 // Looks through the file for names of others, keeping what a name may be cut off from at a piece's end.
@@ -179,6 +180,10 @@ std::string model_identity(const std::string& path) {
   Sha256 own;
   Names names;
   bool looked = ends_with_onnx(path);
+  struct stat info;
+  if (looked && stat(path.c_str(), &info) == 0 && info.st_size > kLargest)
+    throw Error(EDGELSTM_MODEL, path + " has " + std::to_string(info.st_size) + " bytes; no ONNX file has more than 2 GiB",
+                "Weights that are larger go into a file of their own: onnx.save_model(..., save_as_external_data=True)");
   read_through(path, [&](const uint8_t* data, size_t size) {
     own.update(data, size);
     if (looked) names.update(data, size);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <new>
 #include <set>
 
@@ -12,26 +13,26 @@ using edgelstm::Error;
 using edgelstm::Frames;
 using edgelstm::Program;
 
-struct edgelstm_program : Program {
-  using Program::Program;
-  std::mutex members;  // of `streams`
-  std::set<edgelstm_stream*> streams;
-  ~edgelstm_program();
-};
-
 struct edgelstm_stream {
   edgelstm_program* program;
-  int row;
+  std::atomic<int> row{-1};  // -1: freed
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 };
 
-edgelstm_program::~edgelstm_program() {
-  for (edgelstm_stream* stream : streams) delete stream;
-}
+struct edgelstm_program : Program {
+  using Program::Program;
+  std::mutex members;  // of these two
+  std::set<edgelstm_stream*> streams;
+  std::deque<std::unique_ptr<edgelstm_stream>> freed;  // the last ones, so that one who goes on using them is told
+  ~edgelstm_program() {
+    for (edgelstm_stream* stream : streams) delete stream;
+  }
+};
 
 namespace {
 
 const char kBusy[] = "this stream is being used by another thread";
+constexpr size_t kRemembered = 1024;
 
 // Bytes of the character that begins there; 0 where none of UTF-8 does, or one that moves a terminal's cursor.
 size_t character(const unsigned char* text) {
@@ -88,7 +89,12 @@ class Use {
  public:
   Use(edgelstm_stream* const* streams, size_t count) : streams_(streams) {
     for (; taken_ < count; taken_++) {
-      if (!streams[taken_]->busy.test_and_set(std::memory_order_acquire)) continue;
+      if (!streams[taken_]->busy.test_and_set(std::memory_order_acquire)) {
+        if (streams[taken_]->row >= 0) continue;
+        taken_++;
+        release();
+        throw invalid("a stream that was freed", "Free a stream when nothing uses it any more");
+      }
       bool twice = std::find(streams, streams + taken_, streams[taken_]) != streams + taken_;
       release();
       throw twice ? invalid("step: the same stream twice") : Error(EDGELSTM_BUSY, kBusy, "Give each stream to one thread");
@@ -174,12 +180,17 @@ int edgelstm_stream_new(edgelstm_program* program, edgelstm_stream** stream, edg
 
 void edgelstm_stream_free(edgelstm_stream* stream) {
   if (stream == nullptr) return;
-  {
-    std::lock_guard<std::mutex> turn(stream->program->members);
-    stream->program->streams.erase(stream);
+  edgelstm_program& program = *stream->program;
+  std::lock_guard<std::mutex> turn(program.members);
+  if (program.streams.erase(stream) == 0) return;  // twice
+  std::unique_ptr<edgelstm_stream> held(stream);
+  program.give_row(stream->row.exchange(-1));
+  try {
+    program.freed.push_back(std::move(held));
+  } catch (const std::bad_alloc&) {
+    return;  // not remembered, then
   }
-  stream->program->give_row(stream->row);
-  delete stream;
+  if (program.freed.size() > kRemembered) program.freed.pop_front();
 }
 
 int edgelstm_step(edgelstm_stream* const* streams, size_t count, const edgelstm_input* inputs, const edgelstm_output* outputs,
@@ -199,7 +210,7 @@ int edgelstm_step(edgelstm_stream* const* streams, size_t count, const edgelstm_
     auto turn = program.turn();
     std::vector<Frames>& order = program.order();
     order.clear();
-    for (size_t k = 0; k < count; k++) order.push_back({inputs + k * takes, outputs + k * gives, streams[k]->row});
+    for (size_t k = 0; k < count; k++) order.push_back({inputs + k * takes, outputs + k * gives, streams[k]->row.load()});
     std::sort(order.begin(), order.end(), [](const Frames& a, const Frames& b) { return a.row < b.row; });
     program.step();
   });

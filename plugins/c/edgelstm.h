@@ -96,7 +96,8 @@ EDGELSTM_API const char *edgelstm_signature_json(const edgelstm_program *program
 /* A new stream, at the model's initial state. */
 EDGELSTM_API int edgelstm_stream_new(edgelstm_program *program, edgelstm_stream **stream, edgelstm_error *error);
 
-/* Free a stream and its place. NULL is fine. */
+/* Free a stream and its place. NULL is fine. Using one of the last 1024 streams that were freed is EDGELSTM_INVALID, and
+ * freeing it again does nothing, until the program is closed. */
 EDGELSTM_API void edgelstm_stream_free(edgelstm_stream *stream);
 
 /* Advance `count` streams of one program by one frame each, in one call; all others keep their state bit for bit.

@@ -136,7 +136,7 @@ void Program::open(const edgelstm_options& options) {
       ort::Status* status = r.RegisterCustomOpsLibrary_V2(made, operators);
       if (status != nullptr)
         throw Error(EDGELSTM_LIBRARY, std::string("operators ") + operators + ": " + r.message(status),
-                    "edgelstm build-plugin --ort builds them");
+                    "edgelstm build-plugin --ort builds them; another ONNX Runtime in one process needs a copy of the file");
     }
     ort::Session* session = nullptr;
     ort::Status* status = r.CreateSession(r.env, where_.c_str(), made, &session);

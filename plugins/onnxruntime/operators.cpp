@@ -443,13 +443,18 @@ ort::Status* add_operators(ort::SessionOptions* options) {
 extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::Base* base) {
   using namespace edgelstm;
   const void* table = base->get_api(ort::kVersion);
-  if (table == nullptr) {
+  auto refuse = [&](const char* why) {
     // Every release has version 1 of the interface, and with it CreateStatus.
     auto create = reinterpret_cast<ort::Api::CreateStatus_t>(static_cast<void* const*>(base->get_api(1))[0]);
-    return create(ort::Code::kFail, "edgelstm's operators need ONNX Runtime 1.18 or later");
-  }
+    return create(ort::Code::kFail, why);
+  };
+  if (table == nullptr) return refuse("edgelstm's operators need ONNX Runtime 1.18 or later");
   static std::mutex lock;
   std::lock_guard<std::mutex> guard(lock);
+  static const void* const first = table;
+  // Its objects and its functions are not another one's: they would end the process.
+  if (table != first)
+    return refuse("edgelstm's operators serve another ONNX Runtime in this process already: one process registers a file of theirs with one");
   static const ort::Api functions(table);
   the_api = &functions;  // for sessions of session.cpp too
   return add_operators(options);

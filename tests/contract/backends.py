@@ -47,6 +47,13 @@ def onnxruntime_native() -> AbstractContextManager[Open]:
     )
 
 
+def c_library() -> AbstractContextManager[Open]:
+    """libedgelstm by ctypes. A state is a program of its own, since its streams have their places there."""
+    from contract.c_program import CProgram
+
+    return _closing(lambda step, streams: CProgram(step, streams))
+
+
 # ---- stand-ins: the real code of the GPU backends, on what is no GPU ----
 
 
@@ -139,6 +146,18 @@ def no_gpu() -> str | None:
 
 
 @cache
+def c_missing() -> str | None:
+    from edgelstm.engine.c_build import find_onnxruntime
+    from edgelstm.errors import EdgeLstmError
+
+    try:
+        find_onnxruntime()
+    except EdgeLstmError as error:
+        return str(error)
+    return native_library.missing()
+
+
+@cache
 def _no_provider() -> str | None:
     import onnxruntime as ort
 
@@ -158,6 +177,7 @@ def _no_module(name: str) -> str | None:
 BACKENDS: dict[str, tuple[Callable[[], AbstractContextManager[Open]], Callable[[], str | None]]] = {
     "onnxruntime": (onnxruntime, lambda: None),
     "onnxruntime, our operators": (onnxruntime_native, native_library.missing),
+    "C library": (c_library, c_missing),
     "onnxruntime-cuda": (onnxruntime_cuda, _no_provider),
     "tensorrt": (partial(tensorrt, "tensorrt"), partial(_no_module, "tensorrt")),
     "tensorrt-rtx": (partial(tensorrt, "tensorrt-rtx"), partial(_no_module, "tensorrt_rtx")),

@@ -5,17 +5,20 @@ from __future__ import annotations
 import ctypes
 import io
 import json
+import subprocess
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import c_library
+import native_library
 import zoo
 from c_library import Program, Refused, Stream, refused
 from edgelstm.graph.step import StepModel
@@ -98,6 +101,140 @@ def test_another_version_of_the_interface_is_refused(lstm: Path) -> None:
     no_handle(
         lambda: c_library.checked(call, where, longer, ctypes.byref(handle)), c_library.ABI, "does not know"
     )
+
+
+def test_a_runtime_that_is_too_old_is_told_by_its_version(lstm: Path, tmp_path: Path) -> None:
+    """One that, asked for the interface of 1.18, has none."""
+    source, library = tmp_path / "old.c", tmp_path / "libonnxruntime.so.1.17.3"
+    source.write_text(
+        'static const void *none(unsigned v) { (void)v; return 0; }\nstatic const char *version(void) { return "1.17.3"; }\n'
+        "static const struct { const void *(*api)(unsigned); const char *(*version)(void); } base = {none, version};\n"
+        "const void *OrtGetApiBase(void) { return &base; }\n"
+    )
+    c_library.built()
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    for where in (library, tmp_path):
+        no_handle(
+            lambda w=where: Program(lstm, onnxruntime=str(w)),
+            c_library.LIBRARY,
+            "version 1.17.3, 1.18 or later",
+        )
+    no_handle(lambda: Program(lstm, operators=str(tmp_path / "none.so")), c_library.LIBRARY, "none.so")
+
+
+def test_operators_that_serve_another_runtime_are_refused(lstm: Path, tmp_path: Path) -> None:
+    """ONNX Runtime in Python's module is one, its library another."""
+    operators = tmp_path / "operators.so"
+    operators.write_bytes(native_library.built().read_bytes())
+    session = native_library.session(StepModel.load(lstm).model, operators)
+    no_handle(
+        lambda: Program(lstm, operators=str(operators)),
+        c_library.LIBRARY,
+        "another ONNX Runtime in this process",
+    )
+    assert session.get_inputs()
+    (tmp_path / "again.so").write_bytes(operators.read_bytes())
+    with Program(lstm, operators=str(tmp_path / "again.so")) as program:
+        program.stream().step(np.ones(3, np.float32))
+
+
+def test_weights_in_another_file_have_to_be_there(lstm: Path) -> None:
+    model = onnx.load(lstm)
+    onnx.save_model(model, lstm, save_as_external_data=True, location="weights.bin", size_threshold=0)
+    with Program(lstm) as program:
+        program.stream().step(np.ones(3, np.float32))
+    weights = lstm.parent / "weights.bin"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-50])
+    no_handle(lambda: Program(lstm), c_library.MODEL, "can't open")
+    weights.unlink()
+    no_handle(lambda: Program(lstm), c_library.MODEL, "weights.bin")
+
+
+def test_a_file_that_no_onnx_model_can_be_is_refused_unread(tmp_path: Path) -> None:
+    with (tmp_path / "large.onnx").open("wb") as file:
+        file.truncate(2**31)  # takes no room on the disk
+    no_handle(lambda: Program(tmp_path / "large.onnx"), c_library.MODEL, "2147483648 bytes")
+
+
+def test_paths_are_bytes_and_may_be_relative(
+    lstm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "größe 模型"
+    folder.mkdir()
+    (folder / "мodel.onnx").write_bytes(lstm.read_bytes())
+    (folder / "libonnxruntime.so").symlink_to(c_library.find_onnxruntime())
+    monkeypatch.chdir(tmp_path)
+    for path in (
+        folder / "мodel.onnx",
+        Path("größe 模型/мodel.onnx"),
+        Path("lstm.onnx"),
+        Path("./lstm.onnx"),
+    ):
+        with Program(path, onnxruntime="./größe 模型") as program, Program(lstm) as other:
+            assert program.stream().save() == other.stream().save()
+
+
+def test_a_stream_that_was_freed_is_told_of(lstm: Path) -> None:
+    x = np.ones(3, np.float32)
+    with Program(lstm, streams=2) as program:
+        kept, gone = program.stream(), program.stream()
+        program.step([(kept, x), (gone, x)])
+        state = kept.save()
+        gone.free()
+        gone.free()  # the place is not given twice
+        for call in (
+            gone.reset,
+            gone.save,
+            lambda: gone.load(state),
+            lambda: program.step([(kept, x), (gone, x)]),
+        ):
+            refused(c_library.INVALID, "was freed", call)
+        assert kept.save() == state
+        again = program.stream()
+        refused(c_library.FULL, "no place", program.stream)
+        program.step([(again, x), (kept, x)])  # none of them was left marked as used
+        for _ in range(1100):  # more than are remembered
+            again.free()
+            again = program.stream()
+
+
+def test_null_in_every_place_is_an_error(lstm: Path) -> None:
+    functions, error = c_library.functions(), c_library.Error()
+    with Program(lstm) as program:
+        stream, handle, state = program.stream(), ctypes.c_void_p(), ctypes.create_string_buffer(4096)
+        before, where = stream.save(), ctypes.byref(handle)
+        for call in (
+            lambda e: functions.edgelstm_open(None, None, where, e),
+            lambda e: functions.edgelstm_open(str(lstm).encode(), None, None, e),
+            lambda e: functions.edgelstm_stream_new(None, where, e),
+            lambda e: functions.edgelstm_stream_new(program.handle, None, e),
+            lambda e: functions.edgelstm_reset(None, e),
+            lambda e: functions.edgelstm_state_save(None, state, 4096, e),
+            lambda e: functions.edgelstm_state_save(stream.handle, None, 4096, e),
+            lambda e: functions.edgelstm_state_load(None, before, len(before), e),
+            lambda e: functions.edgelstm_state_load(stream.handle, None, 0, e),
+            lambda e: functions.edgelstm_step((ctypes.c_void_p * 2)(stream.handle, None), 2, (c_library.Piece * 2)(), None, e),
+        ):  # fmt: skip
+            error.code, error.what = 0, b""
+            assert call(ctypes.byref(error)) == error.code == c_library.INVALID
+            assert error.what
+            assert call(None) == c_library.INVALID
+        assert not handle
+        functions.edgelstm_close(None)
+        functions.edgelstm_stream_free(None)
+        assert functions.edgelstm_state_size(None) == 0
+        assert functions.edgelstm_signature_json(None) is None
+        assert stream.save() == before
+
+
+def test_nan_in_a_snapshot_is_a_state_as_any_other(lstm: Path) -> None:
+    with Program(lstm) as program:
+        stream = program.stream()
+        held = io.BytesIO()
+        np.savez(held, **{s.name: np.full(s.frame_shape, np.nan, s.dtype) for s in program.signature.states})
+        stream.load(held.getvalue())
+        assert np.isnan(stream.step(np.ones(3, np.float32))["y"]).all()
 
 
 def test_the_number_of_streams_is_kept(lstm: Path, tmp_path: Path) -> None:
