@@ -6,6 +6,7 @@
 #include <memory>
 #include <mutex>
 
+#include "instructions.h"
 #include "node.h"
 #include "packed.h"
 
@@ -27,9 +28,8 @@ constexpr int64_t kWorthSharing = 1 << 17;
 const Kernels* best() {
 #if defined(__x86_64__)
   const Kernels* all[] = {&kAvx512, &kAvx2, &kPortable};
-  bool there[] = {__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"),
-                  __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"), true};
+  Instructions has = instructions();
+  bool there[] = {has.avx512, has.avx2, true};
 #else
   const Kernels* all[] = {&kPortable};
   bool there[] = {true};

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import c_library
-import zoo
+from c_program import compare, compiled
 from command_line import Run
 from edgelstm.engine.c_build import cached_folder
-from edgelstm.runtime import Runner
 from edgelstm.runtime.native.library import machine_name
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "c.md"
 
 
 @pytest.fixture
@@ -31,38 +26,6 @@ def prefix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = cached_folder(machine_name())
     shutil.copytree(c_library.built().prefix, folder)
     return folder
-
-
-def compiled(folder: Path, *flags: str) -> Path:
-    """The program of the page."""
-    (block,) = re.findall(r"^```c\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    assert block.count("\n") < 26
-    (folder / "program.c").write_text(block)
-    command = [
-        "cc",
-        "-std=c99",
-        "-Wall",
-        "-Werror",
-        "-o",
-        str(folder / "program"),
-        str(folder / "program.c"),
-        *flags,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return folder / "program"
-
-
-def compare(program: Path, folder: Path, **environment: str) -> None:
-    zoo.lstm(6, head=48).save(folder / "sensor.onnx")
-    done = subprocess.run(
-        [program], cwd=folder, capture_output=True, text=True, check=True, timeout=60,
-        env={**os.environ, **environment},
-    )  # fmt: skip
-    with Runner.open(folder / "sensor.onnx", native=False) as runner:
-        sample = np.array([0.5, 0.5, 0.4, 0.3, 0.2, 0.1], np.float32)
-        wanted = [runner.stream("s").step(sample, copy=True)["y"][0] for _ in range(3)]
-    assert done.stdout == "".join(f"{y:.6f}\n" for y in wanted)
 
 
 def test_a_program_compiled_as_config_says_finds_everything(run: Run, prefix: Path, tmp_path: Path) -> None:

@@ -131,6 +131,24 @@ def test_config_and_doctor_tell_of_it(prebuilt: Path, run: Run) -> None:
     assert report["C library"].found == f"interface 1: {prebuilt / 'lib' / 'libedgelstm.so'} (prebuilt)"
 
 
+def test_the_best_kernels_are_taken(prebuilt: Path) -> None:
+    """As the system counts the processor's sets of instructions."""
+    listed = Path("/proc/cpuinfo")
+    flags = (
+        set(re.findall(r"^flags\s*:(.*)", listed.read_text(), re.MULTILINE)[0].split())
+        if machine_name() == "x86_64" and listed.is_file()
+        else set()
+    )
+    if not flags:
+        pytest.skip("no /proc on this machine that lists x86-64's flags")
+    best = "portable"
+    if {"avx2", "fma"} <= flags:
+        best = "avx512" if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= flags else "avx2"
+    found = find_native_library()
+    assert found is not None
+    assert found.instructions() == best
+
+
 def test_one_version_everywhere() -> None:
     project: dict[str, Any] = tomllib.loads((ROOT / "plugins" / "pyproject.toml").read_text())["project"]
     assert project["version"] == edgelstm.__version__
@@ -143,7 +161,7 @@ def test_one_version_everywhere() -> None:
 def test_cmake_builds_what_build_plugin_builds(tmp_path: Path) -> None:
     """The same sources, the same flags, the same words in the files."""
     if shutil.which("cmake") is None:
-        pytest.skip("cmake is not here")
+        pytest.skip("pkg-config or cmake is not here")
     plugins = ROOT / "plugins"
     configure = [
         "cmake", "-S", str(plugins / "native"), "-B", str(tmp_path), "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
@@ -188,7 +206,7 @@ def test_cmake_builds_what_build_plugin_builds(tmp_path: Path) -> None:
 def test_cmake_finds_a_version_that_fits(tmp_path: Path) -> None:
     """What build_c writes answers as CMake's own file does."""
     if shutil.which("cmake") is None:
-        pytest.skip("cmake is not here")
+        pytest.skip("pkg-config or cmake is not here")
     prefix = c_library.built().prefix
     script = tmp_path / "CMakeLists.txt"
     asked = {"": True, "0.1": True, "0.1.0": True, "0.2": False, "0.1.7": False, "1": False, "0.0": False}
