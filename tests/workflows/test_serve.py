@@ -159,14 +159,14 @@ def test_a_source_that_comes_later_is_tried_again(folder: Path, caplog: pytest.L
 
 def test_a_source_that_fails_for_good_is_told_and_the_others_go_on(folder: Path) -> None:
     np.savez(folder / "b.npz", frames=np.zeros((4, 3), np.float32))
-    (folder / "table.csv").write_text("x,y,z\n1,2,3\n4,5,6\n7,8,nine\n")
-    with pytest.raises(EdgeLstmError, match=r"stream b: .*row 3.*found 'nine'; expected a number"):
-        Pipeline.from_text(MODEL + section("a") + section("b", source="table.csv"), folder).run()
+    (folder / "table.csv").write_text("u,x,y,z\nk,1,2,3\nk,4,5,6\n,7,8,9\n")
+    with pytest.raises(EdgeLstmError, match=r"stream b: .*row 3.*'u': found an empty cell"):
+        Pipeline.from_text(MODEL + section("a") + section("b", source="table.csv:key=u"), folder).run()
     assert not (folder / "a.jsonl").exists()
     report = Pipeline.from_text(
-        MODEL + section("a") + section("b", source="table.csv", retries=1, retry=0.01), folder
+        MODEL + section("a") + section("b", source="table.csv:key=u", retries=1, retry=0.01), folder
     ).run()
-    assert "nine" in report.failed["stream b"]
+    assert "an empty cell" in report.failed["stream b"]
     assert report.streams["a"]["delivered"] == 20
 
 

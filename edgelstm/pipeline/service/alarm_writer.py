@@ -45,7 +45,7 @@ class AlarmWriter(Writer):
         self._dtype = signature.output(rule.output).dtype
         self._scores = scores
         self._score: float | None = None
-        super().__init__(open_sink=open_sink, overload="drop_oldest", **given)
+        super().__init__(open_sink=open_sink, **{"overload": "drop_oldest", **given})
 
     def judge(self, frame: Frame, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         """Of a detector's alarm, the score of the step that :meth:`put` comes with."""

@@ -195,6 +195,11 @@ class Channel:
         return sha256(json.dumps([s.source, s.preprocess, s.hop]).encode())
 
     @property
+    def origin(self) -> str:
+        """Hash of its source alone."""
+        return sha256(json.dumps(self.section.source).encode())
+
+    @property
     def clock(self) -> str:
         """What frames without a time are stamped by."""
         return f"rate {self.section.rate}"
@@ -211,18 +216,21 @@ class Channel:
         since = max((p.stamp for p in part.streams.values()), default=-math.inf)
         return {"after": part.floor, "since": since, "first_name": part.first}
 
-    def resume(self, part: SectionPart, clocks: bool = True) -> None:
-        """Begin where a checkpoint left off; before anything runs. ``clocks``: time stamps too. Raises EdgeLstmError when its
-        states don't fit."""
+    def resume(self, part: SectionPart, clocks: bool = True, fresh: bool = False) -> None:
+        """Begin where a checkpoint left off; before anything runs. ``clocks``: time stamps too. ``fresh``: with states that begin anew: what
+        was read is passed over all the same. Raises EdgeLstmError when its states don't fit."""
         stream = self.loop.runner.stream(next(iter(part.streams), self.name))
         try:
-            for each in part.streams.values():
+            for each in part.streams.values() if not fresh else ():
                 stream.restore(each.states)
         finally:
             stream.close()
         self._resumed, self._read, self._gone = part, part.floor, dict(part.gone)
         for name, each in part.streams.items():
             member = self.member(name)
+            if fresh:
+                resets = {"reset:restart": each.counts.get("reset:restart", 0) + 1}
+                each = replace(each, states=member.guard.initial(), counts={**each.counts, **resets})
             member.resume(each)
             if not clocks:
                 member.clock.begin_anew()
@@ -271,7 +279,9 @@ class Channel:
             first = None if self.reader is None else self.reader.first_name
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
             gone = dict(self._gone)
-            return SectionPart(model, self.setup, first, floor, parts, gone, marks, alarms, self.clock)
+            return SectionPart(
+                model, self.setup, first, floor, parts, gone, marks, alarms, self.clock, self.origin
+            )
 
     def member(self, name: str) -> Member:
         """A new stream."""
@@ -316,6 +326,11 @@ class Channel:
         self.loop.guard_by(self.ranges)
         if self.reader is not None:
             self.reader.follow(s.retries, s.retry, s.hang_after)
+
+    def released(self) -> None:
+        """A sink holds its streams no more; called by the sink's thread."""
+        with self.loop.wake.lock:
+            self.loop.wake.tell()
 
     def unpaired(self, input: str, index: int) -> None:
         """A frame of one of its sources has no partner; ``index``: of the next pair. Known ones are not counted again."""

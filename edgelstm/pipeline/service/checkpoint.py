@@ -71,6 +71,8 @@ class SectionPart:
     alarms: dict[str, Any] = field(default_factory=dict)
     #: What frames without a time were stamped by; empty where it is not known.
     clock: str = ""
+    #: Hash of what the section says of the source alone; empty where it is not known.
+    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,7 @@ class Checkpoint:
                 "marks": s.marks,
                 "alarms": s.alarms,
                 "clock": s.clock,
+                "origin": s.origin,
                 "streams": {
                     stream: {
                         "index": p.index,
@@ -159,9 +162,18 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
     gone = {str(n): int(i) for n, i in raw["gone"].items()}
     marks = {str(n): int(i) for n, i in raw["marks"].items()}
     alarms = {str(n): a for n, a in raw.get("alarms", {}).items()}  # there were none at first
-    clock = str(raw.get("clock", ""))
+    clock, origin = str(raw.get("clock", "")), str(raw.get("origin", ""))
     return SectionPart(
-        str(raw["model"]), str(raw["setup"]), first, int(raw["floor"]), streams, gone, marks, alarms, clock
+        str(raw["model"]),
+        str(raw["setup"]),
+        first,
+        int(raw["floor"]),
+        streams,
+        gone,
+        marks,
+        alarms,
+        clock,
+        origin,
     )
 
 

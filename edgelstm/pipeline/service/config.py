@@ -189,9 +189,9 @@ class StreamSection(Section):
     sink_queue: Annotated[int, Field(ge=1, le=100000)] = Field(
         default=64, description="Outputs that may wait for each sink."
     )
-    sink_overload: SinkOverload = Field(
-        default="drop_oldest",
-        description="When that queue is full: drop_oldest output, or block, which holds up all streams of the model.",
+    sink_overload: SinkOverload | None = Field(
+        default=None,
+        description="When that queue is full: drop_oldest output, or block, which holds up the stream. Without it, files whose source can wait block.",
     )
 
     alarms: Annotated[dict[Name, AlarmSection], Field(max_length=64)] = Field(

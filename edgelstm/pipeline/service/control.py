@@ -317,7 +317,7 @@ class Control:
         future = channel.loop.ask(job)
         try:
             if not channel.counts:  # it never had a frame: nothing to wait for
-                return SectionPart(model, channel.setup, None, -1, {})
+                return SectionPart(model, channel.setup, None, -1, {}, origin=channel.origin)
             return future.result(ANSWER)
         except NotInTime:  # not taken back: it leaves in any case
             raise _no_answer(channel.loop) from None

@@ -218,6 +218,7 @@ class _Child:
                 _error(said["bad"]),
                 None if said["missing"] is None else str(said["missing"]),
                 _error(said["late"]),
+                None if said["mark"] is None else str(said["mark"]),
             )
         except (KeyError, TypeError, ValueError, IndexError, OverflowError, AttributeError) as error:
             raise _lie(f"{type(error).__name__}: {error}") from None

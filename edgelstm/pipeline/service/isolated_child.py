@@ -113,6 +113,7 @@ def _words(frame: Frame) -> dict[str, Any]:
         "index": frame.index, "time": frame.time, "name": frame.name, "values": frame.values, "notes": frame.notes,
         "gap": frame.gap, "stream": frame.stream, "last": frame.last,
         "bad": frame.bad and _error(frame.bad), "missing": frame.missing, "late": frame.late and _error(frame.late),
+        "mark": frame.mark,
     }  # fmt: skip
 
 

@@ -217,7 +217,7 @@ class Loop:
         free = self.rooms - len(self.runner.streams)
         ready = []
         for member in self.members:
-            if member.paused or not member.has_frame:
+            if member.paused or not member.has_frame or member.is_held:
                 continue
             if member.stream is None:
                 if not free:

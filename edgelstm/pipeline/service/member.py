@@ -114,6 +114,11 @@ class Member:
         return bool(self.feed.queue or self._pending)
 
     @property
+    def is_held(self) -> bool:
+        """Whether a sink has no room for what a step would give."""
+        return any(writer.holds for writer in self._writers)
+
+    @property
     def is_done(self) -> bool:
         """Nothing more comes."""
         return (self._ending or self.feed.ended) and not self.has_frame
@@ -235,6 +240,8 @@ class Member:
     def check_loss(self, now: float) -> None:
         """Notice that no frame comes, and do what the policy says of a source that is lost."""
         feed, after = self.feed, self.rules.lost_after
+        if self.is_held:
+            feed.wait_anew()
         if self.paused:
             return
         if after is not None and feed.last_at is not None and now - feed.last_at > after and feed.lose():

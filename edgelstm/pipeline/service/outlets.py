@@ -16,9 +16,10 @@ from edgelstm.pipeline.service.alarm import Rule
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.anomaly import Scores
 from edgelstm.pipeline.service.channel import Channel
+from edgelstm.pipeline.service.config import StreamSection
 from edgelstm.pipeline.service.config_sinks import AlarmSection
 from edgelstm.pipeline.service.resume import behind
-from edgelstm.pipeline.service.writer import Writer
+from edgelstm.pipeline.service.writer import SinkOverload, Writer
 from edgelstm.pipeline.sinks import (
     Options,
     Sink,
@@ -82,7 +83,7 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
                 _name(channel, f"{channel.name} -> {shown(sink)}"),
                 opener(path, options),
                 section.sink_queue,
-                section.sink_overload,
+                _overload(section, path),
                 None if mark is None else behind(Path(path), mark),
                 path=path,
                 mark=sink,
@@ -108,14 +109,25 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
                     scores(),
                     name=_name(channel, f"{channel.name} -> {shown(sink)} (alarm {name})"),
                     size=section.sink_queue,
+                    overload=_overload(section, path),
                     behind=None if mark is None else behind(Path(path), mark, name),
                     path=path,
                     mark=mark_as,
                 )
                 channel.writers.append(alarm_writer)
                 channel.resume_alarm(name, alarm_writer.alarms)
+        for each in channel.writers:
+            each.released = channel.released
     except EdgeLstmError as error:
         raise EdgeLstmError(f"stream {channel.name}: {error}") from error
+
+
+def _overload(section: StreamSection, path: str) -> SinkOverload:
+    """What is said, else ``block`` where nothing is lost by it: a file here, of a source that can wait."""
+    if section.sink_overload is not None:
+        return section.sink_overload
+    waits = not is_address(path) and not any(is_live(source) for source in section.sources.values())
+    return "block" if waits else "drop_oldest"
 
 
 def _name(channel: Channel, name: str) -> str:

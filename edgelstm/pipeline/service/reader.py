@@ -208,7 +208,7 @@ class Reader:
                         continue
                     frame = replace(frame, index=self._after + 1)
                 elif frame.index == 0:
-                    self._begins_with(frame.name, has_time=epoch is not None)
+                    self._begins_with(frame.name, frame.mark, has_time=epoch is not None)
                 when = None if epoch is None or frame.time is None else epoch + frame.time
                 by_number = (
                     when is None or frame.stream is not None
@@ -243,13 +243,15 @@ class Reader:
                     self._after,
                 )
 
-    def _begins_with(self, name: str, has_time: bool) -> None:
-        before, self.first_name = self.first_name, name
-        if before is not None and before != name and not has_time and self._after >= 0:
+    def _begins_with(self, name: str, mark: str | None, has_time: bool) -> None:
+        first = name if mark is None else f"{name} [{mark}]"
+        before, self.first_name = self.first_name, first
+        # A name alone is of an older checkpoint.
+        if before not in (None, first, name) and not has_time and self._after >= 0:
             log.warning(
                 "stream %s: its source begins with %s and no longer with %s: all its frames are new",
                 self.name,
-                name,
+                first,
                 before,
             )
             self._after = -1

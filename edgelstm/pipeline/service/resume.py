@@ -28,34 +28,48 @@ def resume(folder: Folder, channels: Sequence[Channel]) -> None:
     age = time.time() - checkpoint.written
     for channel in channels:
         part = checkpoint.sections.get(channel.name)
+        if part is None:
+            log.warning("stream %s: begins anew: the checkpoint does not know it", channel.name)
+            continue
         why = _why_not(part, channel, age, channel.loop.digest)
-        clocks = part is None or part.clock in ("", channel.clock)
-        if why is None and part is not None:
+        clocks = part.clock in ("", channel.clock)
+        if why is None:
             try:
                 channel.resume(part, clocks)
             except EdgeLstmError as error:
                 why = str(error)
-        if part is not None:
-            channel.remember_alarms(part, goes_on=why is None and clocks)
+        channel.remember_alarms(part, goes_on=why is None and clocks)
         if why is None:
             log.info("stream %s: goes on from %s, %.1f s old", channel.name, path.name, age)
-        else:
+        elif not _is_of_source(part, channel):
             log.warning("stream %s: begins anew: %s", channel.name, why)
+        else:  # what was delivered is not delivered again
+            channel.resume(part, clocks=False, fresh=True)
+            log.warning(
+                "stream %s: its state begins anew: %s. Frames that were read are passed over",
+                channel.name,
+                why,
+            )
 
 
-def _why_not(part: SectionPart | None, channel: Channel, age: float, model: str) -> str | None:
-    if part is None:
-        return "the checkpoint does not know it"
+def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str | None:
+    if not _is_of_source(part, channel):
+        return "the checkpoint is of another source"
     if part.model != model:
         return "the checkpoint is of another model"
     if part.setup != channel.setup:
-        return "the checkpoint is of another source or preprocessing"
+        return "the checkpoint is of another preprocessing"
     if age < -AHEAD:
         return f"the checkpoint was written {-age:.0f} s in the future: the clock was set"
     limit = channel.section.max_gap
     if limit is not None and age > limit:
         return f"the checkpoint is {age:.1f} s old, max_gap is {limit:g} s"
     return None
+
+
+def _is_of_source(part: SectionPart, channel: Channel) -> bool:
+    """Whether its numbers of frames are those of the channel's source; of older files, only with all that is done to them."""
+    return part.origin == channel.origin if part.origin else part.setup == channel.setup
 
 
 def behind(path: Path, mark: int, alarm: str | None = None) -> dict[str, dict[int, str]]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
+from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.sinks import Sink, Undelivered
 from edgelstm.pipeline.sources.source import Frame
 
@@ -22,10 +23,14 @@ _Item = tuple[Frame, Mapping[str, Any], float, Counts]
 PATIENCE = 0.8
 
 
+#: Seconds from one word of dropped outputs to the next.
+TOLD_EVERY = 60.0
+
+
 class Writer:
     """Takes outputs, which must stay valid, and writes them one by one.
 
-    behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block`` the streams until there is room. A sink that fails is closed, and
+    behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block``: its streams are held up until half of it is empty, see :attr:`holds`. A sink that fails is closed, and
     what it would have got is counted; one that raises :class:`Undelivered` goes on with the next. open_sink: is given what is set when it has to give up. path: of its file. mark: under which a checkpoint knows it.
     later: it is opened once :meth:`learnt` says so, and what comes before waits in the queue. readable: it gets the outputs that
     are for people, see :func:`edgelstm.pipeline.outputs.readable`; beside: and the model's input with them.
@@ -54,6 +59,13 @@ class Writer:
         #: It is to be opened, for the first time or anew, before the next output.
         self._opens = False
         self._size, self._overload = size, overload
+        #: Whether its streams are to take no step now: nothing of theirs may be lost.
+        self.holds = False
+        #: Called, by its thread, when it holds no more.
+        self.released: Callable[[], None] = lambda: None
+        #: When it was last said that outputs are dropped, and how many were.
+        self._told = -math.inf
+        self._dropped = 0
         self._queue: deque[_Item] = deque()
         #: What is being written now.
         self._at_sink: list[_Item] = []
@@ -90,24 +102,36 @@ class Writer:
             counts.add("written_before")
             return
         with self._wake:
-            while (
-                self._overload == "block"
-                and len(self._queue) >= self._size
-                and not self._closing
-                and self.error is None
-            ):
-                self._wake.wait()
             if self.error is not None or self._closing:
                 counts.add("undelivered:sink_failed" if self.error else "undelivered:closed")
                 return
-            if len(self._queue) >= self._size:
+            if len(self._queue) >= self._size and self._overload == "drop_oldest":
                 *_, whose = self._queue.popleft()
                 self._done += 1
-                if is_worth_a_line(whose.add("undelivered:overload")):
-                    log.warning("sink %s: too slow, outputs dropped", self.name)
+                whose.add("undelivered:overload")
+                self._tell_dropped()
             self._queue.append((frame, outputs, seconds, counts))
             self._queued += 1
+            # Streams that stepped together may put one each behind the last place.
+            self.holds = self.holds or (self._overload == "block" and len(self._queue) >= self._size)
             self._wake.notify_all()
+
+    def _tell_dropped(self) -> None:
+        self._dropped += 1
+        now = time.monotonic()
+        if now - self._told >= TOLD_EVERY:
+            self._told = now
+            log.warning(
+                'sink %s: slower than its stream, %s dropped so far. sink_overload = "block" holds the stream up instead, sink_queue lets more wait',
+                self.name,
+                count_of(self._dropped, "output"),
+            )
+
+    def _release(self) -> None:
+        """Hold its streams no more."""
+        if self.holds:
+            self.holds = False
+            self.released()
 
     @property
     def is_open(self) -> bool:
@@ -142,6 +166,7 @@ class Writer:
             self._at_sink = []
             self._queue.clear()
             self._wake.notify_all()
+        self._release()
         self._stop.set()
         log.error("sink %s: hangs, nothing more is written to it: %s", self.name, self.error)
         return True
@@ -235,7 +260,10 @@ class Writer:
             self._at_sink = items
             self._due = time.monotonic() + every
             self._wake.notify_all()
-            return items
+            has_room = len(self._queue) <= self._size // 2
+        if has_room:
+            self._release()
+        return items
 
     def _fail(self, error: BaseException) -> None:
         log.error("sink %s: failed, nothing more is written to it: %s", self.name, error)
@@ -245,6 +273,7 @@ class Writer:
                 counts.add("undelivered:sink_failed")
             self._queue.clear()
             self._wake.notify_all()
+        self._release()
         try:
             if self._sink is not None:
                 self._sink.__exit__(type(error), error, error.__traceback__)

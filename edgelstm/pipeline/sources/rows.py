@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import math
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +46,11 @@ class Row:
         """For messages."""
         line = "" if self.line is None else f" (line {self.line})"
         return f"{self.path}, row {self.index + 1}{line}"
+
+    @property
+    def mark(self) -> str:
+        """A hash of what it holds."""
+        return f"{zlib.crc32(repr(list(self.cells.items())).encode('utf-8', 'surrogatepass')):08x}"
 
     def text(self, column: str) -> str:
         """A cell as text; whole numbers without a decimal point. Raises EdgeLstmError where there is none."""

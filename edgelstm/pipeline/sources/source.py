@@ -44,6 +44,7 @@ class Frame:
     stream: whose frame it is, where one source holds several streams. last: nothing more comes of that stream.
     bad: why it can't be taken as it is. What could be read of it is in ``data``, with NaN for the rest, else ``data`` is empty.
     missing: which of its values are NaN because the source has none, in words. late: that its time lies before that of the one before.
+    mark: of a source's first frame, what tells it from another's of the same name.
     """
 
     index: int
@@ -58,6 +59,7 @@ class Frame:
     bad: EdgeLstmError | None = None
     missing: str | None = None
     late: EdgeLstmError | None = None
+    mark: str | None = None
 
     @property
     def is_empty(self) -> bool:

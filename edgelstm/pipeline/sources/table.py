@@ -310,7 +310,17 @@ def _frames(
         last = spans[key].last == row.index if key in spans else False
         stream = None if options.key is None else key
         yield Frame(
-            index, stamp, name, values, gap=gap, stream=stream, last=last, bad=bad, missing=missing, late=late
+            index,
+            stamp,
+            name,
+            values,
+            gap=gap,
+            stream=stream,
+            last=last,
+            bad=bad,
+            missing=missing,
+            late=late,
+            mark=None if index else row.mark,
         )
 
 

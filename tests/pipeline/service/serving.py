@@ -25,6 +25,7 @@ class Heard:
 
     frames: list[int] = field(default_factory=list)
     values: list[float] = field(default_factory=list)
+    holds: bool = False
     readable = beside = False
 
     def put(self, frame: Frame, outputs: Mapping[str, Any], seconds: float, counts: Counts) -> None:

@@ -263,8 +263,9 @@ def test_why_a_stream_begins_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
     ):
         Folder(states).save(Checkpoint(written, old.sections))
         report, log = serve(tmp_path, caplog)
-        assert "stream a: begins anew: " in log
+        assert "stream a: its state begins anew: " in log
         assert why in log
+        assert len(read(tmp_path / "a.jsonl")) == 20, "what was delivered is not delivered again"
         assert report.streams["a"]["stepped"] == 20
     np.save(tmp_path / "a.npy", np.ones(5, np.float32))
     _, log = serve(tmp_path, caplog)
@@ -273,7 +274,7 @@ def test_why_a_stream_begins_anew_is_said(tmp_path: Path, caplog: pytest.LogCapt
     text = (tmp_path / "p.toml").read_text()
     (tmp_path / "p.toml").write_text(text.replace("a.npy", "other.npy"))
     report, log = serve(tmp_path, caplog)
-    assert "stream a: begins anew: the checkpoint is of another source or preprocessing" in log
+    assert "stream a: begins anew: the checkpoint is of another source" in log
     assert report.streams["a"]["stepped"] == 25
     zoo.running_sum(outputs=("y",)).save(tmp_path / "other.onnx")
     (tmp_path / "model.onnx").write_bytes((tmp_path / "other.onnx").read_bytes() + b"\x72\x00")

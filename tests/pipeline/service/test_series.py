@@ -67,7 +67,7 @@ def test_another_second_model_begins_anew(folder: Path, caplog: pytest.LogCaptur
     zoo.lstm(seed=5).save(folder / "b.onnx")
     with caplog.at_level("INFO", "edgelstm.serve"):
         Pipeline.from_text(text("limit = 40\n") + service, folder).run()
-    assert "stream s: begins anew: the checkpoint is of another model" in caplog.text
+    assert "stream s: its state begins anew: the checkpoint is of another model" in caplog.text
 
 
 def test_a_reset_is_of_both_and_a_snapshot_has_both(folder: Path) -> None:
