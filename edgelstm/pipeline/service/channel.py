@@ -247,6 +247,8 @@ class Channel:
     def begin_anew(self) -> None:
         """The source begins elsewhere than before: what was said of its frames by number says nothing now."""
         self._resumed, self._read = None, -1
+        for writer in self.writers:
+            writer.forget_behind()
         with self.loop.wake:
             self._gone.clear()
         with self._lock:

@@ -181,14 +181,18 @@ class Writer:
         """Whether outputs may still come that it has."""
         return bool(self._behind)
 
+    def forget_behind(self) -> None:
+        """What comes is of another source than what the sink has, whatever its numbers and names."""
+        self._behind = {}
+
     def _was_written(self, frame: Frame) -> bool:
-        stream = str(frame.stream)
-        frames = self._behind.get(stream, {})
+        stream, behind = str(frame.stream), self._behind
+        frames = behind.get(stream, {})
         found = frames.get(frame.index) == frame.name
         for index in [i for i in frames if i <= frame.index]:  # frames come in order
             del frames[index]
         if not frames:
-            self._behind.pop(stream, None)
+            behind.pop(stream, None)
         return found
 
     def _run(self) -> None:
