@@ -21,6 +21,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, atomic_path, read_bytes
+from edgelstm.graph.signature import Quantization, Signature
 from edgelstm.runtime.protocol import Array
 
 log = logging.getLogger("edgelstm.serve")
@@ -51,6 +52,41 @@ class StreamPart:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The model whose states a checkpoint has, where that may matter later. file: its name. kin: hashes of the models that it took
+    over from while the service ran, whose states mean the same. stored: of each state, what its numbers are stored as: dtype, and scale and zero
+    point where they are quantised."""
+
+    file: str = ""
+    kin: tuple[str, ...] = ()
+    stored: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: str, kin: tuple[str, ...], signature: Signature) -> Origin:
+        """That of a model that runs."""
+        stored: dict[str, dict[str, Any]] = {}
+        for spec in signature.states:
+            stored[spec.name] = {"dtype": spec.dtype}
+            if spec.quantization is not None:
+                stored[spec.name] |= {
+                    "scale": list(spec.quantization.scale),
+                    "zero_point": spec.quantization.zero_point,
+                }
+        return cls(file, kin, stored)
+
+    def specs(self, signature: Signature) -> Signature:
+        """``signature`` with its states stored as they were. Raises EdgeLstmError when it has other states."""
+        if {s.name for s in signature.states} != set(self.stored):
+            raise EdgeLstmError("its states are others", found=sorted(self.stored))
+        states = []
+        for spec in signature.states:
+            was = self.stored[spec.name]
+            coded = None if "scale" not in was else Quantization(tuple(was["scale"]), was["zero_point"])
+            states.append(replace(spec, dtype=was["dtype"], initial=None, quantization=coded))
+        return replace(signature, states=tuple(states))
+
+
+@dataclass(frozen=True)
 class SectionPart:
     """One section of the pipeline file.
 
@@ -71,8 +107,12 @@ class SectionPart:
     alarms: dict[str, Any] = field(default_factory=dict)
     #: What frames without a time were stamped by; empty where it is not known.
     clock: str = ""
+<<<<<<< HEAD
     #: Hash of what the section says of the source alone; empty where it is not known.
     origin: str = ""
+=======
+    origin: Origin = field(default_factory=lambda: Origin())
+>>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
 
 
 @dataclass(frozen=True)
@@ -104,7 +144,15 @@ class Checkpoint:
                 "marks": s.marks,
                 "alarms": s.alarms,
                 "clock": s.clock,
+<<<<<<< HEAD
                 "origin": s.origin,
+=======
+                "origin": {
+                    "file": s.origin.file,
+                    "kin": list(s.origin.kin),
+                    "stored": s.origin.stored,
+                },
+>>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
                 "streams": {
                     stream: {
                         "index": p.index,
@@ -173,8 +221,26 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
         marks,
         alarms,
         clock,
+<<<<<<< HEAD
         origin,
+=======
+        _origin(raw.get("origin")),
+>>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
     )
+
+
+def _origin(raw: Any) -> Origin:
+    if raw is None:  # it was not written at first
+        return Origin()
+    stored: dict[str, dict[str, Any]] = {}
+    for name, was in raw["stored"].items():
+        stored[str(name)] = {"dtype": str(was["dtype"])}
+        if "scale" in was:
+            stored[str(name)] |= {
+                "scale": [_number(v) for v in was["scale"]],
+                "zero_point": int(was["zero_point"]),
+            }
+    return Origin(str(raw["file"]), tuple(map(str, raw["kin"])), stored)
 
 
 def _state(raw: Any, payload: memoryview) -> Array:

@@ -127,7 +127,7 @@ class Service:
             states = Path(placed(self._base, config.service.checkpoint))
             self._stack.callback(FolderLock(states).close)
             self._folder = Folder(states)
-            resume(self._folder, self.channels)
+            resume(self._folder, self.channels, self._mean_the_same)
         for channel in self.channels:
             self.open_sinks(channel)
 
@@ -147,6 +147,9 @@ class Service:
             stack.pop_all()
             return made
 
+    def _files(self, name: str) -> str:
+        return " then ".join(self.models[each].name for each in self.config.chain(name))
+
     def digest(self, name: str) -> str:
         """Of a model's file and of those behind it: it tells whether a state is of them."""
         return " ".join(self.hashes.get(each, "") for each in self.config.chain(name)).strip()
@@ -161,7 +164,7 @@ class Service:
         loop = Loop(name, runner, rooms, wait, self.ranges_of(name))
         # One that hangs in a step can't be closed: it goes with the process.
         self._stack.callback(lambda: None if loop.stepping_since is not None else loop.runner.close())
-        loop.digest = self.digest(name)
+        loop.digest, loop.file = self.digest(name), self._files(name)
         loop.left = self._left
         loop.between = partial(self._offer, loop)
         self.loops = {**self.loops, name: loop}
@@ -201,6 +204,7 @@ class Service:
                     if future.cancel():
                         raise EdgeLstmError(f"no answer of its loop within {ANSWER:g} s") from None
                     apart = future.result()  # it began meanwhile
+                loop.file = self._files(loop.name)
             except BaseException as error:
                 self.models[name], self.hashes[name] = before
                 if runner is not None:
@@ -271,6 +275,14 @@ class Service:
             raise
         channel.reopened += 1
         return made
+
+    def _mean_the_same(self, name: str, digest: str) -> bool:
+        """Whether it was said of every model that is another than in ``digest`` that states mean the same to it."""
+        was, chain = digest.split(), self.config.chain(name)
+        return len(was) == len(chain) and all(
+            old == self.hashes.get(each) or self.config.models[each].compatible
+            for old, each in zip(was, chain, strict=True)
+        )
 
     def open_sinks(self, channel: Channel) -> None:
         """Its sinks, each with a thread of its own."""
