@@ -17,7 +17,8 @@ from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.config import StreamSection, cross_check
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
-from edgelstm.pipeline.service.service import ANSWER, Service
+from edgelstm.pipeline.service.saving import ANSWER
+from edgelstm.pipeline.service.service import Service
 from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sources.source import Array, Source
 
