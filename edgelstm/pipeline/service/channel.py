@@ -20,7 +20,7 @@ from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.postprocess import parse_postprocess
 from edgelstm.pipeline.service.alarm import Alarms
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
-from edgelstm.pipeline.service.checkpoint import Origin, SectionPart
+from edgelstm.pipeline.service.checkpoint import SectionPart, Whose
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard, Ranges
@@ -281,14 +281,9 @@ class Channel:
             first = None if self.reader is None else self.reader.first_name
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
             gone = dict(self._gone)
-<<<<<<< HEAD
+            whose = Whose.of(self.loop.file, self.loop.kin, self.signature)
             return SectionPart(
-                model, self.setup, first, floor, parts, gone, marks, alarms, self.clock, self.origin
-=======
-            origin = Origin.of(self.loop.file, self.loop.kin, self.signature)
-            return SectionPart(
-                model, self.setup, first, floor, parts, gone, marks, alarms, self.clock, origin
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
+                model, self.setup, first, floor, parts, gone, marks, alarms, self.clock, self.origin, whose
             )
 
     def member(self, name: str) -> Member:

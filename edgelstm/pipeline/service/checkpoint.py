@@ -52,7 +52,7 @@ class StreamPart:
 
 
 @dataclass(frozen=True)
-class Origin:
+class Whose:
     """The model whose states a checkpoint has, where that may matter later. file: its name. kin: hashes of the models that it took
     over from while the service ran, whose states mean the same. stored: of each state, what its numbers are stored as: dtype, and scale and zero
     point where they are quantised."""
@@ -62,7 +62,7 @@ class Origin:
     stored: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, file: str, kin: tuple[str, ...], signature: Signature) -> Origin:
+    def of(cls, file: str, kin: tuple[str, ...], signature: Signature) -> Whose:
         """That of a model that runs."""
         stored: dict[str, dict[str, Any]] = {}
         for spec in signature.states:
@@ -107,12 +107,9 @@ class SectionPart:
     alarms: dict[str, Any] = field(default_factory=dict)
     #: What frames without a time were stamped by; empty where it is not known.
     clock: str = ""
-<<<<<<< HEAD
     #: Hash of what the section says of the source alone; empty where it is not known.
     origin: str = ""
-=======
-    origin: Origin = field(default_factory=lambda: Origin())
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
+    whose: Whose = field(default_factory=lambda: Whose())
 
 
 @dataclass(frozen=True)
@@ -144,15 +141,12 @@ class Checkpoint:
                 "marks": s.marks,
                 "alarms": s.alarms,
                 "clock": s.clock,
-<<<<<<< HEAD
                 "origin": s.origin,
-=======
-                "origin": {
-                    "file": s.origin.file,
-                    "kin": list(s.origin.kin),
-                    "stored": s.origin.stored,
+                "whose": {
+                    "file": s.whose.file,
+                    "kin": list(s.whose.kin),
+                    "stored": s.whose.stored,
                 },
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
                 "streams": {
                     stream: {
                         "index": p.index,
@@ -221,17 +215,14 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
         marks,
         alarms,
         clock,
-<<<<<<< HEAD
         origin,
-=======
-        _origin(raw.get("origin")),
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
+        _whose(raw.get("whose")),
     )
 
 
-def _origin(raw: Any) -> Origin:
+def _whose(raw: Any) -> Whose:
     if raw is None:  # it was not written at first
-        return Origin()
+        return Whose()
     stored: dict[str, dict[str, Any]] = {}
     for name, was in raw["stored"].items():
         stored[str(name)] = {"dtype": str(was["dtype"])}
@@ -240,7 +231,7 @@ def _origin(raw: Any) -> Origin:
                 "scale": [_number(v) for v in was["scale"]],
                 "zero_point": int(was["zero_point"]),
             }
-    return Origin(str(raw["file"]), tuple(map(str, raw["kin"])), stored)
+    return Whose(str(raw["file"]), tuple(map(str, raw["kin"])), stored)
 
 
 def _state(raw: Any, payload: memoryview) -> Array:

@@ -33,14 +33,10 @@ def resume(folder: Folder, channels: Sequence[Channel], same: Callable[[str, str
     age = time.time() - checkpoint.written
     for channel in channels:
         part = checkpoint.sections.get(channel.name)
-<<<<<<< HEAD
         if part is None:
             log.warning("stream %s: begins anew: the checkpoint does not know it", channel.name)
             continue
-=======
-        if part is not None:
-            part = _carried(part, channel, same)
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
+        part = _carried(part, channel, same)
         why = _why_not(part, channel, age, channel.loop.digest)
         clocks = part.clock in ("", channel.clock)
         if why is None:
@@ -62,39 +58,33 @@ def resume(folder: Folder, channels: Sequence[Channel], same: Callable[[str, str
             )
 
 
-<<<<<<< HEAD
-def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str | None:
-    if not _is_of_source(part, channel):
-        return "the checkpoint is of another source"
-=======
 def _carried(part: SectionPart, channel: Channel, same: Callable[[str, str], bool]) -> SectionPart:
     """The states of another model as this one takes them, where they mean the same; what can't be carried stays as it was."""
-    loop, origin = channel.loop, part.origin
-    if part.model == loop.digest or not origin.file:
+    loop, whose = channel.loop, part.whose
+    if part.model == loop.digest or not whose.file:
         return part
-    if loop.digest not in origin.kin and not same(loop.name, part.model):
+    if loop.digest not in whose.kin and not same(loop.name, part.model):
         return part
     try:
-        carry = Carry(origin.specs(channel.signature), channel.signature)
+        carry = Carry(whose.specs(channel.signature), channel.signature)
         streams = {name: carry.part(each) for name, each in part.streams.items()}
     except (EdgeLstmError, ValueError, KeyError, TypeError) as error:
-        log.warning("stream %s: states of %s don't fit %s: %s", channel.name, origin.file, loop.file, error)
+        log.warning("stream %s: states of %s don't fit %s: %s", channel.name, whose.file, loop.file, error)
         return part
-    told = "had taken over from it" if loop.digest in origin.kin else "is said to be compatible"
+    told = "had taken over from it" if loop.digest in whose.kin else "is said to be compatible"
     log.info(
         "stream %s: its states are of %s, which %s: their values go on in %s",
         channel.name,
-        origin.file,
+        whose.file,
         told,
         loop.file,
     )
     return replace(part, model=loop.digest, streams=streams)
 
 
-def _why_not(part: SectionPart | None, channel: Channel, age: float, model: str) -> str | None:
-    if part is None:
-        return "the checkpoint does not know it"
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
+def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str | None:
+    if not _is_of_source(part, channel):
+        return "the checkpoint is of another source"
     if part.model != model:
         return f"the checkpoint is of another model{_of(part, channel)}"
     if part.setup != channel.setup:
@@ -107,17 +97,16 @@ def _why_not(part: SectionPart | None, channel: Channel, age: float, model: str)
     return None
 
 
-<<<<<<< HEAD
 def _is_of_source(part: SectionPart, channel: Channel) -> bool:
     """Whether its numbers of frames are those of the channel's source; of older files, only with all that is done to them."""
     return part.origin == channel.origin if part.origin else part.setup == channel.setup
-=======
+
+
 def _of(part: SectionPart, channel: Channel) -> str:
-    if not part.origin.file:
+    if not part.whose.file:
         return ""
-    swapped = ", which was swapped in while the service ran" if part.origin.kin else ""
-    return f", {part.origin.file}{swapped}; the file says {channel.loop.file}, and not compatible = true"
->>>>>>> 577b704 (A restart after a swap carries the states into the file that is named, or says whose they are)
+    swapped = ", which was swapped in while the service ran" if part.whose.kin else ""
+    return f", {part.whose.file}{swapped}; the file says {channel.loop.file}, and not compatible = true"
 
 
 def behind(path: Path, mark: int, alarm: str | None = None) -> dict[str, dict[int, str]]:
