@@ -122,7 +122,9 @@ def test_a_watched_file_takes_over_once_it_is_whole(
 ) -> None:
     """Half of it is refused, whatever it takes to be written; the rest of it makes it one."""
     data = (models / "int8.onnx").read_bytes()
-    text = pipeline(tmp_path, models, "watch = true\ncompatible = true\n").replace("rate = 1000", "rate = 200")
+    text = pipeline(tmp_path, models, "watch = true\ncompatible = true\n").replace(
+        "rate = 1000", "rate = 200"
+    )
     with caplog.at_level(logging.INFO, "edgelstm.serve"), Running(text, tmp_path) as running:
         until(lambda: running.count("a", "stepped") > 5)
         with (tmp_path / "model.onnx").open("wb") as file:
