@@ -233,6 +233,7 @@ class Loop:
         for name, outputs in made.items():
             job, frame = frames[name]
             self.counts.frames += 1
+            missed = name in job.passed and bool(self._stages[0].runner.signature.states)
             if name in job.passed and frame.gap is None:
                 frame = replace(frame, gap="the frame before was skipped")
             job.passed.discard(name)
@@ -240,7 +241,10 @@ class Loop:
                 scorer = job.scorer_of(name, job.scorer)
                 if not job.windows:
                     scorer.arrived(arrays[name], frame.data, gap=frame.gap is not None)
-                scorer.observe(repeated(scorer, arrays[name], job.windows), outputs)
+                if missed:
+                    scorer.pass_over()
+                else:
+                    scorer.observe(repeated(scorer, arrays[name], job.windows), outputs)
             if self._observe is not None:
                 last = self._stages[-1].runner
                 self._observe(
