@@ -295,6 +295,13 @@ std::string gap_before(Held* held, const GstBuffer* buffer, double most) {
   return gap;
 }
 
+// A frame before or behind the segment, as parsers give them on their way to where a seek goes: nobody will see it.
+bool is_outside(const GstSegment& segment, const GstBuffer* buffer) {
+  GstClockTime begin = GST_BUFFER_PTS(buffer), length = GST_BUFFER_DURATION(buffer);
+  if (segment.format != GST_FORMAT_TIME || !GST_CLOCK_TIME_IS_VALID(begin)) return false;
+  return !gst_segment_clip(&segment, GST_FORMAT_TIME, begin, GST_CLOCK_TIME_IS_VALID(length) ? begin + length : begin, nullptr, nullptr);
+}
+
 void judge(Edgelstm* self, const GstBuffer* buffer) {
   Held& held = *self->held;
   GST_OBJECT_LOCK(self);
@@ -369,6 +376,10 @@ GstFlowReturn transform(GstBaseTransform* transform, GstBuffer* in, GstBuffer* o
   Edgelstm* self = EDGELSTM(transform);
   Held& held = *self->held;
   if (held.failed) return GST_FLOW_ERROR;  // until a flush: a frame is missing in the state
+  if (is_outside(transform->segment, in)) {
+    if (held.began && GST_BUFFER_FLAG_IS_SET(in, GST_BUFFER_FLAG_DISCONT)) held.gap = "a discontinuity";
+    return GST_BASE_TRANSFORM_FLOW_DROPPED;
+  }
   bool good = held.model && tried(self, [&] {
     judge(self, in);
     step(&held, in);

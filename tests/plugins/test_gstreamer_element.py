@@ -12,12 +12,14 @@ import gst_element
 import numpy as np
 import pytest
 from gst_element import DEEP, GREY, RGB, one, result, runs
+from onnx import TensorProto
 
 import zoo
 from command_line import Run
 from edgelstm.graph.step import StepModel
 from edgelstm.pipeline import Inputs, Outputs, parse_ops
 from edgelstm.runtime import Runner
+from stepping import from_text
 
 Array = np.ndarray[Any, Any]
 TENSORS = "other/tensors,format=static,num_tensors=1,types=float32,dimensions=(string){}"
@@ -170,6 +172,61 @@ def test_where_frames_are_missing_it_does_as_it_is_told(tmp_path: Path) -> None:
     assert "on-gap=reset" in last["messages"][0][1]
 
 
+def test_a_seek_in_a_pipeline_begins_anew(tmp_path: Path) -> None:
+    frames = pictures(40, 8, 8)
+    model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")
+    (tmp_path / "frames.raw").write_bytes(frames.tobytes())
+    pipeline = (
+        f"filesrc location={tmp_path}/frames.raw ! rawvideoparse format=gray8 width=8 height=8 framerate=10/1 ! "
+        f"edgelstm model={model} threads=1 ! other/tensors ! appsink name=out sync=false max-buffers=2"
+    )
+    given = {"pipeline": pipeline, "before": 5, "seek": 2000, "after": 20, "out": str(tmp_path / "out.raw")}
+    (told,) = runs(given)
+    assert told["pts"] == [*range(0, 500, 100), *range(2000, 4000, 100)]
+    wanted = np.concatenate([stepped(model, frames[:5]), stepped(model, frames[20:])])
+    assert result(given, "f4", 3, 8, 8).tobytes() == wanted.tobytes()
+
+
+def test_models_of_other_types(tmp_path: Path) -> None:
+    """What comes out is the running sum, whose steps are exact."""
+    frames = pictures(5, 3, 4) // 20 + np.uint8(1)
+    types = ("float16", "bfloat16", "double", "uint8", "int8", "int16", "int32")
+    given = []
+    for kind in types:
+        (tmp_path / kind).mkdir()
+        text = (
+            f"g ({kind}[N,3,4] x, float[N,3,4] s) => ({kind}[N,3,4] y, float[N,3,4] n) "
+            f"{{ f = Cast<to=1>(x) n = Add(f, s) y = Cast<to={TensorProto.DataType.Value(kind.upper())}>(n) }}"
+        )
+        scale = "scale=0.5" if kind.endswith("float16") else "scale=0.75"
+        model = saved(from_text(text, s="n"), tmp_path / kind / "model.onnx", scale)
+        given.append(one(model, GREY, frames, after="other/tensors"))
+    for kind, each, told in zip(types, given, runs(*given), strict=True):
+        assert told["messages"] == []
+        expected = stepped(tmp_path / kind / "model.onnx", frames)
+        if kind == "bfloat16":
+            expected = (expected.astype(np.uint32) << 16).view(np.float32)
+        assert f"types=(string){expected.dtype}" in told["caps"]
+        assert result(each, expected.dtype.str, 3, 4).tobytes() == expected.tobytes()
+
+
+def test_who_asks_is_told_what_the_model_takes(tmp_path: Path) -> None:
+    """A source that has nothing of it ends with "not negotiated", which says little: there is a warning."""
+    model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")
+    colour = saved(zoo.conv_lstm(3, size=8), tmp_path / "rgb.onnx", "channels_first")
+    frames = pictures(1, 8, 8)
+    grey, rgb = runs(
+        one(model, GREY, frames, [["query", "video/x-raw"], ["query", "video/x-raw,format=RGB"], ["query", "video/x-raw,format=RGB"]]),
+        one(colour, RGB, pictures(1, 8, 8, 3), [["query", "video/x-raw"]]),
+    )  # fmt: skip
+    assert "GRAY8" in grey["flows"][3]
+    assert "RGB" not in grey["flows"][3]
+    assert [m[0] for m in grey["messages"]] == ["warning"]
+    assert "videoconvert" in grey["messages"][0][1]
+    assert "RGB" in rgb["flows"][3]
+    assert "GRAY8" not in rgb["flows"][3]
+
+
 def test_the_state_goes_on_from_a_file(tmp_path: Path) -> None:
     frames = pictures(9, 8, 8)
     model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")
@@ -280,6 +337,57 @@ def test_what_can_not_be_is_said_once(tmp_path: Path) -> None:
         assert [m[0] for m in told["messages"]] == ["error"], (said, told)
         assert said in told["messages"][0][1]
         assert told["out"] <= 1
+
+
+@pytest.mark.thorough
+def test_memory_stays_what_it_was_over_20000_frames(tmp_path: Path) -> None:
+    grey = saved(zoo.conv_lstm(1, size=8), tmp_path / "grey.onnx", "scale=0.00392156862745098")
+    cut = saved(
+        zoo.persistence(1, (1, 10, 16)), tmp_path / "cut.onnx", "resize=10,16;scale=0.00392156862745098"
+    )
+    frames, do = pictures(2, 9, 10), [["rss", 20000]]
+    given = [
+        one(grey, GREY, pictures(2, 8, 8), do, after="other/tensors"),
+        one(cut, GREY, frames, do),
+        one(
+            saved(zoo.lstm(3), tmp_path / "lstm.onnx"), TENSORS.format("3"), np.zeros((2, 3), np.float32), do
+        ),
+    ]
+    for told in runs(*given):
+        assert told["frames"] == 20000
+        early, late = told["rss"]
+        assert late - early < 600  # kilobytes: a leak of 40 bytes a frame would show
+
+
+@pytest.mark.thorough
+def test_a_film_through_decoders_is_near_to_edgelstm_run(
+    run: Run, dashcam_video: Path, tmp_path: Path
+) -> None:
+    """The trained model of examples/moving_digits; colours differ a little from decoder to decoder."""
+    model = tmp_path / "video.onnx"
+    code, _, err = run(
+        "export", "example:moving_digits/model.safetensors", "-o", model, "--limit", 3,
+        "--preprocess", "resize=64,64;grey;scale=0.00392156862745098",
+    )  # fmt: skip
+    assert code == 0, err
+    code, _, err = run("run", model, "--source", dashcam_video, "-o", tmp_path / "wanted.npz", "--limit", 20)
+    assert code == 0, err
+    pipeline = (
+        f"filesrc location={dashcam_video} ! decodebin ! videoconvert ! edgelstm model={model} ! other/tensors ! "
+        f"identity eos-after=21 ! filesink location={tmp_path}/out.raw"
+    )
+    done = subprocess.run(
+        ["gst-launch-1.0", "-q", *pipeline.split()], capture_output=True, text=True, check=False, timeout=60, env=gst_element.environment()
+    )  # fmt: skip
+    if "missing" in done.stderr.lower() or "no suitable plugins" in done.stderr.lower():
+        pytest.skip(
+            "no GStreamer to build with on this machine: a decoder of H.264, apt install gstreamer1.0-libav"
+        )
+    assert done.returncode == 0, done.stderr
+    wanted = np.load(tmp_path / "wanted.npz")["forecast"]
+    found = np.fromfile(tmp_path / "out.raw", np.float32).reshape(-1, *wanted.shape[1:])
+    assert len(found) >= len(wanted) == 20
+    assert np.abs(found[:20] - wanted).mean() < 0.01
 
 
 def test_it_is_built_and_found_as_the_commands_say(
