@@ -194,6 +194,10 @@ def config(
     onnxruntime: Annotated[
         bool, typer.Option("--onnxruntime", help="The library of ONNX Runtime in this Python's packages.")
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option("--operators", help="The library of our operators, for EDGELSTM_NATIVE_LIBRARY."),
+    ] = False,
     gst: Annotated[
         bool, typer.Option("--gst", help="The folder of the GStreamer element, for GST_PLUGIN_PATH.")
     ] = False,
@@ -209,7 +213,7 @@ def config(
     from edgelstm.engine.c_build import find_c_library, find_onnxruntime
 
     asked = cflags or libs or prefix or pkgconfigdir or cmakedir
-    only = onnxruntime or gst
+    only = onnxruntime or operators or gst
     told: dict[str, str] = {}
     if asked or not only:
         library = find_c_library(folder)
@@ -223,6 +227,10 @@ def config(
         told |= {name: text for name, (wanted, text) in texts.items() if wanted or not asked}
     if onnxruntime or not (asked or only):
         told["onnxruntime"] = str(find_onnxruntime())
+    if operators:
+        from edgelstm.runtime.native.library import needed_native_library
+
+        told["operators"] = str(needed_native_library().path)
     if gst:
         from edgelstm.engine.gst_build import find_gst
 

@@ -124,11 +124,24 @@ def test_config_and_doctor_tell_of_it(prebuilt: Path, run: Run) -> None:
     assert (Path(told["cmakedir"]) / "edgelstm-config.cmake").is_file()
     code, out, _ = run("config", "--cmakedir")
     assert (code, out.strip()) == (0, told["cmakedir"])
+    code, out, _ = run("config", "--operators")
+    assert (code, out.strip()) == (0, str(prebuilt / "lib" / FILE_NAME))
     report = doctor()
     assert report["onnxruntime operators"].found == (
         f"{find_native_library().instructions()}: {prebuilt / 'lib' / FILE_NAME} (prebuilt)"  # type: ignore[union-attr]
     )
     assert report["C library"].found == f"interface 1: {prebuilt / 'lib' / 'libedgelstm.so'} (prebuilt)"
+
+
+def test_what_is_not_here_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not Path(p, "edgelstm_native").is_dir()])
+    for option, how in (("--operators", "build-plugin --ort"), ("--cflags", "build-plugin --c")):
+        code, _, err = run("config", option)
+        assert code == 2
+        assert how in err
+        assert "pip install 'edgelstm[native]'" in err
 
 
 def test_the_best_kernels_are_taken(prebuilt: Path) -> None:

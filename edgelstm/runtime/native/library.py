@@ -128,6 +128,14 @@ def find_native_library() -> NativeLibrary | None:
     return None
 
 
+def needed_native_library() -> NativeLibrary:
+    """:func:`find_native_library`, but EdgeLstmError where there is none."""
+    library = find_native_library()
+    if library is None:
+        raise EdgeLstmError("the library of operators for ONNX Runtime is not here", hint=BUILD_HINT)
+    return library
+
+
 def read_native_library(path: PathLike) -> NativeLibrary:
     """What the library at ``path`` was built for, from its bytes. Raises EdgeLstmError if it is no such library."""
     data = read_bytes(path, MAX_LIBRARY_BYTES)
