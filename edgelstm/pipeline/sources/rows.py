@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -48,23 +48,30 @@ class Row:
         return f"{self.path}, row {self.index + 1}{line}"
 
     @property
+    def is_blank(self) -> bool:
+        """Whether all its cells are empty."""
+        return self.wrong is None and all(cell is None or cell == "" for cell in self.cells.values())
+
+    @property
     def mark(self) -> str:
         """A hash of what it holds."""
         return f"{zlib.crc32(repr(list(self.cells.items())).encode('utf-8', 'surrogatepass')):08x}"
 
     def text(self, column: str) -> str:
-        """A cell as text; whole numbers without a decimal point. Raises EdgeLstmError where there is none."""
+        """A cell as text; whole numbers without a decimal point, "" for what is empty. Raises EdgeLstmError where there is none."""
         if self.wrong is not None and column not in self.cells:
             raise self.wrong
         value = self._cell(column)
         if isinstance(value, datetime):
             return value.isoformat()
+        if isinstance(value, float) and not math.isfinite(value):
+            return "" if math.isnan(value) else str(value)
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         text = "" if value is None else str(value).strip()
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise EdgeLstmError(
-                f"{self.where}, column {column!r}", found=_shown(text), expected="text in UTF-8"
+                f"{self.where}, column {column!r}", found=shown(text), expected="text in UTF-8"
             )
         return text
 
@@ -73,7 +80,7 @@ class Row:
         empty; which cell is the first that is empty or NaN, in words."""
         if self.wrong is None:
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-                numbers = [float(self.cells[column]) for column in columns]
+                numbers = [_number(self.cells[column]) for column in columns]
                 if not any(map(math.isnan, numbers)):
                     return np.array(numbers, np.float64), None, None
         values = np.full(len(columns), math.nan)
@@ -84,19 +91,19 @@ class Row:
             try:
                 value = self._cell(column)
                 if value is not None and not (isinstance(value, str) and not value.strip()):
-                    values[place] = float(value)
+                    values[place] = _number(value)
             except EdgeLstmError as error:
                 bad = bad or error
             except (TypeError, ValueError, OverflowError):
                 bad = bad or EdgeLstmError(
                     f"{self.where}, column {column!r}",
-                    found=_shown(value),
+                    found=shown(value),
                     expected="a number",
                     hint=f"Choose the columns: {self.path.name}:columns=..., or leave such rows out: --on-bad-frame skip",
                 )
             else:
                 if missing is None and math.isnan(values[place]):
-                    found = "an empty cell" if value is None or not str(value).strip() else _shown(value)
+                    found = "an empty cell" if value is None or not str(value).strip() else shown(value)
                     missing = f"{self.where}, column {column!r}: {found}"
         return values, bad, missing
 
@@ -168,14 +175,27 @@ def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) ->
                 if not headless:
                     file.readline(MAX_LINE)
                     begin = 1
+                width = 0  # of the first row, where white space separates
+                blank: list[int] = []  # lines of separators alone
                 for line, cells, unread in _lines(file, path, delimiter, len(names), follow, wait):
                     if unread is None and not any(cells):
+                        if len(cells) > 1:
+                            blank.append(begin + line)
                         continue
+                    # Those between others are rows of nothing; those at the end are a spreadsheet's.
+                    for at in blank:
+                        yield Row(path, index, dict.fromkeys(names, ""), at)
+                        index += 1
+                    blank.clear()
                     # A header may name more columns than the rows have: what is missing shows when it is asked for.
                     row = Row(path, index, dict(zip(names, cells, strict=False)), begin + line)
                     found = unread or (count_of(len(cells), "value") if len(cells) > len(names) else None)
+                    expected = f"{count_of(len(names), 'value')}, as the first line has"
+                    if delimiter is None and len(cells) < (width := width or len(cells)):
+                        # An empty cell between white space can't be seen: all behind it would be another column's.
+                        row, found = replace(row, cells={}), count_of(len(cells), "value")
+                        expected = f"{count_of(width, 'value')}, as the first row has"
                     if found is not None:
-                        expected = f"{count_of(len(names), 'value')}, as the first line has"
                         row = replace(row, wrong=EdgeLstmError(row.where, found=found, expected=expected))
                     yield row
                     index += 1
@@ -227,7 +247,8 @@ def _rest(line: str, given: Iterator[str], ahead: deque[str], delimiter: str | N
     return 0
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A cell for a message."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
@@ -263,6 +284,12 @@ def _check_once(path: Path, names: Sequence[str]) -> None:
         raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
 
 
+def _number(value: Any) -> float:
+    if isinstance(value, str) and "_" in value:  # 1_000 is Python's, no file's
+        raise ValueError(value)
+    return float(value)
+
+
 def _is_number(cell: str) -> bool:
     try:
         float(cell)
@@ -293,15 +320,3 @@ def _parquet(path: Path) -> Rows:
         raise EdgeLstmError(f"{path}: not a Parquet file, or a damaged one", found=str(error)) from error
     _check_once(path, names)
     return Rows(names, read)
-
-
-def read_time(text: str, where: str) -> float:
-    """Seconds: a number as it is, else ISO 8601 (UTC where no zone is given)."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(seconds := float(text)):
-            return seconds
-    try:
-        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise EdgeLstmError(f"{where}: time", found=_shown(text), expected="seconds, or ISO 8601") from None
-    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()
