@@ -446,7 +446,7 @@ class Member:
             self._interrupt()
         try:  # of frames that stand in too: it remembers
             made = self._handed_on(due, outputs)
-        except EdgeLstmError as error:
+        except Exception as error:  # this stream's affair alone
             if is_worth_a_line(self.counts.add("undelivered:postprocess")):
                 log.warning("stream %s: frame %d: %s", self.name, due.frame.index, error)
             return

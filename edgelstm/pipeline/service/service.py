@@ -229,7 +229,17 @@ class Service:
             made.keep = KeepRules(folder, section.keep_seconds, section.keep_files, section.keep_mib * 2**20)
         return made
 
-    def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
+    def source(
+        self,
+        name: str,
+        section: StreamSection,
+        opening: Opening | None = None,
+        *,
+        gone: threading.Event | None = None,
+        within: float | None = None,
+    ) -> Source | None:
+        """The source of a stream, or None for one that is to be tried again. gone: set when nobody wants it any more. within: seconds
+        that it may take where the section says nothing."""
         # Later than at the start, a share that hangs holds up neither the stop nor, with `hang_after`, others.
         if opening is None and self.loops:
             opening = Opening(name, partial(self._opened, name, section))
@@ -237,12 +247,12 @@ class Service:
             if opening is None:
                 source = self._opened(name, section)
             else:
-                source = opening.result(self._stop, section.hang_after)
+                source = opening.result(self._stop, section.hang_after or within, gone)
         except NothingYet as error:
             log.info("stream %s: waits for the first file: %s", name, error.what)
             return None
         except EdgeLstmError as error:
-            if not section.retries and not self._stop.is_set():
+            if (not section.retries and not self._stop.is_set()) or (gone is not None and gone.is_set()):
                 raise EdgeLstmError(f"stream {name}: {error}") from error
             log.warning("stream %s: its source can't be opened yet: %s", name, error)
             return None

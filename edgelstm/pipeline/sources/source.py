@@ -175,6 +175,7 @@ class Source:
     def _checked(self) -> Generator[Frame, None, None]:
         first: Frame | None = None
         told: set[str] = set()
+        changes = 0
         count = 0
         for count, frame in enumerate(self._frames(), 1):
             if self._stopped.is_set():
@@ -191,13 +192,18 @@ class Source:
                 pass
             elif self.live and frame.values == first.values and _type(frame) == _type(first):
                 if _form(frame) != _form(first):
-                    log.warning(
-                        "%s, frame %d: now %s, before %s",
-                        self.description,
-                        frame.index,
-                        _form(frame),
-                        _form(first),
-                    )
+                    changes += 1
+                    if (
+                        len(str(changes)) > len(str(changes - 1)) or changes == 1
+                    ):  # not for months, a line a frame
+                        log.warning(
+                            "%s, frame %d: now %s, before %s%s",
+                            self.description,
+                            frame.index,
+                            _form(frame),
+                            _form(first),
+                            f" ({changes} changes so far)" if changes > 1 else "",
+                        )
                     first = frame
             elif (_form(frame), frame.values) != (_form(first), first.values):
                 ranges = frame.values != first.values
