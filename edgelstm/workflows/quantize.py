@@ -24,6 +24,7 @@ from edgelstm.quantize.mix import check_budget, search
 from edgelstm.quantize.qdq import check_calibration, default_weights, is_quantized
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Span
+from edgelstm.quantize.weights_only import matrices, weights_only
 from edgelstm.renamed import renamed
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.verify.streams import CALLS, check_separate
@@ -98,8 +99,9 @@ def quantize(
     Parameters
     ----------
     calibration: what :func:`calibrate` wrote for this model; int8 and fp8 need it, fp16 and bf16 use it to tell whether
-        a state grows.
-    precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; or "auto": the cheapest mix whose outputs err at most ``budget``
+        a state grows, int8-weights to round weights together and to verify.
+    precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; "int8-weights" or "bf16-weights": weights of matrix products alone,
+        without calibration, everything else in float32 (``edgelstm.quantize.weights_only``); or "auto": the cheapest mix whose outputs err at most ``budget``
         (relative, in the 2-norm) over the last quarter of ``limit`` frames of ``source`` (``edgelstm.quantize.mix``).
     runtime: what the model is for, "onnxruntime" or "tensorrt". hop: of windows of ``source``, see :class:`edgelstm.Inputs`.
     gpu: architecture that is meant ("orin", "ada", ...): refuses what it lacks.
@@ -150,7 +152,16 @@ def quantize(
             raise EdgeLstmError("nothing is left to quantise", found="; ".join(notes) or f"keep {list(keep)}")
         result = place(result, ranges, target, precision, weights=chosen)
 
+    elif precision in ("int8-weights", "bf16-weights"):
+        if ranges is not None:
+            check_calibration(step, ranges)
+        chosen = [w for w in matrices(found) if w not in kept]
+        barred = {p.weight for p in found.products} - set(chosen)
+        result = _weights_only(step, precision, barred, ranges)
+
     def without(weight: str) -> StepModel:
+        if precision.endswith("-weights"):
+            return _weights_only(step, precision, barred | {weight}, ranges)
         assert ranges is not None
         return place(step, ranges, target, precision, weights=[w for w in chosen if w != weight])
 
@@ -192,10 +203,17 @@ def quantize(
         done.check = Check(why_not="no calibration was given, which says what frames to run")
     elif verify:
         assert ranges is not None
-        done.check = _checked(step, result, ranges, precision, without if chosen else None, threads, progress)
+        done.check = _checked(step, result, ranges, precision, without if len(chosen) > 1 else None, threads, progress)
     if output is not None:
         result.save(output)
     return done
+
+
+def _weights_only(
+    step: StepModel, precision: str, keep: Collection[str], ranges: Calibration | None
+) -> StepModel:
+    moments = None if ranges is None else ranges.weights
+    return weights_only(step, precision, keep=keep, moments=moments)  # type: ignore[arg-type]
 
 
 def _auto(
@@ -387,9 +405,17 @@ def _table(
 def _check_precision(target: Target, precision: str, gpu: str | None, rest: str, cell_state: str) -> None:
     if precision == "fp32":
         raise EdgeLstmError(
-            "precision", found="fp32, what the model has", expected="int8, fp8, fp16, bf16 or auto"
+            "precision",
+            found="fp32, what the model has",
+            expected="int8, fp8, fp16, bf16, int8-weights, bf16-weights or auto",
         )
     check_target(target, precision, gpu)
+    if precision.endswith("-weights") and (rest, cell_state) != ("fp32", "fp32"):
+        raise EdgeLstmError(
+            "rest or cell state",
+            found=f"{rest}, {cell_state} with precision {precision}",
+            expected="fp32: weights alone change",
+        )
     if rest not in ("fp32", "fp16", "bf16"):
         raise EdgeLstmError("rest", found=rest, expected="fp32, fp16 or bf16")
     check_target(target, rest, gpu)
@@ -424,7 +450,7 @@ def _check_auto(
 
 def _check_float(step: StepModel) -> None:
     """Raise EdgeLstmError for a graph that is in fewer than 32 bits already."""
-    codes = sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})
+    codes = sorted({t for t in step.op_types() if t.lower().endswith("quantizelinear")})
     types = {t.data_type for t in step.model.graph.initializer} & {TensorProto.FLOAT16, TensorProto.BFLOAT16}
     if is_quantized(step) or types:
         raise EdgeLstmError(

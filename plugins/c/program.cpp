@@ -28,9 +28,8 @@ int processors() {
   return std::max(1, int(std::thread::hardware_concurrency()));
 }
 
-// Whether a Signature in the file speaks of float16: its JSON stands in the file as it is.
-bool says_half(const std::string& path) {
-  static const std::string word = "\"float16\"";
+// Whether that stands in the file: a Signature's JSON, and names of operators, stand there as they are.
+bool has(const std::string& path, const std::string& word) {
   std::ifstream file(path, std::ios::binary);
   std::string held;
   std::vector<char> piece(1 << 20);
@@ -128,9 +127,10 @@ void Program::open(const edgelstm_options& options) {
     r.check(r.SetSessionLogSeverityLevel(made, 4));
     entry("session.intra_op.allow_spinning", options.no_spin ? "0" : "1");
     // 1.31 crashes in this optimizer at a Transpose before a MatMul in float16.
-    if (says_half(where_)) entry("optimization.disable_specified_optimizers", "NchwcTransformer");
+    if (has(where_, "\"float16\"")) entry("optimization.disable_specified_optimizers", "NchwcTransformer");
     // It fuses Q/DQ pairs of fp8 into operators that have no fp8. Unfused it computes in float32.
-    if (unfused) entry("session.disable_quant_qdq", "1");
+    // Weights alone in int8: dequantised once, not in every step.
+    if (unfused || (has(where_, "DequantizeLinear") && !has(where_, "QuantizeLinear"))) entry("session.disable_quant_qdq", "1");
     const char* operators = options.operators != nullptr ? options.operators : getenv("EDGELSTM_NATIVE_LIBRARY");
     if (operators != nullptr && *operators != '\0') {
       ort::Status* status = r.RegisterCustomOpsLibrary_V2(made, operators);
