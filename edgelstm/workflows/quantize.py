@@ -203,7 +203,9 @@ def quantize(
         done.check = Check(why_not="no calibration was given, which says what frames to run")
     elif verify:
         assert ranges is not None
-        done.check = _checked(step, result, ranges, precision, without if len(chosen) > 1 else None, threads, progress)
+        done.check = _checked(
+            step, result, ranges, precision, without if len(chosen) > 1 else None, threads, progress
+        )
     if output is not None:
         result.save(output)
     return done
