@@ -31,6 +31,7 @@ from edgelstm.verify.streams import CALLS, check_separate
 from edgelstm.workflows.calibrate import calibrate
 from edgelstm.workflows.check import THRESHOLD, Check, Checker
 from edgelstm.workflows.frames import check_hop, ready_frames, single_frames
+from edgelstm.workflows.pace import milliseconds, slower
 from edgelstm.workflows.sequences import SpanFrames, given
 
 Progress = Callable[[int], None]
@@ -51,6 +52,8 @@ class Quantized:
     notes: list[str] = field(default_factory=list)
     search: Any = None
     check: Check = field(default_factory=lambda: Check(why_not="nobody asked for it"))
+    #: Of a step before and after, on this machine's CPU: a quick look, None where nobody looked.
+    milliseconds: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return f"Quantized({self.path or 'not written'}, {self.precision} for {self.target}, {count_of(len(self.products), 'product')})"
@@ -71,6 +74,9 @@ class Quantized:
             "notes": self.notes,
             "search": None if self.search is None else self.search.to_json(),
             "verification": self.check.to_json(),
+            "milliseconds": None
+            if self.milliseconds is None
+            else dict(zip(("float", "quantised"), self.milliseconds, strict=True)),
         }
 
 
@@ -109,7 +115,7 @@ def quantize(
     cell_state: type of the cell states c with fp16 and bf16: "fp32", or theirs.
     keep: patterns of weight names whose products stay as they are.
     verify: run model and result over the ends of the calibration's sequences and say how far every output is off
-        (``Quantized.check``); where one is more than ``edgelstm.workflows.check.THRESHOLD`` off, what to do is looked for.
+        (``Quantized.check``), and for ONNX Runtime whether a step takes longer than in float on this CPU; where one is more than ``edgelstm.workflows.check.THRESHOLD`` off, what to do is looked for.
 
     Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
     """
@@ -206,6 +212,7 @@ def quantize(
         done.check = _checked(
             step, result, ranges, precision, without if len(chosen) > 1 else None, threads, progress
         )
+        _look_at_pace(done, step, threads)
     if output is not None:
         result.save(output)
     return done
@@ -287,9 +294,18 @@ def _auto(
     )
     if verify:
         done.check = _checked(step, mix.step, joined, "auto", None, threads, progress)
+        _look_at_pace(done, step, threads)
     if output is not None:
         mix.step.save(output)
     return done
+
+
+def _look_at_pace(done: Quantized, step: StepModel, threads: int | None) -> None:
+    """Note where the result is slower than what it was made of, on this CPU."""
+    if done.target == "onnxruntime" and (done.precision == "auto" or done.precision == "int8"):
+        done.milliseconds = milliseconds(step, done.step, threads)
+        if (said := slower(done.precision, *done.milliseconds)) is not None:
+            done.notes.append(said)
 
 
 def _with_ranges(step: StepModel, calibration: Calibration | None) -> StepModel:

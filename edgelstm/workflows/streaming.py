@@ -71,6 +71,8 @@ class Job:
     #: What is done with frames that the source could not read, and how many were left out.
     policy: BadFrame = "error"
     left_out: int = 0
+    #: Its sink names the stream in every row, also one that is alone.
+    named: bool = False
 
     def stream(self, frame: Frame) -> str:
         """Whose state the frame goes on."""
@@ -262,7 +264,7 @@ class Loop:
                 )
             self._anew.discard(name)
             if job.sink is not None:
-                shown = replace(frame, stream=name) if self._several else frame
+                shown = replace(frame, stream=name) if self._several or job.named else frame
                 job.sink.write(shown, self._shown(name, outputs, arrays[name]), seconds)
         self._leave(set())
 

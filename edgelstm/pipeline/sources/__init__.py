@@ -209,6 +209,13 @@ def _open(spec: str, follow: Follow) -> Source:
             expected=", ".join(kind.options) or "no options",
         )
     if follow.on:
+        if kind.suffixes == recording.SUFFIXES:
+            raise EdgeLstmError(
+                f"follow: source {path}",
+                found="an MCAP file, which can be read once its recorder has closed it",
+                expected="a source that can be followed",
+                hint="Live, take the messages over ZeroMQ (zmq://host:port), or read each file once it is closed",
+            )
         if kind.suffixes != table.SUFFIXES:
             raise EdgeLstmError(
                 f"follow: source {path}",

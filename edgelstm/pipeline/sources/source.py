@@ -67,6 +67,8 @@ class Frame:
         return isinstance(self.data, np.ndarray) and not self.data.size
 
 
+#: So many bad frames at its beginning are no accident: the source is another than was meant.
+LOOKED_AT = 100
 #: ``data`` of a frame of which nothing could be read.
 NOTHING: Array = np.zeros(0, np.uint8)
 
@@ -129,11 +131,15 @@ class Source:
             self.limit(limit)
         if look:
             bad: EdgeLstmError | None = None
+            looked = 0
             self.gives_bad = True
             for first in self:
-                if first.bad is not None:  # it tells nothing; the next one may
+                if first.bad is not None and looked < LOOKED_AT:  # it tells nothing; the next one may
+                    looked += 1
                     bad = bad or first.bad
                     continue
+                if first.bad is not None:
+                    raise bad or first.bad
                 self.said = (*said, *first.notes)
                 self.values = first.values
                 self._peeked = first if live else None
