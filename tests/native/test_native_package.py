@@ -59,11 +59,16 @@ def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package
 
 
-def test_a_runner_takes_prebuilt_operators(prebuilt: Path, tmp_path: Path) -> None:
+def test_a_runner_takes_prebuilt_operators(
+    prebuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = find_native_library()
     assert found is not None
     assert found.path == prebuilt / "lib" / FILE_NAME
     assert found.prebuilt
+    with monkeypatch.context() as barred:
+        barred.setitem(sys.modules, "edgelstm_native", None)
+        assert find_native_library() is None
     zoo.lstm(4, head=2).save(tmp_path / "model.onnx")
     with Runner.open(tmp_path / "model.onnx", native=True) as runner:
         runner.stream("s").step(FRAME)

@@ -164,7 +164,10 @@ def cached_place() -> Path:
 
 def prebuilt_prefix() -> Path | None:
     """The folder of edgelstm-native, with ``include/`` and ``lib/``; None where it is not installed."""
-    spec = importlib.util.find_spec(PREBUILT)
+    try:
+        spec = importlib.util.find_spec(PREBUILT)
+    except ValueError:  # a module of that name that was made by hand, or barred
+        return None
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).resolve().parent
