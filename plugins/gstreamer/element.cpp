@@ -41,6 +41,7 @@ struct Held {
   bool began = false;    // a frame came since the start or the last flush
   GstClockTime last = GST_CLOCK_TIME_NONE;
   std::string gap;       // what is missing before the next frame
+  std::string stream;    // its name
   std::atomic<bool> failed{false}, refused_told{false};  // an error or a warning was posted
   bool outside_told = false;
 };
@@ -258,9 +259,13 @@ gboolean sink_event(GstBaseTransform* transform, GstEvent* event) {
       if (held.began && !short_one) held.gap = "a GAP event";
       break;
     }
-    case GST_EVENT_STREAM_START:
-      if (held.began) held.gap = "another stream";
+    case GST_EVENT_STREAM_START: {
+      const gchar* name = nullptr;
+      gst_event_parse_stream_start(event, &name);
+      if (held.began && held.stream != name) held.gap = "another stream";
+      held.stream = name;
       break;
+    }
     case GST_EVENT_SEGMENT: {
       const GstSegment* segment;
       gst_event_parse_segment(event, &segment);
@@ -276,6 +281,14 @@ gboolean sink_event(GstBaseTransform* transform, GstEvent* event) {
   if (good) return GST_BASE_TRANSFORM_CLASS(edgelstm_parent_class)->sink_event(transform, event);
   gst_event_unref(event);
   return FALSE;
+}
+
+// With qos=true late frames are dropped before they are seen here.
+GstFlowReturn submit_input_buffer(GstBaseTransform* transform, gboolean is_discont, GstBuffer* buffer) {
+  GstFlowReturn flow = GST_BASE_TRANSFORM_CLASS(edgelstm_parent_class)->submit_input_buffer(transform, is_discont, buffer);
+  Held& held = *EDGELSTM(transform)->held;
+  if (flow == GST_BASE_TRANSFORM_FLOW_DROPPED && held.began) held.gap = "a late frame dropped";
+  return flow;
 }
 
 // What is missing before this frame; empty: nothing.
@@ -497,7 +510,7 @@ void edgelstm_class_init(EdgelstmClass* kind) {
   base->start = start, base->stop = stop;
   base->transform_caps = transform_caps, base->accept_caps = accept_caps, base->set_caps = set_caps, base->get_unit_size = get_unit_size, base->transform_size = transform_size;
   base->query = query, base->propose_allocation = propose_allocation;
-  base->sink_event = sink_event, base->transform = transform;
+  base->sink_event = sink_event, base->submit_input_buffer = submit_input_buffer, base->transform = transform;
 #if GST_CHECK_VERSION(1, 18, 0)
   gst_type_mark_as_plugin_api(on_gap_type(), GstPluginAPIFlags(0));
 #endif

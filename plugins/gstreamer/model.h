@@ -55,9 +55,9 @@ class Model {
 
   // One frame. After a Fault the state is what it was.
   void step(const void* frame);
-  void tensor(void* to) const;
+  void tensor(void* to);
   // Rows of pixels, `stride` bytes apart. Once a value lies far outside the range, *outside says which.
-  void picture(uint8_t* to, size_t stride, float* outside) const;
+  void picture(uint8_t* to, size_t stride, float* outside);
 
   void reset();
   std::string save() const;
@@ -81,11 +81,11 @@ class Model {
   int channels_ = 1;
   bool channels_last_ = false, fixed_range_ = false;
   float low_ = 0, high_ = 1;
-  std::vector<std::function<float(float)>> undo_;
+  std::vector<Transform> undo_;
   std::unique_ptr<Preprocess> preprocess_;
   Raw raw_;
   Shape size_;
-  Values frame_;
+  Values frame_, shown_;
   std::vector<char> in_, out_;
   std::vector<edgelstm_output> outputs_;
 
@@ -94,7 +94,7 @@ class Model {
   void read_postprocessing();
   void see_picture(const Settings& settings);
   void cast();
-  float value(size_t k) const;
+  void values(size_t first, size_t count, Values* to) const;
 };
 
 }  // namespace edgelstm_gst

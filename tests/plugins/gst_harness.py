@@ -3,7 +3,7 @@
 Reads JSON from standard input, a list of runs, and writes what came of each. A run: ``properties``; ``caps`` of what comes; ``frames``, a
 file, and ``size``, bytes of a frame in it; ``after``: caps of what may come out; ``out``: a file for it; ``do``: a list of
 ``["frame", k, milliseconds or null, discont]``, ``["gap", milliseconds, milliseconds]``, ``["flush"]``, ``["caps", caps, size]``,
-``["segment", rate]``, ``["reset"]``, ``["stream"]``, ``["eos"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
+``["segment", rate]``, ``["reset"]``, ``["stream", name]``, ``["late", milliseconds]``, ``["eos"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
 ``pipeline``, with an appsink ``out``; ``before`` and ``after``: how many buffers are taken before and after a flushing seek to
 ``seek`` milliseconds; their bytes go to ``out``.
 """
@@ -135,8 +135,12 @@ class Run:
             segment.stop = Gst.SECOND
         self.push(Gst.Event.new_segment(segment))
 
-    def stream(self) -> None:
-        self.push(Gst.Event.new_stream_start("two"))
+    def stream(self, name: str) -> None:
+        self.push(Gst.Event.new_stream_start(name))
+
+    def late(self, at: int) -> None:
+        event = Gst.Event.new_qos(Gst.QOSType.UNDERFLOW, 2.0, 0, at * Gst.MSECOND)
+        self.told["flows"].append(bool(self.sink.push_event(event)))
 
     def reset(self) -> None:
         self.element.emit("reset")

@@ -156,9 +156,13 @@ def test_where_frames_are_missing_it_does_as_it_is_told(tmp_path: Path) -> None:
         (case(["frame", 3, 0], ["frame", 4, 100], ["frame", 5, 200], **{"on-gap": "reset"}), (3,), ["reset"]),
         (case(["gap", 300, 1000], *rest, **{"on-gap": "reset"}), (3,), ["reset"]),
         (case(["gap", 300, 100], *rest, **{"on-gap": "reset", "max-gap": 0.5}), (), []),
-        (case(["stream"], ["caps", GREY.format(8, 8)], ["segment", 1.0], *rest, **{"on-gap": "reset"}), (3,), ["reset"]),
+        (case(["stream", "two"], ["caps", GREY.format(8, 8)], ["segment", 1.0], *rest, **{"on-gap": "reset"}), (3,), ["reset"]),
         (case(["reset"], *rest), (3,), []),
         (case(["set", "on-gap", "reset"], ["frame", 3, None], ["frame", 4, 100], ["frame", 5, 500, True]), (4, 5), ["reset", "reset"]),
+    ]  # fmt: skip
+    cases += [
+        (case(["stream", "one"], ["caps", GREY.format(8, 8)], ["segment", 1.0], *rest, **{"on-gap": "reset"}), (), []),
+        (case(["late", 250], ["frame", 0, 200], *rest, **{"on-gap": "reset", "qos": "true"}), (3,), ["reset"]),
     ]  # fmt: skip
     stopped = case(["frame", 3, 900], *rest, **{"on-gap": "error", "max-gap": 0.5})
     *told, last = runs(*(given for given, _, _ in cases), stopped)
