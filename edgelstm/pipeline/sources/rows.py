@@ -1,4 +1,4 @@
-"""Rows of CSV and Parquet files, one by one, under the names of their columns."""
+"""Rows of tables, one by one, under the names of their columns: those of text, and what a row is."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from typing import Any, TextIO
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Array
 from edgelstm.pipeline.sources.tail import lines_that_come, whole_lines
@@ -40,12 +39,14 @@ class Row:
     cells: Mapping[str, Any]
     line: int | None = None
     wrong: EdgeLstmError | None = None
+    #: Its number in its file, where a table has several.
+    place: int | None = None
 
     @property
     def where(self) -> str:
         """For messages."""
         line = "" if self.line is None else f" (line {self.line})"
-        return f"{self.path}, row {self.index + 1}{line}"
+        return f"{self.path}, row {(self.index if self.place is None else self.place) + 1}{line}"
 
     @property
     def is_blank(self) -> bool:
@@ -126,30 +127,13 @@ class Rows:
     said: tuple[str, ...] = ()
 
 
-def open_rows(
+def open_text(
     path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
 ) -> Rows:
-    """A table's rows. follow: of text, whole lines only, and with ``wait`` those that come, too.
-
-    Text: the separator is what the first line has of tab, semicolon and comma, else white space. header: whether that line names the
-    columns; None: unless it is numbers, which are a row, and columns are then called 1, 2, ... Raises EdgeLstmError.
+    """Rows of text. follow: whole lines only, and with ``wait`` those that come, too. The separator is what the first line has of tab, semicolon
+    and comma, else white space. header: whether that line names the columns; None: unless it is numbers, which are a row, and columns are
+    then called 1, 2, ... Raises EdgeLstmError.
     """
-    if path.suffix.lower() != ".parquet":
-        return _text(path, follow, wait, header)
-    if follow is not None:
-        raise EdgeLstmError(
-            f"follow: source {path}",
-            found="Parquet, which can be read once its end is written",
-            expected="a table of text (.csv, .tsv, .txt)",
-        )
-    if header is not None:
-        raise EdgeLstmError(
-            f"{path}: option header", found="Parquet, which names its columns", expected="text"
-        )
-    return _parquet(path)
-
-
-def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) -> Rows:
     try:
         with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
             first = file.readline(MAX_LINE)
@@ -164,7 +148,7 @@ def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) ->
         raise EdgeLstmError(f"{path}: an empty first line", expected="names of columns, or numbers")
     headless = _is_headless(path, head, header)
     names = tuple(map(str, range(1, len(head) + 1))) if headless else tuple(head)
-    _check_once(path, names)
+    check_once(path, names)
 
     def read(columns: Sequence[str]) -> Iterator[Row]:
         index = 0
@@ -278,7 +262,7 @@ def _is_headless(path: Path, head: Sequence[str], header: bool | None) -> bool:
     return all(_is_number(cell) for cell in head)
 
 
-def _check_once(path: Path, names: Sequence[str]) -> None:
+def check_once(path: Path, names: Sequence[str]) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
@@ -296,27 +280,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _parquet(path: Path) -> Rows:
-    arrow = require("pyarrow", "tables", f"reading {path}")
-    parquet = require("pyarrow.parquet", "tables", f"reading {path}")
-
-    def read(columns: Sequence[str]) -> Iterator[Row]:
-        index = 0
-        try:
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-                    for cells in batch.to_pylist():
-                        yield Row(path, index, cells)
-                        index += 1
-        except (OSError, arrow.ArrowException) as error:
-            raise EdgeLstmError(f"{path}, row {index + 1}: can't be read", found=str(error)) from error
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = tuple(file.schema_arrow.names)
-    except (OSError, arrow.ArrowException) as error:
-        raise EdgeLstmError(f"{path}: not a Parquet file, or a damaged one", found=str(error)) from error
-    _check_once(path, names)
-    return Rows(names, read)

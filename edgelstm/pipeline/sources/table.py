@@ -17,13 +17,16 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file, refuse_overwrite
 from edgelstm.pipeline.sources.folder import Follow
-from edgelstm.pipeline.sources.rows import Row, open_rows
+from edgelstm.pipeline.sources.parquet import SUFFIX, open_parquet
+from edgelstm.pipeline.sources.rows import Row, Rows, open_text
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
 from edgelstm.pipeline.sources.source import NOTHING, Array, Frame, Source
 from edgelstm.pipeline.sources.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
+#: Of a folder of parts.
+PARTS = SUFFIX
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "header")
 #: Streams that a growing table has no place for, and rows of no stream, of which it is said.
@@ -169,6 +172,19 @@ def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
         streams=max(1, len(known)),
         stopped=follow.stopped,
     )
+
+
+def open_rows(
+    path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
+) -> Rows:
+    """A table's rows: of text, of Parquet or of a folder of Parquet. Raises EdgeLstmError."""
+    if path.suffix.lower() != SUFFIX and not path.is_dir():
+        return open_text(path, follow, wait, header)
+    if header is not None:
+        raise EdgeLstmError(
+            f"{path}: option header", found="Parquet, which names its columns", expected="text"
+        )
+    return open_parquet(path, follow, wait)
 
 
 def fit_scales(spec: str, out: PathLike) -> int:
