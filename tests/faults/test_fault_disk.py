@@ -102,11 +102,11 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-def write(sink: Any, index: int, value: float) -> str:
+def write(sink: Any, index: int, value: float, side: int = 16) -> str:
     """What became of an output: "", or why it was not written."""
     try:
         sink.write(
-            Frame(index, None, f"f{index}", np.zeros(1)), {"y": np.full((16, 16), value, np.float32)}, 0.0
+            Frame(index, None, f"f{index}", np.zeros(1)), {"y": np.full((side, side), value, np.float32)}, 0.0
         )
     except Undelivered as error:
         return str(error)
@@ -169,21 +169,21 @@ def test_a_part_that_has_no_room_is_lost_and_a_later_one_is_written(
     clock = Clock()
     monkeypatch.setattr(rotating, "time", clock)
     signature = Signature(
-        (TensorSpec("x", "float32", ("N", 1)),), (TensorSpec("y", "float32", ("N", 16, 16)),), ()
+        (TensorSpec("x", "float32", ("N", 1)),), (TensorSpec("y", "float32", ("N", 4, 4)),), ()
     )
     with open_sink(small / f"a.{suffix}", signature, options=Options(rotate=10)) as sink:
-        assert write(sink, 0, 1.0) == ""
+        assert write(sink, 0, 1.0, 4) == ""
         clock.now = 11
-        assert write(sink, 1, 1.0) == "", "the first part is there"
+        assert write(sink, 1, 1.0, 4) == "", "the first part is there"
         ballast, said = fill(small), []
         for index in range(2, 60):
             clock.now += 1
-            said.append(write(sink, index, 2.0))
+            said.append(write(sink, index, 2.0, 4))
         assert any("No space left" in each or "no part so far" in each for each in said)
         ballast.unlink()
         for _ in range(2):  # the first may find that the part before can't be finished
             clock.now += 100
-            after = write(sink, 60, 3.0)
+            after = write(sink, 60, 3.0, 4)
         assert after == ""
     parts = sorted(path for path in small.iterdir() if path.suffix == f".{suffix}")
     assert not [path for path in parts if path.name.startswith(".")]
