@@ -98,6 +98,7 @@ Model::Model(const Settings& settings) {
   outputs_.assign(signature_.outputs.size(), {nullptr, 0});
   outputs_[output_] = {out_.data(), out_.size()};
   see_picture(settings);
+  outside_ = Outside(ops("ranges", input().name), input().name);
 }
 
 const Json* Model::ops(const char* kind, const std::string& name) const {
@@ -208,7 +209,7 @@ void Model::prepare(const std::vector<Shape>& shapes, Element element, double wh
   }
 }
 
-void Model::step(const void* frame) {
+void Model::step(const void* frame, std::string* note) {
   size_t count = size_t(elements(raw_.shape));
   frame_.resize(count);
   if (raw_.element == Element::kUint8) {
@@ -221,6 +222,7 @@ void Model::step(const void* frame) {
   }
   (*preprocess_)(&frame_);
   cast();
+  *note = outside_.look(frame_);
   edgelstm_error error;
   edgelstm_input in = {in_.data(), in_.size()};
   check(edgelstm_step(&stream_, 1, &in, outputs_.data(), &error), error);

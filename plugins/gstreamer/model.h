@@ -9,6 +9,7 @@
 #include "../c/json.h"
 #include "../c/signature.h"
 #include "operations.h"
+#include "outside.h"
 
 namespace edgelstm_gst {
 
@@ -53,8 +54,8 @@ class Model {
   // Throws Fault where such frames can't be made into the input. `shapes`: of the first that fits.
   void prepare(const std::vector<Shape>& shapes, Element element, double white);
 
-  // One frame. After a Fault the state is what it was.
-  void step(const void* frame);
+  // One frame. After a Fault the state is what it was. *note: what is odd about it, said once.
+  void step(const void* frame, std::string* note);
   void tensor(void* to);
   // Rows of pixels, `stride` bytes apart. Once a value lies far outside the range, *outside says which.
   void picture(uint8_t* to, size_t stride, float* outside);
@@ -84,6 +85,7 @@ class Model {
   std::vector<Transform> undo_;
   std::unique_ptr<Preprocess> preprocess_;
   Raw raw_;
+  Outside outside_;
   Shape size_;
   Values frame_, shown_;
   std::vector<char> in_, out_;

@@ -3,7 +3,7 @@
 Reads JSON from standard input, a list of runs, and writes what came of each. A run: ``properties``; ``caps`` of what comes; ``frames``, a
 file, and ``size``, bytes of a frame in it; ``after``: caps of what may come out; ``out``: a file for it; ``do``: a list of
 ``["frame", k, milliseconds or null, discont]``, ``["gap", milliseconds, milliseconds]``, ``["flush"]``, ``["caps", caps, size]``,
-``["segment", rate]``, ``["reset"]``, ``["stream", name]``, ``["late", milliseconds]``, ``["eos"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
+``["segment", rate]``, ``["reset"]``, ``["stream", name]``, ``["late", milliseconds]``, ``["turned", orientation]``, ``["eos"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
 ``pipeline``, with an appsink ``out``; ``before`` and ``after``: how many buffers are taken before and after a flushing seek to
 ``seek`` milliseconds; their bytes go to ``out``.
 """
@@ -137,6 +137,11 @@ class Run:
 
     def stream(self, name: str) -> None:
         self.push(Gst.Event.new_stream_start(name))
+
+    def turned(self, how: str) -> None:
+        tags = Gst.TagList.new_empty()
+        tags.add_value(Gst.TagMergeMode.REPLACE, Gst.TAG_IMAGE_ORIENTATION, how)
+        self.push(Gst.Event.new_tag(tags))
 
     def late(self, at: int) -> None:
         event = Gst.Event.new_qos(Gst.QOSType.UNDERFLOW, 2.0, 0, at * Gst.MSECOND)

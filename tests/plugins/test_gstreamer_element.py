@@ -19,6 +19,7 @@ from command_line import Run
 from edgelstm.graph.step import StepModel
 from edgelstm.pipeline import Inputs, Outputs, parse_ops
 from edgelstm.runtime import Runner
+from edgelstm.runtime.outside import OutsideRange
 from stepping import from_text
 
 Array = np.ndarray[Any, Any]
@@ -229,6 +230,41 @@ def test_who_asks_is_told_what_the_model_takes(tmp_path: Path) -> None:
     assert "videoconvert" in grey["messages"][0][1]
     assert "RGB" in rgb["flows"][3]
     assert "GRAY8" not in rgb["flows"][3]
+
+
+def test_frames_that_are_not_what_the_model_was_made_with_are_warned_of(tmp_path: Path) -> None:
+    """A scale that is missing, or one too much; a film that is to be turned. The words are those of the Runner."""
+    frames = pictures(70, 8, 8)
+    far = saved(zoo.conv_lstm(1, size=8), tmp_path / "far.onnx", ranges={"x": (0.0, 1.0)})
+    tiny = saved(
+        zoo.conv_lstm(1, size=8),
+        tmp_path / "tiny.onnx",
+        "scale=0.00392156862745098",
+        ranges={"x": (0.0, 255.0)},
+    )
+    right = saved(
+        zoo.conv_lstm(1, size=8),
+        tmp_path / "right.onnx",
+        "scale=0.00392156862745098",
+        ranges={"x": (0.0, 1.0)},
+    )
+    step = [["frame", 0]]
+    given = [
+        one(far, GREY, frames, after="other/tensors"),
+        one(tiny, GREY, frames, after="other/tensors"),
+        one(right, GREY, frames, after="other/tensors"),
+        one(right, GREY, frames, [["turned", "rotate-90"], *step, ["turned", "rotate-90"]], after="other/tensors"),
+        one(right, GREY, frames, [["turned", "rotate-0"], *step], after="other/tensors"),
+    ]  # fmt: skip
+    told = runs(*given)
+    for each, said in zip(told, ("far outside", "next to nothing", "", "rotate-90", ""), strict=True):
+        assert [m[0] for m in each["messages"]] == (["warning"] if said else [])
+        assert not said or said in each["messages"][0][1]
+    for model, each in ((far, told[0]), (tiny, told[1])):
+        with pytest.warns(OutsideRange) as caught:
+            stepped(model, frames)
+        (warning,) = caught
+        assert str(warning.message).split(". Is")[0].split(", where")[0] in each["messages"][0][1]
 
 
 def test_the_state_goes_on_from_a_file(tmp_path: Path) -> None:
