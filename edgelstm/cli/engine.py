@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -214,10 +215,11 @@ def config(
         from edgelstm.runtime.native.library import needed_native_library
 
         told["operators"] = str(needed_native_library().path)
-    if gst:
+    if gst or not (asked or only):
         from edgelstm.engine.gst_build import find_gst
 
-        told["gst"] = str(find_gst(folder).path.parent)
+        with nullcontext() if gst else suppress(EdgeLstmError):  # among all the rest only where it is
+            told["gst"] = str(find_gst(folder).path.parent)
     if as_json:
         return print_json(told)
     if asked or only:

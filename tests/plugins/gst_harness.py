@@ -3,7 +3,7 @@
 Reads JSON from standard input, a list of runs, and writes what came of each. A run: ``properties``; ``caps`` of what comes; ``frames``, a
 file, and ``size``, bytes of a frame in it; ``after``: caps of what may come out; ``out``: a file for it; ``do``: a list of
 ``["frame", k, milliseconds or null, discont]``, ``["gap", milliseconds, milliseconds]``, ``["flush"]``, ``["caps", caps, size]``,
-``["segment", rate]``, ``["reset"]``, ``["stream", name]``, ``["late", milliseconds]``, ``["turned", orientation]``, ``["eos"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
+``["segment", rate]``, ``["reset"]``, ``["stream", name]``, ``["late", milliseconds]``, ``["turned", orientation]``, ``["eos"]``, ``["restart"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
 ``pipeline``, with an appsink ``out``; ``before`` and ``after``: how many buffers are taken before and after a flushing seek to
 ``seek`` milliseconds; their bytes go to ``out``.
 """
@@ -153,6 +153,15 @@ class Run:
     def query(self, text: str) -> None:
         caps = self.element.get_static_pad("sink").query_caps(Gst.Caps.from_string(text))
         self.told["flows"].append(caps.to_string())
+
+    def restart(self) -> None:
+        self.element.set_state(Gst.State.NULL)
+        self.source.set_active(False)
+        self.source.set_active(True)
+        self.element.set_state(Gst.State.PAUSED)
+        self.push(Gst.Event.new_stream_start("one"))
+        self.caps(self.given["caps"])
+        self.segment(1.0)
 
     def eos(self) -> None:
         self.push(Gst.Event.new_eos())

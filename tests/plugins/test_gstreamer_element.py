@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from dataclasses import replace
@@ -297,6 +298,14 @@ def test_the_state_goes_on_from_a_file(tmp_path: Path) -> None:
         stream.snapshot().save(tmp_path / "python.npz")
     assert (tmp_path / "python.npz").read_bytes() == kept.read_bytes()
     assert not list(tmp_path.glob("state.npz.*"))
+    # One element that is stopped and started: with a file it goes on, without one it begins anew.
+    both = [
+        one(model, GREY, frames, [["frame", 0], ["frame", 1], ["restart"], ["frame", 2, 0, True]], after="other/tensors", properties=p)
+        for p in ({"state-file": tmp_path / "twice.npz"}, {})
+    ]  # fmt: skip
+    runs(*both)
+    for each, resets in zip(both, ((), (2,)), strict=True):
+        assert result(each, "f4", 3, 8, 8).tobytes() == stepped(model, frames[:3], resets).tobytes()
     # What is none is refused, and left as it is; so is that of another model, and a place that can't be written.
     short, another = (
         kept.read_bytes()[:-9],
@@ -436,11 +445,15 @@ def test_it_is_built_and_found_as_the_commands_say(
     plugin = gst_element.built()
     code, out, err = run("config", "--gst", "--folder", plugin.prefix)
     assert (code, out.strip()) == (0, str(plugin.path.parent)), err
+    code, out, err = run("config", "--folder", plugin.prefix, "--json")
+    assert (code, json.loads(out)["gst"]) == (0, str(plugin.path.parent)), err
     shutil.copytree(plugin.prefix, tmp_path / "copy")
     copy = tmp_path / "copy" / "lib" / "gstreamer-1.0" / plugin.path.name
     copy.write_bytes(copy.read_bytes().replace(b"edgelstm-gst-sources ", b"edgelstm-gst-sources-"))
     code, _, err = run("config", "--gst", "--folder", tmp_path / "copy")
     assert (code, "other sources" in err) == (2, True)
+    code, out, err = run("config", "--folder", tmp_path / "copy", "--json")
+    assert (code, "gst" in json.loads(out)) == (0, False), err
     monkeypatch.setenv("PKG_CONFIG_LIBDIR", str(tmp_path))
     monkeypatch.delenv("PKG_CONFIG_PATH", raising=False)
     code, _, err = run("build-plugin", "--gst", "-o", tmp_path / "here")
