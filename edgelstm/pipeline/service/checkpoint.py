@@ -110,6 +110,8 @@ class SectionPart:
     #: Hash of what the section says of the source alone; empty where it is not known.
     origin: str = ""
     whose: Whose = field(default_factory=lambda: Whose())
+    #: Name of the frame at ``floor``; empty where it is not known.
+    last: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +144,7 @@ class Checkpoint:
                 "alarms": s.alarms,
                 "clock": s.clock,
                 "origin": s.origin,
+                "last": s.last,
                 "whose": {
                     "file": s.whose.file,
                     "kin": list(s.whose.kin),
@@ -217,6 +220,7 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
         clock,
         origin,
         _whose(raw.get("whose")),
+        str(raw.get("last", "")),
     )
 
 

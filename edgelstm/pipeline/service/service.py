@@ -337,6 +337,7 @@ class Service:
             lost=channel.lost,
             ended=channel.ended,
             elsewhere=channel.begin_anew,
+            moved=channel.moved,
             hang_after=section.hang_after,
             limit=section.limit,
             **channel.start(),

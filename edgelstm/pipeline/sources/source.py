@@ -88,6 +88,7 @@ class Source:
     change, which is a gap; what is behind it decides whether it can take them. stopped: an event that ``frames`` looks at where
     it waits, see :meth:`stop`.
 
+    holds: whether there is a frame of a name, where the source can tell without reading: a folder.
     gives_bad: whether frames that can't be taken are given, see :attr:`Frame.bad` and ``late``; else they are raised.
 
     Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another dtype (or, unless it is live,
@@ -110,6 +111,7 @@ class Source:
         reframe: Callable[[int, int, int | None], Source] | None = None,
         live: bool = False,
         stopped: threading.Event | None = None,
+        holds: Callable[[str], bool] | None = None,
     ) -> None:
         self.description = description
         self.length = length
@@ -121,6 +123,7 @@ class Source:
         self.streams = streams
         self.live = live
         self.gives_bad = False
+        self.holds = holds
         self._stopped = stopped or threading.Event()
         self._peeked: Frame | None = None
         self._reframe = reframe
