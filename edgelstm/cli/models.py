@@ -94,11 +94,9 @@ def export(
     preprocess: Preprocess = None,
     postprocess: Postprocess = None,
     hop: Hop = None,
-    runtime: Annotated[
+    lower: Annotated[
         str | None,
-        typer.Option(
-            help="plain or openvino: the gates in standard operators, for other ONNX runtimes (see `lower`)."
-        ),
+        typer.Option(help="plain or openvino: the gates in standard operators, for other ONNX runtimes."),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -124,10 +122,10 @@ def export(
             gate_order=gate_order,
             preprocess=preprocess,
             postprocess=postprocess,
-            init=json_option("--init", init),
+            kwargs=json_option("--init", init),
             limit=limit,
             tolerance=tolerance,
-            runtime=runtime,  # type: ignore[arg-type]
+            lower=lower,  # type: ignore[arg-type]
             threads=threads,
             progress=tick,
             doing=tick.say,
@@ -228,7 +226,7 @@ def verify(
             source,
             limit=limit,
             weights=weights,
-            init=json_option("--init", init),
+            kwargs=json_option("--init", init),
             frame=frame_shapes(frame),
             states=states_option(state),
             results=names_option(results),

@@ -27,11 +27,10 @@ inline void check(ort::Status* status) {
 using Shape = std::vector<int64_t>;
 std::string text(const Shape& shape);
 
-// A tensor: of floats, unless it is codes or bfloat16 that somebody asked for.
+// A float tensor.
 struct Tensor {
   const float* data = nullptr;
   Shape shape;
-  int type = ort::kFloat;
   int64_t count() const {
     int64_t total = 1;
     for (int64_t d : shape) total *= d;
@@ -48,7 +47,7 @@ struct Info {
   Tensor constant(size_t input) const;  // data null where there is none
   // The constant input, else the matrix that was lent under the number in that attribute: a session keeps its constants beside
   // what is packed of them, which a device with large cells has no memory for.
-  Tensor matrix(size_t input, const char* attribute, int type) const;
+  Tensor matrix(size_t input, const char* attribute) const;
   Variant variant() const;
 };
 

@@ -40,14 +40,8 @@ def built() -> GstPlugin:
     plugin = GstPlugin(prefix, sources_hash(source))
     if plugin.path.is_file():
         return plugin
-    own = prefix.with_name(f"{prefix.name}-{os.getpid()}")  # others may be building too
-    shutil.copytree(library.prefix, own)
-    build_gst(own, source=source, flags=("-O1",))
-    try:
-        own.rename(prefix)
-    except OSError:
-        shutil.rmtree(own)
-    return plugin
+    shutil.copytree(library.prefix, prefix, dirs_exist_ok=True)
+    return build_gst(prefix, source=source, flags=("-O1",))
 
 
 def environment() -> dict[str, str]:

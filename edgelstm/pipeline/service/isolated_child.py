@@ -16,12 +16,10 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sources import NothingYet, open_source
+from edgelstm.pipeline.sources import open_source
 from edgelstm.pipeline.sources.source import Frame, Source
 
 SLOTS = 2
-#: Whose log lines the reader makes itself.
-CHECKS = Source.__module__
 ALIGNMENT = 64
 
 
@@ -37,8 +35,7 @@ def main(memory: int) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if record.name != CHECKS:  # the one who reads checks the frames too, and says so
-                say(log=record.getMessage())
+            say(log=record.getMessage())
 
     logging.getLogger("edgelstm").addHandler(Handler(logging.WARNING))
     job = json.loads(sys.stdin.buffer.readline())
@@ -64,14 +61,12 @@ def main(memory: int) -> None:
                 live=source.live,
                 start=None if place.start is None else place.start.isoformat(),
                 interval=place.interval,
-                grid=None if place.grid is None else place.grid.to_json(),
-                units=list(place.units.items()),
             )
             source.gives_bad = True
             _give(source, memory, free, say)
         say(end=True)
     except EdgeLstmError as error:
-        say(**_error(error), nothing_yet=isinstance(error, NothingYet))
+        say(**_error(error))
     except Exception as error:
         say(error=f"{type(error).__name__}: {error}")
 
@@ -80,6 +75,10 @@ def _check(source: Source) -> None:
     if source.is_sound:
         raise EdgeLstmError(
             f"{source.description} in a process of its own", found="sound", expected="another source"
+        )
+    if source.place.grid is not None:
+        raise EdgeLstmError(
+            f"{source.description} in a process of its own", found="maps", expected="a source without a grid"
         )
 
 
@@ -106,7 +105,7 @@ def _give(source: Source, memory: int, free: threading.Semaphore, say: Any) -> N
             # A NumPy name of a dtype says its byte order too.
             placed.append({"name": name, "dtype": array.dtype.str, "shape": array.shape, "place": place})
             place += _padded(array.nbytes)
-        say(**_words(frame), arrays=placed, interval=source.place.interval)
+        say(**_words(frame), arrays=placed)
 
 
 def _words(frame: Frame) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Shape,
 from edgelstm.frontends.keras.layers.cells import CELLS, Cell, frame_shape
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
 from edgelstm.frontends.keras.layers.stacked import read_cell
-from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options
 
 #: Steps of a recurrence inside one call of the graph.
@@ -49,7 +48,7 @@ class Recurrent(Layer):
         if options.get("num_constants"):
             raise options.error("num_constants", "no constants")
 
-    def children(self) -> list[tuple[str, Weighted]]:
+    def children(self) -> list[tuple[str, Layer]]:
         return [("cell", self.cell)]
 
     def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
