@@ -19,7 +19,7 @@ from edgelstm.errors import EdgeLstmError
 #: Names that options had: still taken, not shown. One name for one thing: --output, --limit, --runtime, --gpu.
 OLD_NAMES = {
     "run": {"--out": "--output"},
-    "export": {"--steps": "--limit"},
+    "export": {"--steps": "--limit", "--lower": "--runtime"},
     "verify": {"--steps": "--limit"},
     "calibrate": {"--target": "--runtime", "--frames": "--limit"},
     "quantize": {"--target": "--runtime", "--steps": "--limit"},

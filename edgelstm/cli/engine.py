@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +50,7 @@ def build_plugin(
     c: Annotated[
         bool,
         typer.Option(
-            "--c",
-            help="The C library instead: needs a C++ compiler, nothing else. -o names a folder. With --tensorrt-include it opens engines too.",
+            "--c", help="The C library instead: needs a C++ compiler, nothing else. -o names a folder."
         ),
     ] = False,
     gst: Annotated[
@@ -78,11 +78,21 @@ def build_plugin(
     if len(kinds) > 1:
         raise EdgeLstmError(" with ".join(kinds), expected="one of them")
     if kinds:
-        only_tensorrt = {
-            "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target
+        foreign = {
+            "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target,
+            "--machine": machine if gst else None,
         }  # fmt: skip
-        build = _build_c if c else _build_gst if gst else _build_native
-        return build(output, cxx, machine, plugins, only_tensorrt, as_json)
+        if given := [name for name, value in foreign.items() if value is not None]:
+            raise EdgeLstmError(
+                f"{' and '.join(given)} with {kinds[0]}", expected="options of a library for the CPU"
+            )
+        with phases() as show:
+            told, lines = _FOR_THE_CPU[kinds[0]](output, cxx, machine, plugins, show)
+        if as_json:
+            return print_json(told)
+        for line in lines:
+            out.print(line, markup=False, highlight=False)
+        return None
     if cxx is not None:
         raise EdgeLstmError(
             "--cxx", found="no --ort, --c or --gst", expected="one of them, whose library it compiles"
@@ -103,85 +113,50 @@ def build_plugin(
         )
     if as_json:
         return print_json(library.to_json())
-    size = library.path.stat().st_size
-    out.print(f"wrote {library.path}: {size_text(size)}, {library.summary()}", markup=False, highlight=False)
+    out.print(f"{_wrote(library.path)}, {library.summary()}", markup=False, highlight=False)
 
 
-def _build_native(
-    output: Path | None,
-    cxx: Path | None,
-    machine: str | None,
-    source: Path | None,
-    only_tensorrt: Mapping[str, object],
-    as_json: bool,
-) -> None:
+#: What is told of a library: as JSON, and in lines.
+Told = tuple[dict[str, Any], list[str]]
+Progress = Callable[[str, int, int], None]
+
+
+def _operators(
+    output: Path | None, cxx: Path | None, machine: str | None, source: Path | None, show: Progress
+) -> Told:
     from edgelstm.engine.native_build import build_native
     from edgelstm.runtime.native.library import machine_name
 
-    _refuse_options("--ort", only_tensorrt)
-    with phases() as show:
-        library = build_native(output, compiler=cxx, target_machine=machine, source=source, progress=show)
-    here = library.machine == machine_name()
-    kernels = library.instructions() if here else "not for this machine"
-    if as_json:
-        return print_json({**library.to_json(), "instructions": kernels if here else None})
-    size = size_text(library.path.stat().st_size)
-    out.print(
-        f"wrote {library.path}: {size}, {library.machine}, kernels {kernels}", markup=False, highlight=False
-    )
+    library = build_native(output, compiler=cxx, target_machine=machine, source=source, progress=show)
+    kernels = library.instructions() if library.machine == machine_name() else None
+    said = f"{_wrote(library.path)}, {library.machine}, kernels {kernels or 'not for this machine'}"
+    return {**library.to_json(), "instructions": kernels}, [said]
 
 
-def _build_c(
-    output: Path | None,
-    cxx: Path | None,
-    machine: str | None,
-    source: Path | None,
-    only_tensorrt: Mapping[str, object],
-    as_json: bool,
-) -> None:
+def _c_library(
+    output: Path | None, cxx: Path | None, machine: str | None, source: Path | None, show: Progress
+) -> Told:
     from edgelstm.engine.c_build import build_c
 
-    headers: Any = only_tensorrt["--tensorrt-include"]
-    _refuse_options("--c", {**only_tensorrt, "--tensorrt-include": None})
-    with phases() as show:
-        library = build_c(
-            output,
-            compiler=cxx,
-            target_machine=machine,
-            tensorrt_include=headers,
-            source=source,
-            progress=show,
-        )
-    if as_json:
-        return print_json(library.to_json())
-    size = size_text(library.path.stat().st_size)
-    out.print(f"wrote {library.path}: {size}", markup=False, highlight=False)
+    library = build_c(output, compiler=cxx, target_machine=machine, source=source, progress=show)
+    return library.to_json(), [_wrote(library.path)]
 
 
-def _build_gst(
-    output: Path | None,
-    cxx: Path | None,
-    machine: str | None,
-    source: Path | None,
-    only_tensorrt: Mapping[str, object],
-    as_json: bool,
-) -> None:
+def _element(
+    output: Path | None, cxx: Path | None, _: str | None, source: Path | None, show: Progress
+) -> Told:
     from edgelstm.engine.gst_build import build_gst
 
-    _refuse_options("--gst", {**only_tensorrt, "--machine": machine})
-    with phases() as show:
-        plugin = build_gst(output, compiler=cxx, source=source, progress=show)
-    if as_json:
-        return print_json(plugin.to_json())
-    size = size_text(plugin.path.stat().st_size)
-    out.print(f"wrote {plugin.path}: {size}", markup=False, highlight=False)
-    out.print(f"export GST_PLUGIN_PATH={plugin.path.parent}", markup=False, highlight=False)
+    plugin = build_gst(output, compiler=cxx, source=source, progress=show)
+    return plugin.to_json(), [_wrote(plugin.path), f"export GST_PLUGIN_PATH={plugin.path.parent}"]
 
 
-def _refuse_options(kind: str, only_tensorrt: Mapping[str, object]) -> None:
-    given = [name for name, value in only_tensorrt.items() if value is not None]
-    if given:
-        raise EdgeLstmError(f"{' and '.join(given)} with {kind}", expected="options of a library for the CPU")
+#: By the option that asks for it.
+_FOR_THE_CPU = {"--ort": _operators, "--c": _c_library, "--gst": _element}
+
+
+def _wrote(path: Path) -> str:
+    return f"wrote {path}: {size_text(path.stat().st_size)}"
 
 
 @app.command(
@@ -203,6 +178,10 @@ def config(
     onnxruntime: Annotated[
         bool, typer.Option("--onnxruntime", help="The library of ONNX Runtime in this Python's packages.")
     ] = False,
+    operators: Annotated[
+        bool,
+        typer.Option("--operators", help="The library of our operators, for EDGELSTM_NATIVE_LIBRARY."),
+    ] = False,
     gst: Annotated[
         bool, typer.Option("--gst", help="The folder of the GStreamer element, for GST_PLUGIN_PATH.")
     ] = False,
@@ -218,7 +197,7 @@ def config(
     from edgelstm.engine.c_build import find_c_library, find_onnxruntime
 
     asked = cflags or libs or prefix or pkgconfigdir or cmakedir
-    only = onnxruntime or gst
+    only = onnxruntime or operators or gst
     told: dict[str, str] = {}
     if asked or not only:
         library = find_c_library(folder)
@@ -232,10 +211,15 @@ def config(
         told |= {name: text for name, (wanted, text) in texts.items() if wanted or not asked}
     if onnxruntime or not (asked or only):
         told["onnxruntime"] = str(find_onnxruntime())
-    if gst:
+    if operators:
+        from edgelstm.runtime.native.library import needed_native_library
+
+        told["operators"] = str(needed_native_library().path)
+    if gst or not (asked or only):
         from edgelstm.engine.gst_build import find_gst
 
-        told["gst"] = str(find_gst(folder).path.parent)
+        with nullcontext() if gst else suppress(EdgeLstmError):  # among all the rest only where it is
+            told["gst"] = str(find_gst(folder).path.parent)
     if as_json:
         return print_json(told)
     if asked or only:

@@ -94,9 +94,11 @@ def export(
     preprocess: Preprocess = None,
     postprocess: Postprocess = None,
     hop: Hop = None,
-    lower: Annotated[
+    runtime: Annotated[
         str | None,
-        typer.Option(help="plain or openvino: the gates in standard operators, for other ONNX runtimes."),
+        typer.Option(
+            help="plain or openvino: the gates in standard operators, for other ONNX runtimes (see `lower`)."
+        ),
     ] = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -122,10 +124,10 @@ def export(
             gate_order=gate_order,
             preprocess=preprocess,
             postprocess=postprocess,
-            kwargs=json_option("--init", init),
+            init=json_option("--init", init),
             limit=limit,
             tolerance=tolerance,
-            lower=lower,  # type: ignore[arg-type]
+            runtime=runtime,  # type: ignore[arg-type]
             threads=threads,
             progress=tick,
             doing=tick.say,
@@ -226,7 +228,7 @@ def verify(
             source,
             limit=limit,
             weights=weights,
-            kwargs=json_option("--init", init),
+            init=json_option("--init", init),
             frame=frame_shapes(frame),
             states=states_option(state),
             results=names_option(results),

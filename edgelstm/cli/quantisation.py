@@ -125,6 +125,7 @@ def calibrate(
 
 @app.command(
     epilog="Examples: `edgelstm quantize model.onnx --calibration model.calib.json -o model.int8.onnx` · "
+    "`edgelstm quantize model.onnx --precision int8-weights -o model.w8.onnx` · "
     "`edgelstm quantize model.onnx --runtime tensorrt --precision fp16 -o model.fp16.onnx` · "
     "`edgelstm quantize model.onnx --precision auto --budget 0.01 --source frames.npz -o model.mixed.onnx`"
 )
@@ -133,7 +134,9 @@ def quantize(
     output: Annotated[Path, typer.Option("--output", "-o", help="The .onnx file to write.")],
     calibration: Annotated[Path | None, typer.Option(help="What `calibrate` wrote for this model.")] = None,
     runtime: Annotated[str, typer.Option(help="onnxruntime (CPU) or tensorrt.")] = "onnxruntime",
-    precision: Annotated[str, typer.Option(help="int8, fp8, fp16, bf16, or auto.")] = "int8",
+    precision: Annotated[
+        str, typer.Option(help="int8, fp8, fp16, bf16, int8-weights, bf16-weights, or auto.")
+    ] = "int8",
     gpu: Annotated[
         str | None, typer.Option(help="Refuse what it lacks: orin, ada, hopper, ..., or 8.7.")
     ] = None,

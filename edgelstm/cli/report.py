@@ -30,6 +30,13 @@ def report(
     limit: Annotated[int, typer.Option(min=1, help="Frames at most: each is on the page.")] = 240,
     preprocess: Preprocess = None,
     hop: Hop = None,
+    on_gap: Annotated[str, typer.Option(help="Frames missing: hold the state, reset it, or error.")] = "hold",
+    on_bad_frame: Annotated[
+        str,
+        typer.Option(
+            help="NaN or infinity in a frame, or one that can't be read: error, skip, zero or pass."
+        ),
+    ] = "error",
     device: Device = None,
     threads: Threads = None,
     as_json: Json = False,
@@ -45,6 +52,8 @@ def report(
             limit=limit,
             preprocess=preprocess,
             hop=hop,
+            on_gap=on_gap,  # type: ignore[arg-type]
+            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             device=device,
             threads=threads,
             progress=tick,

@@ -71,7 +71,7 @@ def serve(
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        with workflow.stopped_by_signals(read):
+        with workflow.stopped_by_signals(read), workflow.ended_if_stuck(read):
             report = read.run()
     finally:
         root.removeHandler(handler)

@@ -18,8 +18,10 @@ from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, refuse_overwrite, write_text
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Outputs
+from edgelstm.pipeline.inputs import OnGap
 from edgelstm.pipeline.outputs import frame_outputs
 from edgelstm.renamed import renamed
+from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.forecast import forecast_output
 from edgelstm.workflows.frames import Preprocessing, Progress, operations, texts
@@ -64,6 +66,8 @@ def report(
     threads: int | None = None,
     preprocess: Preprocessing | None = None,
     hop: int | None = None,
+    on_gap: OnGap = "hold",
+    on_bad_frame: BadFrame = "error",
     progress: Progress | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Report:
@@ -88,6 +92,8 @@ def report(
         limit=limit,
         preprocess=preprocess,
         hop=hop,
+        on_gap=on_gap,
+        on_bad_frame=on_bad_frame,
         score=scored,
         observe=seen,
         progress=progress,
@@ -99,6 +105,8 @@ def report(
     words = ["edgelstm", "report", str(model), "--source", source, "-o", str(path)]
     words += [] if limit == FRAMES else ["--limit", str(limit)]
     words += [] if hop is None else ["--hop", str(hop)]
+    words += [] if on_gap == "hold" else ["--on-gap", on_gap]
+    words += [] if on_bad_frame == "error" else ["--on-bad-frame", on_bad_frame]
     words += [] if device is None else ["--device", device]
     for text in texts(signature, preprocess):
         words += ["--preprocess", text]

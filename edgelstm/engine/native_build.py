@@ -103,6 +103,7 @@ def build_native(
     quoted = info.replace('"', '\\"')
     jobs += [
         ("operators", ["operators.cpp", f'-DEDGELSTM_BUILD="{quoted}"']),
+        ("calls", ["node.cpp"]),
         ("packed weights", ["packed.cpp"]),
         ("sessions", ["session.cpp"]),
     ]

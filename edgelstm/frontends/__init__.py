@@ -22,7 +22,7 @@ TORCH = Door(
     "a torch module, or package.module:factory",
     (),
     "edgelstm.frontends.torch.door",
-    frozenset({"weights", "frame", "states", "kwargs", "window", "carry_state", "results"}),
+    frozenset({"weights", "frame", "states", "init", "window", "carry_state", "results"}),
 )
 CHECKPOINT = Door(
     "a TorchScript file or a checkpoint",

@@ -45,7 +45,7 @@ class Loaded:
 #: What each part of a request is for, said where a model has no use for it.
 USE = {
     "weights": "it is for torch factories",
-    "kwargs": "it is for torch factories",
+    "init": "it is for torch factories",
     "frame": "the file says it itself",
     "states": "the file says it itself",
     "fix": "it is for ONNX files made elsewhere",
@@ -67,7 +67,7 @@ class Request:
     weights: PathLike | None = None
     frame: Sequence[int] | Mapping[str, Sequence[int]] | None = None
     states: Any = None
-    kwargs: Mapping[str, Any] | None = None
+    init: Mapping[str, Any] | None = None
     fix: Mapping[str, int | float | bool] | None = None
     confirm: Callable[..., bool] | None = None
     window: int | None = None

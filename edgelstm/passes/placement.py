@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from edgelstm.errors import EdgeLstmError
 
 Target = Literal["onnxruntime", "tensorrt"]
-Precision = Literal["int8", "fp8", "fp16", "bf16", "fp32"]
+Precision = Literal["int8", "fp8", "fp16", "bf16", "int8-weights", "bf16-weights", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,12 @@ def check_target(target: str, precision: str, gpu: str | None = None) -> None:
             found="no 8-bit floating point arithmetic there",
             expected="int8, fp16, bf16 or fp32",
             hint="Use --runtime tensorrt for Ada, Hopper, Blackwell or Thor, or --precision int8",
+        )
+    if target == "tensorrt" and precision.endswith("-weights"):
+        raise EdgeLstmError(
+            f"precision {precision} for TensorRT",
+            found="weights alone in fewer bits, which the CPU is made for",
+            expected="int8, fp8, fp16 or bf16",
         )
     if gpu is None:
         return

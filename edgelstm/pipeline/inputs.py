@@ -91,7 +91,13 @@ class Inputs:
                     check_scale(name, ops, frame.values)
                 self._checked = frame.values
             self._check_size(frame)
-            frame = frame.data
+            made = self._ready(frame.data)
+            if frame.data.__class__ is np.ndarray:
+                self._size = frame.data.shape  # of the first that could be taken
+            return made
+        return self._ready(frame)
+
+    def _ready(self, frame: Array | Mapping[str, Array]) -> dict[str, Array]:
         if frame.__class__ is np.ndarray or not isinstance(frame, Mapping):
             if len(self._preprocess) > 1:
                 raise EdgeLstmError(
@@ -117,13 +123,13 @@ class Inputs:
                 shaping = [
                     op["op"] for op in self.ops.get(name, ()) if op["op"] in ("crop", "average", "resize")
                 ]
-                if shaping[:1] != ["resize"]:
+                # Without any, the input's shape decides.
+                if shaping and shaping[0] != "resize":
                     raise EdgeLstmError(
                         f"frame {frame.index} ({frame.name}) for input {name!r}",
                         found=f"{list(frame.data.shape)}, and {list(self._size)} before",
                         expected="one size, or preprocessing in which 'resize' comes before everything else that shapes a frame",
                     )
-        self._size = frame.data.shape
 
     def push(
         self, frame: Frame | Array | Mapping[str, Array], stream: str | None = None

@@ -61,6 +61,8 @@ class FrameCheck:
             )
         checked: dict[str, Any] = {}
         for spec, array in zip(self._inputs, given, strict=True):
+            if isinstance(array, np.ma.MaskedArray):
+                array = unmasked(array)
             on_device = (
                 None
                 if isinstance(array, np.ndarray) or self._device_frame is None
@@ -127,6 +129,9 @@ class FrameCheck:
             )
         for spec in self._inputs:
             array = frame[spec.name]
+            if isinstance(array, np.ma.MaskedArray):
+                array = unmasked(array)
+                frame = {**frame, spec.name: array}
             if not isinstance(array, np.ndarray) and self._device_frame is not None:
                 on_device = self._device_frame(array)
                 if on_device is not None:
@@ -153,6 +158,23 @@ class FrameCheck:
         if spec.floating and self._finite:
             raise _not_looked_at(_of(stream), spec, self._policy)
         return array
+
+
+def unmasked(array: Any) -> Array:
+    """A masked array with NaN where it is masked: what lies beneath, a fill value such as 1e20, was never measured.
+
+    Raises EdgeLstmError for whole numbers, which have no NaN.
+    """
+    if not np.ma.is_masked(array):
+        return np.asarray(array.data)
+    if array.dtype.kind != "f":
+        raise EdgeLstmError(
+            f"a frame of masked {array.dtype}",
+            found=f"{count_of(int(np.ma.getmaskarray(array).sum()), 'masked value')}",
+            expected="none, or floating-point numbers, in which they are NaN",
+            hint="frame.filled(value) gives them one",
+        )
+    return np.asarray(array.filled(np.nan))
 
 
 def wrong_frame(

@@ -7,7 +7,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from edgelstm.runtime.open import open_program
 from edgelstm.runtime.outside import Outside, OutsideRange
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
 from edgelstm.runtime.snapshot import Snapshot
-
-if TYPE_CHECKING:
-    pass
 
 _ROW = operator.itemgetter(0)
 
@@ -203,8 +200,12 @@ class Runner:
     def stream(self, name: str) -> Stream:
         """The stream called ``name``; it joins, in the initial state, if there is none.
 
-        Raises EdgeLstmError when all places are taken.
+        Raises EdgeLstmError when all places are taken, and for a name that is no text: 1 and "1" would be two streams.
         """
+        if not isinstance(name, str):
+            raise EdgeLstmError(
+                f"stream {name!r}", found=type(name).__name__, expected="a name, such as str(1)"
+            )
         with self._lock:
             self._check_open()
             if name not in self._streams:
@@ -451,7 +452,14 @@ class Runner:
                     hint="It was taken from another model",
                 )
             coded = spec.is_coded and value.dtype != wanted
-            values[name] = spec.stored(value) if coded else value.astype(wanted, copy=False)
+            with np.errstate(over="ignore"):
+                values[name] = spec.stored(value) if coded else value.astype(wanted, copy=False)
+            if is_worth and not coded and np.isinf(values[name]).sum() > np.isinf(value).sum():
+                raise EdgeLstmError(
+                    f"snapshot for stream {stream.name!r}, state {name!r}",
+                    found=f"values up to {np.max(np.abs(value[np.isfinite(value)])):.4g}",
+                    expected=f"values that {spec.dtype} holds",
+                )
         with self._lock:
             self._check_member(stream)
             self._program.write_state(self._state, stream._row, values)

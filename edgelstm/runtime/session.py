@@ -85,7 +85,10 @@ def open_session(
     options.log_severity_level = 4  # what fails is raised, in our words
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
-    disabled = ["NchwcTransformer"] if half or _says_half(source) else []
+    disabled = ["NchwcTransformer"] if half or _found(source, b'"float16"') else []
+    if _found(source, b"DequantizeLinear") and not _found(source, b"QuantizeLinear"):
+        # Weights alone are in int8: it would dequantise them in every step, which takes longer than the step. So once.
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         if library is not None:
             options.register_custom_ops_library(str(library))
@@ -180,14 +183,14 @@ def with_operators(data: bytes, threads: int, streams: int) -> bytes:
     return found.data
 
 
-def _says_half(model: str | bytes) -> bool:
-    """Whether a Signature in the file speaks of float16: its JSON stands in the file as it is."""
+def _found(model: str | bytes, text: bytes) -> bool:
+    """Whether that stands in the file: a Signature's JSON, and names of operators, stand there as they are."""
     if isinstance(model, bytes):
-        return b'"float16"' in model
+        return text in model
     with Path(model).open("rb") as file:
         try:
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                return data.find(b'"float16"') >= 0
+                return data.find(text) >= 0
         except (OSError, ValueError):  # empty: no Signature either
             return False
 

@@ -142,6 +142,10 @@ class ForecastScorer:
         self._arrived.append((truth, self._all if raw is None else self._known(raw), self._span))
         self._score()
 
+    def pass_over(self) -> None:
+        """The outputs at the next of the frames that arrived do not count: they rest on a frame that was left out."""
+        self._observed += 1
+
     def observe(self, a: Mapping[str, Array], b: Mapping[str, Array]) -> None:
         """The outputs of both models at the next of the frames that arrived."""
         at = self._next - 1 if self._windows else self._observed

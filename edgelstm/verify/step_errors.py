@@ -49,7 +49,8 @@ S = TypeVar("S", bound=Stepped)
 class Errors(Generic[S]):
     """Watches a run: what was there minus what the model gave, handed to ``take`` with the step it belongs to.
 
-    settle: steps of a stream that are not, after its state began.
+    settle: steps of a stream that are not, after its state began. Nor is what was foretold, or given back, by a state that missed a frame:
+    of the first step behind one, or of the first ``settle``.
     """
 
     def __init__(
@@ -61,6 +62,8 @@ class Errors(Generic[S]):
         self.target = target
         self._given, self._settle = take, settle
         self._ages: dict[str, int] = {}
+        #: Steps to go whose state missed a frame.
+        self._missed: dict[str, int] = {}
         self._output = ""
         self._foretold: dict[str, Array] = {}
         self._leads = False
@@ -77,17 +80,29 @@ class Errors(Generic[S]):
         """What was foretold is held against nothing; ``anew``: the state of the stream begins anew, too."""
         self._foretold.pop(stream, None)
         if anew:
-            self._ages.pop(stream, None)
+            self._forget(stream)
+        elif self._ages.get(stream):
+            self._missed[stream] = max(1, self._settle)
 
     def __call__(self, step: S) -> None:
         if step.anew:
-            self._ages.pop(step.stream, None)
-        self._compare(step)
+            self._forget(step.stream)
+        if step.frame.gap is not None:
+            self.interrupted(step.stream, anew=False)
+        missed = self._missed.pop(step.stream, 0) if step.signature.states else 0
+        self._compare(step, missed > 0)
+        if missed > 1:
+            self._missed[step.stream] = missed - 1
         self._ages[step.stream] = self.age(step) + 1
         if step.frame.last:
-            self._ages.pop(step.stream)
+            self._forget(step.stream)
 
-    def _compare(self, step: S) -> None:
+    def _forget(self, stream: str) -> None:
+        """A state that begins has missed nothing."""
+        self._ages.pop(stream, None)
+        self._missed.pop(stream, None)
+
+    def _compare(self, step: S, missed: bool) -> None:
         if not self._output:
             self._output, self.target, self._leads = compared(step.signature, self.target, step.fresh)
         [(name, seen)] = step.inputs.items()
@@ -95,13 +110,12 @@ class Errors(Generic[S]):
         there = to_float32(seen, dtypes[name]).astype(np.float64)
         made = to_float32(step.outputs[self._output], dtypes[self._output]).astype(np.float64)
         if self.target == "input":
-            return self._take(step, there - made)
-        if step.frame.gap is not None:
-            self._foretold.pop(step.stream, None)
+            return None if missed else self._take(step, there - made)
         if step.fresh is not None:  # what was foretold is the first that the window before had not
             there = there[len(there) - step.fresh]
-        before = self._foretold.get(step.stream)
-        self._foretold[step.stream] = made[0] if self._leads else made
+        before = self._foretold.pop(step.stream, None)
+        if not missed:
+            self._foretold[step.stream] = made[0] if self._leads else made
         if before is not None:
             self._take(step, there - before)
         if step.frame.last:

@@ -71,7 +71,7 @@ class Exported:
         }
 
 
-@renamed(frames="source", steps="limit")
+@renamed(frames="source", steps="limit", kwargs="init", lower="runtime")
 def export(
     model: Any,
     output: PathLike | None = None,
@@ -89,10 +89,10 @@ def export(
     gate_order: str | None = None,
     preprocess: Preprocessing | None = None,
     postprocess: Preprocessing | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    init: Mapping[str, Any] | None = None,
     limit: int = STEPS,
     tolerance: float | None = None,
-    lower: Form | None = None,
+    runtime: Form | None = None,
     threads: int | None = None,
     progress: Progress | None = None,
     doing: Callable[[str], None] | None = None,
@@ -104,7 +104,7 @@ def export(
     Parameters
     ----------
     model: a ``.safetensors`` file of one of our own modules; a Keras model (``.keras``, ``.h5``); a torch module;
-        ``"package.module:factory"`` or ``"file.py:factory"`` (called with ``kwargs``); or an ``.onnx`` file whose state
+        ``"package.module:factory"`` or ``"file.py:factory"`` (called with ``init``); or an ``.onnx`` file whose state
         pairs ``states`` names.
     output: the ``.onnx`` file to write; None writes nothing.
     weights: ``.safetensors``, ``.pt`` or ``.pth`` for a module from a factory.
@@ -123,7 +123,7 @@ def export(
         the next states: a state's name marks its next value, ``_`` one that is left out.
     gate_order: order of the gates in a checkpoint that does not tell it, such as ``"ifog"``.
     preprocess, postprocess: operations by input or output name (or as text), kept in the Signature for ``run``.
-    lower: write the gates in standard operators ("plain", "openvino"), for runtimes that know no functions.
+    runtime: write the gates in standard operators ("plain", "openvino"), as :func:`lower` does.
     limit: frames of the comparison; where a whole window is a frame, as many windows as they make, fewer of large frames.
     tolerance: the largest relative error from float64 that passes, in place of the rule in :mod:`edgelstm.verify.proof`.
     progress, doing: called with the frames that were compared, and with what is being done.
@@ -152,7 +152,7 @@ def export(
         weights=weights,
         frame=frame,
         states=states,
-        kwargs=kwargs,
+        init=init,
         fix=fix,
         confirm=confirm,
         window=window,
@@ -177,8 +177,8 @@ def export(
         calls = max(FEW_WINDOWS, ENOUGH // sum(prod(t.frame_shape) for t in step.signature.inputs))
         if hop is None:
             limit = -(-limit // max(t.frame_shape[0] for t in step.signature.inputs if t.frame_shape))
-    if lower is not None:
-        step = lowered(step, lower)  # before the proof: what is written is what was proved
+    if runtime is not None:
+        step = lowered(step, runtime)  # before the proof: what is written is what was proved
     step.check()
     if source is not None and not isinstance(source, str):
         source = list(source)  # they are needed more than once

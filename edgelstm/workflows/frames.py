@@ -13,6 +13,7 @@ import numpy as np
 from edgelstm.dtypes import from_float32, np_dtype
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.runtime.frames import unmasked
 from edgelstm.runtime.protocol import Array, Frame
 
 log = logging.getLogger(__name__)
@@ -195,6 +196,9 @@ def _checked(signature: Signature, index: int, frame: Array | Frame) -> Frame:
         raise EdgeLstmError(f"frame {index}", found=f"inputs {some(named)}", expected=some(names))
     for t in signature.inputs:
         array, shape, dtype = named[t.name], _frame_shape(signature, t), np_dtype(t.dtype)
+        if isinstance(array, np.ma.MaskedArray):
+            array = unmasked(array)
+            named = {**named, t.name: array}
         if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != dtype:
             what = (
                 f"{array.dtype}{list(array.shape)}" if isinstance(array, np.ndarray) else type(array).__name__

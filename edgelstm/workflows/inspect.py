@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(repr=False)

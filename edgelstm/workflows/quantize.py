@@ -24,12 +24,14 @@ from edgelstm.quantize.mix import check_budget, search
 from edgelstm.quantize.qdq import check_calibration, default_weights, is_quantized
 from edgelstm.quantize.qdq import quantize as place
 from edgelstm.quantize.recipe import Span
+from edgelstm.quantize.weights_only import matrices, weights_only
 from edgelstm.renamed import renamed
 from edgelstm.runtime.protocol import Array, Frame
 from edgelstm.verify.streams import CALLS, check_separate
 from edgelstm.workflows.calibrate import calibrate
 from edgelstm.workflows.check import THRESHOLD, Check, Checker
 from edgelstm.workflows.frames import check_hop, ready_frames, single_frames
+from edgelstm.workflows.pace import milliseconds, slower
 from edgelstm.workflows.sequences import SpanFrames, given
 
 Progress = Callable[[int], None]
@@ -50,6 +52,8 @@ class Quantized:
     notes: list[str] = field(default_factory=list)
     search: Any = None
     check: Check = field(default_factory=lambda: Check(why_not="nobody asked for it"))
+    #: Of a step before and after, on this machine's CPU: a quick look, None where nobody looked.
+    milliseconds: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return f"Quantized({self.path or 'not written'}, {self.precision} for {self.target}, {count_of(len(self.products), 'product')})"
@@ -70,6 +74,9 @@ class Quantized:
             "notes": self.notes,
             "search": None if self.search is None else self.search.to_json(),
             "verification": self.check.to_json(),
+            "milliseconds": None
+            if self.milliseconds is None
+            else dict(zip(("float", "quantised"), self.milliseconds, strict=True)),
         }
 
 
@@ -98,8 +105,9 @@ def quantize(
     Parameters
     ----------
     calibration: what :func:`calibrate` wrote for this model; int8 and fp8 need it, fp16 and bf16 use it to tell whether
-        a state grows.
-    precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; or "auto": the cheapest mix whose outputs err at most ``budget``
+        a state grows, int8-weights to round weights together and to verify.
+    precision: "int8", "fp8" (TensorRT only), "fp16", "bf16"; "int8-weights" or "bf16-weights": weights of matrix products alone,
+        without calibration, everything else in float32 (``edgelstm.quantize.weights_only``); or "auto": the cheapest mix whose outputs err at most ``budget``
         (relative, in the 2-norm) over the last quarter of ``limit`` frames of ``source`` (``edgelstm.quantize.mix``).
     runtime: what the model is for, "onnxruntime" or "tensorrt". hop: of windows of ``source``, see :class:`edgelstm.Inputs`.
     gpu: architecture that is meant ("orin", "ada", ...): refuses what it lacks.
@@ -107,7 +115,7 @@ def quantize(
     cell_state: type of the cell states c with fp16 and bf16: "fp32", or theirs.
     keep: patterns of weight names whose products stay as they are.
     verify: run model and result over the ends of the calibration's sequences and say how far every output is off
-        (``Quantized.check``); where one is more than ``edgelstm.workflows.check.THRESHOLD`` off, what to do is looked for.
+        (``Quantized.check``), and for ONNX Runtime whether a step takes longer than in float on this CPU; where one is more than ``edgelstm.workflows.check.THRESHOLD`` off, what to do is looked for.
 
     Raises EdgeLstmError, and writes nothing, when the calibration does not fit, or target or GPU lack the precision.
     """
@@ -150,7 +158,16 @@ def quantize(
             raise EdgeLstmError("nothing is left to quantise", found="; ".join(notes) or f"keep {list(keep)}")
         result = place(result, ranges, target, precision, weights=chosen)
 
+    elif precision in ("int8-weights", "bf16-weights"):
+        if ranges is not None:
+            check_calibration(step, ranges)
+        chosen = [w for w in matrices(found) if w not in kept]
+        barred = {p.weight for p in found.products} - set(chosen)
+        result = _weights_only(step, precision, barred, ranges)
+
     def without(weight: str) -> StepModel:
+        if precision.endswith("-weights"):
+            return _weights_only(step, precision, barred | {weight}, ranges)
         assert ranges is not None
         return place(step, ranges, target, precision, weights=[w for w in chosen if w != weight])
 
@@ -192,10 +209,20 @@ def quantize(
         done.check = Check(why_not="no calibration was given, which says what frames to run")
     elif verify:
         assert ranges is not None
-        done.check = _checked(step, result, ranges, precision, without if chosen else None, threads, progress)
+        done.check = _checked(
+            step, result, ranges, precision, without if len(chosen) > 1 else None, threads, progress
+        )
+        _look_at_pace(done, step, threads)
     if output is not None:
         result.save(output)
     return done
+
+
+def _weights_only(
+    step: StepModel, precision: str, keep: Collection[str], ranges: Calibration | None
+) -> StepModel:
+    moments = None if ranges is None else ranges.weights
+    return weights_only(step, precision, keep=keep, moments=moments)  # type: ignore[arg-type]
 
 
 def _auto(
@@ -267,9 +294,18 @@ def _auto(
     )
     if verify:
         done.check = _checked(step, mix.step, joined, "auto", None, threads, progress)
+        _look_at_pace(done, step, threads)
     if output is not None:
         mix.step.save(output)
     return done
+
+
+def _look_at_pace(done: Quantized, step: StepModel, threads: int | None) -> None:
+    """Note where the result is slower than what it was made of, on this CPU."""
+    if done.target == "onnxruntime" and (done.precision == "auto" or done.precision == "int8"):
+        done.milliseconds = milliseconds(step, done.step, threads)
+        if (said := slower(done.precision, *done.milliseconds)) is not None:
+            done.notes.append(said)
 
 
 def _with_ranges(step: StepModel, calibration: Calibration | None) -> StepModel:
@@ -387,9 +423,17 @@ def _table(
 def _check_precision(target: Target, precision: str, gpu: str | None, rest: str, cell_state: str) -> None:
     if precision == "fp32":
         raise EdgeLstmError(
-            "precision", found="fp32, what the model has", expected="int8, fp8, fp16, bf16 or auto"
+            "precision",
+            found="fp32, what the model has",
+            expected="int8, fp8, fp16, bf16, int8-weights, bf16-weights or auto",
         )
     check_target(target, precision, gpu)
+    if precision.endswith("-weights") and (rest, cell_state) != ("fp32", "fp32"):
+        raise EdgeLstmError(
+            "rest or cell state",
+            found=f"{rest}, {cell_state} with precision {precision}",
+            expected="fp32: weights alone change",
+        )
     if rest not in ("fp32", "fp16", "bf16"):
         raise EdgeLstmError("rest", found=rest, expected="fp32, fp16 or bf16")
     check_target(target, rest, gpu)
@@ -424,7 +468,7 @@ def _check_auto(
 
 def _check_float(step: StepModel) -> None:
     """Raise EdgeLstmError for a graph that is in fewer than 32 bits already."""
-    codes = sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})
+    codes = sorted({t for t in step.op_types() if t.lower().endswith("quantizelinear")})
     types = {t.data_type for t in step.model.graph.initializer} & {TensorProto.FLOAT16, TensorProto.BFLOAT16}
     if is_quantized(step) or types:
         raise EdgeLstmError(

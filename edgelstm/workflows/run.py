@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+#: Sinks whose files have a column for the stream, and rows as `score` and `detect` write them.
+ROWS = (".csv", ".parquet")
+
 
 @dataclass(repr=False)
 class RunReport:
@@ -195,6 +198,7 @@ def run(
                 scorer()  # whether there is something to score is known before the first frame
             opened.gives_bad = True  # its policy decides
             job = Job(name, iter(()), inputs, sink, scorer, policy=on_bad_frame)
+            job.named = Path(report.outs.get(name, "")).suffix.lower() in ROWS
             job.steps = inputs.steps(job.watched(opened))
             jobs.append(job)
         report.out = ", ".join(report.outs.values()) or None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import _thread
+import faulthandler
 import logging
 import os
 import signal
+import sys
 import tempfile
 import threading
 import warnings
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgelstm.serve")
 
+#: Seconds without a sign of life, beyond ``hang_after``, after which :func:`ended_if_stuck` ends the process.
+GRACE = 20.0
 EXAMPLES = ("camera", "radar", "table", "rtsp", "audio")
 
 
@@ -410,6 +414,32 @@ def _shipped(config: Config) -> Config:
 def _shipped_source(section: StreamSection) -> str | dict[str, str]:
     source = section.source
     return shipped(source) if isinstance(source, str) else {n: shipped(spec) for n, spec in source.items()}
+
+
+@contextmanager
+def ended_if_stuck(pipeline: Pipeline) -> Iterator[None]:
+    """End the process with code 1 when no thread of it comes round any more, as when an engine's step neither ends nor lets Python go
+    on. Where a model has ``hang_after``: so many seconds and ``GRACE`` after the last sign of life. Checkpoints are those written before."""
+    limits = [m.hang_after for m in pipeline.config.models.values() if m.hang_after is not None]
+    where = sys.__stderr__
+    if not limits or where is None:
+        yield
+        return
+    seconds, told, done = max(limits) + GRACE, where.fileno(), threading.Event()
+
+    def live() -> None:
+        while not done.is_set():
+            faulthandler.dump_traceback_later(seconds, exit=True, file=told)
+            done.wait(1.0)
+        faulthandler.cancel_dump_traceback_later()
+
+    thread = threading.Thread(target=live, name="sign of life", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def example(name: str) -> str:

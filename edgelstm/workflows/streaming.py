@@ -71,6 +71,8 @@ class Job:
     #: What is done with frames that the source could not read, and how many were left out.
     policy: BadFrame = "error"
     left_out: int = 0
+    #: Its sink names the stream in every row, also one that is alone.
+    named: bool = False
 
     def stream(self, frame: Frame) -> str:
         """Whose state the frame goes on."""
@@ -233,6 +235,7 @@ class Loop:
         for name, outputs in made.items():
             job, frame = frames[name]
             self.counts.frames += 1
+            missed = name in job.passed and bool(self._stages[0].runner.signature.states)
             if name in job.passed and frame.gap is None:
                 frame = replace(frame, gap="the frame before was skipped")
             job.passed.discard(name)
@@ -240,7 +243,10 @@ class Loop:
                 scorer = job.scorer_of(name, job.scorer)
                 if not job.windows:
                     scorer.arrived(arrays[name], frame.data, gap=frame.gap is not None)
-                scorer.observe(repeated(scorer, arrays[name], job.windows), outputs)
+                if missed:
+                    scorer.pass_over()
+                else:
+                    scorer.observe(repeated(scorer, arrays[name], job.windows), outputs)
             if self._observe is not None:
                 last = self._stages[-1].runner
                 self._observe(
@@ -258,7 +264,7 @@ class Loop:
                 )
             self._anew.discard(name)
             if job.sink is not None:
-                shown = replace(frame, stream=name) if self._several else frame
+                shown = replace(frame, stream=name) if self._several or job.named else frame
                 job.sink.write(shown, self._shown(name, outputs, arrays[name]), seconds)
         self._leave(set())
 

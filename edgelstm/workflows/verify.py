@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike
@@ -19,11 +19,8 @@ from edgelstm.runtime.protocol import Array, Frame, Program
 from edgelstm.verify.compare import Comparison, check_comparable, compare
 from edgelstm.workflows.frames import STEPS, Preprocessing, Progress, check_hop, operations, ready_frames
 
-if TYPE_CHECKING:
-    pass
 
-
-@renamed(steps="limit")
+@renamed(steps="limit", kwargs="init")
 def verify(
     a: str | Program,
     b: str | Program,
@@ -31,7 +28,7 @@ def verify(
     *,
     limit: int = STEPS,
     weights: PathLike | None = None,
-    kwargs: Mapping[str, Any] | None = None,
+    init: Mapping[str, Any] | None = None,
     frame: Any = None,
     states: Any = None,
     results: Sequence[str] | None = None,
@@ -45,7 +42,7 @@ def verify(
     """Stream the same frames through two runnables and report how far apart every output and state is, and the drift.
 
     ``a`` (the reference) and ``b`` are ``.onnx`` step graphs or windows, described ``.safetensors`` files, torch
-    factories ``"package.module:factory"`` (called with ``kwargs``; ``weights`` loads into them), TorchScript files, or Programs. At least one
+    factories ``"package.module:factory"`` (called with ``init``; ``weights`` loads into them), TorchScript files, or Programs. At least one
     of them must state its Signature, which tells what a torch module takes; ``frame``, ``states``, ``results`` and ``gate_order`` say what
     :func:`export` was told of it besides. ``source`` (at most ``limit`` frames of it) as :func:`run` takes it; without it, seeded normal noise. Where an output is a forecast
     of the input, [K, *shape of a frame], both are scored against the frames that came: mean absolute error, and CSI of
@@ -60,13 +57,13 @@ def verify(
     if threshold is not None and not math.isfinite(threshold):
         raise EdgeLstmError("threshold", found=threshold, expected="a finite number")
     runnables = (a, b)
-    if (weights is not None or kwargs is not None) and not any(map(is_factory, runnables)):
+    if (weights is not None or init is not None) and not any(map(is_factory, runnables)):
         raise EdgeLstmError(
             f"weights or arguments given for {a} and {b}",
             expected="a torch factory, package.module:factory, that they are for",
         )
     request = Request(
-        weights=weights, kwargs=kwargs, frame=frame, states=states, results=results, gate_order=gate_order
+        weights=weights, init=init, frame=frame, states=states, results=results, gate_order=gate_order
     )
     request.only(f"{a} and {b}", frozenset().union(*(_takes(r) for r in runnables)))
     with ExitStack() as stack:

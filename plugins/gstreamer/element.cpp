@@ -8,7 +8,9 @@
 #include <exception>
 #include <memory>
 
+#include "buffers.h"
 #include "caps.h"
+#include "gaps.h"
 #include "model.h"
 #include "statefile.h"
 
@@ -38,11 +40,9 @@ struct Held {
   std::string kept_in;   // the state file of this run
   bool moved = false;    // since the state was last written
   Format in, out;
-  bool began = false;    // a frame came since the start or the last flush
-  GstClockTime last = GST_CLOCK_TIME_NONE;
-  std::string gap;       // what is missing before the next frame
+  edgelstm_gst::Gaps missing;
   std::atomic<bool> failed{false}, refused_told{false};  // an error or a warning was posted
-  bool outside_told = false;
+  bool outside_told = false, turned_told = false;
 };
 
 struct Edgelstm {
@@ -121,12 +121,6 @@ void save_state(Edgelstm* self) {
   held.moved = false;
 }
 
-void begin_anew(Held* held) {
-  held->began = false;
-  held->last = GST_CLOCK_TIME_NONE;
-  held->gap.clear();
-}
-
 gboolean start(GstBaseTransform* transform) {
   Edgelstm* self = EDGELSTM(transform);
   Held& held = *self->held;
@@ -136,8 +130,8 @@ gboolean start(GstBaseTransform* transform) {
   held.frames = held.gaps = 0;
   held.reset_wanted = false;
   GST_OBJECT_UNLOCK(self);
-  begin_anew(&held);
-  held.moved = held.outside_told = false;
+  held.missing.begin_anew();
+  held.moved = held.outside_told = held.turned_told = false;
   held.failed = held.refused_told = false;
   return tried(self, [&] {
     if (device != "cpu") throw Fault(Kind::kSettings, "device", device, "cpu", "The C library runs on the processor; for a GPU: edgelstm run --device cuda, with a gst: source");
@@ -243,7 +237,7 @@ gboolean sink_event(GstBaseTransform* transform, GstEvent* event) {
     case GST_EVENT_FLUSH_STOP: {
       gboolean reset_time = TRUE;
       gst_event_parse_flush_stop(event, &reset_time);
-      begin_anew(&held);
+      held.missing.begin_anew();
       held.failed = false;
       if (held.model) good = tried(self, [&] { held.model->reset(), held.moved = true; });
       break;
@@ -255,17 +249,31 @@ gboolean sink_event(GstBaseTransform* transform, GstEvent* event) {
       double most = held.max_gap;
       GST_OBJECT_UNLOCK(self);
       bool short_one = most > 0 && GST_CLOCK_TIME_IS_VALID(length) && double(length) <= most * double(GST_SECOND);
-      if (held.began && !short_one) held.gap = "a GAP event";
+      if (!short_one) held.missing.note("a GAP event");
       break;
     }
-    case GST_EVENT_STREAM_START:
-      if (held.began) held.gap = "another stream";
+    case GST_EVENT_STREAM_START: {
+      const gchar* name = nullptr;
+      gst_event_parse_stream_start(event, &name);
+      held.missing.stream(name);
       break;
+    }
     case GST_EVENT_SEGMENT: {
       const GstSegment* segment;
       gst_event_parse_segment(event, &segment);
       if (segment->rate < 0)
         good = tried(self, [&] { throw Fault(Kind::kFrames, "a segment", "rate " + std::to_string(segment->rate), "frames in the order of their time", "Play forwards"); });
+      break;
+    }
+    case GST_EVENT_TAG: {
+      GstTagList* tags;
+      gst_event_parse_tag(event, &tags);
+      gchar* turned = nullptr;
+      if (gst_tag_list_get_string(tags, GST_TAG_IMAGE_ORIENTATION, &turned) && strcmp(turned, "rotate-0") != 0 && !held.turned_told) {
+        held.turned_told = true;
+        GST_ELEMENT_WARNING(self, STREAM, FORMAT, ("pictures: found orientation %s; expected rotate-0. They go into the model as they were stored: put videoflip video-direction=auto in front", turned), (nullptr));
+      }
+      g_free(turned);
       break;
     }
     case GST_EVENT_EOS:
@@ -278,21 +286,11 @@ gboolean sink_event(GstBaseTransform* transform, GstEvent* event) {
   return FALSE;
 }
 
-// What is missing before this frame; empty: nothing.
-std::string gap_before(Held* held, const GstBuffer* buffer, double most) {
-  std::string gap = held->gap;
-  held->gap.clear();
-  GstClockTime now = GST_BUFFER_PTS(buffer), last = held->last;
-  bool began = held->began;
-  held->began = true;
-  if (GST_CLOCK_TIME_IS_VALID(now)) held->last = now;
-  if (!began) return "";  // the first buffer is always marked as one behind a discontinuity
-  if (GST_BUFFER_FLAG_IS_SET(buffer, GST_BUFFER_FLAG_DISCONT)) gap = "a discontinuity";
-  if (GST_CLOCK_TIME_IS_VALID(now) && GST_CLOCK_TIME_IS_VALID(last)) {
-    if (now < last) gap = "time goes back by " + std::to_string(double(last - now) / double(GST_SECOND)) + " s";
-    else if (most > 0 && double(now - last) > most * double(GST_SECOND)) gap = std::to_string(double(now - last) / double(GST_SECOND)) + " s without a frame";
-  }
-  return gap;
+// With qos=true late frames are dropped before they are seen here.
+GstFlowReturn submit_input_buffer(GstBaseTransform* transform, gboolean is_discont, GstBuffer* buffer) {
+  GstFlowReturn flow = GST_BASE_TRANSFORM_CLASS(edgelstm_parent_class)->submit_input_buffer(transform, is_discont, buffer);
+  if (flow == GST_BASE_TRANSFORM_FLOW_DROPPED) EDGELSTM(transform)->held->missing.note("a late frame dropped");
+  return flow;
 }
 
 void judge(Edgelstm* self, const GstBuffer* buffer) {
@@ -303,7 +301,7 @@ void judge(Edgelstm* self, const GstBuffer* buffer) {
   bool wanted = held.reset_wanted;
   held.reset_wanted = false;
   GST_OBJECT_UNLOCK(self);
-  std::string gap = gap_before(&held, buffer, most);
+  std::string gap = held.missing.before(buffer, most);
   if (wanted) held.model->reset(), held.moved = true;
   if (gap.empty()) return;
   GST_OBJECT_LOCK(self);
@@ -317,71 +315,29 @@ void judge(Edgelstm* self, const GstBuffer* buffer) {
                                                                                                           "pts", G_TYPE_UINT64, GST_BUFFER_PTS(buffer), nullptr)));
 }
 
-// A buffer's bytes, unmapped at the end.
-class Mapped {
- public:
-  Mapped(GstBuffer* buffer, GstMapFlags flags) : buffer_(buffer) {
-    if (!gst_buffer_map(buffer, &map_, flags)) throw Fault(Kind::kRun, "a buffer that can't be mapped");
-  }
-  ~Mapped() { gst_buffer_unmap(buffer_, &map_); }
-  Mapped(const Mapped&) = delete;
-  GstMapInfo* operator->() { return &map_; }
-
- private:
-  GstBuffer* buffer_;
-  GstMapInfo map_;
-};
-
-class Picture {
- public:
-  Picture(const GstVideoInfo& info, GstBuffer* buffer, GstMapFlags flags) {
-    if (gst_buffer_get_size(buffer) == 0 || !gst_video_frame_map(&frame_, const_cast<GstVideoInfo*>(&info), buffer, flags))
-      throw Fault(Kind::kFrames, "a video buffer", std::to_string(gst_buffer_get_size(buffer)) + " bytes", std::to_string(GST_VIDEO_INFO_SIZE(&info)), "Its caps and its bytes disagree");
-  }
-  ~Picture() { gst_video_frame_unmap(&frame_); }
-  Picture(const Picture&) = delete;
-  uint8_t* rows() { return static_cast<uint8_t*>(GST_VIDEO_FRAME_PLANE_DATA(&frame_, 0)); }
-  size_t stride() { return size_t(GST_VIDEO_FRAME_PLANE_STRIDE(&frame_, 0)); }
-
- private:
-  GstVideoFrame frame_;
-};
-
-void step(Held* held, GstBuffer* in) {
-  if (!held->in.video) {
-    Mapped bytes(in, GST_MAP_READ);
-    if (bytes->size != held->in.bytes)
-      throw Fault(Kind::kFrames, "a buffer of other/tensors", std::to_string(bytes->size) + " bytes", std::to_string(held->in.bytes), "Its caps and its bytes disagree");
-    held->model->step(bytes->data);
-    return;
-  }
-  Picture picture(held->in.info, in, GST_MAP_READ);
-  const GstVideoInfo& info = held->in.info;
-  size_t row = size_t(GST_VIDEO_INFO_WIDTH(&info)) * size_t(GST_VIDEO_INFO_COMP_PSTRIDE(&info, 0)), rows = size_t(GST_VIDEO_INFO_HEIGHT(&info));
-  if (picture.stride() == row) return held->model->step(picture.rows());
-  static thread_local std::vector<uint8_t> packed;
-  packed.resize(row * rows);
-  for (size_t y = 0; y < rows; y++) memcpy(packed.data() + y * row, picture.rows() + y * picture.stride(), row);
-  held->model->step(packed.data());
-}
-
 GstFlowReturn transform(GstBaseTransform* transform, GstBuffer* in, GstBuffer* out) {
   Edgelstm* self = EDGELSTM(transform);
   Held& held = *self->held;
   if (held.failed) return GST_FLOW_ERROR;  // until a flush: a frame is missing in the state
+  if (edgelstm_gst::is_outside(transform->segment, in)) {
+    if (GST_BUFFER_FLAG_IS_SET(in, GST_BUFFER_FLAG_DISCONT)) held.missing.note("a discontinuity");
+    return GST_BASE_TRANSFORM_FLOW_DROPPED;
+  }
   bool good = held.model && tried(self, [&] {
     judge(self, in);
-    step(&held, in);
+    std::string note;
+    edgelstm_gst::step_buffer(held.model.get(), held.in, in, &note);
     held.moved = true;
+    if (!note.empty()) GST_ELEMENT_WARNING(self, STREAM, FORMAT, ("%s", note.c_str()), (nullptr));
     GST_OBJECT_LOCK(self);
     held.frames++;
     GST_OBJECT_UNLOCK(self);
     float outside = NAN;
     if (held.out.video) {
-      Picture picture(held.out.info, out, GST_MAP_WRITE);
+      edgelstm_gst::Picture picture(held.out.info, out, GST_MAP_WRITE);
       held.model->picture(picture.rows(), picture.stride(), &outside);
     } else {
-      Mapped bytes(out, GST_MAP_WRITE);
+      edgelstm_gst::Mapped bytes(out, GST_MAP_WRITE);
       if (bytes->size < held.out.bytes) throw Fault(Kind::kRun, "a buffer for the output", std::to_string(bytes->size) + " bytes", std::to_string(held.out.bytes));
       held.model->tensor(bytes->data);
     }
@@ -486,7 +442,7 @@ void edgelstm_class_init(EdgelstmClass* kind) {
   base->start = start, base->stop = stop;
   base->transform_caps = transform_caps, base->accept_caps = accept_caps, base->set_caps = set_caps, base->get_unit_size = get_unit_size, base->transform_size = transform_size;
   base->query = query, base->propose_allocation = propose_allocation;
-  base->sink_event = sink_event, base->transform = transform;
+  base->sink_event = sink_event, base->submit_input_buffer = submit_input_buffer, base->transform = transform;
 #if GST_CHECK_VERSION(1, 18, 0)
   gst_type_mark_as_plugin_api(on_gap_type(), GstPluginAPIFlags(0));
 #endif

@@ -49,10 +49,12 @@ void cast_all(const Values& from, std::vector<char>* to) {
 }
 
 template <class T>
-float read(const char* data, size_t k) {
-  T value;
-  memcpy(&value, data + k * sizeof(T), sizeof(T));
-  return float(value);
+void read_all(const char* data, Values* to) {
+  for (size_t k = 0; k < to->size(); k++) {
+    T value;
+    memcpy(&value, data + k * sizeof(T), sizeof(T));
+    (*to)[k] = float(value);
+  }
 }
 
 }  // namespace
@@ -67,7 +69,9 @@ Model::Model(const Settings& settings) {
   if (!settings.onnxruntime.empty()) options.onnxruntime = settings.onnxruntime.c_str();
   if (!settings.operators.empty()) options.operators = settings.operators.c_str();
   edgelstm_program* program = nullptr;
-  check(edgelstm_open(settings.model.c_str(), &options, &program, &error), error);
+  int code = edgelstm_open(settings.model.c_str(), &options, &program, &error);
+  if (code == EDGELSTM_INVALID) throw Fault(Kind::kModel, error.what, "", "", "The element steps one stream: export the model with any number of them");
+  check(code, error);
   program_.reset(program);
   check(edgelstm_stream_new(program, &stream_, &error), error);
   try {
@@ -94,6 +98,7 @@ Model::Model(const Settings& settings) {
   outputs_.assign(signature_.outputs.size(), {nullptr, 0});
   outputs_[output_] = {out_.data(), out_.size()};
   see_picture(settings);
+  outside_ = Outside(ops("ranges", input().name), input().name);
 }
 
 const Json* Model::ops(const char* kind, const std::string& name) const {
@@ -204,20 +209,20 @@ void Model::prepare(const std::vector<Shape>& shapes, Element element, double wh
   }
 }
 
-void Model::step(const void* frame) {
+void Model::step(const void* frame, std::string* note) {
   size_t count = size_t(elements(raw_.shape));
   frame_.resize(count);
   if (raw_.element == Element::kUint8) {
     auto from = static_cast<const uint8_t*>(frame);
     std::copy(from, from + count, frame_.begin());
   } else if (raw_.element == Element::kUint16) {
-    auto from = static_cast<const char*>(frame);
-    for (size_t k = 0; k < count; k++) frame_[k] = read<uint16_t>(from, k);
+    read_all<uint16_t>(static_cast<const char*>(frame), &frame_);
   } else {
     memcpy(frame_.data(), frame, count * sizeof(float));
   }
   (*preprocess_)(&frame_);
   cast();
+  *note = outside_.look(frame_);
   edgelstm_error error;
   edgelstm_input in = {in_.data(), in_.size()};
   check(edgelstm_step(&stream_, 1, &in, outputs_.data(), &error), error);
@@ -226,8 +231,11 @@ void Model::step(const void* frame) {
 // The frame as the model's type, which has to be finite: NaN would stay in the state.
 void Model::cast() {
   const Spec& spec = input();
-  for (float value : frame_)
-    if (!std::isfinite(value)) throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::isnan(value) ? "NaN" : "infinity", "finite numbers", "The state has not moved");
+  uint32_t odd = 0;  // without a branch, so that it is done by fours
+  for (float value : frame_) odd |= (bits_of(value) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+  if (odd != 0)
+    for (float value : frame_)
+      if (!std::isfinite(value)) throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::isnan(value) ? "NaN" : "infinity", "finite numbers", "The state has not moved");
   if (is_one_of(spec, {"float32"})) {
     memcpy(in_.data(), frame_.data(), in_.size());
   } else if (is_one_of(spec, {"float64"})) {
@@ -253,47 +261,61 @@ void Model::cast() {
   }
 }
 
-float Model::value(size_t k) const {
-  const char* data = out_.data();
-  float found;
+void Model::values(size_t first, size_t count, Values* to) const {
+  const char* data = out_.data() + first * output().type->size;
+  to->resize(count);
+  float* value = to->data();
   switch (output().type->element) {
-    case 1: found = read<float>(data, k); break;
-    case 2: case 9: found = read<uint8_t>(data, k); break;
-    case 3: found = read<int8_t>(data, k); break;
-    case 5: found = read<int16_t>(data, k); break;
-    case 6: found = read<int32_t>(data, k); break;
-    case 7: found = read<int64_t>(data, k); break;
-    case 10: found = from_half(uint16_t(read<uint16_t>(data, k))); break;
-    case 11: found = read<double>(data, k); break;
-    default: found = from_bfloat(uint16_t(read<uint16_t>(data, k)));
+    case 1: memcpy(value, data, count * sizeof(float)); break;
+    case 2: case 9: read_all<uint8_t>(data, to); break;
+    case 3: read_all<int8_t>(data, to); break;
+    case 5: read_all<int16_t>(data, to); break;
+    case 6: read_all<int32_t>(data, to); break;
+    case 7: read_all<int64_t>(data, to); break;
+    case 11: read_all<double>(data, to); break;
+    default:
+      for (size_t k = 0; k < count; k++) {
+        uint16_t bits;
+        memcpy(&bits, data + 2 * k, 2);
+        value[k] = output().type->element == 10 ? from_half(bits) : from_bfloat(bits);
+      }
   }
-  return threshold_ ? (found >= least_ ? 1.0f : 0.0f) : found;
+  if (threshold_)
+    for (size_t k = 0; k < count; k++) value[k] = value[k] >= least_ ? 1.0f : 0.0f;
 }
 
-void Model::tensor(void* to) const {
+void Model::tensor(void* to) {
   if (!threshold_ && !is_one_of(output(), {"bfloat16"})) {
     memcpy(to, out_.data(), out_.size());
     return;
   }
-  auto values = static_cast<float*>(to);
-  for (size_t k = 0; k < size_t(output().count); k++) values[k] = value(k);
+  values(0, size_t(output().count), &shown_);
+  memcpy(to, shown_.data(), shown_.size() * sizeof(float));
 }
 
-void Model::picture(uint8_t* to, size_t stride, float* outside) const {
-  int64_t pixels = height_ * width_;
-  float span = high_ - low_;
-  for (int64_t lead = 0; lead < leads_; lead++)
-    for (int64_t y = 0; y < height_; y++) {
-      uint8_t* row = to + size_t(y) * stride + lead * width_ * channels_;
-      for (int64_t x = 0; x < width_; x++)
-        for (int64_t c = 0; c < channels_; c++) {
-          int64_t place = (int64_t(lead_) + lead) * channels_ * pixels + (channels_last_ ? (y * width_ + x) * channels_ + c : c * pixels + y * width_ + x);
-          float found = value(size_t(place));
-          for (const auto& undo : undo_) found = undo(found);
-          float share = std::isnan(found) ? 0.0f : (found - low_) / span;  // NaN is black
-          if (!fixed_range_ && (share < -0.1f || share > 1.1f)) *outside = found;
-          *row++ = uint8_t(std::rint(std::min(std::max(share, 0.0f), 1.0f) * 255));
-        }
+void Model::picture(uint8_t* to, size_t stride, float* outside) {
+  size_t pixels = size_t(height_ * width_), channels = size_t(channels_), wide = size_t(width_);
+  values(lead_ * channels * pixels, size_t(leads_) * channels * pixels, &shown_);
+  for (const Transform& undo : undo_) undo(&shown_);
+  // As shares of the range, NaN black; what lies far outside of it is told. Without branches, so that it is done by fours.
+  float span = high_ - low_, least = 0, most = 1;
+  for (float& value : shown_) {
+    float share = (value - low_) / span;
+    share = share == share ? share : 0.0f;
+    least = share < least ? share : least, most = share > most ? share : most;
+    share = share > 0.0f ? share : 0.0f;
+    value = share < 1.0f ? share : 1.0f;
+  }
+  if (!fixed_range_ && (least < -0.1f || most > 1.1f)) *outside = low_ + span * (most > 1.1f ? most : least);
+  for (size_t lead = 0; lead < size_t(leads_); lead++)
+    for (size_t y = 0; y < size_t(height_); y++) {
+      uint8_t* row = to + y * stride + lead * wide * channels;
+      for (size_t c = 0; c < channels; c++) {
+        size_t step = channels_last_ ? channels : 1;
+        const float* value = shown_.data() + lead * channels * pixels + (channels_last_ ? y * wide * channels + c : c * pixels + y * wide);
+        // To the nearest, ties to even: a float of that size has no fraction.
+        for (size_t x = 0; x < wide; x++) row[x * channels + c] = uint8_t(int((value[x * step] * 255 + 12582912.0f) - 12582912.0f));
+      }
     }
 }
 

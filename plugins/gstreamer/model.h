@@ -9,6 +9,7 @@
 #include "../c/json.h"
 #include "../c/signature.h"
 #include "operations.h"
+#include "outside.h"
 
 namespace edgelstm_gst {
 
@@ -53,11 +54,11 @@ class Model {
   // Throws Fault where such frames can't be made into the input. `shapes`: of the first that fits.
   void prepare(const std::vector<Shape>& shapes, Element element, double white);
 
-  // One frame. After a Fault the state is what it was.
-  void step(const void* frame);
-  void tensor(void* to) const;
+  // One frame. After a Fault the state is what it was. *note: what is odd about it, said once.
+  void step(const void* frame, std::string* note);
+  void tensor(void* to);
   // Rows of pixels, `stride` bytes apart. Once a value lies far outside the range, *outside says which.
-  void picture(uint8_t* to, size_t stride, float* outside) const;
+  void picture(uint8_t* to, size_t stride, float* outside);
 
   void reset();
   std::string save() const;
@@ -81,11 +82,12 @@ class Model {
   int channels_ = 1;
   bool channels_last_ = false, fixed_range_ = false;
   float low_ = 0, high_ = 1;
-  std::vector<std::function<float(float)>> undo_;
+  std::vector<Transform> undo_;
   std::unique_ptr<Preprocess> preprocess_;
   Raw raw_;
+  Outside outside_;
   Shape size_;
-  Values frame_;
+  Values frame_, shown_;
   std::vector<char> in_, out_;
   std::vector<edgelstm_output> outputs_;
 
@@ -94,7 +96,7 @@ class Model {
   void read_postprocessing();
   void see_picture(const Settings& settings);
   void cast();
-  float value(size_t k) const;
+  void values(size_t first, size_t count, Values* to) const;
 };
 
 }  // namespace edgelstm_gst

@@ -48,7 +48,7 @@ void check_depth(const edgelstm::Json* ops, const std::string& input, double whi
 bool any_size(const edgelstm::Json* ops);
 
 // The way back to the units of the source. False where there is none.
-bool inverse(const edgelstm::Json* ops, std::vector<std::function<float(float)>>* undo);
+bool inverse(const edgelstm::Json* ops, std::vector<Transform>* undo);
 
 // A number of an operation, as written in JSON.
 double number_of(const edgelstm::Json& value);

@@ -4,6 +4,11 @@
 #include "kernels.h"
 
 #include <cstring>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
 
 namespace edgelstm {
 namespace {
@@ -40,6 +45,54 @@ INLINE vf decode(const Code* p, int64_t count) {
     memcpy(&v, p, count);
   }
   return __builtin_convertvector(v, vf);
+}
+// G vectors of weights that lie side by side, as floats.
+template <int G>
+INLINE void widen(const float* p, vf (&w)[G]) {
+  for (int g = 0; g < G; g++) w[g] = load(p + g * L);
+}
+template <int G>
+INLINE void widen(const uint16_t* p, vf (&w)[G]) {  // bfloat16: the upper half of a float
+  typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+  typedef uint32_t vw __attribute__((vector_size(4 * LANES)));
+  for (int g = 0; g < G; g++) {
+    vh half;
+    memcpy(&half, p + g * L, sizeof half);
+    w[g] = (vf)(__builtin_convertvector(half, vw) << 16);
+  }
+}
+template <int G>
+INLINE void widen(const int8_t* p, vf (&w)[G]) {
+  // GCC 12 makes scalar instructions of a conversion from bytes, so each processor's own stands here.
+#if defined(__AVX512F__)
+  for (int g = 0; g < G; g++) {
+    __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + g * L));
+    w[g] = __builtin_convertvector((vi)_mm512_maskz_cvtepi8_epi32(0xffff, codes), vf);
+  }
+#elif defined(__AVX2__)
+  for (int g = 0; g < G; g++) {
+    __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + g * L));
+    w[g] = __builtin_convertvector((vi)_mm256_cvtepi8_epi32(codes), vf);
+  }
+#elif defined(__SSE2__)
+  for (int g = 0; g < G; g++) {
+    int32_t four;
+    memcpy(&four, p + g * L, L);
+    __m128i codes = _mm_cvtsi32_si128(four), pairs = _mm_unpacklo_epi8(codes, codes);
+    w[g] = __builtin_convertvector((vi)_mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24), vf);
+  }
+#elif defined(__aarch64__)
+  int8_t codes[16] = {};
+  memcpy(codes, p, G * L);
+  int8x16_t all = vld1q_s8(codes);
+  int16x8_t half[2] = {vmovl_s8(vget_low_s8(all)), vmovl_s8(vget_high_s8(all))};
+  for (int g = 0; g < G; g++) {
+    int16x8_t eight = half[g / 2];
+    w[g] = (vf)vcvtq_f32_s32(vmovl_s16(g % 2 ? vget_high_s16(eight) : vget_low_s16(eight)));
+  }
+#else
+  for (int g = 0; g < G; g++) w[g] = decode(p + g * L, L);
+#endif
 }
 INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
 INLINE vf at_least(vf x, float low) { return x < splat(low) ? splat(low) : x; }   // NaN stays NaN
@@ -130,29 +183,48 @@ INLINE vf blend(const Gate& z, const Fraction& n, vf old) {
 
 // sum[row][panel][gate] += value[row] over a panel's matrix. In the same order whatever the number of rows and panels at once,
 // so that a stream's numbers do not depend on its neighbours.
-template <int G, int R, int U>
-INLINE void multiply(vf (&sum)[R][U][G], const float* values, int64_t stride, int64_t count, const float* panel, int64_t next) {
+template <int G, int R, int U, class W>
+INLINE void multiply(vf (&sum)[R][U][G], const float* values, int64_t stride, int64_t count, const W* panel, int64_t next) {
 #pragma GCC unroll 2
   for (int64_t k = 0; k < count; k++) {
     vf value[R];
     for (int r = 0; r < R; r++) value[r] = splat(values[r * stride + k]);
     for (int u = 0; u < U; u++) {
-      const float* weights = panel + u * next + k * G * L;
-      for (int g = 0; g < G; g++) {
-        vf w = load(weights + g * L);
-        for (int r = 0; r < R; r++) sum[r][u][g] += value[r] * w;
-      }
+      vf w[G];
+      widen<G>(panel + u * next + k * G * L, w);
+      for (int g = 0; g < G; g++)
+        for (int r = 0; r < R; r++) sum[r][u][g] += value[r] * w[g];
     }
   }
 }
 
+// Sums of codes become what they are worth.
 template <int G, int R, int U>
+INLINE void worth(vf (&sum)[R][U][G], const float* scale) {
+  for (int u = 0; u < U; u++)
+    for (int g = 0; g < G; g++) {
+      vf one = load(scale + (u * G + g) * L);
+      for (int r = 0; r < R; r++) sum[r][u][g] *= one;
+    }
+}
+
+template <int G, class W, int R, int U>
 INLINE void lstm_block(const LstmStep& s, int64_t panel, int64_t row) {
   int64_t inputs = s.inputs + s.width, next = inputs * G * L;
+  constexpr bool coded = sizeof(W) == 1;
   vf sum[R][U][G];
   for (int r = 0; r < R; r++)
     for (int u = 0; u < U; u++)
-      for (int g = 0; g < G; g++) sum[r][u][g] = load(s.bias + ((panel + u) * G + g) * L);
+      for (int g = 0; g < G; g++) sum[r][u][g] = coded ? vf{} : load(s.bias + ((panel + u) * G + g) * L);
+  const W* weights = static_cast<const W*>(s.panels) + panel * next;
+  if constexpr (coded) {
+    multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
+    multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);
+    worth<G, R, U>(sum, s.scale + panel * G * L);
+    for (int r = 0; r < R; r++)
+      for (int u = 0; u < U; u++)
+        for (int g = 0; g < G; g++) sum[r][u][g] += load(s.bias + ((panel + u) * G + g) * L);
+  }
   if (s.z != nullptr)
     for (int r = 0; r < R; r++)
       for (int u = 0; u < U; u++)
@@ -160,9 +232,10 @@ INLINE void lstm_block(const LstmStep& s, int64_t panel, int64_t row) {
           int64_t unit = (panel + u) * L;
           sum[r][u][g] += load(s.z + ((row + r) * G + g) * s.units + unit, s.units - unit);
         }
-  const float* weights = s.panels + panel * next;
-  multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
-  multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);
+  if constexpr (!coded) {
+    multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
+    multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);
+  }
   bool peephole = s.p_i != nullptr;
   for (int u = 0; u < U; u++) {
     int64_t unit = (panel + u) * L;
@@ -204,45 +277,70 @@ INLINE void each_block(int64_t first, int64_t last, int64_t rows, const Block& b
   }
 }
 
-template <int G>
+template <int G, class W>
 struct Lstm {
   const LstmStep& s;
   template <int R, int U>
   INLINE void run(int64_t panel, int64_t row) const {
-    lstm_block<G, R, U>(s, panel, row);
+    lstm_block<G, W, R, U>(s, panel, row);
   }
 };
 
-void lstm(const LstmStep& s, int64_t first, int64_t last) {
+template <class W>
+INLINE void lstm_of(const LstmStep& s, int64_t first, int64_t last) {
   if (s.variant.coupled) {
-    each_block(first, last, s.rows, Lstm<3>{s});
+    each_block(first, last, s.rows, Lstm<3, W>{s});
   } else {
-    each_block(first, last, s.rows, Lstm<4>{s});
+    each_block(first, last, s.rows, Lstm<4, W>{s});
+  }
+}
+
+void lstm(const LstmStep& s, int64_t first, int64_t last) {
+  if (s.weights == Weights::kInt8) {
+    lstm_of<int8_t>(s, first, last);
+  } else if (s.weights == Weights::kBfloat16) {
+    lstm_of<uint16_t>(s, first, last);
+  } else {
+    lstm_of<float>(s, first, last);
   }
 }
 
 // The first half where the reset gate works on h itself, else all.
-template <int R, int U>
+template <class W, int R, int U>
 INLINE void gru_block(const GruStep& s, int64_t panel, int64_t row) {
+  constexpr bool coded = sizeof(W) == 1;
   vf x_sum[R][U][3], h_sum[R][U][3];
+  // Of codes the bias comes after the scale.
+  auto bias = [&](bool add) __attribute__((always_inline)) {
+    for (int r = 0; r < R; r++)
+      for (int u = 0; u < U; u++) {
+        const float* from = s.bias + (panel + u) * 4 * L;
+        for (int g = 0; g < 3; g++) x_sum[r][u][g] = add ? x_sum[r][u][g] + load(from + g * L) : load(from + g * L);
+        h_sum[r][u][2] = add ? h_sum[r][u][2] + load(from + 3 * L) : load(from + 3 * L);
+      }
+  };
   for (int r = 0; r < R; r++)
-    for (int u = 0; u < U; u++) {
-      const float* bias = s.bias + (panel + u) * 4 * L;
-      for (int g = 0; g < 3; g++) x_sum[r][u][g] = load(bias + g * L);
-      h_sum[r][u][0] = h_sum[r][u][1] = vf{};
-      h_sum[r][u][2] = load(bias + 3 * L);
-    }
+    for (int u = 0; u < U; u++)
+      for (int g = 0; g < 3; g++) x_sum[r][u][g] = h_sum[r][u][g] = vf{};
+  if constexpr (!coded) bias(false);
   int64_t next_x = s.inputs * 3 * L, next_h = s.units * (s.after ? 3 : 2) * L;
-  multiply<3, R, U>(x_sum, s.x + row * s.inputs, s.inputs, s.inputs, s.x_panels + panel * next_x, next_x);
-  const float *h = s.h + row * s.units, *weights = s.h_panels + panel * next_h;
+  multiply<3, R, U>(x_sum, s.x + row * s.inputs, s.inputs, s.inputs, static_cast<const W*>(s.x_panels) + panel * next_x, next_x);
+  const float* h = s.h + row * s.units;
+  const W* weights = static_cast<const W*>(s.h_panels) + panel * next_h;
   if (s.after) {
     multiply<3, R, U>(h_sum, h, s.units, s.units, weights, next_h);
+    if constexpr (coded) worth<3, R, U>(h_sum, s.h_scale + panel * 3 * L);
   } else {
     vf two[R][U][2] = {};
     multiply<2, R, U>(two, h, s.units, s.units, weights, next_h);
+    if constexpr (coded) worth<2, R, U>(two, s.h_scale + panel * 2 * L);
     for (int r = 0; r < R; r++)
       for (int u = 0; u < U; u++)
         for (int g = 0; g < 2; g++) h_sum[r][u][g] = two[r][u][g];
+  }
+  if constexpr (coded) {
+    worth<3, R, U>(x_sum, s.x_scale + panel * 3 * L);
+    bias(true);
   }
   for (int u = 0; u < U; u++) {
     int64_t unit = (panel + u) * L, count = s.units - unit;
@@ -262,26 +360,42 @@ INLINE void gru_block(const GruStep& s, int64_t panel, int64_t row) {
   }
 }
 
+template <class W>
 struct Gru {
   const GruStep& s;
   template <int R, int U>
   INLINE void run(int64_t panel, int64_t row) const {
-    gru_block<R, U>(s, panel, row);
+    gru_block<W, R, U>(s, panel, row);
   }
 };
 
-void gru(const GruStep& s, int64_t first, int64_t last) { each_block(first, last, s.rows, Gru{s}); }
+void gru(const GruStep& s, int64_t first, int64_t last) {
+  if (s.weights == Weights::kInt8) {
+    each_block(first, last, s.rows, Gru<int8_t>{s});
+  } else if (s.weights == Weights::kBfloat16) {
+    each_block(first, last, s.rows, Gru<uint16_t>{s});
+  } else {
+    each_block(first, last, s.rows, Gru<float>{s});
+  }
+}
 
-template <int R, int U>
+template <class W, int R, int U>
 INLINE void candidate_block(const GruStep& s, int64_t panel, int64_t row) {
   int64_t next = s.units * L;
-  vf sum[R][U][1];
+  constexpr bool coded = sizeof(W) == 1;
+  vf sum[R][U][1], from[R][U];
   for (int r = 0; r < R; r++)
     for (int u = 0; u < U; u++) {
       int64_t unit = (panel + u) * L;
-      sum[r][u][0] = load(s.n + (row + r) * s.units + unit, s.units - unit) + load(s.bias + ((panel + u) * 4 + 3) * L);
+      from[r][u] = load(s.n + (row + r) * s.units + unit, s.units - unit) + load(s.bias + ((panel + u) * 4 + 3) * L);
+      sum[r][u][0] = coded ? vf{} : from[r][u];
     }
-  multiply<1, R, U>(sum, s.reset_h + row * s.units, s.units, s.units, s.n_panels + panel * next, next);
+  multiply<1, R, U>(sum, s.reset_h + row * s.units, s.units, s.units, static_cast<const W*>(s.n_panels) + panel * next, next);
+  if constexpr (coded) {
+    worth<1, R, U>(sum, s.n_scale + panel * L);
+    for (int r = 0; r < R; r++)
+      for (int u = 0; u < U; u++) sum[r][u][0] += from[r][u];
+  }
   for (int u = 0; u < U; u++) {
     int64_t unit = (panel + u) * L, count = s.units - unit;
     for (int r = 0; r < R; r++) {
@@ -292,18 +406,29 @@ INLINE void candidate_block(const GruStep& s, int64_t panel, int64_t row) {
   }
 }
 
-void gru_candidate(const GruStep& s, int64_t first, int64_t last) {
+template <class W>
+INLINE void candidate_of(const GruStep& s, int64_t first, int64_t last) {
   int64_t row = 0;
   if constexpr (ROWS > 3)
     for (; row + 4 <= s.rows; row += 4) {
       int64_t panel = first;
-      for (; panel + 4 <= last; panel += 4) candidate_block<4, 4>(s, panel, row);
-      for (; panel < last; panel++) candidate_block<4, 1>(s, panel, row);
+      for (; panel + 4 <= last; panel += 4) candidate_block<W, 4, 4>(s, panel, row);
+      for (; panel < last; panel++) candidate_block<W, 4, 1>(s, panel, row);
     }
   for (; row < s.rows; row++) {
     int64_t panel = first;
-    for (; panel + 8 <= last; panel += 8) candidate_block<1, 8>(s, panel, row);
-    for (; panel < last; panel++) candidate_block<1, 1>(s, panel, row);
+    for (; panel + 8 <= last; panel += 8) candidate_block<W, 1, 8>(s, panel, row);
+    for (; panel < last; panel++) candidate_block<W, 1, 1>(s, panel, row);
+  }
+}
+
+void gru_candidate(const GruStep& s, int64_t first, int64_t last) {
+  if (s.weights == Weights::kInt8) {
+    candidate_of<int8_t>(s, first, last);
+  } else if (s.weights == Weights::kBfloat16) {
+    candidate_of<uint16_t>(s, first, last);
+  } else {
+    candidate_of<float>(s, first, last);
   }
 }
 

@@ -18,10 +18,15 @@ struct Variant {
   __attribute__((always_inline)) int gates() const { return coupled ? 3 : 4; }
 };
 
+// What weights are stored as. Sums are float32 whatever it is. kInt8: codes, worth code * scale of their row.
+enum class Weights { kFloat, kInt8, kBfloat16 };
+
 // One step of an LSTM. x [rows, inputs], h [rows, width], c [rows, units]; c_out and h_out [rows, units] overlap none of them.
 struct LstmStep {
   Variant variant;
-  const float *panels, *bias;      // [panel][inputs + width][gates][lanes], [panel][gates][lanes]
+  Weights weights;
+  const void* panels;              // [panel][inputs + width][gates][lanes]
+  const float *scale, *bias;       // [panel][gates][lanes]; scale: of int8 alone, else null
   const float *p_i, *p_f, *p_o;    // [panel][lanes], or null without peepholes
   int64_t inputs, width, units, rows;
   const float *x, *h, *c;
@@ -32,9 +37,11 @@ struct LstmStep {
 // One step of a GRU, gates z, r, n. after: the reset gate works on the product (linear_before_reset).
 struct GruStep {
   Variant variant;
-  const float *x_panels;           // [panel][inputs][3][lanes]
-  const float *h_panels;           // after: [panel][units][3][lanes], else [panel][units][2][lanes]
-  const float *n_panels;           // not after: [panel][units][1][lanes], over r * h
+  Weights weights;
+  const void *x_panels;            // [panel][inputs][3][lanes]
+  const void *h_panels;            // after: [panel][units][3][lanes], else [panel][units][2][lanes]
+  const void *n_panels;            // not after: [panel][units][1][lanes], over r * h
+  const float *x_scale, *h_scale, *n_scale;  // of int8 alone: [panel][gates][lanes], the gates of the panels; else null
   const float *bias;               // [panel][4][lanes]: z, r, n of x, n of h
   bool after;
   int64_t inputs, units, rows;

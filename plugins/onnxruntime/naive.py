@@ -17,6 +17,12 @@ def fused_gates(variant: GateVariant, z: Array, c: Array, *peepholes: Array) -> 
     return variant.reference(z, c, *peepholes)
 
 
+def worth(codes: Array, scale: Array) -> Array:
+    """Weights [rows, columns] of FusedLSTMCellI8 and FusedGRUCellI8: int8 codes and what one is worth in each row."""
+    value: Array = codes * scale[:, None]
+    return value
+
+
 def lstm_cell(
     variant: GateVariant, x: Array, h: Array, c: Array, w: Array, b: Array, *peepholes: Array
 ) -> tuple[Array, Array]:

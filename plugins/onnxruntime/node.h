@@ -27,10 +27,11 @@ inline void check(ort::Status* status) {
 using Shape = std::vector<int64_t>;
 std::string text(const Shape& shape);
 
-// A float tensor.
+// A tensor: of floats, unless it is codes or bfloat16 that somebody asked for.
 struct Tensor {
   const float* data = nullptr;
   Shape shape;
+  int type = ort::kFloat;
   int64_t count() const {
     int64_t total = 1;
     for (int64_t d : shape) total *= d;
@@ -47,7 +48,7 @@ struct Info {
   Tensor constant(size_t input) const;  // data null where there is none
   // The constant input, else the matrix that was lent under the number in that attribute: a session keeps its constants beside
   // what is packed of them, which a device with large cells has no memory for.
-  Tensor matrix(size_t input, const char* attribute) const;
+  Tensor matrix(size_t input, const char* attribute, int type) const;
   Variant variant() const;
 };
 

@@ -1,8 +1,7 @@
-// The operators: FusedLSTMCell, FusedGRUCell, FusedGates, FusedGatesI8, FusedGatesU8 (domain edgelstm, version 1, states in float32),
-// and RegisterCustomOps.
+// The operators: FusedLSTMCell, FusedGRUCell, both with I8 (weights in int8) and BF16 (in bfloat16) behind their names; FusedGates,
+// FusedGatesI8, FusedGatesU8 (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <memory>
 #include <mutex>
 
@@ -50,97 +49,6 @@ const Kernels& kernels() {
   return *chosen;
 }
 
-std::string text(const Shape& shape) {
-  std::string out = "[";
-  for (size_t k = 0; k < shape.size(); k++) out += (k ? ", " : "") + std::to_string(shape[k]);
-  return out + "]";
-}
-
-int64_t Info::integer(const char* name, int64_t otherwise) const {
-  int64_t value = otherwise;
-  ort::Status* status = api().KernelInfoGetAttribute_int64(info, name, &value);
-  if (status == nullptr) return value;
-  api().ReleaseStatus(status);
-  return otherwise;
-}
-
-float Info::real(const char* name, float otherwise) const {
-  float value = otherwise;
-  ort::Status* status = api().KernelInfoGetAttribute_float(info, name, &value);
-  if (status == nullptr) return value;
-  api().ReleaseStatus(status);
-  return otherwise;
-}
-
-Tensor Info::constant(size_t input) const {
-  int is_constant = 0;
-  const ort::Value* value = nullptr;
-  Tensor found;
-  check(api().KernelInfoGetConstantInput_tensor(info, input, &is_constant, &value));
-  if (!is_constant || value == nullptr) return found;
-  void* data = nullptr;
-  check(api().GetTensorMutableData(const_cast<ort::Value*>(value), &data));
-  found.data = static_cast<const float*>(data);
-  ort::TensorInfo* type = nullptr;
-  check(api().GetTensorTypeAndShape(value, &type));
-  size_t rank = 0;
-  ort::Status* status = api().GetDimensionsCount(type, &rank);
-  found.shape.resize(rank);
-  if (status == nullptr) status = api().GetDimensions(type, found.shape.data(), rank);
-  api().ReleaseTensorTypeAndShapeInfo(type);
-  check(status);
-  return found;
-}
-
-namespace {
-struct Lent {
-  std::mutex lock;
-  std::map<int64_t, Tensor> matrices;
-};
-Lent& lent() {
-  static Lent all;
-  return all;
-}
-}  // namespace
-
-Tensor Info::matrix(size_t input, const char* attribute) const {
-  int64_t number = integer(attribute, 0);
-  if (number == 0) return constant(input);
-  std::lock_guard<std::mutex> guard(lent().lock);
-  auto found = lent().matrices.find(number);
-  if (found == lent().matrices.end()) refuse(op, "weights " + std::to_string(number) + " were not lent");
-  return found->second;
-}
-
-Variant Info::variant() const {
-  Variant v;
-  v.hard_sigmoid = integer("hard_sigmoid", 0) != 0;
-  v.alpha = real("alpha", 0.2f), v.beta = real("beta", 0.5f);
-  v.candidate_relu = integer("candidate_relu", 0) != 0;
-  v.output_relu = integer("output_relu", 0) != 0;
-  v.cell_clip = real("cell_clip", 0);
-  v.coupled = integer("coupled", 0) != 0;
-  return v;
-}
-
-size_t Context::shape(size_t input, int64_t* dims, size_t most) const {
-  ort::TensorInfo* type = nullptr;
-  check(api().GetTensorTypeAndShape(value(input), &type));
-  size_t rank = 0;
-  ort::Status* status = api().GetDimensionsCount(type, &rank);
-  if (status == nullptr && rank <= most) status = api().GetDimensions(type, dims, rank);
-  api().ReleaseTensorTypeAndShapeInfo(type);
-  check(status);
-  return rank;
-}
-
-const float* Context::matrix(size_t input, int64_t rows, int64_t columns, const char* what) const {
-  int64_t dims[8];
-  size_t rank = shape(input, dims, 8);
-  if (rank == 2 && dims[0] == rows && dims[1] == columns) return data(value(input));
-  refuse(op, std::string(what) + " is " + text(Shape(dims, dims + (rank <= 8 ? rank : 0))) + ", expected " + text({rows, columns}));
-}
-
 namespace {
 
 // A peephole, [units] or one number, [panel][lanes].
@@ -153,22 +61,38 @@ Shared peephole(const Info& info, size_t input, int64_t units) {
   return pack_bias({values.data()}, units, kernels().lanes);
 }
 
+constexpr int element(Weights w) { return w == Weights::kInt8 ? ort::kInt8 : w == Weights::kBfloat16 ? ort::kBfloat16 : ort::kFloat; }
+
+// What the codes of a matrix's rows are worth, [panel][gates][lanes], of those gates.
+Shared scales(const Info& info, size_t input, int64_t rows, const std::vector<int64_t>& gates, int64_t units) {
+  Tensor scale = info.constant(input);
+  if (scale.data == nullptr || scale.shape.size() != 1 || scale.count() != rows)
+    refuse(info.op, "scale is " + (scale.data == nullptr ? std::string("no constant") : text(scale.shape)) + ", expected a constant [" +
+                        std::to_string(rows) + "]");
+  std::vector<const float*> first;
+  for (int64_t row : gates) first.push_back(scale.data + row);
+  return pack_bias(first, units, kernels().lanes);
+}
+
 // h', c' of one LSTM layer. Inputs: x [N, I], h [N, R] (may be missing: all of it is x), c [N, units], W [gates * units, I + R]
 // (transposed: the other way round; missing where it is lent), b [gates * units] (may be missing), p_i, p_f, p_o, and what is added to
-// the sums, [N, gates * units] (may be missing). Gates i, f, g, o; i, g, o if coupled.
+// the sums, [N, gates * units] (may be missing). Gates i, f, g, o; i, g, o if coupled. FusedLSTMCellI8: W in int8, and one input more,
+// what a code of each row is worth, [gates * units]. FusedLSTMCellBF16: W in bfloat16.
+template <Weights kWeights>
 class LstmCell {
  public:
-  static constexpr const char* kName = "FusedLSTMCell";
-  static constexpr size_t kInputs = 9, kOutputs = 2;
+  static constexpr const char* kName =
+      kWeights == Weights::kInt8 ? "FusedLSTMCellI8" : kWeights == Weights::kBfloat16 ? "FusedLSTMCellBF16" : "FusedLSTMCell";
+  static constexpr size_t kInputs = kWeights == Weights::kInt8 ? 10 : 9, kOutputs = 2;
   static bool optional(size_t k) { return k == 1 || k >= 3; }
-  static int type(size_t) { return ort::kFloat; }
+  static int type(size_t k) { return k == 3 ? element(kWeights) : ort::kFloat; }
 
   explicit LstmCell(const Info& info) {
     step_ = {};
     step_.variant = info.variant();
     threads_ = info.integer("threads", 1);
     bool transposed = info.integer("transposed", 0) != 0;
-    Tensor w = info.matrix(3, "lent"), b = info.constant(4);
+    Tensor w = info.matrix(3, "lent", element(kWeights)), b = info.constant(4);
     int64_t gates = step_.variant.gates();
     if (w.data == nullptr || w.shape.size() != 2) refuse(kName, "W has to be a constant matrix");
     int64_t rows = w.shape[transposed ? 1 : 0], columns = w.shape[transposed ? 0 : 1];
@@ -185,7 +109,9 @@ class LstmCell {
       first.push_back(g * step_.units);
       bias.push_back(b.data == nullptr ? nullptr : b.data + g * step_.units);
     }
-    weights_ = pack({w.data, rows, columns, 0, columns, transposed, first}, step_.units, kernels().lanes);
+    weights_ = pack({w.data, rows, columns, 0, columns, transposed, first, kWeights}, step_.units, kernels().lanes);
+    if (kWeights == Weights::kInt8) scale_ = scales(info, 9, rows, first, step_.units), step_.scale = scale_->data();
+    step_.weights = kWeights;
     bias_ = pack_bias(bias, step_.units, kernels().lanes);
     step_.panels = weights_->data(), step_.bias = bias_->data();
     if (info.integer("peephole", 0)) {
@@ -222,26 +148,29 @@ class LstmCell {
 
  private:
   LstmStep step_;
-  Shared weights_, bias_, p_[3];
+  Shared weights_, scale_, bias_, p_[3];
   int64_t columns_, threads_;
   bool recurrent_, added_;
 };
 
 // h' of one GRU layer, gates z, r, n as in ONNX. Inputs: x [N, I], h [N, units], W [3 units, I], R [3 units, units],
-// b [6 units] (of W, then of R; may be missing). linear_before_reset as in ONNX.
+// b [6 units] (of W, then of R; may be missing). linear_before_reset as in ONNX. FusedGRUCellI8: W and R in int8, and two inputs more,
+// what a code of each of their rows is worth, [3 units] each. FusedGRUCellBF16: W and R in bfloat16.
+template <Weights kWeights>
 class GruCell {
  public:
-  static constexpr const char* kName = "FusedGRUCell";
-  static constexpr size_t kInputs = 5, kOutputs = 1;
+  static constexpr const char* kName =
+      kWeights == Weights::kInt8 ? "FusedGRUCellI8" : kWeights == Weights::kBfloat16 ? "FusedGRUCellBF16" : "FusedGRUCell";
+  static constexpr size_t kInputs = kWeights == Weights::kInt8 ? 7 : 5, kOutputs = 1;
   static bool optional(size_t k) { return k >= 2; }
-  static int type(size_t) { return ort::kFloat; }
+  static int type(size_t k) { return k == 2 || k == 3 ? element(kWeights) : ort::kFloat; }
 
   explicit GruCell(const Info& info) {
     step_ = {};
     step_.variant = info.variant();
     step_.after = info.integer("linear_before_reset", 0) != 0;
     threads_ = info.integer("threads", 1);
-    Tensor w = info.matrix(2, "lent_w"), r = info.matrix(3, "lent_r"), b = info.constant(4);
+    Tensor w = info.matrix(2, "lent_w", element(kWeights)), r = info.matrix(3, "lent_r", element(kWeights)), b = info.constant(4);
     if (w.data == nullptr || r.data == nullptr || w.shape.size() != 2 || r.shape.size() != 2)
       refuse(kName, "W and R have to be constant matrices");
     int64_t units = r.shape[1], rows = 3 * units;
@@ -257,9 +186,16 @@ class GruCell {
       bias = {sums.data(), sums.data() + units, b.data + 2 * units, b.data + rows + 2 * units};
     }
     std::vector<int64_t> three{0, units, 2 * units}, two{0, units};
-    x_ = pack({w.data, rows, step_.inputs, 0, step_.inputs, false, three}, units, lanes);
-    h_ = pack({r.data, rows, units, 0, units, false, step_.after ? three : two}, units, lanes);
-    if (!step_.after) n_ = pack({r.data, rows, units, 0, units, false, {2 * units}}, units, lanes);
+    const std::vector<int64_t>&of_h = step_.after ? three : two, of_n{2 * units};
+    x_ = pack({w.data, rows, step_.inputs, 0, step_.inputs, false, three, kWeights}, units, lanes);
+    h_ = pack({r.data, rows, units, 0, units, false, of_h, kWeights}, units, lanes);
+    if (!step_.after) n_ = pack({r.data, rows, units, 0, units, false, of_n, kWeights}, units, lanes);
+    step_.weights = kWeights;
+    if (kWeights == Weights::kInt8) {
+      scale_[0] = scales(info, 5, rows, three, units), scale_[1] = scales(info, 6, rows, of_h, units);
+      scale_[2] = scales(info, 6, rows, of_n, units);
+      step_.x_scale = scale_[0]->data(), step_.h_scale = scale_[1]->data(), step_.n_scale = scale_[2]->data();
+    }
     bias_ = pack_bias(bias, units, lanes);
     step_.x_panels = x_->data(), step_.h_panels = h_->data(), step_.bias = bias_->data();
     if (n_) step_.n_panels = n_->data();
@@ -289,7 +225,7 @@ class GruCell {
 
  private:
   GruStep step_;
-  Shared x_, h_, n_, bias_;
+  Shared x_, h_, n_, bias_, scale_[3];
   int64_t threads_;
 };
 
@@ -429,8 +365,10 @@ ort::Status* add_operators(ort::SessionOptions* options) {
   if (domain == nullptr) {
     ort::Domain* made = nullptr;
     if (auto status = api().CreateCustomOpDomain("edgelstm", &made)) return status;
-    for (const ort::CustomOp* op : {definition<LstmCell>(), definition<GruCell>(), definition<Gates<Codes::kNone>>(),
-                                    definition<Gates<Codes::kInt8>>(), definition<Gates<Codes::kUint8>>()})
+    for (const ort::CustomOp* op : {definition<LstmCell<Weights::kFloat>>(), definition<LstmCell<Weights::kInt8>>(),
+                                    definition<LstmCell<Weights::kBfloat16>>(), definition<GruCell<Weights::kFloat>>(),
+                                    definition<GruCell<Weights::kInt8>>(), definition<GruCell<Weights::kBfloat16>>(),
+                                    definition<Gates<Codes::kNone>>(), definition<Gates<Codes::kInt8>>(), definition<Gates<Codes::kUint8>>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;
     domain = made;
   }
@@ -458,17 +396,6 @@ extern "C" __attribute__((visibility("default"))) ort::Status* RegisterCustomOps
   static const ort::Api functions(table);
   the_api = &functions;  // for sessions of session.cpp too
   return add_operators(options);
-}
-
-// A float matrix that kernels find under a number while a session is opened; data null: no longer.
-extern "C" __attribute__((visibility("default"))) void edgelstm_lend(int64_t number, const float* data, int64_t rows, int64_t columns) {
-  using namespace edgelstm;
-  std::lock_guard<std::mutex> guard(lent().lock);
-  if (data == nullptr) {
-    lent().matrices.erase(number);
-  } else {
-    lent().matrices[number] = Tensor{data, {rows, columns}};
-  }
 }
 
 // For the tests and `edgelstm doctor`: which instructions were chosen, and its sigmoid (0) and tanh (1).

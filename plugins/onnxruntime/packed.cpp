@@ -15,18 +15,31 @@ namespace {
 
 constexpr size_t kHuge = size_t{2} << 20;
 
-uint64_t hash(const float* data, size_t count) {
+uint64_t hash(const void* data, size_t bytes) {
   uint64_t value = 0x9e3779b97f4a7c15;
-  for (size_t k = 0; k < count; k++) {
-    uint32_t bits;
-    memcpy(&bits, data + k, 4);
+  for (size_t k = 0; k < bytes; k += 4) {
+    uint32_t bits = 0;
+    memcpy(&bits, static_cast<const char*>(data) + k, bytes - k < 4 ? bytes - k : 4);
     value = (value ^ bits) * 0x100000001b3;
     value ^= value >> 29;
   }
   return value;
 }
 
-using Key = std::tuple<const float*, uint64_t, int64_t, int64_t, int64_t, int64_t, bool, std::vector<int64_t>, int64_t, int>;
+size_t size_of(Weights weights) { return weights == Weights::kFloat ? 4 : weights == Weights::kInt8 ? 1 : 2; }
+
+template <class W>
+void fill(const Slice& s, int64_t units, int lanes, W* all) {
+  int64_t down = s.transposed ? 1 : s.columns, across = s.transposed ? s.rows : 1, gates = s.gates.size();
+  for (int64_t unit = 0; unit < units; unit++)
+    for (int64_t g = 0; g < gates; g++) {
+      const W* from = static_cast<const W*>(s.data) + (s.gates[g] + unit) * down + s.column * across;
+      W* to = all + (unit / lanes * s.inputs * gates + g) * lanes + unit % lanes;
+      for (int64_t k = 0; k < s.inputs; k++) to[k * gates * lanes] = from[k * across];
+    }
+}
+
+using Key = std::tuple<const void*, uint64_t, int64_t, int64_t, int64_t, int64_t, bool, std::vector<int64_t>, int64_t, int, Weights>;
 
 }  // namespace
 
@@ -49,18 +62,21 @@ Shared pack(const Slice& s, int64_t units, int lanes) {
   static std::mutex lock;
   static std::map<Key, std::weak_ptr<const Floats>> known;
   std::lock_guard<std::mutex> guard(lock);
-  Key key(s.data, hash(s.data, s.rows * s.columns), s.rows, s.columns, s.column, s.inputs, s.transposed, s.gates, units, lanes);
+  size_t element = size_of(s.weights);
+  Key key(s.data, hash(s.data, s.rows * s.columns * element), s.rows, s.columns, s.column, s.inputs, s.transposed, s.gates, units, lanes,
+          s.weights);
   for (auto it = known.begin(); it != known.end();) it = it->second.expired() ? known.erase(it) : std::next(it);
   if (auto found = known[key].lock()) return found;
   int64_t panels = (units + lanes - 1) / lanes, gates = s.gates.size();
-  auto packed = std::make_shared<Floats>(panels * s.inputs * gates * lanes);
-  int64_t down = s.transposed ? 1 : s.columns, across = s.transposed ? s.rows : 1;
-  for (int64_t unit = 0; unit < units; unit++)
-    for (int64_t g = 0; g < gates; g++) {
-      const float* from = s.data + (s.gates[g] + unit) * down + s.column * across;
-      float* to = packed->data() + (unit / lanes * s.inputs * gates + g) * lanes + unit % lanes;
-      for (int64_t k = 0; k < s.inputs; k++) to[k * gates * lanes] = from[k * across];
-    }
+  auto packed = std::make_shared<Floats>((panels * s.inputs * gates * lanes * element + 3) / 4);
+  void* to = packed->data();
+  if (s.weights == Weights::kInt8) {
+    fill(s, units, lanes, static_cast<int8_t*>(to));
+  } else if (s.weights == Weights::kBfloat16) {
+    fill(s, units, lanes, static_cast<uint16_t*>(to));
+  } else {
+    fill(s, units, lanes, static_cast<float*>(to));
+  }
   known[key] = packed;
   return packed;
 }

@@ -24,13 +24,14 @@ using Shared = std::shared_ptr<const Floats>;
 
 // Columns [column, column + inputs) of a matrix [rows, columns] (transposed: [columns, rows]) whose rows are gate by gate.
 struct Slice {
-  const float* data;
+  const void* data;
   int64_t rows, columns, column, inputs;
   bool transposed;
   std::vector<int64_t> gates;  // the first row of each gate
+  Weights weights = Weights::kFloat;  // what its elements are
 };
 
-// [panel][inputs][gates][lanes].
+// [panel][inputs][gates][lanes], elements as they are.
 Shared pack(const Slice& slice, int64_t units, int lanes);
 
 // [panel][gates][lanes]; a gate that is null is zeros.

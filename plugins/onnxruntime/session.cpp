@@ -2,6 +2,7 @@
 // ONNX Runtime's own Python interface takes longer than a small cell. Functions return 0, or 1 and leave a message.
 #include <cstring>
 #include <memory>
+#include <string_view>
 
 #include "node.h"
 
@@ -72,6 +73,10 @@ EXPORT int edgelstm_open(const void* model, size_t size, int threads, int spin, 
     check(api().SetInterOpNumThreads(options, 1));
     check(api().SetSessionLogSeverityLevel(options, 4));
     check(api().AddSessionConfigEntry(options, "session.intra_op.allow_spinning", spin ? "1" : "0"));
+    // Weights in int8 that no cell of ours took: dequantised once, not in every step.
+    std::string_view text(static_cast<const char*>(model), size);
+    if (text.find("DequantizeLinear") != text.npos && text.find("QuantizeLinear") == text.npos)
+      check(api().AddSessionConfigEntry(options, "session.disable_quant_qdq", "1"));
     check(add_operators(options));
     auto opened = std::make_shared<Opened>();
     check(api().CreateSessionFromArray(env, model, size, options, &opened->session));

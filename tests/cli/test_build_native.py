@@ -41,7 +41,7 @@ def test_doctor_says_which_kernels_there_are_or_how_to_build_them(
     [
         (("--ort", "--cxx", "no-such-compiler"), "no C++ compiler at no-such-compiler"),
         (("--ort", "--cuda", "/usr"), "--cuda with --ort"),
-        (("--cxx", "g++"), "--ort or --c, whose library it compiles"),
+        (("--cxx", "g++"), "one of them, whose library it compiles"),
         (("--ort", "--source", "."), "sources are not here"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import wave
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 import c_library
 import native_library
+import zoo
 from command_line import Run
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime import Runner
@@ -103,6 +105,63 @@ def test_with_our_operators_c_gives_the_bits_of_the_runner_that_has_them(
     missing = sensor()
     assert missing.returncode == 2
     assert b"operators" in missing.stderr
+
+
+def test_a_video_in_cpp_is_held_against_its_forecasts(tmp_path: Path) -> None:
+    """The forecast of the model is the frame itself: what is printed is how far a frame is from the one before."""
+    if shutil.which("gst-launch-1.0") is None or shutil.which("pkg-config") is None:
+        pytest.skip("no GStreamer to build with on this machine: apt install gstreamer1.0-tools pkg-config")
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "gstreamer-app-1.0"], capture_output=True, text=True, check=False
+    )
+    if flags.returncode:
+        pytest.skip(f"no GStreamer to build with on this machine: {flags.stderr.splitlines()[0]}")
+    library = c_library.built()
+    command = ["c++", "-std=c++17", "-Wall", "-Wextra", "-Werror", str(EXAMPLES / "c" / "video.cpp")]
+    done = subprocess.run(
+        [*command, "-o", str(tmp_path / "video"), *library.cflags, *library.libs, *flags.stdout.split()],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    np.load(EXAMPLES / "moving_digits" / "test_stream.npz")["frames"][:12].tofile(tmp_path / "frames.raw")
+
+    def launch(pipeline: str) -> None:
+        done = subprocess.run(
+            ["gst-launch-1.0", "-q", *pipeline.split()],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+
+    film, seen = tmp_path / "film.avi", tmp_path / "seen.raw"
+    raw = "rawvideoparse format=gray8 width=64 height=64 framerate=10/1"
+    launch(
+        f"filesrc location={tmp_path}/frames.raw ! {raw} ! videoconvert ! jpegenc ! avimux ! filesink location={film}"
+    )
+    launch(
+        f"filesrc location={film} ! decodebin ! videoconvert ! video/x-raw,format=RGB ! filesink location={seen}"
+    )
+    zoo.persistence(10, (1, 64, 64)).save(tmp_path / "model.onnx")
+
+    def video(name: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [tmp_path / "video", tmp_path / "model.onnx", name], capture_output=True, text=True, check=False, timeout=60,
+            env={"EDGELSTM_ONNXRUNTIME": str(c_library.find_onnxruntime())},
+        )  # fmt: skip
+
+    done = video(film)
+    assert done.returncode == 0, done.stderr
+    said = np.array([line.split() for line in done.stdout.splitlines()], float)
+    frames = np.fromfile(seen, np.uint8).reshape(-1, 64, 64, 3) @ np.array([0.299, 0.587, 0.114]) / 255
+    assert len(frames) == 12
+    assert said[:, 0] == pytest.approx(np.arange(1, 12) / 10)
+    assert said[:, 1] == pytest.approx(np.abs(np.diff(frames, axis=0)).mean((1, 2)), abs=2e-6)
+    assert said[:, 1].min() > 0.001
+    missing = video(tmp_path / "nowhere.avi")
+    assert (missing.returncode, missing.stdout) == (2, "")
+    assert "video: " in missing.stderr
 
 
 @pytest.mark.thorough

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
@@ -30,6 +31,7 @@ def module(example: str, name: str) -> ModuleType:
     return loaded
 
 
+@cache
 def replay(example: str) -> tuple[nn.StepModule, np.ndarray, np.ndarray, tuple[torch.Tensor, ...]]:
     """The model, the frames it took, all its outputs and its last states over the committed stream."""
     import json

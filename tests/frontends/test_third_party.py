@@ -91,7 +91,7 @@ def test_the_satellite_forecaster_streams(shared_dir: Path) -> None:
     exported = edgelstm.export(
         f"{third_party.__file__}:Satellite",
         weights=shared_dir / "models/earthnet/model_epoch=019.ckpt",
-        kwargs={"layers": SATELLITE_LAYERS},
+        init={"layers": SATELLITE_LAYERS},
         frame=(11, 16, 16),
         limit=100,
     )

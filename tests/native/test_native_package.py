@@ -59,11 +59,16 @@ def prebuilt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return package
 
 
-def test_a_runner_takes_prebuilt_operators(prebuilt: Path, tmp_path: Path) -> None:
+def test_a_runner_takes_prebuilt_operators(
+    prebuilt: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = find_native_library()
     assert found is not None
     assert found.path == prebuilt / "lib" / FILE_NAME
     assert found.prebuilt
+    with monkeypatch.context() as barred:
+        barred.setitem(sys.modules, "edgelstm_native", None)
+        assert find_native_library() is None
     zoo.lstm(4, head=2).save(tmp_path / "model.onnx")
     with Runner.open(tmp_path / "model.onnx", native=True) as runner:
         runner.stream("s").step(FRAME)
@@ -124,11 +129,24 @@ def test_config_and_doctor_tell_of_it(prebuilt: Path, run: Run) -> None:
     assert (Path(told["cmakedir"]) / "edgelstm-config.cmake").is_file()
     code, out, _ = run("config", "--cmakedir")
     assert (code, out.strip()) == (0, told["cmakedir"])
+    code, out, _ = run("config", "--operators")
+    assert (code, out.strip()) == (0, str(prebuilt / "lib" / FILE_NAME))
     report = doctor()
     assert report["onnxruntime operators"].found == (
         f"{find_native_library().instructions()}: {prebuilt / 'lib' / FILE_NAME} (prebuilt)"  # type: ignore[union-attr]
     )
     assert report["C library"].found == f"interface 1: {prebuilt / 'lib' / 'libedgelstm.so'} (prebuilt)"
+
+
+def test_what_is_not_here_is_said(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(VARIABLE, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if not Path(p, "edgelstm_native").is_dir()])
+    for option, how in (("--operators", "build-plugin --ort"), ("--cflags", "build-plugin --c")):
+        code, _, err = run("config", option)
+        assert code == 2
+        assert how in err
+        assert "pip install 'edgelstm[native]'" in err
 
 
 def test_the_best_kernels_are_taken(prebuilt: Path) -> None:

@@ -161,3 +161,47 @@ def test_a_damaged_picture_of_a_folder_is_one_bad_frame(folder: Path) -> None:
     with pytest.raises(EdgeLstmError, match=r"f1\.npy"):
         edgelstm.run(folder / "m.onnx", str(folder), threads=1)
     assert edgelstm.run(folder / "m.onnx", str(folder), on_bad_frame="skip", threads=1).skipped == 1
+
+
+def test_a_message_that_can_not_be_read_is_one_bad_frame(folder: Path) -> None:
+    writer_of = pytest.importorskip("mcap.writer").Writer
+    with (folder / "x.mcap").open("wb") as file:
+        writer = writer_of(file)
+        writer.start()
+        channel = writer.register_channel("/x", "json", 0)
+        for k in range(5):
+            data = b'{"v": [1, ' if k == 2 else json.dumps({"v": [k, 1, 2]}).encode()
+            writer.add_message(channel, 10**18 + k * 10**9, data, 10**18 + k * 10**9)
+        writer.finish()
+    report, lines = serve(folder, 'source = "x.mcap:topic=/x:field=v"')
+    assert [e["index"] for e in lines] == [0, 1, 3, 4]
+    assert report.streams["s"]["dropped:unreadable"] == 1
+    with pytest.raises(EdgeLstmError, match="message 2: not readable"):
+        edgelstm.run(folder / "m.onnx", f"{folder}/x.mcap:topic=/x:field=v", threads=1)
+    with pytest.raises(EdgeLstmError, match="not readable"):
+        open_source(f"{folder}/x.mcap:topic=/x:field=w")
+    with pytest.raises(EdgeLstmError, match="once its recorder has closed it"):
+        open_source(f"{folder}/x.mcap:topic=/x:field=v", follow=True)
+
+
+def test_a_lone_stream_has_one_name_in_every_table(folder: Path) -> None:
+    """As `score` and `detect` call it."""
+    np.save(folder / "x.npy", np.ones((3, 3), np.float32))
+    for source, name in ((f"{folder}/x.npy", "main"), (f"left={folder}/x.npy", "left")):
+        edgelstm.run(folder / "m.onnx", source, folder / "o.csv", threads=1)
+        rows = (folder / "o.csv").read_text().splitlines()[1:]
+        assert [row.split(",")[0] for row in rows] == [name] * 3
+
+
+def test_a_page_of_a_table_with_a_bad_row_and_a_gap(folder: Path) -> None:
+    (folder / "g.csv").write_text(
+        "t,x,y,z\n0,1,1,1\n1,1,1,1\n2,n/a,1,1\n3,1,1,1\n9,1,1,1\n", encoding="utf-8"
+    )
+    spec = f"{folder}/g.csv:time=t"
+    with pytest.raises(EdgeLstmError, match="'n/a'"):
+        edgelstm.report(folder / "m.onnx", spec, folder / "p.html", threads=1)
+    made = edgelstm.report(
+        folder / "m.onnx", spec, folder / "p.html", on_bad_frame="skip", on_gap="reset", threads=1
+    )
+    assert (made.frames, made.run.resets) == (4, 1)
+    assert "--on-gap reset --on-bad-frame skip" in (folder / "p.html").read_text(encoding="utf-8")

@@ -176,7 +176,7 @@ def test_gaps_and_backward_steps_in_time(tmp_path: Path) -> None:
     assert [f.gap for f in found[:3]] == [None] * 3
     assert found[3].gap == "3 rows missing between 2024-01-01T00:20 and 2024-01-01T01:00"
     spec = write(tmp_path / "b.csv", [["t", "a"], [5, 1], [4, 1]])
-    assert "row 2 (line 3): time runs backwards: found 4 after 5" in refusal(f"{spec}:time=t")
+    assert "row 2 (line 3), column 't': time runs backwards: found 4 after 5" in refusal(f"{spec}:time=t")
     spec = write(tmp_path / "n.csv", [["t", "a"], ["noon", 1]])
     assert "row 1 (line 2), column 't': time: found 'noon'; expected seconds, or ISO 8601" in refusal(
         f"{spec}:time=t"
@@ -217,6 +217,55 @@ def test_parquet_out_is_csv_out(tmp_path: Path) -> None:
         rows = list(csv.DictReader(file))
     assert list(table) == list(rows[0]) == ["stream", "index", "name", "time", "milliseconds", "y[0]", "y[1]"]
     np.testing.assert_array_equal(table["y[1]"], [float(row["y[1]"]) for row in rows])
+
+
+def seconds(folder: Path, *times: object) -> list[float | None]:
+    return [
+        f.time
+        for f in open_source(f"{write(folder / 't.csv', [['t', 'a'], *[[t, 1] for t in times]])}:time=t")
+    ]
+
+
+def test_digits_that_are_a_date_and_a_time(tmp_path: Path) -> None:
+    """As seconds every hour would have a gap of 40."""
+    assert seconds(tmp_path, 202401312350, 202402010000, 202402010010) == [0, 600, 1200]
+    assert seconds(tmp_path, 20240131235959, 20240201000000) == [0, 1]
+    assert seconds(tmp_path, 1706745599, 1706745600) == [0, 1]
+    assert seconds(tmp_path, "20240131.0", "20240132.0") == [0, 1]
+    spec = write(tmp_path / "d.csv", [["t", "a"], [20240131, 1], [20240201, 1]])
+    assert "expected 2024-01-31, or 20240131.0 for seconds" in refusal(f"{spec}:time=t")
+
+
+def test_a_column_of_times_has_one_kind(tmp_path: Path) -> None:
+    for first, other, kind in (
+        ("2024-01-01T00:00", "2024-01-01T01:10+01:00", "times without a zone"),
+        ("2024-01-01T00:00Z", "2024-01-01T00:10", "times with a zone"),
+        ("5", "2024-01-01T00:10", "seconds"),
+    ):
+        spec = write(tmp_path / "t.csv", [["t", "a"], [first, 1], [other, 1]])
+        assert f"behind {kind}; expected one kind" in refusal(f"{spec}:time=t")
+    assert seconds(tmp_path, "2024-10-27T02:59+02:00", "2024-10-27T02:00+01:00") == [0, 60]
+    spec = write(tmp_path / "t.csv", [["t", "a"], ["2024-10-27T02:50", 1], ["2024-10-27T02:00", 1]])
+    assert "set back in autumn? Write it with its zone" in refusal(f"{spec}:time=t")
+
+
+def test_a_time_a_second_time_is_told_and_no_gap(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Ten rows a second with stamps of whole seconds had a gap at each second."""
+    spec = write(tmp_path / "t.csv", [["t", "a"], *[[k // 10, 1] for k in range(40)]])
+    assert [f.gap for f in open_source(f"{spec}:time=t")] == [None] * 40
+    assert caplog.text.count("a second time in one stream; key=COLUMN") == 1
+
+
+def test_cells_that_are_not_there_move_no_column(tmp_path: Path) -> None:
+    """Between white space an empty cell can't be seen; a row of separators is one of nothing, but at the end."""
+    (tmp_path / "w.txt").write_text("a b c\n1 2 3\n1  3\n")
+    assert "row 2 (line 3): found 2 values; expected 3 values, as the first row has" in refusal(
+        f"{tmp_path / 'w.txt'}:columns=a,b"
+    )
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n,\n3,4\n,\n,\n")
+    found = [f.data for f in open_source(str(tmp_path / "t.csv"))]
+    np.testing.assert_array_equal(found, [[1, 2], [np.nan, np.nan], [3, 4]])
+    assert "found '1_000'; expected a number" in refusal(write(tmp_path / "u.csv", [["a"], ["1_000"]]))
 
 
 def test_times_with_jitter_have_no_gaps_but_real_ones(tmp_path: Path) -> None:

@@ -40,8 +40,14 @@ def built() -> GstPlugin:
     plugin = GstPlugin(prefix, sources_hash(source))
     if plugin.path.is_file():
         return plugin
-    shutil.copytree(library.prefix, prefix, dirs_exist_ok=True)
-    return build_gst(prefix, source=source, flags=("-O1",))
+    own = prefix.with_name(f"{prefix.name}-{os.getpid()}")  # others may be building too
+    shutil.copytree(library.prefix, own)
+    build_gst(own, source=source, flags=("-O1",))
+    try:
+        own.rename(prefix)
+    except OSError:
+        shutil.rmtree(own)
+    return plugin
 
 
 def environment() -> dict[str, str]:

@@ -3,7 +3,9 @@
 Reads JSON from standard input, a list of runs, and writes what came of each. A run: ``properties``; ``caps`` of what comes; ``frames``, a
 file, and ``size``, bytes of a frame in it; ``after``: caps of what may come out; ``out``: a file for it; ``do``: a list of
 ``["frame", k, milliseconds or null, discont]``, ``["gap", milliseconds, milliseconds]``, ``["flush"]``, ``["caps", caps, size]``,
-``["segment", rate]``, ``["reset"]``, ``["stream"]``, ``["eos"]``, ``["set", property, value]``, ``["rss", repeats]``.
+``["segment", rate]``, ``["reset"]``, ``["stream", name]``, ``["late", milliseconds]``, ``["turned", orientation]``, ``["eos"]``, ``["restart"]``, ``["set", property, value]``, ``["rss", repeats]``, ``["query", caps]``. Or a pipeline that is seeked in:
+``pipeline``, with an appsink ``out``; ``before`` and ``after``: how many buffers are taken before and after a flushing seek to
+``seek`` milliseconds; their bytes go to ``out``.
 """
 
 from __future__ import annotations
@@ -133,11 +135,33 @@ class Run:
             segment.stop = Gst.SECOND
         self.push(Gst.Event.new_segment(segment))
 
-    def stream(self) -> None:
-        self.push(Gst.Event.new_stream_start("two"))
+    def stream(self, name: str) -> None:
+        self.push(Gst.Event.new_stream_start(name))
+
+    def turned(self, how: str) -> None:
+        tags = Gst.TagList.new_empty()
+        tags.add_value(Gst.TagMergeMode.REPLACE, Gst.TAG_IMAGE_ORIENTATION, how)
+        self.push(Gst.Event.new_tag(tags))
+
+    def late(self, at: int) -> None:
+        event = Gst.Event.new_qos(Gst.QOSType.UNDERFLOW, 2.0, 0, at * Gst.MSECOND)
+        self.told["flows"].append(bool(self.sink.push_event(event)))
 
     def reset(self) -> None:
         self.element.emit("reset")
+
+    def query(self, text: str) -> None:
+        caps = self.element.get_static_pad("sink").query_caps(Gst.Caps.from_string(text))
+        self.told["flows"].append(caps.to_string())
+
+    def restart(self) -> None:
+        self.element.set_state(Gst.State.NULL)
+        self.source.set_active(False)
+        self.source.set_active(True)
+        self.element.set_state(Gst.State.PAUSED)
+        self.push(Gst.Event.new_stream_start("one"))
+        self.caps(self.given["caps"])
+        self.segment(1.0)
 
     def eos(self) -> None:
         self.push(Gst.Event.new_eos())
@@ -146,6 +170,29 @@ class Run:
         Gst.util_set_object_arg(self.element, name, value)
 
 
+def seeked(given: dict[str, Any]) -> dict[str, Any]:
+    """A whole pipeline with a seek."""
+    pipeline = Gst.parse_launch(given["pipeline"])
+    sink, out, pts = pipeline.get_by_name("out"), bytearray(), []
+
+    def take(count: int) -> None:
+        for _ in range(count):
+            buffer = sink.emit("pull-sample").get_buffer()
+            out.extend(buffer.extract_dup(0, buffer.get_size()))
+            pts.append(buffer.pts // Gst.MSECOND)
+
+    pipeline.set_state(Gst.State.PLAYING)
+    take(given["before"])
+    pipeline.seek_simple(
+        Gst.Format.TIME, Gst.SeekFlags.FLUSH | Gst.SeekFlags.ACCURATE, given["seek"] * Gst.MSECOND
+    )
+    take(given["after"])
+    pipeline.set_state(Gst.State.NULL)
+    Path(given["out"]).write_bytes(out)
+    return {"out": len(out), "pts": pts}
+
+
 if __name__ == "__main__":
     Gst.init(None)
-    print(json.dumps([Run(given).do() for given in json.load(sys.stdin)]))
+    runs = json.load(sys.stdin)
+    print(json.dumps([seeked(given) if "pipeline" in given else Run(given).do() for given in runs]))

@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -26,16 +27,52 @@ static void expect(bool good, const char* what) {
 }
 static void close(double a, double b, const char* what) { expect(std::fabs(a - b) <= 3e-5 * (1 + std::fabs(b)), what); }
 
-static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows) {
+// A matrix in fewer bits: its elements as they are stored, what a code of each row is worth, and what they are worth in float.
+struct Stored {
+  std::vector<int8_t> codes;
+  std::vector<uint16_t> halves;
+  Vector scale;
+  const void* data(const Vector& w, Weights kind) const {
+    return kind == Weights::kInt8 ? static_cast<const void*>(codes.data()) : kind == Weights::kBfloat16 ? halves.data() : static_cast<const void*>(w.data());
+  }
+};
+static Stored store(Vector& w, int64_t columns, Weights kind) {
+  Stored s;
+  for (size_t at = 0; at < w.size(); at++) {
+    if (at % columns == 0) s.scale.push_back(0.005f * (1.5f + draw()));
+    if (kind == Weights::kInt8) {
+      s.codes.push_back(static_cast<int8_t>(std::lrint(w[at] * 128 - 0.5f)));  // -128 too
+      w[at] = s.codes.back() * s.scale.back();
+    } else if (kind == Weights::kBfloat16) {
+      uint32_t bits;
+      std::memcpy(&bits, &w[at], 4);
+      s.halves.push_back(static_cast<uint16_t>(bits >> 16));
+      bits &= 0xffff0000u;
+      std::memcpy(&w[at], &bits, 4);
+    }
+  }
+  return s;
+}
+static Shared scales(const Stored& s, const std::vector<int64_t>& gates, int64_t units, int lanes) {
+  std::vector<const float*> first;
+  for (int64_t row : gates) first.push_back(s.scale.data() + row);
+  return pack_bias(first, units, lanes);
+}
+
+static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, Weights kind) {
   int64_t columns = inputs + units;
-  Vector w = draws(4 * units * columns), b = draws(4 * units), p = draws(3 * units), x = draws(rows * inputs), h = draws(rows * units),
+  Vector w = draws(4 * units * columns);
+  Stored stored = store(w, columns, kind);
+  Vector b = draws(4 * units), p = draws(3 * units), x = draws(rows * inputs), h = draws(rows * units),
          c = draws(rows * units), h_out(rows * units), c_out(rows * units);
-  auto panels = pack({w.data(), 4 * units, columns, 0, columns, false, {0, units, 2 * units, 3 * units}}, units, k.lanes);
+  std::vector<int64_t> four{0, units, 2 * units, 3 * units};
+  auto panels = pack({stored.data(w, kind), 4 * units, columns, 0, columns, false, four, kind}, units, k.lanes);
+  auto scale = scales(stored, four, units, k.lanes);
   auto bias = pack_bias({b.data(), b.data() + units, b.data() + 2 * units, b.data() + 3 * units}, units, k.lanes);
   Shared peepholes[3];
   for (int j = 0; j < 3; j++) peepholes[j] = pack_bias({p.data() + j * units}, units, k.lanes);
   LstmStep s{};
-  s.panels = panels->data(), s.bias = bias->data();
+  s.panels = panels->data(), s.bias = bias->data(), s.scale = scale->data(), s.weights = kind;
   s.p_i = peepholes[0]->data(), s.p_f = peepholes[1]->data(), s.p_o = peepholes[2]->data();
   s.inputs = inputs, s.width = units, s.units = units, s.rows = rows;
   s.x = x.data(), s.h = h.data(), s.c = c.data(), s.h_out = h_out.data(), s.c_out = c_out.data();
@@ -55,17 +92,21 @@ static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows) 
     }
 }
 
-static void gru(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, bool after) {
-  Vector w = draws(3 * units * inputs), r = draws(3 * units * units), b = draws(4 * units), x = draws(rows * inputs), h = draws(rows * units),
+static void gru(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, bool after, Weights kind) {
+  Vector w = draws(3 * units * inputs), r = draws(3 * units * units);
+  Stored of_w = store(w, inputs, kind), of_r = store(r, units, kind);
+  Vector b = draws(4 * units), x = draws(rows * inputs), h = draws(rows * units),
          out(rows * units), scratch(3 * rows * units);
-  auto x_panels = pack({w.data(), 3 * units, inputs, 0, inputs, false, {0, units, 2 * units}}, units, k.lanes);
-  std::vector<int64_t> first{0, units, 2 * units};
+  std::vector<int64_t> three{0, units, 2 * units}, first = three, last{2 * units};
   if (!after) first.pop_back();
-  auto h_panels = pack({r.data(), 3 * units, units, 0, units, false, first}, units, k.lanes);
-  auto n_panels = pack({r.data(), 3 * units, units, 0, units, false, {2 * units}}, units, k.lanes);
+  auto x_panels = pack({of_w.data(w, kind), 3 * units, inputs, 0, inputs, false, three, kind}, units, k.lanes);
+  auto h_panels = pack({of_r.data(r, kind), 3 * units, units, 0, units, false, first, kind}, units, k.lanes);
+  auto n_panels = pack({of_r.data(r, kind), 3 * units, units, 0, units, false, last, kind}, units, k.lanes);
+  auto x_scale = scales(of_w, three, units, k.lanes), h_scale = scales(of_r, first, units, k.lanes), n_scale = scales(of_r, last, units, k.lanes);
   auto bias = pack_bias({b.data(), b.data() + units, b.data() + 2 * units, b.data() + 3 * units}, units, k.lanes);
   GruStep s{};
   s.x_panels = x_panels->data(), s.h_panels = h_panels->data(), s.n_panels = n_panels->data(), s.bias = bias->data();
+  s.weights = kind, s.x_scale = x_scale->data(), s.h_scale = h_scale->data(), s.n_scale = n_scale->data();
   s.after = after, s.inputs = inputs, s.units = units, s.rows = rows;
   s.x = x.data(), s.h = h.data(), s.h_out = out.data();
   s.z = scratch.data(), s.reset_h = s.z + rows * units, s.n = s.reset_h + rows * units;
@@ -95,11 +136,12 @@ static void gru(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, b
 int main() {
   const Kernels& k = kPortable;
   for (int64_t units : {1, 4, 13, 37})
-    for (int64_t rows : {1, 2, 3, 9}) {
-      lstm(k, 5, units, rows);
-      gru(k, 5, units, rows, true);
-      gru(k, 5, units, rows, false);
-    }
+    for (int64_t rows : {1, 2, 3, 9})
+      for (Weights kind : {Weights::kFloat, Weights::kInt8, Weights::kBfloat16}) {
+        lstm(k, 5, units, rows, kind);
+        gru(k, 5, units, rows, true, kind);
+        gru(k, 5, units, rows, false, kind);
+      }
   double worst = 0;
   for (int kind = 0; kind < 2; kind++)
     for (float x = -30; x < 30; x += 0.0007f) {

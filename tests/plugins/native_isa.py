@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 from test_native_operators import Lstm, model
+from test_native_weights import KINDS, Gru
+from test_native_weights import Lstm as WideLstm
 
 import native_library
 from edgelstm.graph.gates import GateVariant
@@ -46,6 +48,19 @@ def main(library: Path) -> None:
             np.float32,
             k=64 + units,
         )
+    for kind, units, rows in itertools.product(KINDS, (1, 13, 37), (1, 2, 5)):
+        for variant in (GateVariant(), GateVariant(coupled=True)):
+            lstm = WideLstm(kind, variant, 17, units, rows)
+            for a, b in zip(
+                native_library.session(lstm.model, library).run(None, lstm.feeds),
+                lstm.expected(),
+                strict=True,
+            ):
+                assert_close(a, b, np.float32, k=64 + 17 + units)
+        for after in (False, True):
+            gru = Gru(kind, after, 5, units, rows)
+            (found,) = native_library.session(gru.model, library).run(None, gru.feeds)
+            assert_close(found, gru.expected(), np.float32, k=64 + units)
     print("good")
 
 

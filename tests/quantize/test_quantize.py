@@ -375,7 +375,7 @@ def test_other_preprocessing() -> None:
 def test_quantised_twice() -> None:
     step = zoo.lstm()
     quantised = everything(step)
-    with pytest.raises(EdgeLstmError, match=r"quantised already: found QuantizeLinear"):
+    with pytest.raises(EdgeLstmError, match=r"quantised already: found DequantizeLinear, QuantizeLinear"):
         quantize(quantised, calibrated(step))
 
 
@@ -395,7 +395,7 @@ def test_unknown_weights() -> None:
             "tensorrt",
             "int4",
             None,
-            r"precision: found int4; expected one of int8, fp8, fp16, bf16, fp32 or auto",
+            r"precision: found int4; expected one of int8, fp8, fp16, bf16, int8-weights, bf16-weights, fp32 or auto",
         ),
         (
             "onnxruntime",
@@ -403,6 +403,7 @@ def test_unknown_weights() -> None:
             None,
             r"precision fp8 for ONNX Runtime on the CPU: found no 8-bit floating point",
         ),
+        ("tensorrt", "int8-weights", None, r"precision int8-weights for TensorRT: found weights alone"),
         ("tensorrt", "fp8", "orin", r"precision fp8 on orin: found an architecture without fp8.*hopper"),
         ("tensorrt", "bf16", "turing", r"precision bf16 on turing"),
         ("tensorrt", "int8", "voodoo", r"GPU: found voodoo; expected one of xavier"),

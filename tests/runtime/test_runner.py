@@ -39,6 +39,31 @@ def test_streams_advance_together_and_apart(path: Path) -> None:
         assert runner.streams == ("front", "rear")
 
 
+def test_what_is_masked_was_never_measured(path: Path) -> None:
+    """netCDF4 gives masked arrays, whose fill values are finite."""
+    masked = np.ma.array([1e20, 1, 2], mask=[True, False, False], dtype=np.float32)
+    with Runner.open(path, streams=2) as runner:
+        stream = runner.stream("a")
+        for give in (stream.step, lambda f: runner.step_all(f[None])):
+            with pytest.raises(EdgeLstmError, match="NaN or infin"):
+                give(masked)
+    with Runner.open(path, streams=2, on_bad_frame="zero") as runner:
+        a, b = runner.stream("a"), runner.stream("b")
+        unmasked = np.array([0, 1, 2], np.float32)
+        np.testing.assert_array_equal(a.step(masked)["y"], b.step(unmasked)["y"])
+        whole = np.ma.array(unmasked)
+        np.testing.assert_array_equal(a.step(whole)["y"], b.step(unmasked)["y"])
+
+
+def test_a_name_is_text(path: Path) -> None:
+    with Runner.open(path, streams=2) as runner:
+        runner.stream("1")
+        for name in (1, 1.0, None):
+            with pytest.raises(EdgeLstmError, match="expected a name"):
+                runner.stream(name)  # type: ignore[arg-type]
+        assert runner.streams == ("1",)
+
+
 def test_outputs_come_in_the_order_given(path: Path) -> None:
     with Runner.open(path, streams=2) as runner:
         runner.stream("a")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -133,7 +134,20 @@ def test_nothing_is_held_against_a_frame_that_was_skipped(tmp_path: Path) -> Non
     )
     assert found.run.skipped == 1
     with (tmp_path / "s.csv").open() as file:
-        assert [int(row["index"]) for row in csv.DictReader(file)] == [1, 2, 3, 6, 7, 8]
+        # What was foretold for 6 was foretold by a state that had not seen 4.
+        assert [int(row["index"]) for row in csv.DictReader(file)] == [1, 2, 3, 7, 8]
+
+
+def test_a_forecast_that_rests_on_a_skipped_frame_does_not_count(tmp_path: Path) -> None:
+    zoo.persistence(leads=2).save(tmp_path / "m.onnx")
+    x = RNG.normal(size=(10, 1, 4, 4)).astype(np.float32)
+    x[4, 0, 1, 1] = np.nan
+    np.save(tmp_path / "x.npy", x)
+    given: dict[str, Any] = {"on_bad_frame": "skip", "threads": 1}
+    report = edgelstm.score(tmp_path / "m.onnx", str(tmp_path / "x.npy"), **given)
+    assert [row["forecasts"] for row in report.rows] == [4, 4], "those of frames 0, 1, 6 and 7"
+    errors = [np.abs(x[k + 1] - x[k]).mean() for k in (0, 1, 6, 7)]
+    assert report.rows[0]["mae"] == pytest.approx(np.mean(errors), rel=1e-5)
 
 
 def test_forecasts_of_one_stream_are_not_scored_on_another(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def test_it_is_still_a_step_graph_of_ours(tmp_path: Path) -> None:
 
 def test_export_writes_the_form_that_is_asked_for(run: Run, tmp_path: Path) -> None:
     zoo.lstm().save(tmp_path / "m.onnx")
-    code, _, error = run("export", "m.onnx", "-o", "p.onnx", "--lower", "plain", "--limit", 5)
+    code, _, error = run("export", "m.onnx", "-o", "p.onnx", "--runtime", "plain", "--limit", 5)
     assert code == 0, error
     assert edgelstm.inspect(tmp_path / "p.onnx").operators.keys() >= {"Sigmoid", "Tanh"}
     code, text, error = run("lower", "m.onnx", "-o", "q.onnx", "--runtime", "openvino")

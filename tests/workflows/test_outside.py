@@ -6,6 +6,7 @@ import json
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
 from edgelstm.quantize.calibration import Calibration, still_notes
 from edgelstm.runtime.onnxruntime import OrtProgram
-from edgelstm.runtime.outside import LOOKS, OutsideRange
+from edgelstm.runtime.outside import LOOKS, Outside, OutsideRange
 from recordings import smooth_frames
 
 
@@ -167,3 +168,32 @@ def test_only_five_are_named_and_inputs_that_no_product_reads_too() -> None:
     said = calibrate(step, [list(frames)], threads=1).notes
     assert any("input 'x': 7 of 9 channels never moved (2, 3, 4, 5, 6 and 2 more)" in n for n in said), said
     assert json.dumps(said)
+
+
+def said_of(frames: np.ndarray, seen: tuple[float, float]) -> list[str]:
+    outside = Outside({"x": seen})
+    return [note for x in frames if not outside.done and (note := outside.look({"x": x})) is not None]
+
+
+def test_frames_that_are_far_too_small_are_said_once_enough_came() -> None:
+    """0 to 1 where 0 to 255 was seen."""
+    rng = np.random.default_rng(4)
+    frames = rng.uniform(size=(100, 8, 8)).astype(np.float32)
+    assert len(said_of(frames, (0.0, 255.0))) == 1
+    assert "next to nothing" in said_of(frames, (0.0, 255.0))[0]
+    assert not said_of(frames[:40], (0.0, 255.0)), "too few to tell"
+
+
+@pytest.mark.parametrize(
+    ("make", "seen"),
+    [
+        (lambda rng: np.zeros((200, 8)), (0.0, 255.0)),  # nothing there yet
+        (lambda rng: np.where(np.arange(200)[:, None] > 50, 180.0, rng.uniform(size=(200, 8))), (0.0, 255.0)),
+        (lambda rng: rng.normal(0, 0.002, (200, 512)), (-0.9, 0.95)),  # a silent room
+        (lambda rng: rng.normal(20, 0.01, (200, 6)), (-20.0, 60.0)),  # a machine that stands still
+        (lambda rng: rng.integers(0, 7, (200, 64)), (0.0, 255.0)),  # a camera at night
+        (lambda rng: np.full((200, 4), np.nan), (0.0, 255.0)),
+    ],
+)
+def test_what_is_small_for_a_while_is_no_missing_scale(make: Any, seen: tuple[float, float]) -> None:
+    assert not said_of(make(np.random.default_rng(5)).astype(np.float32), seen)

@@ -16,6 +16,7 @@ from edgelstm.frontends.keras.calls import Arguments, Ref, Slot, read_call
 from edgelstm.frontends.keras.layers.attention import Bindable
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
 from edgelstm.frontends.keras.layers.recurrent import Recurrent
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.names import clean, snake_case
 from edgelstm.frontends.keras.operators.table import is_operator, make_operator
 from edgelstm.frontends.keras.options import Options, is_off, is_whole
@@ -70,10 +71,10 @@ class Network(Layer):
                 found=f"{type(error).__name__} {str(error)[:100]}",
             ) from error
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         """By the paths at which a .keras file has their weights: the class's name, numbered."""
         counts: dict[str, int] = {}
-        found = []
+        found: list[tuple[str, Weighted]] = []
         for kind, layer in self.layers:
             name = snake_case(kind)
             number = counts.get(name, 0)

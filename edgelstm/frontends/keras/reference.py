@@ -14,7 +14,8 @@ import numpy as np
 
 from edgelstm.dtypes import np_dtype
 from edgelstm.frontends.keras.build import Built
-from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
+from edgelstm.frontends.keras.layers.layer import Memory, Tensor
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.network import Network
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
@@ -120,7 +121,7 @@ class KerasProgram:
         return outputs
 
 
-def _all(layer: Layer) -> Iterator[Layer]:
+def _all(layer: Weighted) -> Iterator[Weighted]:
     """The layer and all inside it."""
     yield layer
     for _, child in layer.children():

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.file import WeightStore
 from edgelstm.frontends.keras.hdf5 import Float32
-from edgelstm.frontends.keras.layers.layer import Layer
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.network import Network
 
 #: A layer and one of its own weights.
-Slot = tuple[Layer, str]
+Slot = tuple[Weighted, str]
 #: What containers of layers were called before Keras 2.15.
 _OLD_CONTAINER = "_layer_checkpoint_dependencies"
 
@@ -24,7 +24,7 @@ def load_weights(network: Network, store: WeightStore) -> None:
         _by_layer(network, store)
 
 
-def _by_path(layer: Layer, store: WeightStore, path: str, seen: dict[int, str]) -> None:
+def _by_path(layer: Weighted, store: WeightStore, path: str, seen: dict[int, str]) -> None:
     names = [name for part in layer.variables() for name in part]
     if names:
         layer.receive(store.arrays(path))
@@ -62,19 +62,19 @@ def _by_layer(network: Network, store: WeightStore) -> None:
                 owner.receive([given[id(owner)][n] for n in own])
 
 
-def _all(layer: Layer) -> Iterator[Layer]:
+def _all(layer: Weighted) -> Iterator[Weighted]:
     yield layer
     for _, child in layer.children():
         yield from _all(child)
 
 
-def everything(layer: Layer) -> list[Slot]:
+def everything(layer: Weighted) -> list[Slot]:
     """A layer's weights, its own first, then layer by layer."""
     own = [(layer, name) for part in layer.variables() for name in part]
     return own + [slot for _, child in layer.children() for slot in everything(child)]
 
 
-def trainable(layer: Layer) -> list[Slot]:
+def trainable(layer: Weighted) -> list[Slot]:
     """Those that training changes; a layer set to ``trainable=False`` has none."""
     if not layer.trainable:
         return []
@@ -82,7 +82,7 @@ def trainable(layer: Layer) -> list[Slot]:
     return own + [slot for _, child in layer.children() for slot in trainable(child)]
 
 
-def frozen(layer: Layer) -> list[Slot]:
+def frozen(layer: Weighted) -> list[Slot]:
     """The others."""
     if not layer.trainable:
         return everything(layer)

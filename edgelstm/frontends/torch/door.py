@@ -29,7 +29,7 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
     """A module as a step, or as a window where that is asked for and it starts anew at every call."""
     module = _module(source, request)
     drawn = (
-        random_weights(module, source, request.kwargs)
+        random_weights(module, source, request.init)
         if isinstance(source, str) and request.weights is None
         else []
     )
@@ -171,7 +171,7 @@ def _check_order(module: Any, request: Request, step: TorchStep | TorchWindow) -
 
 
 def _module(source: Any, request: Request) -> Any:
-    module = resolve(source, request.kwargs) if isinstance(source, str) else source
+    module = resolve(source, request.init) if isinstance(source, str) else source
     if request.weights is not None:
         load_weights(module, request.weights)
     return module

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.sources.source import Frame
+from edgelstm.runtime.outside import Outside
 from edgelstm.runtime.protocol import Array
 from edgelstm.verify.anomaly import Detector
 from edgelstm.verify.step_errors import Errors
@@ -37,6 +38,7 @@ class Scores:
         self._detector, self._signature, self._fresh = detector, signature, fresh
         self._errors: Errors[Stepped] = Errors(detector.target, self._take, detector.settle)
         self._score: float | None = None
+        self._outside = Outside(detector.ranges, "what the detector was fitted on")
 
     def _take(self, step: Stepped, error: Array) -> None:
         score = self._detector.score(error)
@@ -47,6 +49,8 @@ class Scores:
     ) -> float | None:
         """The score of one step, in the model's own units; None where it has none, as the first of a stream that foretells."""
         self._score = None
+        if not self._outside.done and (note := self._outside.look(inputs)) is not None:
+            log.warning("stream %s: %s", stream, note)
         self._errors(Stepped(stream, self._signature, frame, inputs, outputs, self._fresh))
         return self._score
 

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.postprocess import parse_postprocess
 from edgelstm.pipeline.service.alarm import Alarms
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
-from edgelstm.pipeline.service.checkpoint import SectionPart
+from edgelstm.pipeline.service.checkpoint import SectionPart, Whose
 from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard, Ranges
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import StreamSection
 
 log = logging.getLogger("edgelstm.serve")
+
+
+#: Frames whose names are kept, at least those that wait anywhere.
+NAMED = 4096
 
 
 class Channel:
@@ -86,6 +91,8 @@ class Channel:
         self._over = self._removed = False
         #: Index of the last frame that a feed took; where the source's first frame is named.
         self._read = -1
+        #: Index and name of the last frames, among which is the oldest that is not dealt with.
+        self._names: deque[tuple[int, str]] = deque(maxlen=NAMED)
         self._lefts: dict[str, Member] = {}
         self._gone: dict[str, int] = {}
         self._resumed: SectionPart | None = None
@@ -178,6 +185,7 @@ class Channel:
             taken = member.feed.put(arrived)
             if taken:
                 self._read = arrived.frame.index
+                self._names.append((arrived.frame.index, arrived.frame.name))
         return taken
 
     def _is_known(self, name: str, index: int) -> bool:
@@ -214,7 +222,7 @@ class Channel:
         if part is None:
             return {}
         since = max((p.stamp for p in part.streams.values()), default=-math.inf)
-        return {"after": part.floor, "since": since, "first_name": part.first}
+        return {"after": part.floor, "since": since, "first_name": part.first, "last_name": part.last or None}
 
     def resume(self, part: SectionPart, clocks: bool = True, fresh: bool = False) -> None:
         """Begin where a checkpoint left off; before anything runs. ``clocks``: time stamps too. ``fresh``: with states that begin anew: what
@@ -226,6 +234,8 @@ class Channel:
         finally:
             stream.close()
         self._resumed, self._read, self._gone = part, part.floor, dict(part.gone)
+        if part.last:
+            self._names.append((part.floor, part.last))
         for name, each in part.streams.items():
             member = self.member(name)
             if fresh:
@@ -256,6 +266,15 @@ class Channel:
         for member in members:
             member.feed.begin_anew()
 
+    def moved(self, index: int) -> None:
+        """The frame that was dealt with last has another index now; before the first frame is delivered."""
+        with self.loop.wake.lock:
+            self._read = index
+            self._names.clear()
+            for name, member in self.members.items():
+                member.moved_to(index)
+                log.debug("stream %s: goes on behind frame %d", name, index)
+
     def left(self, member: Member) -> None:
         """A member is done; called by the loop's thread."""
         part = member.part()
@@ -278,11 +297,24 @@ class Channel:
             # A frame that was dropped for a newer one is dealt with: what is open never lies behind it.
             self._gone = {name: index for name, index in self._gone.items() if index > floor}
             parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
+            last = next((name for index, name in self._names if index == floor), "")
             first = None if self.reader is None else self.reader.first_name
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
             gone = dict(self._gone)
+            whose = Whose.of(self.loop.file, self.loop.kin, self.signature)
             return SectionPart(
-                model, self.setup, first, floor, parts, gone, marks, alarms, self.clock, self.origin
+                model,
+                self.setup,
+                first,
+                floor,
+                parts,
+                gone,
+                marks,
+                alarms,
+                self.clock,
+                self.origin,
+                whose,
+                last,
             )
 
     def member(self, name: str) -> Member:

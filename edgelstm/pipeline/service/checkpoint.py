@@ -21,6 +21,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, atomic_path, read_bytes
+from edgelstm.graph.signature import Quantization, Signature
 from edgelstm.runtime.protocol import Array
 
 log = logging.getLogger("edgelstm.serve")
@@ -51,6 +52,41 @@ class StreamPart:
 
 
 @dataclass(frozen=True)
+class Whose:
+    """The model whose states a checkpoint has, where that may matter later. file: its name. kin: hashes of the models that it took
+    over from while the service ran, whose states mean the same. stored: of each state, what its numbers are stored as: dtype, and scale and zero
+    point where they are quantised."""
+
+    file: str = ""
+    kin: tuple[str, ...] = ()
+    stored: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, file: str, kin: tuple[str, ...], signature: Signature) -> Whose:
+        """That of a model that runs."""
+        stored: dict[str, dict[str, Any]] = {}
+        for spec in signature.states:
+            stored[spec.name] = {"dtype": spec.dtype}
+            if spec.quantization is not None:
+                stored[spec.name] |= {
+                    "scale": list(spec.quantization.scale),
+                    "zero_point": spec.quantization.zero_point,
+                }
+        return cls(file, kin, stored)
+
+    def specs(self, signature: Signature) -> Signature:
+        """``signature`` with its states stored as they were. Raises EdgeLstmError when it has other states."""
+        if {s.name for s in signature.states} != set(self.stored):
+            raise EdgeLstmError("its states are others", found=sorted(self.stored))
+        states = []
+        for spec in signature.states:
+            was = self.stored[spec.name]
+            coded = None if "scale" not in was else Quantization(tuple(was["scale"]), was["zero_point"])
+            states.append(replace(spec, dtype=was["dtype"], initial=None, quantization=coded))
+        return replace(signature, states=tuple(states))
+
+
+@dataclass(frozen=True)
 class SectionPart:
     """One section of the pipeline file.
 
@@ -73,6 +109,9 @@ class SectionPart:
     clock: str = ""
     #: Hash of what the section says of the source alone; empty where it is not known.
     origin: str = ""
+    whose: Whose = field(default_factory=lambda: Whose())
+    #: Name of the frame at ``floor``; empty where it is not known.
+    last: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +144,12 @@ class Checkpoint:
                 "alarms": s.alarms,
                 "clock": s.clock,
                 "origin": s.origin,
+                "last": s.last,
+                "whose": {
+                    "file": s.whose.file,
+                    "kin": list(s.whose.kin),
+                    "stored": s.whose.stored,
+                },
                 "streams": {
                     stream: {
                         "index": p.index,
@@ -174,7 +219,23 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
         alarms,
         clock,
         origin,
+        _whose(raw.get("whose")),
+        str(raw.get("last", "")),
     )
+
+
+def _whose(raw: Any) -> Whose:
+    if raw is None:  # it was not written at first
+        return Whose()
+    stored: dict[str, dict[str, Any]] = {}
+    for name, was in raw["stored"].items():
+        stored[str(name)] = {"dtype": str(was["dtype"])}
+        if "scale" in was:
+            stored[str(name)] |= {
+                "scale": [_number(v) for v in was["scale"]],
+                "zero_point": int(was["zero_point"]),
+            }
+    return Whose(str(raw["file"]), tuple(map(str, raw["kin"])), stored)
 
 
 def _state(raw: Any, payload: memoryview) -> Array:

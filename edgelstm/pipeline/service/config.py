@@ -158,7 +158,7 @@ class StreamSection(Section):
     )
     isolate: Literal["none", "process"] = Field(
         default="none",
-        description="process: the source runs in a process of its own, whose end, a crash too, is a failure of that source alone (Linux; not for sound and maps).",
+        description="process: the source runs in a process of its own, whose end, a crash too, is a failure of that source alone (Linux; not for sound).",
     )
     bad: Bad = Field(
         default="skip",

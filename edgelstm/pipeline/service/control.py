@@ -17,7 +17,8 @@ from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.config import StreamSection, cross_check
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
-from edgelstm.pipeline.service.service import ANSWER, Service
+from edgelstm.pipeline.service.saving import ANSWER
+from edgelstm.pipeline.service.service import Service
 from edgelstm.pipeline.service.writer import close_all
 from edgelstm.pipeline.sources.source import Array, Source
 
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgelstm.serve")
 
 T = TypeVar("T")
+#: Streams that may be opened at one time by those who add them: each has a thread of the API until it is there.
+OPENING = 16
+#: Seconds that opening a source may take while others wait for it.
+LONGEST = 30.0
 #: Keys of a stream that change while it goes on; for any other, its source is opened again.
 POLICIES = frozenset(
     ("queue", "overload", "max_gap", "gap", "late", "lost_after", "loss", "bad", "keep_every", "retries", "retry", "deadline", "hang_after")
@@ -64,8 +69,8 @@ class Control:
 
     def __init__(self, service: Service) -> None:
         self.service = service
-        self._coming: set[str] = set()
-        self._gone: set[str] = set()
+        #: Streams whose sources are being opened; set: nobody waits for it any more.
+        self._coming: dict[str, threading.Event] = {}
         self._names = threading.Lock()
 
     # ---- one stream ----
@@ -109,15 +114,20 @@ class Control:
         with self._names:
             if name in self._coming or any(c.name == name for c in service.channels):
                 raise TakenName(f"stream {name}", found="one of that name", expected="another name")
-            self._coming.add(name)
-            self._gone.discard(name)
+            if len(self._coming) >= OPENING:
+                raise EdgeLstmError(
+                    f"stream {name}",
+                    found=f"{OPENING} streams whose sources are being opened",
+                    expected="fewer: wait, or remove one of them",
+                )
+            gone = self._coming[name] = threading.Event()
         source: Source | None = None
         try:
             self._check(name, section)
-            source = service.source(name, section)
+            source = service.source(name, section, gone=gone)
             with service.changing:
                 self._check_running()
-                if name in self._gone:
+                if gone.is_set():
                     raise EdgeLstmError(f"stream {name} was removed before its source was there")
                 self._start(name, section, source)
         except BaseException:
@@ -126,15 +136,18 @@ class Control:
             raise
         finally:
             with self._names:
-                self._coming.discard(name)
+                if self._coming.get(name) is gone:
+                    del self._coming[name]
         log.info("stream %s: added", name)
 
     def remove(self, name: str) -> None:
         """Its source is read no more, what waits is dropped, its sinks are closed. A source that hangs is left behind."""
         with self._names:
-            if name in self._coming:
-                self._gone.add(name)
-                return
+            coming = self._coming.pop(name, None)
+        if coming is not None:
+            coming.set()
+            log.info("stream %s: removed before its source was there", name)
+            return
         service = self.service
         with service.changing:
             self._check_running()
@@ -341,7 +354,7 @@ class Control:
             self._close(channel.writers)
 
         def start(section: StreamSection, source: Source | None) -> None:
-            source = source or service.source(name, section)
+            source = source or service.source(name, section, within=LONGEST)
             try:
                 same = section.rate == old.rate
                 self._start(name, section, source, part, writers, channel.paused, same, channel.learnt)

@@ -12,7 +12,7 @@ from typing import TypeVar
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.config import Config, ModelSection
-from edgelstm.pipeline.service.control import Control, UnknownStream
+from edgelstm.pipeline.service.control import LONGEST, Control, UnknownStream
 from edgelstm.pipeline.service.guard import Ranges
 
 log = logging.getLogger("edgelstm.serve")
@@ -133,7 +133,9 @@ class Follower:
             for channel in channels:
                 wanted = config.streams.get(channel.name, channel.section)
                 same = wanted.source == channel.section.source
-                self._control.replace(channel, wanted, None if same else service.source(channel.name, wanted))
+                self._control.replace(
+                    channel, wanted, None if same else service.source(channel.name, wanted, within=LONGEST)
+                )
             self._files[name] = digest
             loop.ask(loop.runner.close)
         log.info("model %s: changed", name)

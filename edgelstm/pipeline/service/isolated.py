@@ -17,14 +17,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.place import Place
-from edgelstm.pipeline.sources.source import MAX_FRAME_BYTES, Array, Frame, Source
+from edgelstm.pipeline.place import Grid, Place
+from edgelstm.pipeline.sources.source import MAX_FRAME_BYTES, Array, Frame, NothingYet, Source
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -58,7 +59,12 @@ class _Isolated(Source):
             fps=hello["fps"],
             gaps=tuple(hello["gaps"]),
             said=tuple(hello["said"]),
-            place=Place(None if start is None else datetime.fromisoformat(start), hello["interval"]),
+            place=Place(
+                None if start is None else datetime.fromisoformat(start),
+                hello["interval"],
+                hello["grid"],
+                hello["units"],
+            ),
             streams=hello["streams"],
             live=hello["live"],
         )
@@ -72,7 +78,10 @@ class _Isolated(Source):
     def _of_child(self) -> Iterator[Frame]:
         if self._child.is_used:
             self._child = self._child.again()
-        yield from self._child.frames()
+        for frame, interval in self._child.frames():
+            if interval != self.place.interval:  # it is known with the second frame
+                self.place = replace(self.place, interval=interval)
+            yield frame
 
     def stop(self) -> None:
         super().stop()
@@ -123,15 +132,15 @@ class _Child:
         """Another one that does the same."""
         return _Child(self._job)
 
-    def frames(self) -> Iterator[Frame]:
-        """One by one, to the end. Raises EdgeLstmError when the process dies or lies."""
+    def frames(self) -> Iterator[tuple[Frame, float | None]]:
+        """One by one, to the end, with the seconds from frame to frame that are known by then. Raises EdgeLstmError when the process dies or lies."""
         self.is_used = self._reads = True
         try:
             while True:
                 said = self._message()
                 if "end" in said:
                     return
-                yield self._frame(said)
+                yield self._frame(said), _interval(said)
                 self._say(b"\n")  # the slot is free
         finally:
             self._reads = False
@@ -181,7 +190,10 @@ class _Child:
                 log.warning("%s", said["log"])
                 continue
             if "error" in said:
-                raise _error(said) or _lie("no error")
+                error = _error(said) or _lie("no error")
+                if said.get("nothing_yet") is True:
+                    raise NothingYet(error.what, found=error.found, expected=error.expected, hint=error.hint)
+                raise error
             return said
 
     def _died(self) -> EdgeLstmError:
@@ -253,6 +265,8 @@ def _hello(said: dict[str, Any]) -> dict[str, Any]:
             "streams": max(1, min(int(said["streams"]), 4096)),
             "live": bool(said["live"]),
             "start": start,
+            "grid": _grid(said["grid"]),
+            "units": _units(said["units"]),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise _lie(f"{type(error).__name__}: {error}") from None
@@ -263,6 +277,36 @@ def _error(said: Any) -> EdgeLstmError | None:
         return None
     told = [None if said.get(k) is None else str(said[k]) for k in ("found", "expected", "hint")]
     return EdgeLstmError(str(said["error"]), found=told[0], expected=told[1], hint=told[2])
+
+
+def _interval(said: dict[str, Any]) -> float | None:
+    try:
+        return None if said["interval"] is None else _number(said["interval"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _lie(f"{type(error).__name__}: {error}") from None
+
+
+def _grid(said: Any) -> Grid | None:
+    if said is None:
+        return None
+    proj4, rows, columns = str(said["proj4"]), int(said["rows"]), int(said["columns"])
+    if len(proj4) > 10_000 or min(rows, columns) < 1:
+        raise ValueError(f"a grid of {rows} x {columns}")
+    left, top, dx, dy = (_number(said[k]) for k in ("left", "top", "dx", "dy"))
+    return Grid(proj4, left, top, dx, dy, rows, columns)
+
+
+def _units(said: Any) -> dict[float, str]:
+    if len(said) > 64:
+        raise ValueError(f"{len(said)} units")
+    return {_number(factor): str(unit)[:64] for factor, unit in said}
+
+
+def _number(said: Any) -> float:
+    number = float(said)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} for a number")
+    return number
 
 
 def _lie(found: str) -> EdgeLstmError:

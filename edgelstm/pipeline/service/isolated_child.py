@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sources import open_source
+from edgelstm.pipeline.sources import NothingYet, open_source
 from edgelstm.pipeline.sources.source import Frame, Source
 
 SLOTS = 2
+#: Whose log lines the reader makes itself.
+CHECKS = Source.__module__
 ALIGNMENT = 64
 
 
@@ -35,7 +37,8 @@ def main(memory: int) -> None:
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(log=record.getMessage())
+            if record.name != CHECKS:  # the one who reads checks the frames too, and says so
+                say(log=record.getMessage())
 
     logging.getLogger("edgelstm").addHandler(Handler(logging.WARNING))
     job = json.loads(sys.stdin.buffer.readline())
@@ -61,12 +64,14 @@ def main(memory: int) -> None:
                 live=source.live,
                 start=None if place.start is None else place.start.isoformat(),
                 interval=place.interval,
+                grid=None if place.grid is None else place.grid.to_json(),
+                units=list(place.units.items()),
             )
             source.gives_bad = True
             _give(source, memory, free, say)
         say(end=True)
     except EdgeLstmError as error:
-        say(**_error(error))
+        say(**_error(error), nothing_yet=isinstance(error, NothingYet))
     except Exception as error:
         say(error=f"{type(error).__name__}: {error}")
 
@@ -75,10 +80,6 @@ def _check(source: Source) -> None:
     if source.is_sound:
         raise EdgeLstmError(
             f"{source.description} in a process of its own", found="sound", expected="another source"
-        )
-    if source.place.grid is not None:
-        raise EdgeLstmError(
-            f"{source.description} in a process of its own", found="maps", expected="a source without a grid"
         )
 
 
@@ -105,7 +106,7 @@ def _give(source: Source, memory: int, free: threading.Semaphore, say: Any) -> N
             # A NumPy name of a dtype says its byte order too.
             placed.append({"name": name, "dtype": array.dtype.str, "shape": array.shape, "place": place})
             place += _padded(array.nbytes)
-        say(**_words(frame), arrays=placed)
+        say(**_words(frame), arrays=placed, interval=source.place.interval)
 
 
 def _words(frame: Frame) -> dict[str, Any]:

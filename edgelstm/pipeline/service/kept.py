@@ -21,7 +21,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path
-from edgelstm.pipeline.service.counters import Counts
+from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import nbytes
 from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.snapshot import Snapshot
@@ -68,6 +68,8 @@ class Keeper:
         self._parts: deque[_Part] = deque()
         self._writing: threading.Thread | None = None
         self._last: float | None = None
+        #: Files that could not be written since the last one that was.
+        self._failed = 0
 
     def take(self, frame: Frame, stamp: float, snapshot: Callable[[], Mapping[str, Array]] | None) -> None:
         """A frame that is stepped next; ``snapshot`` gives the state before it, None where a window is half full."""
@@ -136,8 +138,15 @@ class Keeper:
                 old.unlink(missing_ok=True)
         except (OSError, ValueError, EdgeLstmError) as error:
             self._counts.add("unkept")
-            log.error("stream %s: the frames before it could not be kept: %s", self._name, error)
+            self._failed += 1
+            if is_worth_a_line(self._failed):
+                log.error("stream %s: the frames before it could not be kept: %s", self._name, error)
             return
+        if self._failed:
+            log.info(
+                "stream %s: frames are kept again; %d files could not be written", self._name, self._failed
+            )
+            self._failed = 0
         self._counts.add("kept")
         log.warning("stream %s: the last %d frames are kept in %s", self._name, len(frames), os.fspath(path))
 

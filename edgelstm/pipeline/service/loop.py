@@ -27,6 +27,8 @@ T = TypeVar("T")
 TICK = 0.2
 #: So many rounds in a row in which every step failed, and the engine is broken.
 BROKEN = 10
+#: So many models that one took over from are remembered.
+KIN = 16
 
 
 class Loop:
@@ -56,6 +58,9 @@ class Loop:
         self.calls = 0
         #: Hash of the model's file: it tells whether a state is of this model.
         self.digest = ""
+        #: Name of that file; hashes of those it took over from, whose states mean the same.
+        self.file = ""
+        self.kin: tuple[str, ...] = ()
         #: What ended the loop before its streams did.
         self.error: BaseException | None = None
         self.rooms, self.max_wait = rooms, max_wait
@@ -129,6 +134,8 @@ class Loop:
 
     def go_on_with(self, runner: Caller, digest: str) -> None:
         """Call another runner from here on, in which the members' streams are; for :meth:`ask`."""
+        if digest != self.digest:
+            self.kin = (*(k for k in self.kin if k != digest), self.digest)[-KIN:]
         old, self.runner, self.digest, self._noted = self.runner, runner, digest, len(runner.notes)
         self._are_good = glance(runner, self._ranges)
         old.close()

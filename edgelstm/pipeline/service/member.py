@@ -193,6 +193,13 @@ class Member:
         self.clock.begin_anew(part.stamp)
         self.counts.load(part.counts)
 
+    def moved_to(self, index: int) -> None:
+        """The frame that it saw last has another index now; before the first frame."""
+        if self.position is not None:
+            self.position = (index, self.position[1])
+        if self._resumed is not None:
+            self._resumed = replace(self._resumed, index=index)
+
     def part(self) -> StreamPart | None:
         """What a checkpoint keeps: nothing before the first frame."""
         return self._held if self._pending else self._part()
@@ -446,7 +453,7 @@ class Member:
             self._interrupt()
         try:  # of frames that stand in too: it remembers
             made = self._handed_on(due, outputs)
-        except EdgeLstmError as error:
+        except Exception as error:  # this stream's affair alone
             if is_worth_a_line(self.counts.add("undelivered:postprocess")):
                 log.warning("stream %s: frame %d: %s", self.name, due.frame.index, error)
             return

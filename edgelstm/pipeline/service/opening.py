@@ -85,14 +85,19 @@ class Opening:
         finally:
             self._done.set()
 
-    def result(self, stop: threading.Event, seconds: float | None = None) -> Source:
-        """The source, once; or what opening it raised. EdgeLstmError as soon as ``stop`` is set, or after ``seconds``: it is then left
+    def result(
+        self, stop: threading.Event, seconds: float | None = None, gone: threading.Event | None = None
+    ) -> Source:
+        """The source, once; or what opening it raised. EdgeLstmError as soon as ``stop`` or ``gone`` is set, or after ``seconds``: it is then left
         behind."""
         end = None if seconds is None else time.monotonic() + seconds
         while not self._done.wait(0.05):
             if stop.is_set():
                 self.abandon()
                 raise EdgeLstmError("stopped while it was being opened")
+            if gone is not None and gone.is_set():
+                self.abandon()
+                raise EdgeLstmError("it was removed before its source was there")
             if end is not None and time.monotonic() > end:
                 self.abandon()
                 raise EdgeLstmError("it hangs", found=f"not open after {seconds:g} s")

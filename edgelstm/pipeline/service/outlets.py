@@ -52,7 +52,7 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
             if not writer.is_open:
                 if _is_known(now, sink, options):
                     writer.learnt()
-            elif kind_of(sink).steps:
+            elif kind_of(sink).steps and kind_of(sink).maps:
                 writer.learnt()
 
     def opener(path: str, options: Options, events: bool = False) -> Callable[[threading.Event], Sink]:

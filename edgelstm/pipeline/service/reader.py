@@ -31,7 +31,8 @@ class Reader:
     last frame that was dealt with: those up to it are passed over, also when the source is opened again; by time where the source
     knows it, else by index. A live source gives each frame once: none is passed over, its index counts on, and those that come faster than
     ``rate`` are left out. first_name: the name of the frame that the index counts from. Where a source without time begins
-    with another one, ``elsewhere`` is called, and all of its frames are new. rooms: streams at
+    with another one, those up to ``last_name`` are passed over if it has a frame of that name (``moved`` is told its index), else ``elsewhere``
+    is called, and all of its frames are new. rooms: streams at
     one time, at most. limit: frames of a live source, however often it is opened. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
@@ -48,10 +49,12 @@ class Reader:
         after: int = -1,
         since: float = -math.inf,
         first_name: str | None = None,
+        last_name: str | None = None,
         rooms: int = 1,
         lost: Callable[[], None],
         ended: Callable[[], None],
         elsewhere: Callable[[], None],
+        moved: Callable[[int], None] = lambda index: None,
         hang_after: float | None = None,
         limit: int | None = None,
     ) -> None:
@@ -65,7 +68,10 @@ class Reader:
         self._after, self._since, self._rooms = after, since, rooms
         #: Name of the source's first frame.
         self.first_name = first_name
-        self._elsewhere = elsewhere
+        self._elsewhere, self._moved = elsewhere, moved
+        #: Name of the frame ``after``, until a frame is read behind it, and whether those up to it are passed over by name.
+        self._last_name = last_name
+        self._by_name = False
         self._lost, self._ended = lost, ended
         self._stop = threading.Event()
         self._source: Source | None = None
@@ -208,7 +214,13 @@ class Reader:
                         continue
                     frame = replace(frame, index=self._after + 1)
                 elif frame.index == 0:
-                    self._begins_with(frame.name, frame.mark, has_time=epoch is not None)
+                    self._begins_with(source, frame, has_time=epoch is not None)
+                if self._by_name:
+                    if frame.name == self._last_name:
+                        self._by_name, self._after = False, frame.index
+                        self._moved(frame.index)
+                    self._since_asked = time.monotonic()
+                    continue
                 when = None if epoch is None or frame.time is None else epoch + frame.time
                 by_number = (
                     when is None or frame.stream is not None
@@ -228,7 +240,7 @@ class Reader:
                 at = stamp(frame, self._rate or source.fps, now) if when is None else when
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
-                self._after = frame.index
+                self._after, self._last_name = frame.index, None
                 if frame.bad is None or when is not None:  # else it does not tell how far the source is
                     self._since = at
                 if source.live and self._limit is not None and frame.index + 1 >= self._limit:
@@ -243,11 +255,22 @@ class Reader:
                     self._after,
                 )
 
-    def _begins_with(self, name: str, mark: str | None, has_time: bool) -> None:
-        first = name if mark is None else f"{name} [{mark}]"
+    def _begins_with(self, source: Source, frame: Frame, has_time: bool) -> None:
+        name = frame.name
+        first = name if frame.mark is None else f"{name} [{frame.mark}]"
         before, self.first_name = self.first_name, first
         # A name alone is of an older checkpoint.
         if before not in (None, first, name) and not has_time and self._after >= 0:
+            if self._last_name is not None and source.holds is not None and source.holds(self._last_name):
+                log.info(
+                    "stream %s: its source begins with %s and no longer with %s: goes on behind %s",
+                    self.name,
+                    first,
+                    before,
+                    self._last_name,
+                )
+                self._by_name = True
+                return
             log.warning(
                 "stream %s: its source begins with %s and no longer with %s: all its frames are new",
                 self.name,

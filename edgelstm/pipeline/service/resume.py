@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import Folder, SectionPart
+from edgelstm.pipeline.service.swap import Carry
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -18,8 +20,11 @@ log = logging.getLogger("edgelstm.serve")
 AHEAD = 60.0
 
 
-def resume(folder: Folder, channels: Sequence[Channel]) -> None:
-    """Let every channel go on from the newest checkpoint that is whole, if it fits and is younger than ``max_gap``."""
+def resume(folder: Folder, channels: Sequence[Channel], same: Callable[[str, str], bool]) -> None:
+    """Let every channel go on from the newest checkpoint that is whole, if it fits and is younger than ``max_gap``.
+
+    same: of a model and the hash of the one that the states are of, whether it was said that they mean the same to it. That holds
+    too where this one was swapped for the other while the service ran."""
     found = folder.load()
     if found is None:
         log.info("no checkpoint in %s: all streams begin anew", folder.path)
@@ -31,6 +36,7 @@ def resume(folder: Folder, channels: Sequence[Channel]) -> None:
         if part is None:
             log.warning("stream %s: begins anew: the checkpoint does not know it", channel.name)
             continue
+        part = _carried(part, channel, same)
         why = _why_not(part, channel, age, channel.loop.digest)
         clocks = part.clock in ("", channel.clock)
         if why is None:
@@ -52,11 +58,35 @@ def resume(folder: Folder, channels: Sequence[Channel]) -> None:
             )
 
 
+def _carried(part: SectionPart, channel: Channel, same: Callable[[str, str], bool]) -> SectionPart:
+    """The states of another model as this one takes them, where they mean the same; what can't be carried stays as it was."""
+    loop, whose = channel.loop, part.whose
+    if part.model == loop.digest or not whose.file:
+        return part
+    if loop.digest not in whose.kin and not same(loop.name, part.model):
+        return part
+    try:
+        carry = Carry(whose.specs(channel.signature), channel.signature)
+        streams = {name: carry.part(each) for name, each in part.streams.items()}
+    except (EdgeLstmError, ValueError, KeyError, TypeError) as error:
+        log.warning("stream %s: states of %s don't fit %s: %s", channel.name, whose.file, loop.file, error)
+        return part
+    told = "had taken over from it" if loop.digest in whose.kin else "is said to be compatible"
+    log.info(
+        "stream %s: its states are of %s, which %s: their values go on in %s",
+        channel.name,
+        whose.file,
+        told,
+        loop.file,
+    )
+    return replace(part, model=loop.digest, streams=streams)
+
+
 def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str | None:
     if not _is_of_source(part, channel):
         return "the checkpoint is of another source"
     if part.model != model:
-        return "the checkpoint is of another model"
+        return f"the checkpoint is of another model{_of(part, channel)}"
     if part.setup != channel.setup:
         return "the checkpoint is of another preprocessing"
     if age < -AHEAD:
@@ -70,6 +100,13 @@ def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str
 def _is_of_source(part: SectionPart, channel: Channel) -> bool:
     """Whether its numbers of frames are those of the channel's source; of older files, only with all that is done to them."""
     return part.origin == channel.origin if part.origin else part.setup == channel.setup
+
+
+def _of(part: SectionPart, channel: Channel) -> str:
+    if not part.whose.file:
+        return ""
+    swapped = ", which was swapped in while the service ran" if part.whose.kin else ""
+    return f", {part.whose.file}{swapped}; the file says {channel.loop.file}, and not compatible = true"
 
 
 def behind(path: Path, mark: int, alarm: str | None = None) -> dict[str, dict[int, str]]:

@@ -8,15 +8,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import TimeoutError as NotInTime
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.service.channel import Channel
-from edgelstm.pipeline.service.checkpoint import Checkpoint, Folder, SectionPart
-from edgelstm.pipeline.service.counters import is_worth_a_line
+from edgelstm.pipeline.service.checkpoint import Folder
 from edgelstm.pipeline.service.guard import Ranges
 from edgelstm.pipeline.service.kept import KeepRules
 from edgelstm.pipeline.service.lock import FolderLock
@@ -28,12 +27,12 @@ from edgelstm.pipeline.service.outlets import check, open_sinks, placed
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.report import ServeReport
 from edgelstm.pipeline.service.resume import resume
+from edgelstm.pipeline.service.saving import ANSWER, Saver
 from edgelstm.pipeline.service.series import Caller, Series, numbered
 from edgelstm.pipeline.service.share import share
 from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.watchdog import look
 from edgelstm.pipeline.service.writer import close_all
-from edgelstm.pipeline.sinks import is_address
 from edgelstm.pipeline.sources import NothingYet, Source, is_live
 from edgelstm.pipeline.sources.given import Frames
 from edgelstm.runtime.runner import Runner
@@ -42,9 +41,6 @@ if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import Config, StreamSection
 
 log = logging.getLogger("edgelstm.serve")
-
-#: Seconds that a loop has to say what a checkpoint keeps of it.
-ANSWER = 5.0
 
 
 class Service:
@@ -70,10 +66,7 @@ class Service:
         self.config, self._base = config, base
         self.models, self.ranges, self.hashes = dict(models), dict(ranges or {}), dict(hashes or {})
         self._writes = writes
-        self._folder: Folder | None = None
-        self._parts: dict[str, dict[str, SectionPart]] = {}
-        self._marks: dict[str, dict[str, int]] = {}
-        self._wanted: set[str] = set()
+        self._saver: Saver | None = None
         #: Both are replaced, never changed: other threads walk through them.
         self.channels: list[Channel] = []
         self.loops: dict[str, Loop] = {}
@@ -83,8 +76,6 @@ class Service:
         self.waits = config.service.stay
         self.is_running = False
         self._threads: list[threading.Thread] = []
-        #: Checkpoints that could not be written.
-        self.unsaved = 0
         self._notifier = Notifier()
         self._stop = stop or threading.Event()
         self._given = given or {}
@@ -126,8 +117,9 @@ class Service:
         if config.service.checkpoint is not None:
             states = Path(placed(self._base, config.service.checkpoint))
             self._stack.callback(FolderLock(states).close)
-            self._folder = Folder(states)
-            resume(self._folder, self.channels)
+            folder = Folder(states)
+            self._saver = Saver(folder, lambda: self.channels, lambda: self.loops)
+            resume(folder, self.channels, self._mean_the_same)
         for channel in self.channels:
             self.open_sinks(channel)
 
@@ -147,6 +139,9 @@ class Service:
             stack.pop_all()
             return made
 
+    def _files(self, name: str) -> str:
+        return " then ".join(self.models[each].name for each in self.config.chain(name))
+
     def digest(self, name: str) -> str:
         """Of a model's file and of those behind it: it tells whether a state is of them."""
         return " ".join(self.hashes.get(each, "") for each in self.config.chain(name)).strip()
@@ -161,9 +156,9 @@ class Service:
         loop = Loop(name, runner, rooms, wait, self.ranges_of(name))
         # One that hangs in a step can't be closed: it goes with the process.
         self._stack.callback(lambda: None if loop.stepping_since is not None else loop.runner.close())
-        loop.digest = self.digest(name)
+        loop.digest, loop.file = self.digest(name), self._files(name)
         loop.left = self._left
-        loop.between = partial(self._offer, loop)
+        loop.between = partial(self._between, loop)
         self.loops = {**self.loops, name: loop}
         return loop
 
@@ -201,6 +196,7 @@ class Service:
                     if future.cancel():
                         raise EdgeLstmError(f"no answer of its loop within {ANSWER:g} s") from None
                     apart = future.result()  # it began meanwhile
+                loop.file = self._files(loop.name)
             except BaseException as error:
                 self.models[name], self.hashes[name] = before
                 if runner is not None:
@@ -233,7 +229,17 @@ class Service:
             made.keep = KeepRules(folder, section.keep_seconds, section.keep_files, section.keep_mib * 2**20)
         return made
 
-    def source(self, name: str, section: StreamSection, opening: Opening | None = None) -> Source | None:
+    def source(
+        self,
+        name: str,
+        section: StreamSection,
+        opening: Opening | None = None,
+        *,
+        gone: threading.Event | None = None,
+        within: float | None = None,
+    ) -> Source | None:
+        """The source of a stream, or None for one that is to be tried again. gone: set when nobody wants it any more. within: seconds
+        that it may take where the section says nothing."""
         # Later than at the start, a share that hangs holds up neither the stop nor, with `hang_after`, others.
         if opening is None and self.loops:
             opening = Opening(name, partial(self._opened, name, section))
@@ -241,12 +247,12 @@ class Service:
             if opening is None:
                 source = self._opened(name, section)
             else:
-                source = opening.result(self._stop, section.hang_after)
+                source = opening.result(self._stop, section.hang_after or within, gone)
         except NothingYet as error:
             log.info("stream %s: waits for the first file: %s", name, error.what)
             return None
         except EdgeLstmError as error:
-            if not section.retries and not self._stop.is_set():
+            if (not section.retries and not self._stop.is_set()) or (gone is not None and gone.is_set()):
                 raise EdgeLstmError(f"stream {name}: {error}") from error
             log.warning("stream %s: its source can't be opened yet: %s", name, error)
             return None
@@ -272,6 +278,14 @@ class Service:
         channel.reopened += 1
         return made
 
+    def _mean_the_same(self, name: str, digest: str) -> bool:
+        """Whether it was said of every model that is another than in ``digest`` that states mean the same to it."""
+        was, chain = digest.split(), self.config.chain(name)
+        return len(was) == len(chain) and all(
+            old == self.hashes.get(each) or self.config.models[each].compatible
+            for old, each in zip(was, chain, strict=True)
+        )
+
     def open_sinks(self, channel: Channel) -> None:
         """Its sinks, each with a thread of its own."""
         open_sinks(channel, self._base, self.models[channel.loop.name])
@@ -280,8 +294,8 @@ class Service:
         """Until every source ended, or :meth:`stop`. Raises nothing for what happens to a stream: see the report."""
         for channel in self.channels:
             self.ready_reader(channel)
-        if self._folder is not None:
-            self._save()  # so that a crash right away is one of this run
+        if self._saver is not None:
+            self._saver.save()  # so that a crash right away is one of this run
         try:
             with self.changing:
                 for loop in self.loops.values():
@@ -323,6 +337,7 @@ class Service:
             lost=channel.lost,
             ended=channel.ended,
             elsewhere=channel.begin_anew,
+            moved=channel.moved,
             hang_after=section.hang_after,
             limit=section.limit,
             **channel.start(),
@@ -340,6 +355,8 @@ class Service:
     def _is_busy(self) -> bool:
         if self._is_stepping():
             return True
+        if self.loops and all(loop.hangs for loop in self.loops.values()):
+            return False  # nothing here can end that: whoever watches the process starts another
         with self.changing:
             if self.waits or self._is_stepping():
                 return True
@@ -363,8 +380,8 @@ class Service:
             # One that was given up for hanging does not advance; one without streams need not.
             self._notifier.advances(min((o.beat for o in self.loops.values() if not o.is_idle), default=now))
             look(self.channels, self.loops, {n: models[n].hang_after for n in self.loops if n in models})
-            if self._folder is not None and time.monotonic() >= save:
-                self._save()
+            if self._saver is not None and time.monotonic() >= save:
+                self._saver.save()
                 save = time.monotonic() + self.config.service.checkpoint_every
             every = self.config.service.report
             if every and time.monotonic() >= due:
@@ -387,69 +404,22 @@ class Service:
             thread.join(0.0 if thread.name in hangs else max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
                 log.error("%s: not done within %g s, left behind", thread.name, self.config.service.drain)
-        if self._folder is not None:
-            self._save()
+        for loop in self.loops.values():
+            if loop.stepping_since is not None and loop.error is None:
+                found = f"a step of {time.perf_counter() - loop.stepping_since:.1f} s"
+                loop.error = EdgeLstmError(f"model {loop.name}: left behind at the end", found=found)
+                loop.hangs = True
+        if self._saver is not None:
+            self._saver.save()
+
+    def _between(self, loop: Loop) -> None:
+        if self._saver is not None:
+            self._saver.offer(loop)
 
     def _left(self, member: Member) -> None:
         channel = next((c for c in self.channels if member.name in c.counts), None)
         if channel is not None:
             channel.left(member)
-
-    def _offer(self, loop: Loop) -> None:
-        """What a checkpoint keeps of a loop, if one is wanted; called by its thread, between two calls."""
-        if loop.name in self._wanted:
-            self._parts[loop.name] = self._part(loop)
-            self._wanted.discard(loop.name)
-
-    def _sizes(self, channel: Channel) -> dict[str, int]:
-        """Bytes of each file of lines."""
-        sizes = {}
-        for writer in channel.writers:
-            mark = channel.mark(writer.mark)
-            if writer.is_catching_up and mark is not None:
-                sizes[writer.mark] = (
-                    mark  # lines that lie before the end are of frames that are still to come
-                )
-                continue
-            with suppress(OSError):
-                if Path(writer.path).suffix.lower() == ".jsonl" and not is_address(writer.path):
-                    sizes[writer.mark] = Path(writer.path).stat().st_size
-        return sizes
-
-    def _part(self, loop: Loop) -> dict[str, SectionPart]:
-        return {
-            c.name: c.part(loop.digest, self._marks.get(c.name, {})) for c in self.channels if c.loop is loop
-        }
-
-    def _read_idle(self) -> None:
-        """What a checkpoint keeps of loops that stand still."""
-        for name, loop in self.loops.items():
-            if loop.is_idle:
-                self._parts[name] = self._part(loop)
-
-    def _save(self) -> None:
-        """Write a checkpoint: of a loop that doesn't answer, what it offered before."""
-        assert self._folder is not None
-        loops = self.loops
-        self._marks = {c.name: self._sizes(c) for c in self.channels}
-        self._wanted = {name for name, loop in loops.items() if not loop.is_idle}
-        deadline = time.monotonic() + ANSWER
-        while self._wanted and any(not o.is_idle for o in loops.values()) and time.monotonic() < deadline:
-            time.sleep(0.01)
-        self._read_idle()
-        # A state that is ahead of its outputs would lose them in a crash.
-        for writer in [w for c in self.channels for w in c.writers]:
-            if not writer.settle(max(0.0, deadline - time.monotonic())):
-                log.warning("sink %s: behind the checkpoint that is written now", writer.name)
-        self._read_idle()  # of what stands still, what was delivered meanwhile counts
-        there = {c.name for c in self.channels}
-        sections = {n: part for parts in self._parts.values() for n, part in parts.items() if n in there}
-        try:
-            self._folder.save(Checkpoint(time.time(), sections))
-        except EdgeLstmError as error:  # a full disk: the next may succeed, and the last one stays
-            self.unsaved += 1
-            if is_worth_a_line(self.unsaved):
-                log.error("no checkpoint: %s", error)
 
     def stop(self) -> None:
         """End :meth:`run` soon; a signal handler may call it."""

@@ -226,6 +226,8 @@ class Writer:
                 self._lost = 0
         except Undelivered as error:
             outcome = f"undelivered:{error.reason}"
+            if error.count and self._at_sink:  # of what it took before
+                self._at_sink[-1][-1].add(outcome, error.count)
             self.trouble = error if error.reason == "not_written" else None
             before, self._lost = self._lost, self._lost + len(items)
             if len(str(before)) < len(str(self._lost)) or not before:

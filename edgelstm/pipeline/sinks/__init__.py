@@ -186,6 +186,7 @@ _FOLDER = Kind(
     (),
     lambda to: pictures.png_folder(to.path, to.signature, to.view, to.context, to.fps),
     options=(*PICTURES, *CAPTIONS),
+    steps=True,
     placed=True,
 )
 #: The addresses there are, in words.

@@ -6,7 +6,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +35,8 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Messages that wait for each client; of one that is slower the oldest are dropped.
 WAITING = 32
+#: What a recording keeps beside the disk until a chunk is full, in bytes, with a margin.
+ROOM = 4 << 20
 #: Seconds that a server's port may take to be free.
 FREE = 2.0
 STEP = {
@@ -54,8 +59,16 @@ def mcap(to: Target) -> Iterator[Write]:
     with atomic_path(to.path) as temporary:
         context = sdk.Context()
         writer = sdk.open_mcap(temporary, allow_overwrite=True, context=context)
+        topics = Topics(to, sdk, context)
+
+        def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+            # The SDK tells a full disk to standard error, once for each message, until the file is closed.
+            if shutil.disk_usage(temporary.parent).free < ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            topics(frame, outputs, seconds)
+
         try:
-            yield Topics(to, sdk, context)
+            yield write
         finally:
             writer.close()
 

@@ -40,16 +40,20 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
         bands = as_float(outputs[spec.name], spec.dtype).astype(np.float32)
         bands = bands.reshape(profile["count"], profile["height"], profile["width"])
         unit = context.units.get(spec.name)
-        with (
-            atomic_path(step_path(path, frame.index, frame.name)) as temporary,
-            rasterio.open(temporary, "w", **profile) as file,
-        ):
-            file.write(bands)
-            file.update_tags(output=spec.name, model=context.model, frame=frame.name)
-            for band in range(profile["count"]):
-                file.set_band_description(band + 1, _described(band, spec, frame, context))
-                if unit is not None:
-                    file.set_band_unit(band + 1, unit)
+        # In memory first: of a disk that is full when the file is closed, GDAL tells standard error alone.
+        with rasterio.io.MemoryFile() as memory:
+            with memory.open(**profile) as file:
+                file.write(bands)
+                file.update_tags(output=spec.name, model=context.model, frame=frame.name)
+                for band in range(profile["count"]):
+                    file.set_band_description(band + 1, _described(band, spec, frame, context))
+                    if unit is not None:
+                        file.set_band_unit(band + 1, unit)
+            with (
+                atomic_path(step_path(path, frame.index, frame.name)) as temporary,
+                temporary.open("wb") as made,
+            ):
+                made.write(memory.getbuffer())
 
     yield write
 

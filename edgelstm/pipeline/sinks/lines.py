@@ -102,7 +102,7 @@ def _opened(path: Path, append: bool) -> Iterator[Callable[[str], None]]:
 
 
 class Appended:
-    """A file of lines that is added to. A line is written whole or cut short, and one that was cut, by a full disk or a lost supply, does not run into the next."""
+    """A file of lines that is added to. A line for which a full disk has no room is taken back, and one that a lost supply cut does not run into the next."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -114,10 +114,25 @@ class Appended:
     def add(self, text: str) -> None:
         """Raises OSError; what comes later may succeed."""
         data = (b"\n" if self._is_cut else b"") + text.encode()
-        written = self._file.write(data)
-        self._is_cut = self._is_cut if not written else written < len(data)
-        if self._is_cut:
+        written = self._file.write(data) or 0
+        if written == len(data):
+            self._is_cut = False
+            return
+        if written:
+            self._is_cut = not self._taken_back(written)
+        if self._is_cut or written < len(data):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def _taken_back(self, count: int) -> bool:
+        """Half a line is none: whether the last bytes are gone again. Something else may have cut the file meanwhile."""
+        try:
+            size = os.fstat(self._file.fileno()).st_size
+            if size < count:
+                return False
+            os.ftruncate(self._file.fileno(), size - count)
+        except OSError:
+            return False
+        return True
 
     def __enter__(self) -> Appended:
         return self

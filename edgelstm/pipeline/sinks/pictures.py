@@ -72,7 +72,12 @@ def png_folder(
         def save(name: str, done: Iterator[tuple[Frame, Array]]) -> None:
             tail = f"_{_file_name(name)}" if len(composers) > 1 else ""
             for frame, picture in done:
-                image.fromarray(picture).save(temporary / f"{frame.index:06d}{tail}.png", compress_level=1)
+                target = temporary / f"{frame.index:06d}{tail}.png"
+                try:
+                    image.fromarray(picture).save(target, compress_level=1)
+                except OSError:  # a full disk: half a picture is none
+                    target.unlink(missing_ok=True)
+                    raise
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             for name, composer in composers.items():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.sinks.delivery import Undelivered
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Of the moment a file was begun, UTC; sorts by time.
 STAMP = "%Y%m%dT%H%M%SZ"
+#: Seconds from a part that could not be written to the next try; twice as long after each further one, up to so many.
+PAUSE, LONGEST = 1.0, 60.0
 
 
 @contextmanager
@@ -51,6 +54,9 @@ class _Parts:
         self._to, self._opened, self._every, self._keep = to, opened, every, keep
         self._part: AbstractContextManager[Write] | None = None
         self._until = 0.0
+        #: Steps in the part, and when the next one may be begun after one that failed.
+        self._steps = 0
+        self._again, self._pause = 0.0, PAUSE
 
     def check(self) -> None:
         """Whether a file can be written is known before the first frame."""
@@ -62,18 +68,39 @@ class _Parts:
 
     def write(self, frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         now = time.monotonic()
-        if self._part is not None and now >= self._until:
-            self.end(None, None, None)
-        if self._part is None:
-            part = self._opened(replace(self._to, where=str(self._name())))
-            self._write = part.__enter__()
-            self._part, self._until = part, now + self._every
-        self._write(frame, outputs, seconds)
+        if now < self._again:
+            raise Undelivered(f"can't write {self._to.name}", "not_written", found="no part so far")
+        try:
+            if self._part is not None and now >= self._until:
+                self.end(None, None, None)
+            if self._part is None:
+                part = self._opened(replace(self._to, where=str(self._name())))
+                self._write = part.__enter__()
+                self._part, self._until, self._steps = part, now + self._every, 0
+            self._write(frame, outputs, seconds)
+            self._steps += 1
+        except (
+            Exception
+        ) as error:  # a full disk, as each kind of file says it: that part is lost, the next may have room
+            self._drop(error)
+            self._again, self._pause = now + self._pause, min(2 * self._pause, LONGEST)
+            lost, self._steps = self._steps, 0
+            raise Undelivered(
+                f"can't write {self._to.name}", "not_written", found=error, count=lost
+            ) from error
+
+    def _drop(self, error: Exception) -> None:
+        """Delete a part that can't be gone on with."""
+        part, self._part = self._part, None
+        if part is not None:
+            with suppress(Exception):  # it says the same again
+                part.__exit__(type(error), error, error.__traceback__)
 
     def end(self, kind: object, error: object, trace: object) -> None:
         part, self._part = self._part, None
         if part is not None:
             part.__exit__(kind, error, trace)  # type: ignore[arg-type]
+            self._pause = PAUSE
             self._clear()
 
     def _name(self) -> Path:

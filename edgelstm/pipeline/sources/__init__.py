@@ -119,7 +119,7 @@ def is_live(spec: str) -> bool:
 def streams_named(spec: str) -> int:
     """How many streams ``spec`` itself names, also where it can't be opened now; 1 where it names none."""
     file, options = _split_options(spec)
-    is_table = Path(file).suffix.lower() in table.SUFFIXES
+    is_table = Path(file).suffix.lower() in table.SUFFIXES or Path(file).is_dir()
     return table.named_streams(options["keys"]) if is_table and "keys" in options else 1
 
 
@@ -147,6 +147,7 @@ def open_source(
     FILE.npz:NAME          mappings, for models with several inputs
     FILE.csv, .parquet     [columns], a frame a row; ``FILE.csv:key=unit:columns=a,b:time=t:scale=own``: a stream for each
                            value of a column (Parquet: ``edgelstm[tables]``), ``docs/tables.md``
+    FOLDER of .parquet     one table, file by file                                              ``edgelstm[tables]``
     FILE.wav               samples, cut as the model says, ``docs/sound.md``; ``FILE.wav:channel=0``
     FILE.flac, .ogg, .mp3  the same by PyAV                                                     ``edgelstm[video]``
     FILE.mcap              images and arrays of ROS 2 messages, ``FILE.mcap:topic=/camera``, a stream each of ``topic=/a,/b``;
@@ -158,7 +159,7 @@ def open_source(
     /dev/video0            ``docs/sources.md``                                                  ``edgelstm[video]``
     =====================  =========================================================================================
 
-    ``follow`` a folder or a table of text: wait for further files, or rows, for ``idle`` seconds after the last one or (None) for ever.
+    ``follow`` a folder (of Parquet too) or a table of text: wait for further files, or rows, for ``idle`` seconds after the last one or (None) for ever.
 
     Values are those of the file, in its depth, uint8 to 8 bits and uint16 above; images and video are upright as the file
     says. ``Source.said`` tells what was done, ``docs/sources.md`` what each format becomes.
@@ -209,6 +210,13 @@ def _open(spec: str, follow: Follow) -> Source:
             expected=", ".join(kind.options) or "no options",
         )
     if follow.on:
+        if kind.suffixes == recording.SUFFIXES:
+            raise EdgeLstmError(
+                f"follow: source {path}",
+                found="an MCAP file, which can be read once its recorder has closed it",
+                expected="a source that can be followed",
+                hint="Live, take the messages over ZeroMQ (zmq://host:port), or read each file once it is closed",
+            )
         if kind.suffixes != table.SUFFIXES:
             raise EdgeLstmError(
                 f"follow: source {path}",
@@ -241,6 +249,17 @@ def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping
     parts = sorted((p for p in files if p.suffix.lower() in recording.SUFFIXES), key=natural)
     if parts and not follow.on and set(options) <= set(recording.OPTIONS):
         return recording.open_mcap(parts, options)
+    if any(p.suffix.lower() == table.PARTS for p in files) and set(options) <= set(table.OPTIONS):
+        others = [
+            p
+            for p in files
+            if p.suffix.lower() in (*radar.SUFFIXES, *images.SUFFIXES, ".npy", *recording.SUFFIXES)
+        ]
+        if others:
+            raise EdgeLstmError(
+                f"source {folder}", found=f"Parquet and {others[0].name}", expected="one kind in a folder"
+            )
+        return table.open_table(folder, options, follow if follow.on else None)
     if options:
         raise EdgeLstmError(
             f"source {folder}: option {next(iter(options))}", found="a folder", expected="no options"

@@ -114,7 +114,14 @@ def open_npy_folder(folder: Path, files: Sequence[Path], follow: Follow | None =
         )
 
     length = None if follow.on else len(ordered)
-    return Source(f"arrays in {folder}", frames, length=length, look=True, stopped=follow.stopped)
+    return Source(
+        f"arrays in {folder}",
+        frames,
+        length=length,
+        look=True,
+        stopped=follow.stopped,
+        holds={path.name for path in ordered}.__contains__,
+    )
 
 
 def open_npz(path: Path, key: str | None) -> Source:

@@ -13,6 +13,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.clock import utc
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
+from edgelstm.runtime.frames import unmasked
 
 PREFIX = "python:"
 #: What a program gives: an array, a mapping of arrays, or (seconds since 1970, one of these).
@@ -63,5 +64,7 @@ def _array(name: str, index: int, data: object) -> Array:
             expected="a NumPy array of numbers, a mapping of them, or (seconds since 1970, one of these)",
         )
     check_frame_size(f"source {PREFIX}{name}: frame {index}", data.shape, data.dtype)
+    if isinstance(data, np.ma.MaskedArray):
+        data = unmasked(data)
     copy: Array = data.copy()  # the program may write the next frame into it while this one waits
     return copy

@@ -84,7 +84,15 @@ def open_images(
         )
 
     length = None if follow.on else len(ordered)
-    return Source(f"images in {folder}", frames, length=length, said=said, look=True, stopped=follow.stopped)
+    return Source(
+        f"images in {folder}",
+        frames,
+        length=length,
+        said=said,
+        look=True,
+        stopped=follow.stopped,
+        holds={path.name for path in ordered}.__contains__,
+    )
 
 
 def open_image(path: Path) -> Source:

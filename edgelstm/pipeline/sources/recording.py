@@ -21,7 +21,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.clock import utc
 from edgelstm.pipeline.sources.ros import Read, read_array, read_compressed, read_image
-from edgelstm.pipeline.sources.source import Frame, Source
+from edgelstm.pipeline.sources.source import NOTHING, Frame, Source
 
 SUFFIXES = (".mcap",)
 OPTIONS = ("topic", "field")
@@ -82,19 +82,30 @@ def open_mcap(paths: Sequence[Path], options: Mapping[str, str]) -> Source:
             with _opened(mcap, path) as reader:
                 for schema, channel, message in _whole(reader.iter_messages(topics=list(reads)), path):
                     where, topic = f"{path}: {channel.topic}, message {index}", channel.topic
+                    data, values, notes = NOTHING, None, tuple[str, ...]()
+                    bad = None
                     try:
-                        made = reads[topic](decode(schema, channel, message), where)
-                    except EdgeLstmError:
-                        raise
+                        data, values, notes = reads[topic](decode(schema, channel, message), where)
+                    except EdgeLstmError as error:
+                        bad = error
                     except Exception as error:  # a decoder of somebody else's bytes raises nearly anything
-                        raise EdgeLstmError(
-                            f"{where}: not readable", found=f"{type(error).__name__}: {error}"[:200]
-                        ) from error
+                        found = f"{type(error).__name__}: {error}"[:200]
+                        bad = EdgeLstmError(f"{where}: not readable", found=found)
                     left[topic] -= 1
                     stamp = message.log_time / 1e9
                     stream = topic if several else None
                     last = several and not left[topic]
-                    yield Frame(index, stamp - start, utc(stamp), *made, stream=stream, last=last)
+                    yield Frame(
+                        index,
+                        stamp - start,
+                        utc(stamp),
+                        data,
+                        values,
+                        notes,
+                        stream=stream,
+                        last=last,
+                        bad=bad,
+                    )
                     index += 1
 
     return Source(
@@ -137,7 +148,8 @@ def _summary(reader: Any, path: Path) -> Any:
             f"{path}: no MCAP file, or not all of one",
             found=str(error)[:200] or type(error).__name__,
             expected="a recording that was closed",
-            hint="A recorder that was killed leaves one without its end: `mcap recover` puts it right",
+            hint="One that is still being recorded, or whose recorder was killed, has no end yet: wait for it, let the recorder "
+            "begin a new file now and then, or put a copy right with `mcap recover`",
         ) from None
     for chunk in found.chunk_indexes:
         if chunk.uncompressed_size > MAX_RECORD:

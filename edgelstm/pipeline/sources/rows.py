@@ -1,4 +1,4 @@
-"""Rows of CSV and Parquet files, one by one, under the names of their columns."""
+"""Rows of tables, one by one, under the names of their columns: those of text, and what a row is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
@@ -17,7 +17,6 @@ from typing import Any, TextIO
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.source import Array
 from edgelstm.pipeline.sources.tail import lines_that_come, whole_lines
@@ -40,12 +39,19 @@ class Row:
     cells: Mapping[str, Any]
     line: int | None = None
     wrong: EdgeLstmError | None = None
+    #: Its number in its file, where a table has several.
+    place: int | None = None
 
     @property
     def where(self) -> str:
         """For messages."""
         line = "" if self.line is None else f" (line {self.line})"
-        return f"{self.path}, row {self.index + 1}{line}"
+        return f"{self.path}, row {(self.index if self.place is None else self.place) + 1}{line}"
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether all its cells are empty."""
+        return self.wrong is None and all(cell is None or cell == "" for cell in self.cells.values())
 
     @property
     def mark(self) -> str:
@@ -53,18 +59,20 @@ class Row:
         return f"{zlib.crc32(repr(list(self.cells.items())).encode('utf-8', 'surrogatepass')):08x}"
 
     def text(self, column: str) -> str:
-        """A cell as text; whole numbers without a decimal point. Raises EdgeLstmError where there is none."""
+        """A cell as text; whole numbers without a decimal point, "" for what is empty. Raises EdgeLstmError where there is none."""
         if self.wrong is not None and column not in self.cells:
             raise self.wrong
         value = self._cell(column)
         if isinstance(value, datetime):
             return value.isoformat()
+        if isinstance(value, float) and not math.isfinite(value):
+            return "" if math.isnan(value) else str(value)
         if isinstance(value, float) and value.is_integer():
             return str(int(value))
         text = "" if value is None else str(value).strip()
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise EdgeLstmError(
-                f"{self.where}, column {column!r}", found=_shown(text), expected="text in UTF-8"
+                f"{self.where}, column {column!r}", found=shown(text), expected="text in UTF-8"
             )
         return text
 
@@ -73,7 +81,7 @@ class Row:
         empty; which cell is the first that is empty or NaN, in words."""
         if self.wrong is None:
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-                numbers = [float(self.cells[column]) for column in columns]
+                numbers = [_number(self.cells[column]) for column in columns]
                 if not any(map(math.isnan, numbers)):
                     return np.array(numbers, np.float64), None, None
         values = np.full(len(columns), math.nan)
@@ -84,19 +92,19 @@ class Row:
             try:
                 value = self._cell(column)
                 if value is not None and not (isinstance(value, str) and not value.strip()):
-                    values[place] = float(value)
+                    values[place] = _number(value)
             except EdgeLstmError as error:
                 bad = bad or error
             except (TypeError, ValueError, OverflowError):
                 bad = bad or EdgeLstmError(
                     f"{self.where}, column {column!r}",
-                    found=_shown(value),
+                    found=shown(value),
                     expected="a number",
                     hint=f"Choose the columns: {self.path.name}:columns=..., or leave such rows out: --on-bad-frame skip",
                 )
             else:
                 if missing is None and math.isnan(values[place]):
-                    found = "an empty cell" if value is None or not str(value).strip() else _shown(value)
+                    found = "an empty cell" if value is None or not str(value).strip() else shown(value)
                     missing = f"{self.where}, column {column!r}: {found}"
         return values, bad, missing
 
@@ -119,30 +127,13 @@ class Rows:
     said: tuple[str, ...] = ()
 
 
-def open_rows(
+def open_text(
     path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
 ) -> Rows:
-    """A table's rows. follow: of text, whole lines only, and with ``wait`` those that come, too.
-
-    Text: the separator is what the first line has of tab, semicolon and comma, else white space. header: whether that line names the
-    columns; None: unless it is numbers, which are a row, and columns are then called 1, 2, ... Raises EdgeLstmError.
+    """Rows of text. follow: whole lines only, and with ``wait`` those that come, too. The separator is what the first line has of tab, semicolon
+    and comma, else white space. header: whether that line names the columns; None: unless it is numbers, which are a row, and columns are
+    then called 1, 2, ... Raises EdgeLstmError.
     """
-    if path.suffix.lower() != ".parquet":
-        return _text(path, follow, wait, header)
-    if follow is not None:
-        raise EdgeLstmError(
-            f"follow: source {path}",
-            found="Parquet, which can be read once its end is written",
-            expected="a table of text (.csv, .tsv, .txt)",
-        )
-    if header is not None:
-        raise EdgeLstmError(
-            f"{path}: option header", found="Parquet, which names its columns", expected="text"
-        )
-    return _parquet(path)
-
-
-def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) -> Rows:
     try:
         with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
             first = file.readline(MAX_LINE)
@@ -157,7 +148,7 @@ def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) ->
         raise EdgeLstmError(f"{path}: an empty first line", expected="names of columns, or numbers")
     headless = _is_headless(path, head, header)
     names = tuple(map(str, range(1, len(head) + 1))) if headless else tuple(head)
-    _check_once(path, names)
+    check_once(path, names)
 
     def read(columns: Sequence[str]) -> Iterator[Row]:
         index = 0
@@ -168,14 +159,27 @@ def _text(path: Path, follow: Follow | None, wait: bool, header: bool | None) ->
                 if not headless:
                     file.readline(MAX_LINE)
                     begin = 1
+                width = 0  # of the first row, where white space separates
+                blank: list[int] = []  # lines of separators alone
                 for line, cells, unread in _lines(file, path, delimiter, len(names), follow, wait):
                     if unread is None and not any(cells):
+                        if len(cells) > 1:
+                            blank.append(begin + line)
                         continue
+                    # Those between others are rows of nothing; those at the end are a spreadsheet's.
+                    for at in blank:
+                        yield Row(path, index, dict.fromkeys(names, ""), at)
+                        index += 1
+                    blank.clear()
                     # A header may name more columns than the rows have: what is missing shows when it is asked for.
                     row = Row(path, index, dict(zip(names, cells, strict=False)), begin + line)
                     found = unread or (count_of(len(cells), "value") if len(cells) > len(names) else None)
+                    expected = f"{count_of(len(names), 'value')}, as the first line has"
+                    if delimiter is None and len(cells) < (width := width or len(cells)):
+                        # An empty cell between white space can't be seen: all behind it would be another column's.
+                        row, found = replace(row, cells={}), count_of(len(cells), "value")
+                        expected = f"{count_of(width, 'value')}, as the first row has"
                     if found is not None:
-                        expected = f"{count_of(len(names), 'value')}, as the first line has"
                         row = replace(row, wrong=EdgeLstmError(row.where, found=found, expected=expected))
                     yield row
                     index += 1
@@ -227,7 +231,8 @@ def _rest(line: str, given: Iterator[str], ahead: deque[str], delimiter: str | N
     return 0
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """A cell for a message."""
     text = repr(value)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
@@ -257,10 +262,16 @@ def _is_headless(path: Path, head: Sequence[str], header: bool | None) -> bool:
     return all(_is_number(cell) for cell in head)
 
 
-def _check_once(path: Path, names: Sequence[str]) -> None:
+def check_once(path: Path, names: Sequence[str]) -> None:
     twice = sorted({n for n in names if names.count(n) > 1})
     if twice:
         raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, str) and "_" in value:  # 1_000 is Python's, no file's
+        raise ValueError(value)
+    return float(value)
 
 
 def _is_number(cell: str) -> bool:
@@ -269,39 +280,3 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _parquet(path: Path) -> Rows:
-    arrow = require("pyarrow", "tables", f"reading {path}")
-    parquet = require("pyarrow.parquet", "tables", f"reading {path}")
-
-    def read(columns: Sequence[str]) -> Iterator[Row]:
-        index = 0
-        try:
-            with parquet.ParquetFile(path) as file:
-                for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-                    for cells in batch.to_pylist():
-                        yield Row(path, index, cells)
-                        index += 1
-        except (OSError, arrow.ArrowException) as error:
-            raise EdgeLstmError(f"{path}, row {index + 1}: can't be read", found=str(error)) from error
-
-    try:
-        with parquet.ParquetFile(path) as file:
-            names = tuple(file.schema_arrow.names)
-    except (OSError, arrow.ArrowException) as error:
-        raise EdgeLstmError(f"{path}: not a Parquet file, or a damaged one", found=str(error)) from error
-    _check_once(path, names)
-    return Rows(names, read)
-
-
-def read_time(text: str, where: str) -> float:
-    """Seconds: a number as it is, else ISO 8601 (UTC where no zone is given)."""
-    with contextlib.suppress(ValueError):
-        if math.isfinite(seconds := float(text)):
-            return seconds
-    try:
-        time = datetime.fromisoformat(text.replace("Z", "+00:00"))
-    except ValueError:
-        raise EdgeLstmError(f"{where}: time", found=_shown(text), expected="seconds, or ISO 8601") from None
-    return (time if time.tzinfo else time.replace(tzinfo=timezone.utc)).timestamp()

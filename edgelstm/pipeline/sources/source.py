@@ -67,6 +67,8 @@ class Frame:
         return isinstance(self.data, np.ndarray) and not self.data.size
 
 
+#: So many bad frames at its beginning are no accident: the source is another than was meant.
+LOOKED_AT = 100
 #: ``data`` of a frame of which nothing could be read.
 NOTHING: Array = np.zeros(0, np.uint8)
 
@@ -86,6 +88,7 @@ class Source:
     change, which is a gap; what is behind it decides whether it can take them. stopped: an event that ``frames`` looks at where
     it waits, see :meth:`stop`.
 
+    holds: whether there is a frame of a name, where the source can tell without reading: a folder.
     gives_bad: whether frames that can't be taken are given, see :attr:`Frame.bad` and ``late``; else they are raised.
 
     Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another dtype (or, unless it is live,
@@ -108,6 +111,7 @@ class Source:
         reframe: Callable[[int, int, int | None], Source] | None = None,
         live: bool = False,
         stopped: threading.Event | None = None,
+        holds: Callable[[str], bool] | None = None,
     ) -> None:
         self.description = description
         self.length = length
@@ -119,6 +123,7 @@ class Source:
         self.streams = streams
         self.live = live
         self.gives_bad = False
+        self.holds = holds
         self._stopped = stopped or threading.Event()
         self._peeked: Frame | None = None
         self._reframe = reframe
@@ -129,11 +134,15 @@ class Source:
             self.limit(limit)
         if look:
             bad: EdgeLstmError | None = None
+            looked = 0
             self.gives_bad = True
             for first in self:
-                if first.bad is not None:  # it tells nothing; the next one may
+                if first.bad is not None and looked < LOOKED_AT:  # it tells nothing; the next one may
+                    looked += 1
                     bad = bad or first.bad
                     continue
+                if first.bad is not None:
+                    raise bad or first.bad
                 self.said = (*said, *first.notes)
                 self.values = first.values
                 self._peeked = first if live else None
@@ -175,6 +184,7 @@ class Source:
     def _checked(self) -> Generator[Frame, None, None]:
         first: Frame | None = None
         told: set[str] = set()
+        changes = 0
         count = 0
         for count, frame in enumerate(self._frames(), 1):
             if self._stopped.is_set():
@@ -191,13 +201,18 @@ class Source:
                 pass
             elif self.live and frame.values == first.values and _type(frame) == _type(first):
                 if _form(frame) != _form(first):
-                    log.warning(
-                        "%s, frame %d: now %s, before %s",
-                        self.description,
-                        frame.index,
-                        _form(frame),
-                        _form(first),
-                    )
+                    changes += 1
+                    if (
+                        len(str(changes)) > len(str(changes - 1)) or changes == 1
+                    ):  # not for months, a line a frame
+                        log.warning(
+                            "%s, frame %d: now %s, before %s%s",
+                            self.description,
+                            frame.index,
+                            _form(frame),
+                            _form(first),
+                            f" ({changes} changes so far)" if changes > 1 else "",
+                        )
                     first = frame
             elif (_form(frame), frame.values) != (_form(first), first.values):
                 ranges = frame.values != first.values

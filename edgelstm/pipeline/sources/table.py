@@ -7,7 +7,6 @@ where, what is smallest and largest), then the frames. Memory holds one number o
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,22 +17,22 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file, refuse_overwrite
 from edgelstm.pipeline.sources.folder import Follow
-from edgelstm.pipeline.sources.rows import Row, open_rows, read_time
+from edgelstm.pipeline.sources.parquet import SUFFIX, open_parquet
+from edgelstm.pipeline.sources.rows import Row, Rows, open_text
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
 from edgelstm.pipeline.sources.source import NOTHING, Array, Frame, Source
+from edgelstm.pipeline.sources.stamps import Stamps
 
 log = logging.getLogger(__name__)
 
+#: Of a folder of parts.
+PARTS = SUFFIX
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
 OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "header")
-#: Streams that a growing table has no place for, of which it is said.
+#: Streams that a growing table has no place for, and rows of no stream, of which it is said.
 MAX_STRANGE = 100
-#: Steps in time that say what is usual.
-RECENT = 64
 #: Rows of a growing table that say, at the start, whether its columns hold numbers.
 LOOKED_AT = 100
-#: A step in time this much longer than the usual one is a gap.
-GAP = 1.5
 
 
 @dataclass(frozen=True)
@@ -175,6 +174,19 @@ def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
     )
 
 
+def open_rows(
+    path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
+) -> Rows:
+    """A table's rows: of text, of Parquet or of a folder of Parquet. Raises EdgeLstmError."""
+    if path.suffix.lower() != SUFFIX and not path.is_dir():
+        return open_text(path, follow, wait, header)
+    if header is not None:
+        raise EdgeLstmError(
+            f"{path}: option header", found="Parquet, which names its columns", expected="text"
+        )
+    return open_parquet(path, follow, wait)
+
+
 def fit_scales(spec: str, out: PathLike) -> int:
     """Write the smallest and largest values of each stream of a table, and give how many streams there are."""
     if Path(out).suffix.lower() != ".csv":
@@ -237,8 +249,11 @@ def _chosen(
 ) -> Iterator[tuple[Row, str]]:
     """The rows of the streams that are wanted, with their key."""
     wanted = set(options.keys)
+    nameless = 0
     needed = [*columns, *filter(None, (options.key, options.time))]
     for row in open_rows(path, follow, wait, options.header).read(needed):
+        if row.is_blank and (options.key or options.time):  # it is nobody's, or the next time tells of it
+            continue
         key = ""
         if options.key is not None:
             try:
@@ -252,7 +267,8 @@ def _chosen(
                 # Whose row it is can't be told, so no stream's policy says what to do with it.
                 if follow is None and not wanted:
                     raise
-                if wait:
+                nameless += 1
+                if wait and nameless <= MAX_STRANGE:
                     log.warning("a row is left out: %s", error)
                 continue
         if wanted and key not in wanted:
@@ -272,9 +288,7 @@ def _frames(
     known: Collection[str] = (),
 ) -> Iterator[Frame]:
     strange: set[str] = set()
-    steps: deque[float] = deque(maxlen=RECENT)
-    before: dict[str, tuple[float, str]] = {}
-    starts: dict[str, float] = {}
+    stamps = Stamps()
     for index, (row, key) in enumerate(_chosen(path, columns, options, {}, follow)):
         if known and key not in known:  # there is no place for its state
             if key not in strange and len(strange) < MAX_STRANGE:
@@ -295,18 +309,11 @@ def _frames(
         elif options.time is not None:
             try:
                 told = row.text(options.time)
-                stamp = read_time(told, f"{row.where}, column {options.time!r}")
+                read = stamps.read(key, told, f"{row.where}, column {options.time!r}")
             except EdgeLstmError as error:
                 values, bad = NOTHING, bad or error
             else:
-                name = told
-                if key in before and stamp < before[key][0]:
-                    found = f"{name} after {before[key][1]}"
-                    late = EdgeLstmError(f"{row.where}: time runs backwards", found=found)
-                elif key in before:
-                    gap = _gap(stamp - before[key][0], steps, before[key][1], name)
-                before[key] = (stamp, name)
-                stamp -= starts.setdefault(key, stamp)
+                name, stamp, gap, late = told, read.seconds, read.gap, read.late
         last = spans[key].last == row.index if key in spans else False
         stream = None if options.key is None else key
         yield Frame(
@@ -322,16 +329,6 @@ def _frames(
             late=late,
             mark=None if index else row.mark,
         )
-
-
-def _gap(step: float, steps: deque[float], before: str, after: str) -> str | None:
-    """What is missing, judged by the median of the last steps, which come with some jitter."""
-    usual = float(np.median(steps)) if steps else None
-    steps.append(step)
-    if usual is None or step <= GAP * usual:
-        return None
-    missing = max(1, round(step / usual) - 1) if usual else 1
-    return f"{missing} row{'s' * (missing > 1)} missing between {before} and {after}"
 
 
 def _together(spans: Mapping[str, Span]) -> int:

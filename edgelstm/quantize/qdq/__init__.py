@@ -67,7 +67,7 @@ def check_calibration(step: StepModel, calibration: Calibration) -> None:
     if is_quantized(step):
         raise EdgeLstmError(
             "the model is quantised already",
-            found=", ".join(sorted({t for t in step.op_types() if t.endswith("QuantizeLinear")})),
+            found=", ".join(sorted({t for t in step.op_types() if t.lower().endswith("quantizelinear")})),
             expected="the float step graph it was made from",
         )
     if step.graph_hash() != calibration.model:

@@ -4,6 +4,8 @@
     FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in
     the equations of a GRU                   FusedGRUCell (see gru.py)
 
+with I8 or BF16 behind a cell's name where its weights are int8 behind DequantizeLinear, or bfloat16 behind Cast;
+
 in the domain ``edgelstm``, for the operators in plugins/onnxruntime. Everything else stays as it is, and so does the file:
 what is rewritten are the bytes that a session is opened from.
 """
@@ -13,9 +15,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import permutations
 
+import numpy as np
+
 from edgelstm.runtime.native.gru import find_gru
-from edgelstm.runtime.native.linear import Links
-from edgelstm.runtime.native.wire import FLOAT, FLOATS, Attribute, Node, OnnxGraph
+from edgelstm.runtime.native.linear import Links, suffix
+from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
 
 DOMAIN = "edgelstm"
@@ -68,19 +72,24 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
 
 
 #: By operator: the attribute that has a lent matrix's number, and the input that the matrix is where it is not lent.
-_LENT = {"FusedLSTMCell": (("lent", 3),), "FusedGRUCell": (("lent_w", 2), ("lent_r", 3))}
+_LENT = {f"FusedLSTMCell{kind}": (("lent", 3),) for kind in ("", "I8", "BF16")} | {
+    f"FusedGRUCell{kind}": (("lent_w", 2), ("lent_r", 3)) for kind in ("", "I8", "BF16")
+}
 
 
 def _keep_matrices(graph: OnnxGraph, links: Links) -> None:
-    names = {number: name for name, number in links.numbers.items()}
+    names = {number: name for (name, _), number in links.numbers.items()}
     for node in graph.nodes:
         for attribute, place in _LENT.get(node.op, ()) if node.domain == DOMAIN else ():
             number = node.attributes.pop(attribute, 0)
             if not isinstance(number, int) or not number:
                 continue
-            node.inputs[place] = names[number]
-            if names[number] not in graph.tensors:
-                graph.add_floats(names[number], links.lent[number])
+            matrix = links.lent[number]
+            # What was dequantised had its name from a node that may still be there.
+            name = names[number] if matrix.dtype == np.float32 else f"{names[number]}/edgelstm"
+            node.inputs[place] = name
+            if name not in graph.tensors:
+                graph.add(name, matrix)
 
 
 def variant_attributes(op: str) -> dict[str, Attribute] | None:
@@ -119,7 +128,11 @@ def _number(text: str) -> float:
 
 def _in_float32(graph: OnnxGraph) -> bool:
     """Whether no tensor has another floating-point type, as far as the file says."""
-    found = {t.dtype for t in graph.tensors.values()} | set(graph.inputs.values())
+    read = {name for node in graph.nodes if node.op != "Cast" for name in node.inputs} | graph.outputs
+    stored = {
+        name for name, t in graph.tensors.items() if t.dtype == BFLOAT16 and name not in read
+    }  # weights
+    found = {t.dtype for name, t in graph.tensors.items() if name not in stored} | set(graph.inputs.values())
     casts = [node.attributes.get("to", FLOAT) for node in graph.nodes if node.op in FLOAT_CASTS]
     return not ((found | {c for c in casts if isinstance(c, int)}) & FLOATS) - {FLOAT}
 
@@ -174,7 +187,11 @@ def _cell(
         return None
     joined = links.joined(gemm.value)
     inputs = joined if joined is not None and len(joined) == 2 else [gemm.value, ""]
-    extra: dict[str, Attribute] = {"lent": links.lend(gemm.weight, links.constants[gemm.weight])}
+    axis = 1 if gemm.transposed else 0
+    stored = links.stored_rows(gemm.weight, axis)
+    extra: dict[str, Attribute] = {
+        "lent": links.lend(gemm.weight, links.constants[gemm.weight], stored, axis)
+    }
     if not inputs[1]:
         extra["recurrent"] = 0
     if gemm.transposed:
@@ -183,9 +200,14 @@ def _cell(
         extra["added"] = 1
         peepholes = [*peepholes, *[""] * (3 - len(peepholes)), added]
     names = [*inputs, c, "", gemm.bias, *peepholes]
+    if stored is not None and stored.scale is not None:
+        scale = f"{gemm.weight}/edgelstm.scale"
+        if scale not in links.graph.tensors:
+            links.graph.add_floats(scale, stored.scale)
+        names += [*[""] * (9 - len(names)), scale]
     while not names[-1]:
         names.pop()
-    return Node("FusedLSTMCell", names, node.outputs, DOMAIN, {**attributes, **extra})
+    return Node("FusedLSTMCell" + suffix(stored), names, node.outputs, DOMAIN, {**attributes, **extra})
 
 
 def _drop_unused(graph: OnnxGraph) -> None:

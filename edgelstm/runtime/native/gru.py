@@ -15,7 +15,7 @@ from itertools import permutations
 
 import numpy as np
 
-from edgelstm.runtime.native.linear import Linear, Links
+from edgelstm.runtime.native.linear import Linear, Links, Stored, alike, stacked, suffix
 from edgelstm.runtime.native.wire import Attribute, Node
 from edgelstm.runtime.protocol import Array
 
@@ -72,7 +72,8 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
     inner = _candidate(links, candidate.inputs[0], h, units)
     if inner is None:
         return None
-    r, x, w_n, r_n, b_n, b_rn, after = inner
+    r, x, n_x, n_h, b_n, b_rn, after = inner
+    (w_n, w_stored), (r_n, r_stored) = n_x, n_h
     if x in links.graph.tensors:
         return None
     gates: dict[str, Linear] = {}
@@ -102,19 +103,31 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
     if f"{name}B" in links.graph.tensors:
         return None
     links.graph.add_floats(f"{name}B", bias)
+    of_x, of_h = (
+        stacked([*(gates[g].stored.get(source) for g in ("z", "r")), last])
+        for source, last in ((x, w_stored), (h, r_stored))
+    )
+    if not alike(of_x, of_h):
+        of_x = of_h = None
     attributes: dict[str, Attribute] = {
         "linear_before_reset": int(after),
-        "lent_w": links.lend(f"{name}W", weight),
-        "lent_r": links.lend(f"{name}R", recurrent),
+        "lent_w": links.lend(f"{name}W", weight, of_x),
+        "lent_r": links.lend(f"{name}R", recurrent, of_h),
     }
     if hard:
         attributes |= {"hard_sigmoid": 1, "alpha": alpha, "beta": beta}
     if _CANDIDATES[candidate.op]:
         attributes["candidate_relu"] = 1
-    return Node("FusedGRUCell", [x, h, "", "", f"{name}B"], node.outputs, "edgelstm", attributes)
+    inputs = [x, h, "", "", f"{name}B"]
+    for part, of in (("W", of_x), ("R", of_h)):
+        if of is not None and of.scale is not None:
+            links.graph.add_floats(f"{name}{part}/scale", of.scale)
+            inputs.append(f"{name}{part}/scale")
+    return Node("FusedGRUCell" + suffix(of_x), inputs, node.outputs, "edgelstm", attributes)
 
 
-_Inner = tuple[str, str, Array, Array, Array, Array, bool]
+_Part = tuple[Array, Stored | None]
+_Inner = tuple[str, str, _Part, _Part, Array, Array, bool]
 
 
 def _candidate(links: Links, value: str, h: str, units: int) -> _Inner | None:
@@ -136,7 +149,7 @@ def _candidate(links: Links, value: str, h: str, units: int) -> _Inner | None:
             ):
                 (x,) = first.weights
                 if x != h and len(first.bias) == len(second.bias) == units:
-                    return r, x, first.weights[x], second.weights[h], first.bias, second.bias, True
+                    return r, x, first.part(x), second.part(h), first.bias, second.bias, True
     for mul in (n for n in links.graph.nodes if n.op == "Mul" and n.domain == "" and h in n.inputs):
         reset_h = mul.outputs[0]
         total = links.linear(value, {reset_h: units})
@@ -151,7 +164,7 @@ def _candidate(links: Links, value: str, h: str, units: int) -> _Inner | None:
         r = mul.inputs[0] if mul.inputs[1] == h else mul.inputs[1]
         if x != h:
             zero = np.zeros(units, np.float32)
-            return r, x, total.weights[x], total.weights[reset_h], total.bias, zero, False
+            return r, x, total.part(x), total.part(reset_h), total.bias, zero, False
     return None
 
 

@@ -25,7 +25,7 @@ from edgelstm.version import __version__
 VARIABLE = "EDGELSTM_NATIVE_LIBRARY"
 FILE_NAME = "libedgelstm_onnxruntime.so"
 #: Which operators with which attributes, and which functions: what calls the library and what is in it have to agree.
-SCHEMA = 5
+SCHEMA = 6
 #: The first ONNX Runtime that has all the calls the library makes.
 OLDEST_ONNXRUNTIME = (1, 18)
 MAX_LIBRARY_BYTES = 64 * 1024**2
@@ -128,6 +128,14 @@ def find_native_library() -> NativeLibrary | None:
     return None
 
 
+def needed_native_library() -> NativeLibrary:
+    """:func:`find_native_library`, but EdgeLstmError where there is none."""
+    library = find_native_library()
+    if library is None:
+        raise EdgeLstmError("the library of operators for ONNX Runtime is not here", hint=BUILD_HINT)
+    return library
+
+
 def read_native_library(path: PathLike) -> NativeLibrary:
     """What the library at ``path`` was built for, from its bytes. Raises EdgeLstmError if it is no such library."""
     data = read_bytes(path, MAX_LIBRARY_BYTES)
@@ -156,7 +164,10 @@ def cached_place() -> Path:
 
 def prebuilt_prefix() -> Path | None:
     """The folder of edgelstm-native, with ``include/`` and ``lib/``; None where it is not installed."""
-    spec = importlib.util.find_spec(PREBUILT)
+    try:
+        spec = importlib.util.find_spec(PREBUILT)
+    except ValueError:  # a module of that name that was made by hand, or barred
+        return None
     if spec is None or spec.origin is None:
         return None
     return Path(spec.origin).resolve().parent

@@ -25,6 +25,8 @@ ELEMENTS = {
     "float32": 1, "uint8": 2, "int8": 3, "uint16": 4, "int16": 5, "int32": 6, "int64": 7, "bool": 9, "float16": 10,
     "float64": 11, "bfloat16": 16, "float8e4m3fn": 17,
 }  # fmt: skip
+#: The same of what is lent; bfloat16 is held as uint16.
+LENT = {"f4": 1, "i1": 3, "u2": 16}
 #: Name, dtype as in a Signature, and the memory that is read or written.
 Bound = tuple[str, str, Array]
 Step = Callable[[], int]
@@ -131,12 +133,12 @@ def load(path: Path, onnxruntime: Any) -> Any:
 def lent(library: Any, matrices: Mapping[int, Array]) -> Iterator[None]:
     """The kernels of a session that is opened inside find these matrices."""
     for number, matrix in matrices.items():
-        library.edgelstm_lend(number, matrix.ctypes.data, *matrix.shape)
+        library.edgelstm_lend(number, matrix.ctypes.data, LENT[matrix.dtype.str[1:]], *matrix.shape)
     try:
         yield
     finally:
         for number in matrices:
-            library.edgelstm_lend(number, None, 0, 0)
+            library.edgelstm_lend(number, None, 0, 0, 0)
 
 
 def _unbind(library: Any, call: ctypes.c_void_p, memory: list[Array]) -> None:
@@ -150,7 +152,7 @@ def _functions(path: Path) -> Any:
     pointer, size = ctypes.c_void_p, ctypes.c_size_t
     library.edgelstm_message.restype = ctypes.c_char_p
     library.edgelstm_open.argtypes = [ctypes.c_char_p, size, ctypes.c_int, ctypes.c_int, pointer]
-    library.edgelstm_lend.argtypes = [ctypes.c_int64, pointer, ctypes.c_int64, ctypes.c_int64]
+    library.edgelstm_lend.argtypes = [ctypes.c_int64, pointer, ctypes.c_int, ctypes.c_int64, ctypes.c_int64]
     library.edgelstm_lend.restype = None
     library.edgelstm_close.argtypes = [pointer]
     library.edgelstm_close.restype = None

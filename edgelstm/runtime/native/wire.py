@@ -16,7 +16,7 @@ import numpy as np
 
 from edgelstm.runtime.protocol import Array
 
-FLOAT = 1  # TensorProto.FLOAT
+FLOAT, INT8, BFLOAT16 = 1, 3, 16  # of TensorProto
 #: TensorProto's numbers of all floating-point types; 17 and above: 8 bits and fewer.
 FLOATS = frozenset({1, 10, 11, 16, *range(17, 21), 23, 24})
 
@@ -41,6 +41,14 @@ class Tensor:
         if self.dtype != FLOAT or self.raw is None or self.raw.nbytes != 4 * math.prod(self.dims):
             return None
         values: Array = np.frombuffer(self.raw, "<f4").reshape(self.dims)
+        return values
+
+    def bytes_as(self, dtype: int, kind: str) -> Array | None:
+        """Its values as NumPy's ``kind``; None if it is no complete tensor of ``dtype``."""
+        size = np.dtype(kind).itemsize * math.prod(self.dims)
+        if self.dtype != dtype or self.raw is None or self.raw.nbytes != size:
+            return None
+        values: Array = np.frombuffer(self.raw, kind).reshape(self.dims)
         return values
 
     def ints(self) -> list[int] | None:
@@ -110,11 +118,16 @@ class OnnxGraph:
 
     def add_floats(self, name: str, values: Array) -> None:
         """One more initialiser, float32."""
-        raw = np.ascontiguousarray(values, "<f4").tobytes()
+        self.add(name, np.ascontiguousarray(values, "<f4"))
+
+    def add(self, name: str, values: Array) -> None:
+        """One more initialiser: float32, int8, or bfloat16 as uint16."""
+        dtype = {"f": FLOAT, "i": INT8, "u": BFLOAT16}[values.dtype.kind]
+        raw = values.tobytes()
         dims = b"".join(_tag(1, _VARINT) + _varint(d) for d in values.shape)
-        body = dims + _tag(2, _VARINT) + _varint(FLOAT) + _text(8, name) + _block(9, raw)
+        body = dims + _tag(2, _VARINT) + _varint(dtype) + _text(8, name) + _block(9, raw)
         self._made.append(_block(_INITIALIZER, body))
-        self.tensors[name] = Tensor(values.shape, FLOAT, memoryview(raw))
+        self.tensors[name] = Tensor(values.shape, dtype, memoryview(raw))
 
     def encode(self, domain: str, version: int) -> bytes:
         """The file with the nodes as they are now, and no initialiser that none of them reads; importing ``domain`` too."""
@@ -224,6 +237,7 @@ def _tensor(data: int | memoryview) -> tuple[str, Tensor]:
     assert isinstance(data, memoryview)
     dims: list[int] = []
     name, dtype, raw, elsewhere = "", 0, None, False
+    small: list[int] = []  # int32_data, where types of fewer bits are if they are not raw
     for number, _, value in _fields(data):
         if number == 1:
             dims += [_signed(n) for n in _ints(value)]
@@ -235,8 +249,12 @@ def _tensor(data: int | memoryview) -> tuple[str, Tensor]:
             raw = value  # float_data is packed: the same bytes
         elif number == 7 and isinstance(value, memoryview):
             raw = memoryview(np.array([_signed(n) for n in _ints(value)], "<i8").tobytes())
+        elif number == 5:
+            small += [_signed(n) for n in _ints(value)]
         elif number in (13, 14):
             elsewhere = elsewhere or value != 0
+    if small and raw is None and dtype == INT8 and all(-128 <= n <= 127 for n in small):
+        raw = memoryview(np.array(small, np.int8).tobytes())
     return name, Tensor(tuple(dims), dtype, None if elsewhere or min(dims, default=0) < 0 else raw)
 
 

@@ -263,6 +263,21 @@ def test_the_end_of_a_stream_is_the_end_of_its_alarm(tmp_path: Path) -> None:
     assert set(writer.alarms.streams) == {"e"}
 
 
+def test_a_missing_scale_is_told_as_detect_tells_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    zoo.lstm(head=3).save(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.random.default_rng(1).uniform(size=(50, 3)).astype(np.float32))
+    edgelstm.fit_detector(
+        tmp_path / "m.onnx", f"{tmp_path}/x.npy", tmp_path / "d.json", target="next", threads=1
+    )
+    np.save(tmp_path / "x.npy", np.load(tmp_path / "x.npy") * 255)
+    text = '[models.m]\npath = "m.onnx"\n[streams.s]\nsource = "x.npy"\n[streams.s.alarms.odd]\ndetector = "d.json"\nsink = "e.jsonl"\n'
+    Pipeline.from_text(text, tmp_path).run()
+    said = [r.message for r in caplog.records if "far outside what the detector was fitted on" in r.message]
+    assert len(said) == 1
+    assert said[0].startswith("stream s: ")
+    assert "scale" in said[0]
+
+
 @pytest.mark.parametrize("gap", ["hold", "reset"])
 def test_a_detector_alarms_where_detect_finds_anomalies(tmp_path: Path, gap: Any) -> None:
     """Live as in a recording: frames that are left out, gaps, states that begin anew, two streams."""

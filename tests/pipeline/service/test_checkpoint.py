@@ -339,12 +339,24 @@ def test_a_source_that_begins_elsewhere_is_another(tmp_path: Path, caplog: pytes
     assert names == [f"{k}.png" for k in range(7)], "the new file alone"
     for k in range(5):
         (tmp_path / "in" / f"{k}.png").unlink()
-    image.new("L", (6, 4), 70).save(tmp_path / "in" / "7.png")
+    for new in (7, 8):
+        image.new("L", (6, 4), 10 * new).save(tmp_path / "in" / f"{new}.png")
+        report, log = serve(tmp_path, caplog)
+        names = [json.loads(line)["name"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+        assert names == [f"{k}.png" for k in range(new + 1)], (
+            "the last that was seen is there: the new file alone"
+        )
+        assert ("begins with 5.png and no longer with 0.png: goes on behind 6.png" in log) is (new == 7)
+    assert "reset:source" not in report.streams["a"]
+    for k in range(5, 9):
+        (tmp_path / "in" / f"{k}.png").unlink()
+    for k in (1, 2):
+        image.new("L", (6, 4), k).save(tmp_path / "in" / f"{k}.png")
     report, log = serve(tmp_path, caplog)
-    assert "its source begins with 5.png and no longer with 0.png: all its frames are new" in log
+    assert "its source begins with 1.png and no longer with 5.png: all its frames are new" in log
     assert report.streams["a"]["reset:source"] == 1
     names = [json.loads(line)["name"] for line in (tmp_path / "a.jsonl").read_text().splitlines()]
-    assert names[7:] == ["5.png", "6.png", "7.png"]
+    assert names[9:] == ["1.png", "2.png"]
 
 
 def test_a_checkpoint_that_can_not_be_written_costs_nothing_else(

@@ -442,3 +442,40 @@ def test_a_hangup_reads_the_file_again(folder: Path) -> None:
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 0
+
+
+@pytest.mark.parametrize("isolate", ["none", "process"])
+def test_postprocessing_that_is_refused_changes_nothing(folder: Path, isolate: str) -> None:
+    with Running(MODEL + toml("b", rate=400, isolate=isolate), folder) as service:
+        until(lambda: service.count("b", "stepped") > 5)
+        for post in ("nope", "overlap_add=0", "mask_spectrum", "z:threshold=1"):
+            with pytest.raises(EdgeLstmError):
+                service.control.configure("b", section("b", rate=400, isolate=isolate, postprocess=post))
+        count = service.count("b", "delivered")
+        until(lambda: service.count("b", "delivered") > count + 5)
+        assert service.control.service.channels[0].section.postprocess is None
+    found = values(folder / "b.jsonl")
+    assert found == sums(frames(folder, "b"))[: len(found)]
+
+
+def test_postprocessing_that_fails_costs_its_outputs_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it raises: the state goes on, the model's other streams too."""
+    from edgelstm.pipeline.outputs import Outputs
+
+    made = Outputs.__call__
+
+    def fails(self: Outputs, outputs: Any, raw: Any = None, stream: str | None = None) -> Any:
+        if stream == "b" and float(raw) > 0:
+            raise ValueError("a bug")
+        return made(self, outputs, raw, stream)
+
+    monkeypatch.setattr(Outputs, "__call__", fails)
+    with Running(MODEL + toml("a", limit=40) + toml("b", limit=40), folder) as service:
+        report = service.ends()
+    assert report.failed == {}
+    assert report.streams["a"]["delivered"] == 40
+    b = report.streams["b"]
+    assert (b["stepped"], b["delivered"] + b["undelivered:postprocess"]) == (40, 40)
+    assert 0 < b["delivered"] < 40

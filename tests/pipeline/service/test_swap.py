@@ -122,7 +122,9 @@ def test_a_watched_file_takes_over_once_it_is_whole(
 ) -> None:
     """Half of it is refused, whatever it takes to be written; the rest of it makes it one."""
     data = (models / "int8.onnx").read_bytes()
-    text = pipeline(tmp_path, models, "watch = true\n").replace("rate = 1000", "rate = 200")
+    text = pipeline(tmp_path, models, "watch = true\ncompatible = true\n").replace(
+        "rate = 1000", "rate = 200"
+    )
     with caplog.at_level(logging.INFO, "edgelstm.serve"), Running(text, tmp_path) as running:
         until(lambda: running.count("a", "stepped") > 5)
         with (tmp_path / "model.onnx").open("wb") as file:
@@ -235,3 +237,56 @@ def test_a_stream_more_does_not_bring_in_another_file(models: Path, tmp_path: Pa
         with pytest.raises(EdgeLstmError, match="another file than the one that runs"):
             running.control.add("d", section("a", model="m", sink=[]))
         assert running.control.service.loops["m"].runner is before
+
+
+@pytest.mark.parametrize("file", ["int8", "retrained"])
+def test_a_restart_with_the_old_file_takes_the_values_of_the_swapped_one(
+    models: Path, tmp_path: Path, file: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It took over from the old one, so what its states are worth goes on there; not in a third one that nobody vouched for."""
+    text = '[service]\ncheckpoint = "states"\n' + pipeline(tmp_path, models)
+    text = (
+        text.partition("[models.other]")[0]
+        + "[streams.a]"
+        + text.partition("[streams.a]")[2].partition("[")[0]
+    )
+    with Running(text, tmp_path) as running:
+        until(lambda: running.count("a", "stepped") > 20)
+        running.pipeline.swap("m", models / f"{file}.onnx", compatible=True)
+        before = running.count("a", "stepped")
+        until(lambda: running.count("a", "stepped") > before + 20)
+        running.control.pause("a")
+        was = running.control.snapshot("a")["a"]
+        count = running.count("a", "stepped")
+        running.pipeline.stop()
+        running.ends()
+    with caplog.at_level(logging.INFO, "edgelstm.serve"), Running(text, tmp_path) as running:
+        until(lambda: running.count("a", "stepped") > count + 20)
+    assert f"its states are of {file}.onnx, which had taken over from it" in caplog.text
+    assert "stream a: goes on from" in caplog.text
+    frames = np.load(tmp_path / "a.npy")
+    with Runner.open(models / "float.onnx", threads=1) as runner:
+        runner.stream("x").restore(was)
+        wanted = [runner.stream("x").step(x)["y"].tolist() for x in frames[count : count + 20]]
+    found = values(tmp_path / "a.jsonl")[count : count + 20]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+    other = {"int8": "retrained", "retrained": "int8"}[file]
+    (tmp_path / "model.onnx").write_bytes((models / f"{other}.onnx").read_bytes())
+    for more, said in (
+        (
+            "",
+            "begins anew: the checkpoint is of another model, model.onnx; the file says model.onnx, and not compatible",
+        ),
+        ("compatible = true\n", "its states are of model.onnx, which is said to be compatible"),
+    ):
+        caplog.clear()
+        folder = tmp_path / "states"
+        saved = {path: path.read_bytes() for path in folder.iterdir()}
+        changed = text.replace("max_wait = 0\n", "max_wait = 0\n" + more)
+        with caplog.at_level(logging.INFO, "edgelstm.serve"), Running(changed, tmp_path):
+            assert said in caplog.text
+        for path in folder.iterdir():
+            path.unlink()
+        for path, data in saved.items():
+            path.write_bytes(data)

@@ -221,6 +221,28 @@ def test_a_step_that_hangs_ends_its_model_alone(tmp_path: Path, hanging: threadi
     assert report.streams["b"]["delivered"] == 50
 
 
+def test_a_service_whose_every_model_hangs_ends(tmp_path: Path, hanging: threading.Event) -> None:
+    """Though it was to stay: whoever watches the process starts another one."""
+    folder = folder_of_sums(tmp_path)
+    np.save(folder / "a.npy", np.array([1, 7, 1], np.float32))
+    models = MODEL.replace("max_wait = 0", "max_wait = 0\nhang_after = 0.3")
+    service = '[service]\nstay = true\ndrain = 0.2\ncheckpoint = "states"\n'
+    with Running(service + models + toml("a"), folder) as running:
+        report = running.ends()
+    assert "a step hangs" in report.failed["model m"]
+
+
+def test_a_step_that_is_left_behind_at_the_end_is_a_failure(tmp_path: Path, hanging: threading.Event) -> None:
+    folder = folder_of_sums(tmp_path)
+    np.save(folder / "a.npy", np.array([1, 7, 1], np.float32))
+    with Running("[service]\ndrain = 0.2\n" + MODEL + toml("a"), folder) as running:
+        (loop,) = running.control.service.loops.values()
+        until(lambda: loop.stepping_since is not None and loop.calls == 2)
+        running.pipeline.stop()
+        report = running.ends()
+    assert "left behind at the end" in report.failed["model m"]
+
+
 def test_a_step_that_hung_and_ends_goes_on(tmp_path: Path, hanging: threading.Event) -> None:
     folder = folder_of_sums(tmp_path, b=3000)
     np.save(folder / "a.npy", np.array([1, 7, 1], np.float32))

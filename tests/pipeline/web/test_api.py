@@ -314,3 +314,45 @@ def test_log_lines_as_json(run: Run, folder: Path, caplog: pytest.LogCaptureFixt
     )
     assert entry(record)["stream"] == "a:1"
     assert entry(record)["time"].endswith("Z")
+
+
+def test_a_source_that_hangs_while_it_connects_holds_nobody_up(folder: Path) -> None:
+    """A camera that takes the connection and says nothing: others come and go meanwhile, it is removed at once, and its name is free."""
+    pytest.importorskip("av")
+    import socket
+
+    with (
+        socket.create_server(("127.0.0.1", 0), backlog=64) as silent,
+        Running(service(token=SECRET) + toml("a", rate=200), folder) as running,
+    ):
+        address = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/1#open_timeout=600&read_timeout=600"
+        answers: dict[str, Any] = {}
+
+        def add(name: str) -> None:
+            body = {"source": address, "sink": [], "retries": 9 if name == "cam0" else 0}
+            answers[name] = call(running, "POST", f"/api/streams/{name}", body, headers=BEARER)
+
+        names = [f"cam{k}" for k in range(16)]
+        adds = [threading.Thread(target=add, args=(name,), daemon=True) for name in names]
+        for thread in adds:
+            thread.start()
+        until(lambda: len(running.control._coming) == len(names))
+        before = running.count("a", "stepped")
+        full = call(running, "POST", "/api/streams/more", {"source": address, "sink": []}, headers=BEARER)
+        assert full.code == 400
+        assert "16 streams whose sources are being opened" in full.json["error"]
+        assert call(running, "DELETE", "/api/streams/cam1", headers=BEARER).code == 200
+        assert (
+            call(running, "POST", "/api/streams/cam1", {"source": "c.npy", "sink": []}, headers=BEARER).code
+            == 201
+        )
+        until(lambda: running.count("cam1", "stepped") == 40)
+        until(lambda: running.count("a", "stepped") > before + 20)
+        for name in (n for n in names if n != "cam1"):
+            assert call(running, "DELETE", f"/api/streams/{name}", headers=BEARER).code == 200
+        for thread in adds:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert {answer.code for answer in answers.values()} == {400}
+        assert all("removed before its source was there" in a.json["error"] for a in answers.values())
+        assert [c.name for c in running.control.service.channels] == ["a", "cam1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,7 @@ from edgelstm.frontends.keras.activations import Activation
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.calls import Slot
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options, is_off
 
 #: What Keras takes from scores that a mask hides.
@@ -22,9 +24,20 @@ _HIDDEN = -1e9
 class Bindable(Layer):
     """A layer whose calls have arguments of their own: ``bind`` makes a layer of each."""
 
+    @abstractmethod
     def bind(self, args: Sequence[Any], keywords: Mapping[str, Any]) -> tuple[Layer, list[Slot]]:
         """The layer of one call, and the tensors it takes. Raises EdgeLstmError for arguments it does not know."""
-        raise NotImplementedError
+
+    def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
+        raise self._unbound()
+
+    def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
+        raise self._unbound()
+
+    def _unbound(self) -> EdgeLstmError:
+        return EdgeLstmError(
+            f"{self.what} inside another layer", expected="a call of its own, with its query and value"
+        )
 
 
 class _Attending(Bindable):
@@ -56,13 +69,13 @@ class _Attending(Bindable):
         call = AttentionCall(self, flags["use_causal_mask"], flags["return_attention_scores"])
         return call, slots
 
+    @abstractmethod
     def scores(self, g: Builder, q: Value, k: Value, place: str) -> str:
         """Emit the scores [N, (heads,) Tq, Tv]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, q: Array, k: Array) -> Array:
         """The same by NumPy."""
-        raise NotImplementedError
 
     def project(self, g: Builder, values: Sequence[Value], place: str) -> list[Value]:
         """Query, value and key as the scores take them."""
@@ -194,7 +207,7 @@ class Attention(_Attending):
         return weighted
 
 
-class _Projection(Layer):
+class _Projection(Weighted):
     """x W + b over the features, to [heads, size] or from it."""
 
     def __init__(self, options: Options, biased: bool) -> None:
@@ -240,7 +253,7 @@ class MultiHeadAttention(_Attending):
         for part in self.parts.values():
             part.trainable = self.trainable
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         return list(self.parts.items())
 
     def project(self, g: Builder, values: Sequence[Value], place: str) -> list[Value]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -110,9 +111,9 @@ class _Encoding(FrameLayer):
         sequence = x.sequence and self.keeps_time
         return [replace(x, data=self._encode(ids, depth, x.streamed), mask=None, sequence=sequence)]
 
+    @abstractmethod
     def numbers(self, x: Array) -> tuple[Array, int]:
         """The whole numbers by NumPy, and how many there may be."""
-        raise NotImplementedError
 
     def _encode(self, ids: Array, depth: int, streamed: bool) -> Array:
         if self.mode == "int":

@@ -6,6 +6,7 @@ as the documentation of keras.layers has it: gates i, f, c, o; z, r, h; weights 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,12 +17,12 @@ from edgelstm.frontends.keras import arithmetic
 from edgelstm.frontends.keras.activations import Activation, read_activation
 from edgelstm.frontends.keras.arithmetic import same_padding
 from edgelstm.frontends.keras.builder import Array, Builder, Shape, Value, channels_first
-from edgelstm.frontends.keras.layers.layer import Layer
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options
 from edgelstm.graph.gates import GateVariant
 
 
-class Cell(Layer):
+class Cell(Weighted, ABC):
     """One step: ``(x, states) -> next states``; one of them is the output.
 
     Physically a frame and the states are [N, features] or [N, channels, *grid].
@@ -40,9 +41,9 @@ class Cell(Layer):
     def variables(self) -> tuple[list[str], list[str]]:
         return ["kernel", "recurrent_kernel", *(["bias"] if self.bias else [])], []
 
+    @abstractmethod
     def taken(self, shape: Shape) -> tuple[tuple[int, ...], Shape]:
         """For frames of ``shape`` (Keras's order): the layout the cell wants, and the physical shape of a state."""
-        raise NotImplementedError
 
     def states(self, shape: Shape) -> list[Shape]:
         """The physical shape of every state, for frames of ``shape``."""
@@ -52,17 +53,17 @@ class Cell(Layer):
         """Keras's shape of an output, and the layout it has."""
         return state, tuple(range(len(state) + 1))
 
+    @abstractmethod
     def step(self, g: Builder, x: str, states: Sequence[str], shape: Shape, place: str) -> list[str]:
         """Emit one step on frames of Keras's ``shape``."""
-        raise NotImplementedError
 
     def project(self, x: Array) -> Array:
         """What ``advance`` takes, of the frames [N, T, ...] of a whole sequence: all that does not need the states."""
         return x
 
+    @abstractmethod
     def advance(self, x: Array, states: Sequence[Array]) -> list[Array]:
         """One step by NumPy, all in Keras's layout. x: one frame of what ``project`` gave."""
-        raise NotImplementedError
 
 
 def elementwise(options: Options, key: str, found: Activation) -> Activation:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Shape, Value
+from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options
 
 MaskRule = Literal["keeps", "drops", "refuses"]
@@ -36,7 +36,7 @@ class Tensor:
 Memory = dict[str, Any]
 
 
-class Layer:
+class Layer(Weighted, ABC):
     """One layer of a model.
 
     ``emit`` puts it into a graph, ``compute`` is its equation in Keras's own layout; the two share only options and
@@ -56,66 +56,17 @@ class Layer:
     #: The last element of a sequence is all it takes.
     takes_last: bool = False
     mask_rule: ClassVar[MaskRule] = "keeps"
-    #: What ``compute`` computes in; its program sets it, and the weights' type with it.
-    working: type[np.floating[Any]] = np.float64
 
-    def __init__(self, options: Options) -> None:
-        self.options = options
-        self.name = options.path.rsplit("/", 1)[-1]
-        self.trainable = options.get("trainable", True) is not False
-        self.weights: dict[str, Array] = {}
-
-    @property
-    def what(self) -> str:
-        """The layer, for messages."""
-        return self.options.what
-
-    def variables(self) -> tuple[list[str], list[str]]:
-        """Names of the layer's own weights in Keras's order: those that training changes, and the others."""
-        return [], []
-
-    def children(self) -> list[tuple[str, Layer]]:
-        """Layers inside this one, by the name of the attribute that holds them."""
-        return []
-
-    def receive(self, arrays: Sequence[Array]) -> None:
-        """Take the layer's own weights, in Keras's order."""
-        names = [name for part in self.variables() for name in part]
-        if len(arrays) != len(names):
-            raise EdgeLstmError(
-                f"{self.what}: weights are missing or too many",
-                found=f"{count_of(len(arrays), 'array')} of shapes {[list(a.shape) for a in arrays][:8]}",
-                expected=f"{len(names)}: {', '.join(names) or 'none'}",
-            )
-        self.weights = dict(zip(names, arrays, strict=True))
-
-    def weight(self, name: str, shape: Shape) -> Array:
-        """A weight, its shape and its numbers checked."""
-        value = self.weights.get(name)
-        if value is None:
-            raise EdgeLstmError(f"{self.what}: weight {name!r} is missing", expected=f"shape {list(shape)}")
-        if value.shape != shape:
-            raise EdgeLstmError(
-                f"{self.what}: weight {name!r}",
-                found=f"shape {list(value.shape)}",
-                expected=f"shape {list(shape)}",
-            )
-        if not np.isfinite(value).all():
-            raise EdgeLstmError(
-                f"{self.what}: weight {name!r}", found="NaN or infinity", expected="finite numbers"
-            )
-        return value
-
+    @abstractmethod
     def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
         """Add the layer to the graph; gives its outputs.
 
         Raises NeedsWindow where a frame of a sequence comes in and the layer needs the whole of it.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def compute(self, inputs: Sequence[Tensor], place: str, memory: Memory) -> list[Tensor]:
         """The same by NumPy. ``memory`` is this layer's to read and write under names that begin with ``place``."""
-        raise NotImplementedError
 
     def single(self, inputs: Sequence[Any]) -> Any:
         """The only input."""
@@ -158,11 +109,11 @@ class FrameLayer(Layer):
         return replace(after, mask=kept, sequence=before.sequence and self.keeps_time)
 
     def frame(self, g: Builder, value: Value, place: str) -> Value:
-        """Emit the layer on one value."""
+        """Emit the layer on one value; a kind with an ``emit`` of its own does without."""
         raise NotImplementedError
 
     def apply(self, x: Array) -> Array:
-        """By NumPy, on Keras's tensor."""
+        """By NumPy, on Keras's tensor; a kind with a ``compute`` of its own does without."""
         raise NotImplementedError
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Layer, Memory, Tensor
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options
 
 #: keras.backend.epsilon(): what a deviation is at least.
@@ -219,7 +220,7 @@ class SpectralNormalization(Layer):
         self.keeps_time = self.layer.keeps_time
         options.finish("power_iterations")
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         return [("layer", self.layer)]
 
     def variables(self) -> tuple[list[str], list[str]]:

@@ -12,6 +12,7 @@ from edgelstm.frontends.keras.builder import Array, Builder, NeedsWindow, Shape,
 from edgelstm.frontends.keras.layers.cells import CELLS, Cell, frame_shape
 from edgelstm.frontends.keras.layers.layer import Layer, Memory, Tensor
 from edgelstm.frontends.keras.layers.stacked import read_cell
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options
 
 #: Steps of a recurrence inside one call of the graph.
@@ -48,7 +49,7 @@ class Recurrent(Layer):
         if options.get("num_constants"):
             raise options.error("num_constants", "no constants")
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         return [("cell", self.cell)]
 
     def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:

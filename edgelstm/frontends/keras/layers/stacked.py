@@ -8,7 +8,7 @@ from typing import Any
 
 from edgelstm.frontends.keras.builder import Array, Builder, Shape
 from edgelstm.frontends.keras.layers.cells import Cell, GRUCell, LSTMCell, SimpleCell
-from edgelstm.frontends.keras.layers.layer import Layer
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.names import snake_case
 from edgelstm.frontends.keras.options import Options
 
@@ -41,7 +41,7 @@ class StackedCells(Cell):
     """Each cell takes the output of the one below; the states lie one after the other."""
 
     def __init__(self, options: Options) -> None:
-        Layer.__init__(self, options)
+        Weighted.__init__(self, options)
         given = options.get("cells")
         if not isinstance(given, list) or not 0 < len(given) <= _MAX_CELLS:
             raise options.error("cells", f"1 to {_MAX_CELLS} cells")
@@ -59,9 +59,9 @@ class StackedCells(Cell):
     def variables(self) -> tuple[list[str], list[str]]:
         return [], []
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         seen: dict[str, int] = {}
-        found: list[tuple[str, Layer]] = []
+        found: list[tuple[str, Weighted]] = []
         for kind, cell in zip(self._kinds, self.cells, strict=True):
             name = snake_case(kind)
             number = seen.get(name, 0)

@@ -7,6 +7,7 @@ ahead have come; the zeros behind the last frame never come in a stream.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -140,7 +141,7 @@ class WindowLayer(FrameLayer):
 
     def _inner(self) -> WindowLayer:
         """This layer without its first axis, time."""
-        inner = object.__new__(WindowLayer)
+        inner = object.__new__(type(self))
         inner.options, inner.padding = self.options, self.padding
         inner.sizes, inner.strides, inner.dilation = self.sizes[1:], self.strides[1:], self.dilation[1:]
         return inner
@@ -222,6 +223,6 @@ class WindowLayer(FrameLayer):
         length = self._length(x.length)
         return [replace(x, data=self.windows(needed, pads), mask=None, length=length)]
 
+    @abstractmethod
     def windows(self, x: Array, pads: Pads) -> Array:
         """The layer by NumPy on [N, *spatial, C]."""
-        raise NotImplementedError

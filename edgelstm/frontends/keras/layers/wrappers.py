@@ -13,6 +13,7 @@ from edgelstm.frontends.keras.builder import Builder, NeedsWindow, Value
 from edgelstm.frontends.keras.layers.cells import CELLS
 from edgelstm.frontends.keras.layers.layer import FrameLayer, Layer, Memory, Tensor
 from edgelstm.frontends.keras.layers.recurrent import Recurrent
+from edgelstm.frontends.keras.layers.weighted import Weighted
 from edgelstm.frontends.keras.options import Options
 
 MakeLayer = Callable[[Options, str, Mapping[str, Any]], Layer]
@@ -31,7 +32,7 @@ class TimeDistributed(Layer):
         self.layer = make(options, "layer", inner)
         options.finish()
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         return [("layer", self.layer)]
 
     def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:
@@ -113,7 +114,7 @@ class Bidirectional(Layer):
         inner = Options(options.source, f"{options.path}/{side}_layer", str(kind), config)
         return Recurrent(inner, backwards=True)
 
-    def children(self) -> list[tuple[str, Layer]]:
+    def children(self) -> list[tuple[str, Weighted]]:
         return [("forward_layer", self.forward), ("backward_layer", self.backward)]
 
     def emit(self, g: Builder, inputs: Sequence[Value], place: str) -> list[Value]:

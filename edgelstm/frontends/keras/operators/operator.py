@@ -79,11 +79,11 @@ class OneOperator(Operator):
         return [replace(x, data=y, mask=None, sequence=sequence) for y in self.apply(x.data)]
 
     def frame(self, g: Builder, value: Value, place: str) -> list[Value]:
-        """Emit it on one value."""
+        """Emit it on one value; one with an ``emit`` of its own does without."""
         raise NotImplementedError
 
     def apply(self, x: Array) -> list[Array]:
-        """By NumPy, on Keras's tensor."""
+        """By NumPy, on Keras's tensor; one with a ``compute`` of its own does without."""
         raise NotImplementedError
 
 

@@ -15,7 +15,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.address import Address, parse_url, split_fragment
 from edgelstm.pipeline.sources.clock import CaptureClock, utc
-from edgelstm.pipeline.sources.source import Array, Frame, Source
+from edgelstm.pipeline.sources.source import NOTHING, Array, Frame, Source
 from edgelstm.pipeline.zmq_frames import MAX_ARRAYS, MAX_BYTES, Message, decode, topic
 
 PREFIXES = ("zmq://", "zmq+ipc://")
@@ -125,9 +125,11 @@ class _Subscriber:
             found = self._next(within)
             if found is None:
                 raise EdgeLstmError(f"source {setup.shown}: stopped before its first message")
-            self._first: tuple[Message, float] | None = found
-            self.start, self._note = self._stamp(*found)
-            message = found[0]
+            message, came = found
+            if isinstance(message, EdgeLstmError):
+                raise message
+            self._first: tuple[Message | EdgeLstmError, float] | None = found
+            self.start, self._note = self._stamp(message, came)
             self.stream = message.stream
             self.words = ", ".join(f"{n} {a.dtype}{list(a.shape)}" for n, a in message.arrays.items())
         except BaseException:
@@ -147,6 +149,12 @@ class _Subscriber:
         index = 0
         while found is not None:
             message, came = found
+            if isinstance(message, EdgeLstmError):
+                stamp, note = self._clock.stamp(None, came)
+                yield Frame(index, stamp - start, utc(stamp), NOTHING, bad=message)
+                index += 1
+                found = self._next(self._setup.silent)
+                continue
             if index:
                 stamp, note = self._stamp(message, came)
             if message.stream != self.stream:
@@ -182,8 +190,8 @@ class _Subscriber:
             )
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
 
-    def _next(self, within: float | None) -> tuple[Message, float] | None:
-        """The next message, and when it came; None when it is to stop."""
+    def _next(self, within: float | None) -> tuple[Message | EdgeLstmError, float] | None:
+        """The next message, or what is wrong with it, and when it came; None when it is to stop."""
         began = time.monotonic()
         while not self._stopped.is_set():
             if self._socket.poll(POLL):
@@ -194,12 +202,9 @@ class _Subscriber:
                         parts.append(part)
                 try:
                     return decode(parts), time.monotonic()
-                except EdgeLstmError as error:
-                    raise EdgeLstmError(
-                        f"source {self._setup.shown}: {error.what}",
-                        found=error.found,
-                        expected=error.expected,
-                    ) from None
+                except EdgeLstmError as error:  # of one message; the next may be one
+                    what = f"source {self._setup.shown}: {error.what}"
+                    return EdgeLstmError(what, found=error.found, expected=error.expected), time.monotonic()
             if within is not None and time.monotonic() - began > within:
                 raise EdgeLstmError(f"source {self._setup.shown}", found=f"nothing came for {within:g} s")
         return None
