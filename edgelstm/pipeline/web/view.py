@@ -62,11 +62,19 @@ def is_ready(site: Site) -> bool:
     return site.service.is_running and all(loop.error is None for loop in site.service.loops.values())
 
 
+def _files(site: Site, loop: Loop) -> str:
+    """Those that run: of a model that was swapped, the one that took over."""
+    config = site.service.config
+    if loop.kin or loop.name not in config.models:
+        return loop.file
+    return " then ".join(Path(config.models[each].path).name for each in config.chain(loop.name))
+
+
 def _model(site: Site, loop: Loop) -> dict[str, Any]:
     section = site.service.config.models.get(loop.name)
     return {
         "name": loop.name,
-        "file": Path(section.path if section else "").name,
+        "file": _files(site, loop),
         "device": (section.device if section else None)
         or ("cuda" if section and section.path.endswith(".plan") else "cpu"),
         "calls": loop.calls,

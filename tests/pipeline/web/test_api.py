@@ -356,3 +356,24 @@ def test_a_source_that_hangs_while_it_connects_holds_nobody_up(folder: Path) -> 
         assert {answer.code for answer in answers.values()} == {400}
         assert all("removed before its source was there" in a.json["error"] for a in answers.values())
         assert [c.name for c in running.control.service.channels] == ["a", "cam1"]
+
+
+def test_models_in_series_are_shown_and_swapped_each(folder: Path) -> None:
+    head = service(token=SECRET).replace("max_wait = 0\n", 'max_wait = 0\nthen = "n"\n')
+    (folder / "again.onnx").write_bytes(
+        (folder / "sum.onnx").read_bytes() + b"\x72\x00"
+    )  # another file, the same model
+    with Running(head + '[models.n]\npath = "sum.onnx"\n' + toml("a", rate=200, sink=[]), folder) as running:
+        until(lambda: running.count("a", "stepped") > 5)
+        shown = call(running, "GET", "/api/status?states=1", headers=BEARER).json
+        (model,) = shown["models"]
+        assert (model["name"], model["file"]) == ("m", "sum.onnx then sum.onnx")
+        assert {state["name"] for state in shown["streams"][0]["states"]} == {"1.s", "2.s"}
+        path = {"path": str(folder / "again.onnx"), "compatible": True}
+        assert call(running, "POST", "/api/models/n/swap", path, headers=BEARER).code == 200
+        before = running.count("a", "stepped")
+        until(lambda: running.count("a", "stepped") > before)
+        (model,) = call(running, "GET", "/api/status", headers=BEARER).json["models"]
+        assert model["file"] == "sum.onnx then again.onnx"
+        assert call(running, "GET", "/metrics", headers=BEARER).code == 200
+        assert call(running, "POST", "/api/models/x/swap", path, headers=BEARER).code == 400
