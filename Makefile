@@ -77,7 +77,7 @@ gpu-contact:
 	$(PYTHON) benchmarks/gpu/contact.py $(CONTACT)
 
 # CUDA's compiler comes from PyPI, so that the kernels are compiled on any x86-64 or Arm server; so does triton, which runs a kernel
-# without a GPU. Some 450 MB to fetch, which is why `make test` does not. CUDA="" takes what is here. Not in constraints.txt: PyTorch's CUDA
+# without a GPU. Some 450 MB to fetch and 20 minutes on two processors, which is why `make test` does not. CUDA="" takes what is here. Not in constraints.txt: PyTorch's CUDA
 # builds bring versions of their own. One release for all: how many registers a kernel takes depends on it.
 CUDA ?= nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-nvrtc==13.0.88 triton
 plugin-check: $(TEST)
