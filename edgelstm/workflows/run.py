@@ -196,7 +196,7 @@ def run(
             scorer = partial(_scorer, first, ops, threshold, inputs.window is not None) if score else None
             if scorer is not None:
                 scorer()  # whether there is something to score is known before the first frame
-            opened.gives_bad = True  # its policy decides
+            opened.gives_bad = not opened.leaves_out  # its policy decides
             job = Job(name, iter(()), inputs, sink, scorer, policy=on_bad_frame)
             job.named = Path(report.outs.get(name, "")).suffix.lower() in ROWS
             job.steps = inputs.steps(job.watched(opened))

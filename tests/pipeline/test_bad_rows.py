@@ -205,3 +205,16 @@ def test_a_page_of_a_table_with_a_bad_row_and_a_gap(folder: Path) -> None:
     )
     assert (made.frames, made.run.resets) == (4, 1)
     assert "--on-gap reset --on-bad-frame skip" in (folder / "p.html").read_text(encoding="utf-8")
+
+
+def test_a_damaged_file_of_a_watched_folder_is_counted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once it was waited for: half-written files look like that."""
+    monkeypatch.setattr("edgelstm.pipeline.sources.folder.PATIENCE", 0.2)
+    (folder / "in").mkdir()
+    for k in range(4):
+        np.save(folder / "in" / f"f{k}.npy", np.full(3, k, np.float32))
+    (folder / "in" / "f1.npy").write_bytes(b"\x93NUMPY no")
+    report, lines = serve(folder, 'source = "in"\nfollow = true\nlimit = 4')
+    assert [e["name"] for e in lines] == ["f0.npy", "f2.npy", "f3.npy"]
+    assert report.streams["s"]["dropped:unreadable"] == 1
+    assert not report.failed

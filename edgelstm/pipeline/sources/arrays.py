@@ -120,6 +120,7 @@ def open_npy_folder(folder: Path, files: Sequence[Path], follow: Follow | None =
         length=length,
         look=True,
         stopped=follow.stopped,
+        leaves_out=follow.on,
         holds={path.name for path in ordered}.__contains__,
     )
 

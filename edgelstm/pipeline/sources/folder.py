@@ -58,8 +58,8 @@ def files_as_frames(
     """Frames of ``listed`` files in their order, then of those that come.
 
     A last file that can't be read (not one of another kind) is half-written: with ``follow`` it is waited for; else, with ``skip_last`` and if it is
-    not the only one, it is left out with a warning. A file that stays unreadable for ``PATIENCE`` seconds is left out
-    with a warning where files are followed, and an error where they are not. settle: a file that is followed is read once
+    not the only one, it is left out with a warning. A file that can't be read, where files are followed one that stays so for ``PATIENCE``
+    seconds, is a bad frame (:attr:`edgelstm.pipeline.sources.source.Frame.bad`). settle: a file that is followed is read once
     nobody has written to it for ``SETTLED`` seconds.
     """
     if not follow.on:
@@ -81,7 +81,8 @@ def files_as_frames(
                 except EdgeLstmError as error:
                     if age(path) < PATIENCE:
                         break
-                    log.warning("left out, it can't be read: %s", error)
+                    yield Frame(index, None, path.name, NOTHING, bad=error)
+                    index += 1
                     left_out += 1
                 else:
                     if left_out and frame.gap is None:

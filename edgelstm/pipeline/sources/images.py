@@ -91,6 +91,7 @@ def open_images(
         said=said,
         look=True,
         stopped=follow.stopped,
+        leaves_out=follow.on,
         holds={path.name for path in ordered}.__contains__,
     )
 

@@ -120,6 +120,7 @@ def open_radar(
         gaps=gaps,
         look=True,
         stopped=follow.stopped,
+        leaves_out=follow.on,
     )
     # Of the file that was read: the first one may have been half-written when it was listed.
     made.place = Place(times[0], seconds, *(kind.place(whole[0]) if whole else (None, {})))

@@ -89,6 +89,7 @@ class Source:
     it waits, see :meth:`stop`.
 
     holds: whether there is a frame of a name, where the source can tell without reading: a folder.
+    leaves_out: whether frames that can't be taken are left out with a warning where nobody asked for them, and not raised: what was waited for long.
     gives_bad: whether frames that can't be taken are given, see :attr:`Frame.bad` and ``late``; else they are raised.
 
     Iterating raises EdgeLstmError, naming file and frame, when a frame can't be read, has another dtype (or, unless it is live,
@@ -112,6 +113,7 @@ class Source:
         live: bool = False,
         stopped: threading.Event | None = None,
         holds: Callable[[str], bool] | None = None,
+        leaves_out: bool = False,
     ) -> None:
         self.description = description
         self.length = length
@@ -123,7 +125,7 @@ class Source:
         self.streams = streams
         self.live = live
         self.gives_bad = False
-        self.holds = holds
+        self.holds, self.leaves_out = holds, leaves_out
         self._stopped = stopped or threading.Event()
         self._peeked: Frame | None = None
         self._reframe = reframe
@@ -191,7 +193,10 @@ class Source:
                 return
             wrong = frame.bad or frame.late
             if wrong is not None and not self.gives_bad:
-                raise wrong
+                if not self.leaves_out:
+                    raise wrong
+                log.warning("left out, it can't be read: %s", wrong)
+                continue
             if frame.bad is not None and frame.is_empty:
                 pass
             elif first is None:
