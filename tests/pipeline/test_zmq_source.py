@@ -111,6 +111,26 @@ def test_two_streams_are_never_one() -> None:
             assert len(list(source)) == 4
 
 
+def test_a_message_that_is_none_is_one_bad_frame(tmp_path: Path) -> None:
+    from edgelstm import Pipeline
+
+    zoo.lstm(head=3).save(tmp_path / "m.onnx")
+    state, good = {"index": 0}, counting(x=np.ones(3, np.float32))
+
+    def messages() -> Iterator[list[Any]]:
+        for parts in good():
+            state["index"] += 1
+            yield parts if state["index"] % 3 else [b"no json"]
+
+    with publishing(messages) as address:
+        text = f'[models.m]\npath = "m.onnx"\n[streams.s]\nsource = "{address}"\nlimit = 9\nretries = 1000\nretry = 0.01\nlate = "step"\n'
+        report = Pipeline.from_text(text, tmp_path).run()
+    assert not report.failed
+    counts = report.streams["s"]
+    assert counts["dropped:unreadable"] >= 2
+    assert counts["stepped"] + counts["dropped:unreadable"] == 9
+
+
 HEADER = {"version": 1, "stream": "s", "index": 0, "arrays": {"x": {"dtype": "uint8", "shape": [2, 2]}}}
 
 

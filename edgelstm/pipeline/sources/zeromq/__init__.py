@@ -170,7 +170,13 @@ class _Subscriber:
                 gap = f"{missing} messages missing" if missing > 0 else "the sender began anew"
             before = message.index
             name = message.name or utc(stamp)
-            yield Frame(index, stamp - start, name, self._data(message), gap=gap)
+            data: Array | Mapping[str, Array] = NOTHING
+            bad = None
+            try:
+                data = self._data(message)
+            except EdgeLstmError as error:
+                bad = error
+            yield Frame(index, stamp - start, name, data, gap=gap, bad=bad)
             index += 1
             found = self._next(self._setup.silent)
 
