@@ -22,7 +22,8 @@ __all__ = ["Comparison", "StateRange", "TensorError", "check_comparable", "compa
 
 @dataclass(repr=False)
 class Comparison:
-    """What :func:`compare` found. ``asked``: frames that were asked for, if fewer came. ``said``: of the frames."""
+    """What :func:`compare` found. ``asked``: frames that were asked for, if fewer were compared.
+    ``left``: frames at the end that fill no window. ``said``: of the frames."""
 
     a: str
     b: str
@@ -30,6 +31,7 @@ class Comparison:
     tensors: list[TensorError]
     states: list[StateRange] = field(default_factory=list)
     asked: int | None = None
+    left: int = 0
     forecast: ForecastScores | None = None
     said: list[str] = field(default_factory=list)
 
@@ -125,7 +127,8 @@ def compare(
             found=f"{count_of(len(pending), 'frame')}",
             expected=f"at least {count_of(block, 'frame')}",
         )
-    return Comparison(*names, done, [*output_errors.values(), *state_errors.values()], [*ranges.values()])
+    tensors = [*output_errors.values(), *state_errors.values()]
+    return Comparison(*names, done, tensors, [*ranges.values()], left=len(pending))
 
 
 def advance(program: Program, state: Any, frames: list[Frame]) -> list[Outputs]:

@@ -35,10 +35,10 @@ def notes(result: Comparison) -> list[str]:
     lines = list(result.said)
     lines += [state.text() for state in result.states if state.growth.grows]
     if result.asked is not None:
-        lines.insert(
-            0,
-            f"{count_of(result.frames, 'frame was', 'frames were')} compared, not {result.asked}: the source has no more",
-        )
+        all_came = result.frames + result.left >= result.asked
+        why = "too few for a window are left" if all_came else "the source has no more"
+        compared = count_of(result.frames, "frame was", "frames were")
+        lines.insert(0, f"{compared} compared, not {result.asked}: {why}")
     return lines
 
 

@@ -171,6 +171,14 @@ def test_verify_prints_worst_and_last_and_draws(run: Run, model: Path, frames: P
     assert "worst" in text
 
 
+def test_verify_says_why_fewer_frames_are_compared(run: Run, model: Path, frames: Path) -> None:
+    assert run("export", model, "--window", 8, "-o", "w.onnx")[0] == 0
+    for limit, why in ((12, "too few for a window are left"), (30, "the source has no more")):
+        code, text, _ = run("verify", model, "w.onnx", "--source", frames, "--limit", limit)
+        assert code == 0
+        assert f"{8 if limit == 12 else 16} frames were compared, not {limit}: {why}" in text
+
+
 def test_verify_says_where_errors_lead(run: Run, tmp_path: Path) -> None:
     zoo.persistence(factor=1.0).save("a.onnx")
     zoo.persistence(factor=1.02).save("b.onnx")
