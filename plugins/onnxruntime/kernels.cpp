@@ -478,6 +478,8 @@ void gates(const GatesStep& s, int64_t first, int64_t last) {
   }
 }
 
+#include "around_kernels.h"
+
 void activate(int kind, const float* x, float* y, int64_t count) {
   for (int64_t k = 0; k < count; k += L) {
     vf v = load(x + k, count - k);
@@ -488,6 +490,6 @@ void activate(int kind, const float* x, float* y, int64_t count) {
 
 }  // namespace
 
-extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, activate};
+extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, dense, norm, activate};
 
 }  // namespace edgelstm

@@ -67,6 +67,23 @@ struct GatesStep {
   float *h_out, *c_out;
 };
 
+// y = activation(W x + b) * factor: a dense layer. activation: 0 none, 1 sigmoid, 2 tanh, 3 relu.
+struct DenseStep {
+  const float *panels, *bias;      // [panel][inputs][lanes], [panel][lanes]
+  int64_t inputs, units, rows;
+  const float *x, *factor;         // [rows, inputs]; [rows, units] or null
+  float* y;                        // [rows, units]
+  int activation;
+};
+
+// (x - mean) / sqrt(variance + epsilon) * gain + bias over the last axis of [rows, size].
+struct NormStep {
+  const float *x, *gain, *bias;
+  float* y;
+  int64_t rows, size;
+  float epsilon;
+};
+
 struct Kernels {
   const char* name;
   int lanes;
@@ -74,6 +91,8 @@ struct Kernels {
   void (*gru)(const GruStep&, int64_t first_panel, int64_t last_panel);
   void (*gru_candidate)(const GruStep&, int64_t first_panel, int64_t last_panel);  // second half where not `after`
   void (*gates)(const GatesStep&, int64_t first, int64_t last);  // of rows * channels
+  void (*dense)(const DenseStep&, int64_t first_panel, int64_t last_panel);
+  void (*norm)(const NormStep&);
   void (*activate)(int kind, const float* x, float* y, int64_t count);  // 0: sigmoid, 1: tanh; for the tests
 };
 

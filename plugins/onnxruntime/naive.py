@@ -49,3 +49,17 @@ def sigmoid(x: Array) -> Array:
     """By tanh: no overflow."""
     y: Array = 0.5 * np.tanh(0.5 * x) + 0.5
     return y
+
+
+def dense(x: Array, w: Array, b: Array, activation: int, factor: Array | None = None) -> Array:
+    """FusedDense: x [rows, inputs], w [units, inputs], b [units]; activation 0 none, 1 sigmoid, 2 tanh, 3 relu; times factor."""
+    y = x @ w.T + b
+    y = (y, sigmoid(y), np.tanh(y), np.maximum(y, 0))[activation]
+    return y if factor is None else y * factor.reshape(y.shape)
+
+
+def norm(x: Array, gain: Array, bias: Array, epsilon: float) -> Array:
+    """FusedNorm: over the last axis."""
+    apart = x - x.mean(-1, keepdims=True)
+    y: Array = apart / np.sqrt((apart**2).mean(-1, keepdims=True) + epsilon) * gain + bias
+    return y

@@ -5,6 +5,7 @@
 #include <memory>
 #include <mutex>
 
+#include "around.h"
 #include "instructions.h"
 #include "node.h"
 #include "packed.h"
@@ -329,7 +330,9 @@ const ort::CustomOp* definition() {
     o.GetInputCharacteristic = [](const ort::CustomOp*, size_t k) {
       return Op::optional(k) ? ort::Presence::kOptional : ort::Presence::kRequired;
     };
-    o.GetOutputCharacteristic = [](const ort::CustomOp*, size_t) { return ort::Presence::kRequired; };
+    o.GetOutputCharacteristic = [](const ort::CustomOp*, size_t k) {
+      return k > 0 && Op::kOutputs > 2 ? ort::Presence::kOptional : ort::Presence::kRequired;  // FusedMove
+    };
     o.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };
     o.CreateKernelV2 = [](const ort::CustomOp*, const void*, const ort::KernelInfo* info, void** kernel) -> ort::Status* {
       try {
@@ -368,7 +371,8 @@ ort::Status* add_operators(ort::SessionOptions* options) {
     for (const ort::CustomOp* op : {definition<LstmCell<Weights::kFloat>>(), definition<LstmCell<Weights::kInt8>>(),
                                     definition<LstmCell<Weights::kBfloat16>>(), definition<GruCell<Weights::kFloat>>(),
                                     definition<GruCell<Weights::kInt8>>(), definition<GruCell<Weights::kBfloat16>>(),
-                                    definition<Gates<Codes::kNone>>(), definition<Gates<Codes::kInt8>>(), definition<Gates<Codes::kUint8>>()})
+                                    definition<Gates<Codes::kNone>>(), definition<Gates<Codes::kInt8>>(), definition<Gates<Codes::kUint8>>(),
+                                    definition<Dense>(), definition<Norm>(), definition<Move>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;
     domain = made;
   }

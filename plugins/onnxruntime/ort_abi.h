@@ -25,7 +25,7 @@ struct MemoryInfo;
 struct RunOptions;
 
 enum class Code : int { kFail = 1, kInvalidArgument = 2 };
-constexpr int kFloat = 1, kUint8 = 2, kInt8 = 3, kBfloat16 = 16;  // ONNXTensorElementDataType
+constexpr int kFloat = 1, kUint8 = 2, kInt8 = 3, kInt64 = 7, kBfloat16 = 16;  // ONNXTensorElementDataType
 enum class Presence : int { kRequired = 0, kOptional = 1 };
 
 struct Base {

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from test_native_dense import check_some
 from test_native_operators import Lstm, model
 from test_native_weights import KINDS, Gru
 from test_native_weights import Lstm as WideLstm
@@ -61,6 +62,7 @@ def main(library: Path) -> None:
             gru = Gru(kind, after, 5, units, rows)
             (found,) = native_library.session(gru.model, library).run(None, gru.feeds)
             assert_close(found, gru.expected(), np.float32, k=64 + units)
+    check_some(library)
     print("good")
 
 

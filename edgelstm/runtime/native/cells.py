@@ -17,6 +17,7 @@ from itertools import permutations
 
 import numpy as np
 
+from edgelstm.runtime.native.around import drop_unused, fuse_around
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
@@ -65,9 +66,15 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
         made[new.op] = made.get(new.op, 0) + 1
     if not made:
         return None
+    drop_unused(graph)
+    fuse_around(links)
+    for node in graph.nodes:
+        if node.domain == DOMAIN and node.op in _AROUND:
+            made[node.op] = made.get(node.op, 0) + 1
+            if threads > 1 and node.op == "FusedDense":
+                node.attributes["threads"] = threads
     if not lend:
         _keep_matrices(graph, links)
-    _drop_unused(graph)
     return Rewritten(graph.encode(DOMAIN, 1), made, links.lent if lend else {})
 
 
@@ -75,6 +82,8 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
 _LENT = {f"FusedLSTMCell{kind}": (("lent", 3),) for kind in ("", "I8", "BF16")} | {
     f"FusedGRUCell{kind}": (("lent_w", 2), ("lent_r", 3)) for kind in ("", "I8", "BF16")
 }
+_LENT["FusedDense"] = (("lent", 1),)
+_AROUND = ("FusedDense", "FusedNorm", "FusedMove")
 
 
 def _keep_matrices(graph: OnnxGraph, links: Links) -> None:
@@ -208,13 +217,3 @@ def _cell(
     while not names[-1]:
         names.pop()
     return Node("FusedLSTMCell" + suffix(stored), names, node.outputs, DOMAIN, {**attributes, **extra})
-
-
-def _drop_unused(graph: OnnxGraph) -> None:
-    """Take out what only the replaced nodes read. Nodes come after what they read, as ONNX demands."""
-    used, kept = set(graph.outputs), []
-    for node in reversed(graph.nodes):
-        if used.intersection(node.outputs):
-            used.update(node.inputs)
-            kept.append(node)
-    graph.nodes[:] = reversed(kept)

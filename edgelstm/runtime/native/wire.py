@@ -16,7 +16,7 @@ import numpy as np
 
 from edgelstm.runtime.protocol import Array
 
-FLOAT, INT8, BFLOAT16 = 1, 3, 16  # of TensorProto
+FLOAT, INT8, INT64, BFLOAT16 = 1, 3, 7, 16  # of TensorProto
 #: TensorProto's numbers of all floating-point types; 17 and above: 8 bits and fewer.
 FLOATS = frozenset({1, 10, 11, 16, *range(17, 21), 23, 24})
 
@@ -103,6 +103,8 @@ class OnnxGraph:
         self.nodes = [_node(value) for value in self._all(_NODE)]
         self.tensors = dict(_tensor(value) for value in self._all(_INITIALIZER))
         self.inputs = dict(_typed(value) for value in self._all(_INPUT))
+        #: None where a size is not fixed.
+        self.input_shapes = {_name(value): _dims(value) for value in self._all(_INPUT)}
         self.outputs = {_name(value) for value in self._all(12)}
         self._made: list[bytes] = []
 
@@ -121,8 +123,10 @@ class OnnxGraph:
         self.add(name, np.ascontiguousarray(values, "<f4"))
 
     def add(self, name: str, values: Array) -> None:
-        """One more initialiser: float32, int8, or bfloat16 as uint16."""
-        dtype = {"f": FLOAT, "i": INT8, "u": BFLOAT16}[values.dtype.kind]
+        """One more initialiser: float32, int8, int64, or bfloat16 as uint16."""
+        dtype = (
+            INT64 if values.dtype == np.int64 else {"f": FLOAT, "i": INT8, "u": BFLOAT16}[values.dtype.kind]
+        )
         raw = values.tobytes()
         dims = b"".join(_tag(1, _VARINT) + _varint(d) for d in values.shape)
         body = dims + _tag(2, _VARINT) + _varint(dtype) + _text(8, name) + _block(9, raw)
@@ -267,6 +271,24 @@ def _typed(data: memoryview) -> tuple[str, int]:
                 if which == 1 and isinstance(tensor, memoryview):
                     elem = next((v for n, _, v in _fields(tensor) if n == 1 and isinstance(v, int)), 0)
     return _name(data), elem
+
+
+def _dims(data: memoryview) -> tuple[int, ...] | None:
+    """The shape in a ValueInfoProto of a tensor; None where it has none, or a size is not fixed."""
+    for place in (2, 1, 2):  # type, tensor_type, shape
+        inner = next((v for n, _, v in _fields(data) if n == place and isinstance(v, memoryview)), None)
+        if inner is None:
+            return None
+        data = inner
+    dims: list[int] = []
+    for _, _, dim in _fields(data):
+        if not isinstance(dim, memoryview):
+            return None
+        size = next((v for n, _, v in _fields(dim) if n == 1 and isinstance(v, int)), -1)
+        if not 0 <= size < 1 << 40:
+            return None
+        dims.append(size)
+    return tuple(dims)
 
 
 def _name(data: memoryview) -> str:
