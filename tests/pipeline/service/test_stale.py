@@ -83,7 +83,16 @@ def grow_old(folder: Path) -> None:
     Folder(folder / "states").save(Checkpoint(found.written - 3600, found.sections))
 
 
-@pytest.mark.parametrize("made", [table, growing, timed, array, watched, sound, recording])
+@pytest.mark.parametrize(
+    "made",
+    [
+        table,
+        growing,
+        watched,
+        recording,
+        *(pytest.param(each, marks=pytest.mark.thorough) for each in (timed, array, sound)),
+    ],
+)
 def test_a_stale_checkpoint_takes_the_state_and_not_the_place(
     tmp_path: Path, made: Callable[[Path], str]
 ) -> None:
