@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "plugins" / "c"
 Array = np.ndarray[Any, Any]
 
-OK, INVALID, ABI, LIBRARY, MODEL, FULL, BUSY, RUN, SNAPSHOT, OTHER_MODEL, MEMORY = range(11)
+OK, INVALID, ABI, LIBRARY, MODEL, FULL, BUSY, RUN, SNAPSHOT, OTHER_MODEL, MEMORY, DEVICE = range(12)
 
 
 class Error(ctypes.Structure):
@@ -39,6 +39,8 @@ class Options(ctypes.Structure):
         ("no_spin", ctypes.c_uint32),
         ("onnxruntime", ctypes.c_char_p),
         ("operators", ctypes.c_char_p),
+        ("device", ctypes.c_char_p),
+        ("tensorrt", ctypes.c_char_p),
     )
 
 
@@ -66,9 +68,14 @@ def built(*flags: str) -> CLibrary:
     except EdgeLstmError as error:
         pytest.skip(str(error))
     name = sources_hash(SOURCES.parent)[:16] + "".join(flags).replace("=", "-")
-    prefix = ROOT / "build" / "c-tests" / name
+    # With TensorRT's headers of its first release that is taken, where they are beside the checkout.
+    headers = ROOT.parent / "shared" / "tensorrt-headers" / "10.3"
+    with_engines = headers if headers.is_dir() else None
+    prefix = ROOT / "build" / "c-tests" / (name + ("-tensorrt" if with_engines else ""))
     library = CLibrary(prefix, sources_hash(SOURCES.parent))
-    return library if library.path.is_file() else build_c(prefix, source=ROOT / "plugins", flags=flags)
+    if library.path.is_file():
+        return library
+    return build_c(prefix, source=ROOT / "plugins", tensorrt_include=with_engines, flags=flags)
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,7 +51,8 @@ def build_plugin(
     c: Annotated[
         bool,
         typer.Option(
-            "--c", help="The C library instead: needs a C++ compiler, nothing else. -o names a folder."
+            "--c",
+            help="The C library instead: needs a C++ compiler, nothing else. -o names a folder. With --tensorrt-include it opens engines too.",
         ),
     ] = False,
     gst: Annotated[
@@ -79,15 +81,16 @@ def build_plugin(
         raise EdgeLstmError(" with ".join(kinds), expected="one of them")
     if kinds:
         foreign = {
-            "--gpu": gpu, "--tensorrt-include": tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target,
+            "--gpu": gpu, "--tensorrt-include": None if c else tensorrt_include, "--cuda": cuda, "--cuda-target": cuda_target,
             "--machine": machine if gst else None,
         }  # fmt: skip
         if given := [name for name, value in foreign.items() if value is not None]:
             raise EdgeLstmError(
                 f"{' and '.join(given)} with {kinds[0]}", expected="options of a library for the CPU"
             )
+        build = partial(_c_library, headers=tensorrt_include) if c else _FOR_THE_CPU[kinds[0]]
         with phases() as show:
-            told, lines = _FOR_THE_CPU[kinds[0]](output, cxx, machine, plugins, show)
+            told, lines = build(output, cxx, machine, plugins, show)
         if as_json:
             return print_json(told)
         for line in lines:
@@ -134,11 +137,23 @@ def _operators(
 
 
 def _c_library(
-    output: Path | None, cxx: Path | None, machine: str | None, source: Path | None, show: Progress
+    output: Path | None,
+    cxx: Path | None,
+    machine: str | None,
+    source: Path | None,
+    show: Progress,
+    headers: Path | None,
 ) -> Told:
     from edgelstm.engine.c_build import build_c
 
-    library = build_c(output, compiler=cxx, target_machine=machine, source=source, progress=show)
+    library = build_c(
+        output,
+        compiler=cxx,
+        target_machine=machine,
+        tensorrt_include=headers,
+        source=source,
+        progress=show,
+    )
     return library.to_json(), [_wrote(library.path)]
 
 
@@ -152,7 +167,7 @@ def _element(
 
 
 #: By the option that asks for it.
-_FOR_THE_CPU = {"--ort": _operators, "--c": _c_library, "--gst": _element}
+_FOR_THE_CPU = {"--ort": _operators, "--gst": _element}
 
 
 def _wrote(path: Path) -> str:

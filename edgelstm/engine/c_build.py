@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelstm.engine.native_build import FLAGS, files_hash, find_compiler, run_compiler
-from edgelstm.engine.plugin_build import Progress, find_source
+from edgelstm.engine.plugin_build import Progress, find_source, headers_version
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, atomic_path, write_text
 from edgelstm.runtime.native.library import machine_name, prebuilt_prefix
@@ -122,6 +122,7 @@ def build_c(
     compiler: PathLike | None = None,
     source: PathLike | None = None,
     target_machine: str | None = None,
+    tensorrt_include: PathLike | None = None,
     flags: tuple[str, ...] = (),
     progress: Progress | None = None,
 ) -> CLibrary:
@@ -131,6 +132,7 @@ def build_c(
     ----------
     output: the folder; default: its place in the user's cache, where :func:`find_c_library` looks.
     compiler, source, target_machine: as :func:`edgelstm.engine.native_build.build_native`.
+    tensorrt_include: the folder of TensorRT's headers, 10.3 or later; with it the library opens engines too.
     flags: more of them for the compiler.
 
     Raises EdgeLstmError, with what to install, for what is missing, and with the compiler's words if it fails.
@@ -141,6 +143,8 @@ def build_c(
     if not (folder / HEADER).is_file():
         raise EdgeLstmError("the C library's sources are not here", found=f"no {HEADER} in {folder}")
     command = [*find_compiler(compiler, machine), *FLAGS, *flags]
+    if tensorrt_include is not None:
+        command += _with_tensorrt(Path(tensorrt_include), folder)
     prefix = Path(output) if output is not None else cached_folder(machine)
     names = sorted(path.name for path in folder.glob("*.cpp"))
     with tempfile.TemporaryDirectory() as scratch:
@@ -182,6 +186,27 @@ def build_c(
         with atomic_path(library.path) as file:
             shutil.copyfile(linked, file)
     return library
+
+
+def _with_tensorrt(headers: Path, folder: Path) -> list[str]:
+    """Flags for the compiler. Raises EdgeLstmError where the headers are not, or are of another version."""
+    version = headers_version(headers)
+    if version is None:
+        raise EdgeLstmError(
+            f"no TensorRT headers in {headers}",
+            expected="the folder of NvInferVersion.h",
+            hint="apt install libnvinfer-headers-dev",
+        )
+    major, minor = (int(part) for part in version.split(".")[:2])
+    if major != 10 or minor < 3:
+        raise EdgeLstmError(
+            f"the TensorRT headers in {headers}",
+            found=version,
+            expected="10.3 or a later one of 10, for the C library",
+            hint="Without --tensorrt-include it opens step graphs alone",
+        )
+    # CUDA's own header where it is, else the two names that TensorRT's need of it.
+    return ["-DEDGELSTM_TENSORRT", "-isystem", str(headers), "-idirafter", str(folder / "cuda")]
 
 
 def find_c_library(prefix: PathLike | None = None) -> CLibrary:

@@ -2,11 +2,13 @@
 #include "edgelstm.h"
 
 #include <algorithm>
+#include <cstddef>
 #include <cstring>
 #include <deque>
 #include <new>
 #include <set>
 
+#include "error.h"
 #include "program.h"
 
 using edgelstm::Error;
@@ -33,6 +35,7 @@ namespace {
 
 const char kBusy[] = "this stream is being used by another thread";
 constexpr size_t kRemembered = 1024;
+constexpr size_t kFirstOptions = offsetof(edgelstm_options, device);  // what programs of the first header have
 
 // Bytes of the character that begins there; 0 where none of UTF-8 does, or one that moves a terminal's cursor.
 size_t character(const unsigned char* text) {
@@ -114,7 +117,7 @@ class Use {
 edgelstm_options read_options(const edgelstm_options* given) {
   edgelstm_options options = EDGELSTM_OPTIONS;
   if (given == nullptr) return options;
-  if (given->size < sizeof options)
+  if (given->size < kFirstOptions)
     throw Error(EDGELSTM_ABI, "options of " + std::to_string(given->size) + " bytes, expected " + std::to_string(sizeof options),
                 "Begin with edgelstm_options options = EDGELSTM_OPTIONS, and compile with this library's edgelstm.h");
   if (given->abi != EDGELSTM_ABI_VERSION)
@@ -124,7 +127,8 @@ edgelstm_options read_options(const edgelstm_options* given) {
   auto bytes = reinterpret_cast<const char*>(given);
   for (size_t k = sizeof options; k < given->size && k < 4096; k++)
     if (bytes[k] != 0) throw Error(EDGELSTM_ABI, "options that this library does not know", "It is older than the edgelstm.h: build it again");
-  return *given;
+  memcpy(&options, given, std::min(given->size, sizeof options));
+  return options;
 }
 
 void check_sizes(const Program& program, size_t stream, const edgelstm_input* inputs, const edgelstm_output* outputs) {

@@ -32,14 +32,15 @@ enum {
   EDGELSTM_OK = 0,
   EDGELSTM_INVALID = 1,     /* an argument: NULL, a wrong size, a stream named twice, streams of two programs */
   EDGELSTM_ABI = 2,         /* this header and the library are of different versions */
-  EDGELSTM_LIBRARY = 3,     /* ONNX Runtime, or the library of operators, is missing or too old */
+  EDGELSTM_LIBRARY = 3,     /* ONNX Runtime, TensorRT, the driver or the library of operators is missing or too old */
   EDGELSTM_MODEL = 4,       /* the model's file: missing, cut short, without a Signature */
   EDGELSTM_FULL = 5,        /* all places for streams are taken */
   EDGELSTM_BUSY = 6,        /* another thread is using the stream */
-  EDGELSTM_RUN = 7,         /* ONNX Runtime failed in a step */
+  EDGELSTM_RUN = 7,         /* ONNX Runtime, TensorRT or the GPU failed in a step */
   EDGELSTM_SNAPSHOT = 8,    /* bytes that are no snapshot, or one of other states */
   EDGELSTM_OTHER_MODEL = 9, /* a snapshot of another model */
-  EDGELSTM_MEMORY = 10      /* out of memory */
+  EDGELSTM_MEMORY = 10,     /* out of memory */
+  EDGELSTM_DEVICE = 11      /* no GPU, one that the engine was not built for, or one with too little memory */
 };
 
 /* Filled by the call that failed: UTF-8, what is wrong, and what to do about it (may be empty). */
@@ -59,11 +60,13 @@ typedef struct edgelstm_options {
   const char *onnxruntime; /* its library, or a folder that holds it; default: $EDGELSTM_ONNXRUNTIME, the system's, that of
                               the Python environment that is active ($VIRTUAL_ENV) */
   const char *operators;   /* the library of our operators, for models lowered to "native"; default:
-                              $EDGELSTM_NATIVE_LIBRARY, else none */
+                              $EDGELSTM_NATIVE_LIBRARY, else none. For an engine: the plugin's, $EDGELSTM_PLUGIN_LIBRARY */
+  const char *device;      /* cpu, cuda or cuda:N; default: cpu, for an engine cuda */
+  const char *tensorrt;    /* libnvinfer, or a folder that holds it; default: $EDGELSTM_TENSORRT, the system's */
 } edgelstm_options;
 
 #define EDGELSTM_OPTIONS \
-  { sizeof(edgelstm_options), EDGELSTM_ABI_VERSION, 0, 0, 0, NULL, NULL }
+  { sizeof(edgelstm_options), EDGELSTM_ABI_VERSION, 0, 0, 0, NULL, NULL, NULL, NULL }
 
 typedef struct edgelstm_program edgelstm_program;
 typedef struct edgelstm_stream edgelstm_stream;
@@ -83,7 +86,8 @@ typedef struct edgelstm_output {
 /* The EDGELSTM_ABI_VERSION that the library was built with. */
 EDGELSTM_API uint32_t edgelstm_abi_version(void);
 
-/* Open a step graph, an .onnx file as `edgelstm export` writes it. options may be NULL. */
+/* Open a step graph, an .onnx file as `edgelstm export` writes it; or, in a library built with TensorRT's headers, an engine (.plan,
+ * .engine) with its sidecar (.json) beside it. options may be NULL. */
 EDGELSTM_API int edgelstm_open(const char *model, const edgelstm_options *options, edgelstm_program **program,
                                edgelstm_error *error);
 

@@ -1,6 +1,8 @@
 #include "json.h"
 
+#include <cstdio>
 #include <cstring>
+#include <map>
 #include <stdexcept>
 
 namespace edgelstm {
@@ -102,6 +104,7 @@ class Reader {
       digits();
     }
     value->text.assign(start, now_);
+    value->text.assign(start, now_);
     if (value->kind != Kind::kInteger) return;
     if (now_ - start > 18) {  // more than fits for sure: no size, no index
       value->kind = Kind::kReal;
@@ -196,6 +199,77 @@ const std::string& Json::string() const {
 const std::vector<Json>& Json::array() const {
   if (kind != Kind::kArray) refuse("no list where one is due");
   return items;
+}
+
+bool Json::truth(const std::string& name) const {
+  const Json* found = find(name);
+  return found != nullptr && found->kind == Kind::kTrue;
+}
+
+namespace {
+
+void quote(const std::string& text, std::string* to) {
+  static const char kShort[] = "\"\\\b\f\n\r\t";
+  static const char kMeant[] = "\"\\bfnrt";
+  auto unit = [&](uint32_t code) {
+    char part[8];
+    snprintf(part, sizeof part, "\\u%04x", code);
+    *to += part;
+  };
+  *to += '"';
+  for (size_t k = 0; k < text.size();) {
+    auto c = static_cast<unsigned char>(text[k]);
+    if (const char* at = c == 0 ? nullptr : strchr(kShort, c); at != nullptr) {
+      *to += '\\', *to += kMeant[at - kShort], k++;
+    } else if (c >= 0x20 && c < 0x7f) {
+      *to += char(c), k++;
+    } else if (c < 0x80) {
+      unit(c), k++;
+    } else {
+      int more = c >= 0xf0 ? 3 : c >= 0xe0 ? 2 : 1;
+      uint32_t code = c & (0x3f >> more);
+      for (k++; more-- > 0 && k < text.size(); k++) code = code << 6 | (static_cast<unsigned char>(text[k]) & 0x3f);
+      if (code < 0x10000) unit(code);
+      else unit(0xd800 + ((code - 0x10000) >> 10)), unit(0xdc00 + ((code - 0x10000) & 0x3ff));
+    }
+  }
+  *to += '"';
+}
+
+void dump(const Json& value, std::string* to) {
+  switch (value.kind) {
+    case Kind::kNull: *to += "null"; break;
+    case Kind::kTrue: *to += "true"; break;
+    case Kind::kFalse: *to += "false"; break;
+    case Kind::kInteger:
+    case Kind::kReal: *to += value.text; break;
+    case Kind::kText: quote(value.text, to); break;
+    case Kind::kArray:
+      *to += '[';
+      for (size_t k = 0; k < value.items.size(); k++) *to += k ? ", " : "", dump(value.items[k], to);
+      *to += ']';
+      break;
+    case Kind::kObject: {
+      std::map<std::string, const Json*> sorted;  // by UTF-8, which is in the order of code points as Python's
+      for (const auto& member : value.members) sorted[member.first] = &member.second;
+      *to += '{';
+      bool first = true;
+      for (const auto& member : sorted) {
+        if (!first) *to += ", ";
+        first = false;
+        quote(member.first, to), *to += ": ", dump(*member.second, to);
+      }
+      *to += '}';
+    }
+  }
+}
+
+}  // namespace
+
+std::string dump_sorted(const Json& value) {
+  std::string text;
+  dump(value, &text);
+  return text;
 }
 
 Json parse_json(const std::string& text) { return Reader(text).document(); }

@@ -23,10 +23,14 @@ struct Json {
   int64_t whole() const;
   const std::string& string() const;
   const std::vector<Json>& array() const;
+  bool truth(const std::string& name) const;  // of a member that may be missing
 };
 
 // std::invalid_argument for what is no JSON.
 Json parse_json(const std::string& text);
+
+// As Python's json.dumps(value, sort_keys=True) writes what json.dumps wrote.
+std::string dump_sorted(const Json& value);
 
 // Standard base64, padded; std::invalid_argument for anything else.
 std::string decode_base64(const std::string& text);

@@ -12,6 +12,7 @@ namespace ort {
 struct TypeInfo;
 struct Metadata;
 struct Allocator;
+struct CudaOptions;
 
 // Beside those of ort_abi.h. A test compares the places with the real header.
 #define EDGELSTM_ORT_MORE(X) \
@@ -24,12 +25,21 @@ struct Allocator;
   X(37, SessionGetOutputName, Status* (*)(const Session*, size_t, Allocator*, char**)) \
   X(55, CastTypeInfoToTensorInfo, Status* (*)(const TypeInfo*, const TensorInfo**)) \
   X(60, GetTensorElementType, Status* (*)(const TensorInfo*, int*)) \
+  X(68, CreateMemoryInfo, Status* (*)(const char*, int, int, int, MemoryInfo**)) \
   X(76, AllocatorFree, Status* (*)(Allocator*, void*)) \
   X(78, GetAllocatorWithDefaultOptions, Status* (*)(Allocator**)) \
   X(98, ReleaseTypeInfo, void (*)(TypeInfo*)) \
   X(111, SessionGetModelMetadata, Status* (*)(const Session*, Metadata**)) \
   X(116, ModelMetadataLookupCustomMetadataMap, Status* (*)(const Metadata*, Allocator*, const char*, char**)) \
   X(118, ReleaseModelMetadata, void (*)(Metadata*)) \
+  X(125, GetAvailableProviders, Status* (*)(char***, int*)) \
+  X(126, ReleaseAvailableProviders, Status* (*)(char**, int)) \
+  X(165, AddRunConfigEntry, Status* (*)(RunOptions*, const char*, const char*)) \
+  X(204, SessionOptionsAppendExecutionProvider_CUDA_V2, Status* (*)(SessionOptions*, const CudaOptions*)) \
+  X(205, CreateCUDAProviderOptions, Status* (*)(CudaOptions**)) \
+  X(206, UpdateCUDAProviderOptions, Status* (*)(CudaOptions*, const char* const*, const char* const*, size_t)) \
+  X(208, ReleaseCUDAProviderOptions, void (*)(CudaOptions*)) \
+  X(263, UpdateCUDAProviderOptionsWithValue, Status* (*)(CudaOptions*, const char*, void*)) \
   X(228, RegisterCustomOpsLibrary_V2, Status* (*)(SessionOptions*, const char*))
 
 struct More {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import native_library
 from edgelstm import machine
@@ -66,6 +68,52 @@ def onnxruntime_cuda_stand_in(**gpu: Any) -> Iterator[Open]:
         cuda_driver.stand_in_driver(**gpu) as driver,
         stand_in_session(driver),
         _closing(lambda step, streams: OrtCudaProgram(step.to_bytes(), streams=streams)) as open_,
+    ):
+        yield open_
+
+
+@contextlib.contextmanager
+def c_cuda_stand_in() -> Iterator[Open]:
+    """The C library by ONNX Runtime's CUDA provider."""
+    from contract.c_program import CProgram
+    from edgelstm.engine.c_build import find_onnxruntime
+    from standins import nvinfer
+
+    with (
+        cuda_driver.stand_in_driver(),
+        patch.dict(os.environ, {"EDGELSTM_STANDIN_RUNTIME": str(find_onnxruntime())}),
+        _closing(
+            lambda step, streams: CProgram(step, streams, device="cuda", onnxruntime=str(nvinfer.provider()))
+        ) as open_,
+    ):
+        yield open_
+
+
+@contextlib.contextmanager
+def c_tensorrt_stand_in(*, overwrites: bool = False) -> Iterator[Open]:
+    """The C library with TensorRT. The plan and its sidecar are those that Python's stand-in opens."""
+    from contract.c_program import CProgram
+    from edgelstm.engine.c_build import find_onnxruntime
+    from plugins.adapter_library import headers_of
+    from standins import nvinfer
+    from standins.plugin import stand_in_plugin
+    from standins.tensorrt_module import write_plan
+
+    headers_of("10.3")
+
+    def write(step: StepModel, path: Path, streams: int) -> None:
+        axis = step.signature.stream_axis
+        rows = (axis, axis, axis) if isinstance(axis, int) else (1, streams, streams)
+        write_plan(step, path, rows, overwrites=overwrites, gates="plugin" if overwrites else "native")
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        cuda_driver.stand_in_driver(),
+        stand_in_plugin(Path(folder)),
+        patch.dict(os.environ, {"EDGELSTM_ONNXRUNTIME": str(find_onnxruntime())}),
+        _closing(
+            lambda step, streams: CProgram(step, streams, write=write, tensorrt=str(nvinfer.built()))
+        ) as open_,
     ):
         yield open_
 
@@ -181,6 +229,12 @@ BACKENDS: dict[str, tuple[Callable[[], AbstractContextManager[Open]], Callable[[
     "onnxruntime-cuda": (onnxruntime_cuda, _no_provider),
     "tensorrt": (partial(tensorrt, "tensorrt"), partial(_no_module, "tensorrt")),
     "tensorrt-rtx": (partial(tensorrt, "tensorrt-rtx"), partial(_no_module, "tensorrt_rtx")),
+    "C library, onnxruntime-cuda, stand-in": (c_cuda_stand_in, cuda_driver.missing),
+    "C library, tensorrt, stand-in": (c_tensorrt_stand_in, cuda_driver.missing),
+    "C library, tensorrt, stand-in, writes over states": (
+        partial(c_tensorrt_stand_in, overwrites=True),
+        cuda_driver.missing,
+    ),
     "onnxruntime-cuda, stand-in": (onnxruntime_cuda_stand_in, cuda_driver.missing),
     "tensorrt, stand-in": (tensorrt_stand_in, cuda_driver.missing),
     "tensorrt, stand-in, writes over states": (

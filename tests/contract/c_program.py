@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +28,26 @@ class CState:
 class CProgram:
     """See :class:`edgelstm.runtime.protocol.Program`."""
 
-    def __init__(self, step: StepModel, streams: int) -> None:
-        self.signature, self.streams = step.signature, streams
+    def __init__(
+        self,
+        step: StepModel,
+        streams: int,
+        *,
+        write: Callable[[StepModel, Path, int], None] | None = None,
+        **options: Any,
+    ) -> None:
+        """write: what makes an engine of the model; it then is opened by TensorRT."""
+        self.signature, self.streams, self._options = step.signature, streams, options
         self._folder = tempfile.TemporaryDirectory()
-        self._path = Path(self._folder.name, "model.onnx")
-        step.save(self._path)
+        self._path = Path(self._folder.name, "model.plan" if write else "model.onnx")
+        if write:
+            write(step, self._path, streams)
+        else:
+            step.save(self._path)
         self._opened: list[c_library.Program] = []
 
     def new_state(self) -> CState:
-        program = c_library.Program(self._path, streams=self.streams)
+        program = c_library.Program(self._path, streams=self.streams, **self._options)
         self._opened.append(program)
         return CState(program, self.streams)
 

@@ -86,6 +86,9 @@ def test_another_version_of_the_interface_is_refused(lstm: Path) -> None:
     assert c_library.functions().edgelstm_abi_version() == 1
     no_handle(lambda: Program(lstm, abi=2), c_library.ABI, "version 2")
     no_handle(lambda: Program(lstm, size=8), c_library.ABI, "8 bytes")
+    first = c_library.Options.device.offset  # programs compiled with the first header have no more
+    with Program(lstm, size=first, device="nowhere") as program:
+        program.stream()
     longer = (ctypes.c_char * (ctypes.sizeof(c_library.Options) + 8))()
     options = c_library.Options.from_buffer(longer)
     options.size, options.abi = len(longer), 1

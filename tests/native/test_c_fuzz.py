@@ -29,15 +29,7 @@ FUZZ = Path(__file__).parent / "fuzz"
 TARGETS = {
     "signature": ("signature.cpp", "json.cpp"),
     "snapshot": ("snapshot.cpp", "signature.cpp", "json.cpp", "digest.cpp"),
-    "model": (
-        "digest.cpp",
-        "edgelstm.cpp",
-        "json.cpp",
-        "ort.cpp",
-        "program.cpp",
-        "signature.cpp",
-        "snapshot.cpp",
-    ),
+    "model": tuple(path.name for path in sorted(c_library.SOURCES.glob("*.cpp"))),
 }
 
 

@@ -61,7 +61,7 @@ def test_nothing_is_found_while_python_calls_it(looks: str) -> None:
     done = subprocess.run(
         [
             sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout", "500", "-k", "not fuzz and (native or library)",
-            "tests/native/test_c_errors.py", "tests/native/test_c_interface.py", "tests/native/test_c_snapshots.py", "tests/contract",
+            "tests/native/test_c_errors.py", "tests/native/test_c_interface.py", "tests/native/test_c_snapshots.py", "tests/native/test_c_gpu.py", "tests/contract",
         ],
         cwd=c_library.ROOT, capture_output=True, text=True, check=False, timeout=550,
         env={**os.environ, **options, "LD_PRELOAD": ":".join(found), "EDGELSTM_C_FLAGS": " ".join(flags_of(looks))},
