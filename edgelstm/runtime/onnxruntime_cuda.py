@@ -64,7 +64,7 @@ class OrtCudaProgram(GpuProgram):
 
 
 class _Engine:
-    """A session on the GPU. See :class:`edgelstm.runtime.gpu.Engine`."""
+    """A session on the GPU. See :class:`edgelstm.runtime.device_memory.Engine`."""
 
     #: Its kernels may allocate while they run, which no capture survives.
     captures = False

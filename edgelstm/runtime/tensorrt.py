@@ -83,7 +83,7 @@ class TensorRtProgram(GpuProgram):
 
 
 class _Engine:
-    """A plan opened by TensorRT. See :class:`edgelstm.runtime.gpu.Engine`."""
+    """A plan opened by TensorRT. See :class:`edgelstm.runtime.device_memory.Engine`."""
 
     def __init__(
         self, trt: Any, cuda: Cuda, plan: Path, sidecar: Sidecar, size: CallSize, streams: int

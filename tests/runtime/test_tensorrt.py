@@ -15,7 +15,7 @@ import zoo
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.step import StepModel
 from edgelstm.quantize.precision import to_half
-from edgelstm.runtime import Runner, gpu, open_program
+from edgelstm.runtime import Runner, device_memory, open_program
 from edgelstm.runtime.tensorrt import TensorRtProgram
 from standins import cuda_driver, tensorrt_module
 from standins.cuda_driver import StandInDriver, stand_in_driver
@@ -88,8 +88,8 @@ def test_where_capturing_fails_the_stream_goes_on(
 def test_graphs_are_few_however_many_streams_come_and_go(
     driver: StandInDriver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gpu, "MAX_GRAPHS", 3)
-    monkeypatch.setattr(gpu, "IDLE_STEPS", 4)
+    monkeypatch.setattr(device_memory, "MAX_GRAPHS", 3)
+    monkeypatch.setattr(device_memory, "IDLE_STEPS", 4)
     step = zoo.lstm(32, (64,), head=64)  # rows of 128 and 256 bytes: runs begin at every second row
     plan = engine(tmp_path, step, (1, 9, 9))
     rng = np.random.default_rng(0)

@@ -55,7 +55,7 @@ def compiled(architecture: str) -> bytes:
 
 
 class KernelEngine:
-    """See :class:`edgelstm.runtime.gpu.Engine`. ``driver``: the stand-in, None for a real one. idle: launch nothing."""
+    """See :class:`edgelstm.runtime.device_memory.Engine`. ``driver``: the stand-in, None for a real one. idle: launch nothing."""
 
     captures = True
 
