@@ -304,7 +304,7 @@ class Pipeline:
                 }
                 source = "(not there yet)" if channel.source is None else channel.source.description
                 streams[channel.name] = {
-                    "model": channel.loop.name,
+                    "model": " then ".join(service.config.chain(channel.loop.name)),
                     "source": self.redactor.text(source),
                     "sink": self.redactor.text(", ".join(map(shown, s.sinks))),
                     **words,

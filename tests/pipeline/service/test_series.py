@@ -46,6 +46,7 @@ def of_run(folder: Path, source: str = "x.npy", **keys: Any) -> list[Any]:
 def test_it_gives_what_run_gives(folder: Path) -> None:
     """Of two streams in one call, too."""
     other = STREAM.replace("streams.s", "streams.t").replace("s.jsonl", "t.jsonl")
+    assert Pipeline.from_text(text(), folder).check().streams["s"]["model"] == "a then b"
     report = Pipeline.from_text(text(other), folder).run()
     assert report.failed == {}
     assert report.streams["s"]["stepped"] == report.streams["t"]["stepped"] == FRAMES
@@ -250,3 +251,23 @@ def test_models_that_do_not_fit_are_refused_at_the_start(folder: Path) -> None:
     )
     with pytest.raises(EdgeLstmError, match=r"input 'x'"):
         Pipeline.from_text(turned + STREAM, folder).check()
+
+
+def test_kept_frames_are_stepped_again_through_both(folder: Path) -> None:
+    """From the states of both before the first of them, as `run --begin --then` does."""
+    x = np.load(folder / "x.npy")
+    with Runner.open(folder / "b.onnx", threads=1) as two:
+        cell = two.signature.states[-1].name
+    b = f"ranges = {{ {json.dumps(cell)} = [-0.02, 0.02] }}\n"
+    keep = 'keep_frames = "kept"\nkeep_seconds = 0.05\nrate = 400\nlimit = 60\n'
+    report = Pipeline.from_text(text(keep, b=b), folder).run()
+    assert report.streams["s"]["guard:range"] >= 1
+    kept = min((folder / "kept").glob("*.npz"))
+    with np.load(kept) as file:
+        states = [name for name in file.files if name.startswith("state.")]
+        assert {name[6:8] for name in states} == {"1.", "2."}
+        count = len(file["frames"])
+        np.testing.assert_array_equal(file["frames"][0], x[json.loads(file["kept"].tobytes())["index"][0]])
+    to = folder / "again.jsonl"
+    edgelstm.run(folder / "a.onnx", kept, to, then=[folder / "b.onnx"], begin=kept, threads=1)
+    assert len(values(to)) == count
