@@ -43,6 +43,7 @@ def build(
     _errors(app, site)
     _health(app, site)
     _streams(app, site)
+    _changes(app, site)
     _looking(app, site, leaving)
     _pages(app, site, token, cookie, secure)
     return Gate(app, token, site.settings.hosts, cookie)
@@ -83,16 +84,12 @@ def _health(app: FastAPI, site: Site) -> None:
         return Response(text, media_type=kind)
 
 
-def _streams(app: FastAPI, site: Site) -> None:
-    def done(name: str) -> JSONResponse:
-        return JSONResponse({"ok": True, "stream": name})
+def _done(name: str, code: int = 200) -> JSONResponse:
+    return JSONResponse({"ok": True, "stream": name}, code)
 
-    def check() -> None:
-        if not site.may_change:
-            raise EdgeLstmError(
-                "streams are added and changed over HTTP",
-                expected="a token in [service]: whoever names files has to know it",
-            )
+
+def _streams(app: FastAPI, site: Site) -> None:
+    """Those that are there: seen, and told when to step."""
 
     @app.get(
         "/api/status",
@@ -105,17 +102,17 @@ def _streams(app: FastAPI, site: Site) -> None:
     @app.post("/api/streams/{name:path}/pause", tags=["streams"], summary="Let its frames wait")
     def pause(name: Name) -> JSONResponse:
         site.control.pause(name)
-        return done(name)
+        return _done(name)
 
     @app.post("/api/streams/{name:path}/resume", tags=["streams"], summary="Go on")
     def resume(name: Name) -> JSONResponse:
         site.control.resume(name)
-        return done(name)
+        return _done(name)
 
     @app.post("/api/streams/{name:path}/reset", tags=["streams"], summary="Begin anew with the next frame")
     def reset(name: Name) -> JSONResponse:
         site.control.reset(name)
-        return done(name)
+        return _done(name)
 
     @app.get(
         "/api/streams/{name:path}/snapshot",
@@ -132,6 +129,17 @@ def _streams(app: FastAPI, site: Site) -> None:
         headers = {"content-disposition": f'attachment; filename="{_plain(name)}.npz"'}
         return Response(made.getvalue(), media_type="application/octet-stream", headers=headers)
 
+
+def _changes(app: FastAPI, site: Site) -> None:
+    """Other streams and models. Behind :func:`_streams`, whose addresses are longer: a name may have slashes."""
+
+    def check() -> None:
+        if not site.may_change:
+            raise EdgeLstmError(
+                "streams are added and changed over HTTP",
+                expected="a token in [service]: whoever names files has to know it",
+            )
+
     @app.post(
         "/api/streams/{name:path}",
         tags=["streams"],
@@ -142,7 +150,7 @@ def _streams(app: FastAPI, site: Site) -> None:
         check()
         page.check_name(name)
         site.control.add(name, site.section(section))
-        return JSONResponse({"ok": True, "stream": name}, 201)
+        return _done(name, 201)
 
     @app.put(
         "/api/streams/{name:path}",
@@ -152,12 +160,12 @@ def _streams(app: FastAPI, site: Site) -> None:
     def configure(name: Name, section: Section) -> JSONResponse:
         check()
         site.control.configure(name, site.section(section))
-        return done(name)
+        return _done(name)
 
     @app.delete("/api/streams/{name:path}", tags=["streams"], summary="Remove it; its sinks are closed")
     def remove(name: Name) -> JSONResponse:
         site.control.remove(name)
-        return done(name)
+        return _done(name)
 
     @app.post(
         "/api/reload", tags=["service"], summary="Read the pipeline file again; gives what could not be done"
