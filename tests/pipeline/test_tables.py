@@ -191,6 +191,7 @@ def test_what_is_no_table_of_numbers_is_refused(tmp_path: Path) -> None:
     )
     assert "no column 'c': found a, b" in refusal(f"{spec}:columns=c")
     assert "keys without a key" in refusal(f"{spec}:keys=1")
+    assert "key: found a, b; expected it once" in refusal(f"{spec}:key=a:key=b")
     assert "head: found 0" in refusal(f"{spec}:head=0")
     assert "row 1 (line 2): found 3 values; expected 2" in refusal(
         write(tmp_path / "w.csv", [["a", "b"], [1, 2, 3]])

@@ -22,6 +22,7 @@ from edgelstm.pipeline.sources import (
     wav,
     zeromq,
 )
+from edgelstm.pipeline.sources.address import split_options
 from edgelstm.pipeline.sources.folder import Follow, natural
 from edgelstm.pipeline.sources.given import PREFIX, open_given
 from edgelstm.pipeline.sources.source import Frame, NothingYet, Source
@@ -118,14 +119,14 @@ def is_live(spec: str) -> bool:
 
 def streams_named(spec: str) -> int:
     """How many streams ``spec`` itself names, also where it can't be opened now; 1 where it names none."""
-    file, options = _split_options(spec)
+    file, options = _split(spec)
     is_table = Path(file).suffix.lower() in table.SUFFIXES or Path(file).is_dir()
     return table.named_streams(options["keys"]) if is_table and "keys" in options else 1
 
 
 def is_sound(spec: str) -> bool:
     """Whether ``spec`` names sound, also where it can't be opened now: its hop is then one of samples."""
-    suffix = Path(_split_options(spec)[0]).suffix.lower()
+    suffix = Path(_split(spec)[0]).suffix.lower()
     return spec.startswith(microphone.PREFIXES) or suffix in (*wav.SUFFIXES, *audio.SUFFIXES)
 
 
@@ -183,7 +184,7 @@ def _open(spec: str, follow: Follow) -> Source:
             return live.open(spec)
     if re.match(r"[\w+.-]+://", spec) and not Path(spec).exists():
         raise EdgeLstmError(f"source {spec.partition('://')[0]}://...", expected=KINDS)
-    spec, options = _split_options(spec)
+    spec, options = _split(spec)
     path, key, chosen = Path(spec), "", False
     if not path.exists() and ":" in spec:
         stem, _, key = spec.rpartition(":")
@@ -229,16 +230,8 @@ def _open(spec: str, follow: Follow) -> Source:
     return kind.open(path, key if chosen else None)
 
 
-def _split_options(spec: str) -> tuple[str, dict[str, str]]:
-    """``FILE:name=value:...`` as the file and the options that some kind of file has."""
-    if Path(spec).exists():
-        return spec, {}
-    known = {name for kind in FILES for name in kind.options}
-    parts, options = spec.split(":"), dict[str, str]()
-    while len(parts) > 1 and "=" in parts[-1] and parts[-1].partition("=")[0] in known:
-        name, _, value = parts.pop().partition("=")
-        options[name] = value
-    return ":".join(parts), options
+def _split(spec: str) -> tuple[str, dict[str, str]]:
+    return split_options(spec, {name for kind in FILES for name in kind.options})
 
 
 def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping[str, str]) -> Source:

@@ -1,10 +1,11 @@
-"""Addresses of live sources: what is opened, what people are shown of it, and the options behind ``#``."""
+"""What stands behind a source's name: ``:name=value`` of files; of live sources what is opened, what people are shown, and ``#name=value``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 
@@ -14,6 +15,24 @@ _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+)(:[0-9]{1,5})?")
 SECONDS = 10.0
 #: Names of options that hold seconds.
 TIMES = ("open_timeout", "read_timeout")
+
+
+def split_options(spec: str, known: Collection[str]) -> tuple[str, dict[str, str]]:
+    """``FILE:name=value:...`` as the file and the options behind it, of which ``known`` are. Raises EdgeLstmError for one given twice.
+
+    A path that is there is a path, whatever its name.
+    """
+    if Path(spec).exists():
+        return spec, {}
+    parts, options = spec.split(":"), dict[str, str]()
+    while len(parts) > 1 and "=" in parts[-1] and parts[-1].partition("=")[0] in known:
+        name, _, value = parts.pop().partition("=")
+        if name in options:
+            raise EdgeLstmError(
+                f"source {spec}: {name}", found=f"{value}, {options[name]}", expected="it once"
+            )
+        options[name] = value
+    return ":".join(parts), options
 
 
 @dataclass(frozen=True)

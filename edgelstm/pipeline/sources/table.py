@@ -16,6 +16,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import PathLike, check_file, refuse_overwrite
+from edgelstm.pipeline.sources.address import split_options
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.parquet import SUFFIX, open_parquet
 from edgelstm.pipeline.sources.rows import Row, Rows, open_text
@@ -84,16 +85,6 @@ class Span:
     last: int
     low: Array
     high: Array
-
-
-def split_options(spec: str) -> tuple[str, dict[str, str]]:
-    """``FILE:name=value:...`` as the file and its options."""
-    parts = spec.split(":")
-    options: dict[str, str] = {}
-    while len(parts) > 1 and parts[-1].partition("=")[0] in OPTIONS and "=" in parts[-1]:
-        name, _, value = parts.pop().partition("=")
-        options[name] = value
-    return ":".join(parts), options
 
 
 def named_streams(keys: str) -> int:
@@ -191,7 +182,7 @@ def fit_scales(spec: str, out: PathLike) -> int:
     """Write the smallest and largest values of each stream of a table, and give how many streams there are."""
     if Path(out).suffix.lower() != ".csv":
         raise EdgeLstmError(f"output {out}", expected="a .csv file")
-    file, given = split_options(spec)
+    file, given = split_options(spec, OPTIONS)
     path = check_file(file)
     refuse_overwrite(out, (path,))
     options = _options(path, {name: value for name, value in given.items() if name != "scale"})
