@@ -1,7 +1,8 @@
 """The figures of benchmarks/native/README.md: ``python benchmarks/native/run.py [--scale 0.2] [--readme]``.
 
 Cells as our own operators inside ONNX Runtime beside the same model without them, beside a hand-written ONNX Runtime loop and
-beside OpenVINO: every contestant in its own process, in turn, ratios of medians in one run. Beside each the machine's own limit:
+beside OpenVINO: every contestant in its own process, in turn, ratios of medians in one run; and our own with weights alone in
+fewer bits (weights.py). Beside each the machine's own limit:
 the time it takes to read the weights once, and to do the arithmetic, by what limits.cpp measured a moment before.
 """
 
@@ -23,9 +24,10 @@ os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 import models  # noqa: E402
+import weights as weights_alone  # noqa: E402
 
 from edgelstm import machine  # noqa: E402
 from edgelstm.bench import bench  # noqa: E402
@@ -147,7 +149,7 @@ def table(data: dict[str, Any]) -> str:
                 + " | ".join([r["model"], *cells, f"{aim['at_most']} of {label[aim['against']]}: {said}"])
                 + " |"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *weights_alone.table(data["weights"])])
 
 
 def main() -> None:
@@ -155,7 +157,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--scale", type=float, default=1.0, help="share of the rounds to take (default 1)")
     parser.add_argument("--readme", action="store_true", help="put the table into README.md")
-    parser.add_argument("--only", nargs="*", default=[], metavar="lstm-32", help="these models alone")
+    parser.add_argument(
+        "--only",
+        nargs="*",
+        default=[],
+        metavar="lstm-32",
+        help="these rows alone (lstm-1024-weights: with weights in fewer bits)",
+    )
     arguments = parser.parse_args()
     built = library()
     os.environ.pop("EDGELSTM_NATIVE", None)
@@ -163,7 +171,8 @@ def main() -> None:
     load = os.getloadavg()[0]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        sizes = [4 * weights(kind, hidden) for kind in ("lstm", "gru") for hidden in STEPS]
+        counts = [weights(kind, hidden) for kind in ("lstm", "gru") for hidden in STEPS]
+        sizes = sorted({size * count for count in counts for size in (4, *weights_alone.BYTES.values())})
         read, gflops = limits(Path(folder), sizes)
         for kind, make in (("lstm", models.lstm), ("gru", models.gru)):
             for hidden, steps in STEPS.items():
@@ -175,6 +184,18 @@ def main() -> None:
                 )
                 rows.append(row(kind, hidden, result.models[0], read, gflops))
                 print(json.dumps(rows[-1]), flush=True)
+        alone = []
+        for kind, make in (("lstm", models.lstm), ("gru", models.gru)):
+            for hidden in weights_alone.STEPS:
+                if arguments.only and f"{kind}-{hidden}-weights" not in arguments.only:
+                    continue
+                alone.append(
+                    weights_alone.measure(
+                        Path(folder), kind, hidden, make(Path(folder), hidden), read, weights(kind, hidden),
+                        max(3, round(7 * arguments.scale)), THREADS,
+                    )
+                )  # fmt: skip
+                print(json.dumps(alone[-1]), flush=True)
     cpu = machine.cpu()
     data = {
         "date": date.today().isoformat(),
@@ -185,6 +206,7 @@ def main() -> None:
         "scale": arguments.scale,
         "gflop_per_s": gflops,
         "rows": rows,
+        "weights": alone,
     }
     if arguments.only:
         return
