@@ -75,20 +75,18 @@ struct Context {
     check(api().KernelContext_GetOutput(context, index, dims, rank, &found));
     return const_cast<float*>(data(found));
   }
+  // Calls work(part) for each of `parts`, on ONNX Runtime's own threads.
+  template <class Work>
+  void each(int64_t parts, const Work& work) const {
+    auto run = [](void* data, size_t part) { (*static_cast<const Work*>(data))(static_cast<int64_t>(part)); };
+    check(api().KernelContext_ParallelFor(context, run, parts, parts, const_cast<Work*>(&work)));
+  }
   // Calls work(first, last) over [0, count), in `parts` on ONNX Runtime's own threads.
   template <class Work>
   void share(int64_t count, int64_t parts, const Work& work) const {
     if (parts > count) parts = count;
     if (parts < 2) return work(0, count);
-    struct Job {
-      const Work& work;
-      int64_t count, parts;
-    } job{work, count, parts};
-    auto run = [](void* data, size_t part) {
-      auto& j = *static_cast<Job*>(data);
-      j.work(j.count * part / j.parts, j.count * (part + 1) / j.parts);
-    };
-    check(api().KernelContext_ParallelFor(context, run, parts, parts, &job));
+    each(parts, [&](int64_t part) { work(count * part / parts, count * (part + 1) / parts); });
   }
 };
 

@@ -9,6 +9,7 @@
 #include "instructions.h"
 #include "node.h"
 #include "packed.h"
+#include "sharing.h"
 
 #ifndef EDGELSTM_BUILD
 #define EDGELSTM_BUILD "{}"
@@ -144,12 +145,18 @@ class LstmCell {
     s.h_out = context.output(0, out, 2), s.c_out = context.output(1, out, 2);
     int64_t panels = (s.units + kernels().lanes - 1) / kernels().lanes;
     bool shared = threads_ > 1 && s.rows * columns_ * s.units * s.variant.gates() > kWorthSharing;
-    context.share(panels, shared ? threads_ : 1, [&s](int64_t a, int64_t b) { kernels().lstm(s, a, b); });
+    auto work = [&s](int64_t a, int64_t b) { kernels().lstm(s, a, b); };
+    if (shared) {
+      sharing_.run(context, panels, threads_, s.rows, work);
+    } else {
+      work(0, panels);
+    }
   }
 
  private:
   LstmStep step_;
   Shared weights_, scale_, bias_, p_[3];
+  mutable Sharing sharing_;
   int64_t columns_, threads_;
   bool recurrent_, added_;
 };
@@ -219,14 +226,22 @@ class GruCell {
       s.z = scratch.get(), s.reset_h = s.z + size, s.n = s.reset_h + size;
     }
     int64_t panels = (s.units + kernels().lanes - 1) / kernels().lanes;
-    int64_t parts = threads_ > 1 && s.rows * (s.inputs + s.units) * s.units * 3 > kWorthSharing ? threads_ : 1;
-    context.share(panels, parts, [&s](int64_t a, int64_t b) { kernels().gru(s, a, b); });
-    if (!s.after) context.share(panels, parts, [&s](int64_t a, int64_t b) { kernels().gru_candidate(s, a, b); });
+    bool shared = threads_ > 1 && s.rows * (s.inputs + s.units) * s.units * 3 > kWorthSharing;
+    auto divided = [&](Sharing& sharing, auto work) {
+      if (shared) {
+        sharing.run(context, panels, threads_, s.rows, work);
+      } else {
+        work(0, panels);
+      }
+    };
+    divided(sharing_[0], [&s](int64_t a, int64_t b) { kernels().gru(s, a, b); });
+    if (!s.after) divided(sharing_[1], [&s](int64_t a, int64_t b) { kernels().gru_candidate(s, a, b); });
   }
 
  private:
   GruStep step_;
   Shared x_, h_, n_, bias_, scale_[3];
+  mutable Sharing sharing_[2];
   int64_t threads_;
 };
 

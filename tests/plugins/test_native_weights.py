@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from test_native_operators import SIZES, VARIANTS, attributes
+from test_native_operators import Lstm as OneLstm
 
 import native_library
 from edgelstm.dtypes import from_float32, to_float32
@@ -221,3 +222,22 @@ def test_what_does_not_fit_is_refused_when_the_graph_is_opened(
         graph.node[0].input[9] = ""
     with pytest.raises(Exception, match=said):
         native_library.session(cell.model, library)
+
+
+@pytest.mark.parametrize("kind", ["", *KINDS])
+def test_a_step_has_the_same_bits_however_it_is_divided(library: Path, kind: str) -> None:
+    """On one thread and on several, in turn as it is tried out which is faster; another number of rows begins anew."""
+    made = (
+        [OneLstm(GateVariant(), 64, 257, 3, threads=threads) for threads in (1, 3)]
+        if not kind
+        else [Lstm(kind, GateVariant(), 64, 257, 3, threads=threads) for threads in (1, 3)]
+    )
+    one, several = (
+        native_library.session(cell.model, library, threads=threads)
+        for cell, threads in zip(made, (1, 3), strict=True)
+    )
+    expected = {rows: one.run(None, {n: a[:rows] for n, a in made[0].feeds.items()}) for rows in (1, 3)}
+    for rows in (3,) * 40 + (1,) * 40 + (3,):
+        found = several.run(None, {n: a[:rows] for n, a in made[1].feeds.items()})
+        for a, b in zip(found, expected[rows], strict=True):
+            assert a.tobytes() == b.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +183,15 @@ def test_the_c_library_runs_the_same_file_and_the_one_with_our_operators(
     library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGELSTM_NATIVE_LIBRARY", str(library))
+    operators = tmp_path / "operators.so"
+    shutil.copyfile(library, operators)  # a file serves one ONNX Runtime of a process
     made = weights_only(zoo.lstm(7, (37, 5)), "int8-weights")
     made.save(tmp_path / "plain.onnx")
     lower(tmp_path / "plain.onnx", tmp_path / "ours.onnx", runtime="native")
     with (
         Runner.open(tmp_path / "plain.onnx", threads=1, native=False) as runner,
         c_library.Program(tmp_path / "plain.onnx") as plain,
-        c_library.Program(tmp_path / "ours.onnx", operators=str(library)) as ours,
+        c_library.Program(tmp_path / "ours.onnx", operators=str(operators)) as ours,
     ):
         stream, one, other = runner.stream("s"), plain.stream(), ours.stream()
         for k in range(5):
