@@ -75,7 +75,9 @@ def built(*flags: str) -> CLibrary:
     library = CLibrary(prefix, sources_hash(SOURCES.parent))
     if library.path.is_file():
         return library
-    return build_c(prefix, source=ROOT / "plugins", tensorrt_include=with_engines, flags=flags)
+    # Quicker to compile; what takes time in it is ONNX Runtime.
+    quick = ("-O1", *flags)
+    return build_c(prefix, source=ROOT / "plugins", tensorrt_include=with_engines, flags=quick)
 
 
 @cache

@@ -136,13 +136,26 @@ class Reader {
       *to += char(0x80 | (code & 63));
     }
   }
+  // Bytes of the UTF-8 character that begins here.
+  size_t character() {
+    auto byte = [&](size_t k) { return size_t(end_ - now_) > k ? static_cast<unsigned char>(now_[k]) : 0u; };
+    unsigned first = byte(0), second = byte(1);
+    size_t size = first < 0x80 ? 1 : first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : first >= 0xf0 && first < 0xf5 ? 4 : 0;
+    bool good = size != 0 && !(first == 0xe0 && second < 0xa0) && !(first == 0xed && second > 0x9f) && !(first == 0xf0 && second < 0x90) &&
+                !(first == 0xf4 && second > 0x8f);
+    for (size_t k = 1; k < size; k++) good = good && (byte(k) & 0xc0) == 0x80;
+    if (!good) fail("no UTF-8");
+    return size;
+  }
   std::string text() {
     std::string found;
     for (++now_;; ++now_) {
       if (now_ == end_ || static_cast<unsigned char>(*now_) < 0x20) fail("text without an end");
       if (*now_ == '"') break;
       if (*now_ != '\\') {
-        found += *now_;
+        size_t size = character();
+        found.append(now_, size);
+        now_ += size - 1;
         continue;
       }
       if (++now_ == end_) fail("text without an end");

@@ -201,6 +201,8 @@ def test_files_of_an_engine_that_are_damaged(driver: StandInDriver, plan: Path, 
     plan.write_bytes(whole)
     sidecar.write_text(sidecar.read_text()[:-20])
     refused(c_library.MODEL, "at byte", lambda: Program(plan))
+    sidecar.write_bytes(sidecar.read_bytes().replace(b"float32", b"float\xff\xff"))
+    refused(c_library.MODEL, "no UTF-8", lambda: Program(plan))
     sidecar.unlink()
     refused(c_library.MODEL, "no sidecar", lambda: Program(plan))
     other = tmp_path / "other.plan"
