@@ -188,6 +188,7 @@ def test_the_c_library_runs_the_same_file_and_the_one_with_our_operators(
     made = weights_only(zoo.lstm(7, (37, 5)), "int8-weights")
     made.save(tmp_path / "plain.onnx")
     lower(tmp_path / "plain.onnx", tmp_path / "ours.onnx", runtime="native")
+    monkeypatch.delenv("EDGELSTM_NATIVE_LIBRARY")  # of which the C library would take the file itself
     with (
         Runner.open(tmp_path / "plain.onnx", threads=1, native=False) as runner,
         c_library.Program(tmp_path / "plain.onnx") as plain,
