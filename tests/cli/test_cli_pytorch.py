@@ -41,10 +41,14 @@ def test_a_window_is_one_unless_its_state_is_to_be_carried(run: Run) -> None:
     assert "Net is a window: it starts anew at every call: found states inside (lstm)" in error
     assert not Path("net.onnx").exists()
 
-    code, text, error = run("export", *net, "--frame", "3", "--window", "5", "-o", "window.onnx")
+    code, text, error = run(
+        "export", *net, "--frame", "3", "--window", "5", "--limit", 20, "-o", "window.onnx"
+    )
     assert (code, error) == (0, "")
     assert "exported as windows of 5 frames, nothing is carried between them" in text
-    code, text, error = run("export", *net, "--frame", "3", "--carry-state", "-o", "step.onnx", "--json")
+    code, text, error = run(
+        "export", *net, "--frame", "3", "--carry-state", "--limit", 20, "-o", "step.onnx", "--json"
+    )
     assert (code, error) == (0, "")
     report = json.loads(text)
     assert report["notes"][0].startswith("states of lstm are carried from frame to frame, though Net itself")
