@@ -96,8 +96,15 @@ def test_the_page_of_preprocessing(names: dict[str, Any]) -> None:
     assert names["ahead"].shape == (10, 1, 64, 64)
 
 
-def test_the_page_of_tables(names: dict[str, Any]) -> None:
+def test_the_page_of_tables(
+    names: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("scales.csv").write_text("key,column,min,max\nnorth,flow,2,6\n")
+    Path("forecasts.csv").write_text("stream,index,name,y[0]\nnorth,0,noon,0.25\n")
+    exec(compile(example("tables.md", 0), "tables.md", "exec"), names)
+    assert capsys.readouterr().out == "north noon 3.0\n"
     names["normal_errors"] = RNG.normal(size=(500, 3))
     names |= {"measured": np.full(3, 9.0), "foretold": np.zeros(3)}
-    exec(compile(example("tables.md", 0), "tables.md", "exec"), names)
+    exec(compile(example("tables.md", 1), "tables.md", "exec"), names)
     assert names["alarm"]
