@@ -32,7 +32,8 @@ import weights as weights_alone  # noqa: E402
 from edgelstm import machine  # noqa: E402
 from edgelstm.bench import bench  # noqa: E402
 from edgelstm.bench.result import ModelResult, format_time  # noqa: E402
-from edgelstm.engine.native_build import build_native, find_compiler  # noqa: E402
+from edgelstm.engine.native_build import build_native, find_compiler, sources_hash  # noqa: E402
+from edgelstm.errors import EdgeLstmError  # noqa: E402
 from edgelstm.files import write_text  # noqa: E402
 from edgelstm.runtime.native.library import (  # noqa: E402
     VARIABLE,
@@ -77,9 +78,15 @@ def limits(folder: Path, sizes: list[int]) -> tuple[dict[int, float], float]:
 
 
 def library() -> NativeLibrary:
-    """The library that is there, or one that is built now."""
-    found = find_native_library()
-    return build_native() if found is None else found
+    """The library that is there, if it is made of the sources as they are now, or one that is built now."""
+    try:
+        found = find_native_library()
+    except EdgeLstmError:  # of another version
+        found = None
+    if os.environ.get(VARIABLE) and found is not None:
+        return found
+    sources = sources_hash(HERE.parents[1] / "plugins" / "onnxruntime")
+    return found if found is not None and found.sources == sources else build_native()
 
 
 def row(kind: str, hidden: int, model: ModelResult, read: dict[int, float], gflops: float) -> dict[str, Any]:
