@@ -202,3 +202,11 @@ def test_the_c_library_runs_the_same_file_and_the_one_with_our_operators(
             assert_close(other.step(frame)["y"], expected, np.float32, k=500)
         for each in (one, other):
             each.free()
+
+
+def test_for_many_streams_large_cells_are_left_to_onnx_runtime(library: Path) -> None:
+    made = weights_only(zoo.lstm(3, (67, 131)), "int8-weights")
+    program = native_library.opened(made.to_bytes(), library, streams=5, threads=1)
+    assert program.native is not None
+    assert dict(program.native.counts) == {"FusedLSTMCellI8": 1, "FusedGates": 1}
+    compare_streamed(made, library, streams=7, steps=3)
