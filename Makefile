@@ -63,6 +63,7 @@ bench: $(TEST)
 
 bench-native: $(TEST)
 	$(BIN)/python benchmarks/native/run.py --readme
+	$(BIN)/python benchmarks/native/convs.py --readme
 
 bench-quantisation: $(TEST)
 	TORCH="$(TORCH)" $(BIN)/python benchmarks/quantisation/run.py --readme

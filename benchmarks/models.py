@@ -17,11 +17,11 @@ LSTM_INPUTS = 16
 LSTM_HIDDEN = (32, 256, 1024)
 
 
-def conv_lstm(folder: Path) -> Path:
-    """The reference ConvLSTM cell: 16 -> 64 channels, 3x3, on 64x64 maps; about 1.5 GFLOP a step."""
+def conv_lstm(folder: Path, size: int = 64) -> Path:
+    """The reference ConvLSTM cell: 16 -> 64 channels, 3x3, on 64x64 maps (or others); about 1.5 GFLOP a step."""
     torch.manual_seed(0)
-    path = folder / "conv_lstm.safetensors"
-    edgelstm_nn.save(edgelstm_nn.ConvLSTM(16, [64], size=(64, 64), kernel=3), path)
+    path = folder / ("conv_lstm.safetensors" if size == 64 else f"conv_lstm_{size}.safetensors")
+    edgelstm_nn.save(edgelstm_nn.ConvLSTM(16, [64], size=(size, size), kernel=3), path)
     return path
 
 

@@ -68,7 +68,8 @@ int main(int argc, char** argv) {
   }
   const int steps = 20000;
   double seconds = best(threads, 200, [&](int) {
-    vf sum[16] = {}, a = vf{} + 1.0001f, b = vf{} + 0.5f;
+    vf sum[16], a = vf{} + 1.0001f, b = vf{} + 0.5f;
+    for (int j = 0; j < 16; j++) sum[j] = vf{} + float(j);  // equal ones would be computed once
     for (int k = 0; k < steps; k++)
       for (int j = 0; j < 16; j++) sum[j] = sum[j] * a + b;
     for (int j = 1; j < 16; j++) sum[0] += sum[j];

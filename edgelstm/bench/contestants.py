@@ -43,11 +43,12 @@ def open_edgelstm(job: Job, native: bool | None = None) -> Opened:
             partial(runner.stream("0").step, copy=False),
             lambda outputs: {name: y[None] for name, y in outputs.items()},
         )
-    names = [runner.stream(str(i)).name for i in range(job.streams)]
+    for i in range(job.streams):
+        runner.stream(str(i))
     return Opened(
-        lambda frame: {s: frame_of(frame, i) for i, s in enumerate(names)},
-        partial(runner.step, copy=False),
-        lambda outputs: {name: np.stack([outputs[s][name] for s in names]) for name in outputs["0"]},
+        lambda frame: tuple(frame.values()) if len(frame) > 1 else next(iter(frame.values())),
+        partial(runner.step_all, copy=False),
+        lambda outputs: outputs,
     )
 
 
