@@ -35,16 +35,40 @@ INLINE void store(float* p, vf v, int64_t count) {
     memcpy(p, &v, count * sizeof(float));
   }
 }
+// L codes as floats. GCC 12 makes scalar instructions of a conversion from bytes, so the processors' own stand here.
+#if defined(__AVX512F__)
+INLINE vf decoded(const int8_t* p) {
+  __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return __builtin_convertvector((vi)_mm512_maskz_cvtepi8_epi32(0xffff, codes), vf);
+}
+INLINE vf decoded(const uint8_t* p) {
+  __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return __builtin_convertvector((vi)_mm512_maskz_cvtepu8_epi32(0xffff, codes), vf);
+}
+#elif defined(__AVX2__)
+INLINE vf decoded(const int8_t* p) {
+  __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return __builtin_convertvector((vi)_mm256_cvtepi8_epi32(codes), vf);
+}
+INLINE vf decoded(const uint8_t* p) {
+  __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+  return __builtin_convertvector((vi)_mm256_cvtepu8_epi32(codes), vf);
+}
+#else
+template <class Code>
+INLINE vf decoded(const Code* p) {
+  typedef Code vc __attribute__((vector_size(LANES)));
+  vc v;
+  memcpy(&v, p, L);
+  return __builtin_convertvector(v, vf);
+}
+#endif
 template <class Code>
 INLINE vf decode(const Code* p, int64_t count) {
-  typedef Code vc __attribute__((vector_size(LANES)));
-  vc v{};
-  if (count >= L) {
-    memcpy(&v, p, L);
-  } else {
-    memcpy(&v, p, count);
-  }
-  return __builtin_convertvector(v, vf);
+  if (count >= L) return decoded(p);
+  Code some[L] = {};
+  memcpy(some, p, count);
+  return decoded(some);
 }
 // G vectors of weights that lie side by side, as floats.
 template <int G>
@@ -63,17 +87,8 @@ INLINE void widen(const uint16_t* p, vf (&w)[G]) {  // bfloat16: the upper half 
 }
 template <int G>
 INLINE void widen(const int8_t* p, vf (&w)[G]) {
-  // GCC 12 makes scalar instructions of a conversion from bytes, so each processor's own stands here.
-#if defined(__AVX512F__)
-  for (int g = 0; g < G; g++) {
-    __m128i codes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + g * L));
-    w[g] = __builtin_convertvector((vi)_mm512_maskz_cvtepi8_epi32(0xffff, codes), vf);
-  }
-#elif defined(__AVX2__)
-  for (int g = 0; g < G; g++) {
-    __m128i codes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + g * L));
-    w[g] = __builtin_convertvector((vi)_mm256_cvtepi8_epi32(codes), vf);
-  }
+#if defined(__AVX2__)
+  for (int g = 0; g < G; g++) w[g] = decoded(p + g * L);
 #elif defined(__SSE2__)
   for (int g = 0; g < G; g++) {
     int32_t four;
@@ -91,7 +106,7 @@ INLINE void widen(const int8_t* p, vf (&w)[G]) {
     w[g] = (vf)vcvtq_f32_s32(vmovl_s16(g % 2 ? vget_high_s16(eight) : vget_low_s16(eight)));
   }
 #else
-  for (int g = 0; g < G; g++) w[g] = decode(p + g * L, L);
+  for (int g = 0; g < G; g++) w[g] = decoded(p + g * L);
 #endif
 }
 INLINE vf absolute(vf x) { return (vf)((vi)x & 0x7fffffff); }
