@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -119,7 +120,11 @@ def test_a_terminated_run_leaves_nothing(model: Path, tmp_path: Path, sent: str)
     np.save(tmp_path / "long.npy", np.zeros((2_000_000, 3), np.float32))
     command = [sys.executable, "-m", "edgelstm", "run", str(model), "--source", str(tmp_path / "long.npy")]
     with subprocess.Popen(
-        [*command, "--output", str(tmp_path / "out.jsonl")], stderr=subprocess.PIPE, text=True
+        [*command, "--output", str(tmp_path / "out.jsonl")],
+        stderr=subprocess.PIPE,
+        text=True,
+        # What nohup started has learnt to ignore it, and so would its children.
+        preexec_fn=partial(signal.signal, number, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 60
         while not any(p.name.startswith(".out") for p in tmp_path.iterdir()) and time.monotonic() < deadline:

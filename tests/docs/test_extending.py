@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.thorough
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "extending.md").read_text("utf-8")
@@ -50,15 +49,27 @@ def test_there_is_one_of_each_kind() -> None:
     assert list(SECTIONS) == ["pass", "Keras layer", "torch convention", "source", "sink", "backend"]
 
 
+def copied(root: Path) -> None:
+    """The project's code and tests below ``root``."""
+    junk = shutil.ignore_patterns("__pycache__", "golden", "docs", "examples")
+    for folder in ("edgelstm", "plugins", "tests"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=junk)
+    shutil.copy(ROOT / "pyproject.toml", root)
+
+
+def test_samples_fit_the_files_they_change(tmp_path: Path) -> None:
+    copied(tmp_path)
+    for section in SECTIONS.values():
+        assert apply(section, tmp_path)
+
+
+@pytest.mark.thorough
 @pytest.mark.parametrize("kind", SECTIONS)
 def test_a_sample_and_its_test(kind: str, tmp_path: Path) -> None:
     for module in NEEDS.get(kind, ()):
         if importlib.util.find_spec(module) is None:
             pytest.skip(f"needs {module}")
-    junk = shutil.ignore_patterns("__pycache__", "golden", "docs", "examples")
-    for folder in ("edgelstm", "tests"):
-        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=junk)
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    copied(tmp_path)
     touched = apply(SECTIONS[kind], tmp_path)
     assert len([path for path in touched if not path.startswith("tests/")]) <= 2, touched
     tests = [path for path in touched if "test_" in path] or ["tests/contract", "-k", "openvino"]

@@ -3,6 +3,7 @@ test is skipped."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -89,7 +90,8 @@ def test_other_releases_give_the_same(version: str, tmp_path: Path) -> None:
         models = [plain]
         if name == "lstm":
             done = subprocess.run(
-                [sys.executable, "-m", "edgelstm", "lower", plain, "--runtime", "native", "-o", lowered], capture_output=True, text=True, check=False
+                [sys.executable, "-m", "edgelstm", "lower", plain, "--runtime", "native", "-o", lowered], capture_output=True, text=True, check=False,
+                env={**os.environ, "EDGELSTM_NATIVE": "", "EDGELSTM_NATIVE_LIBRARY": str(native_library.built())},
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
             models.append(lowered)
