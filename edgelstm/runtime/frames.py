@@ -61,7 +61,7 @@ class FrameCheck:
             )
         checked: dict[str, Any] = {}
         for spec, array in zip(self._inputs, given, strict=True):
-            if isinstance(array, np.ma.MaskedArray):
+            if array.__class__ is not np.ndarray and isinstance(array, np.ma.MaskedArray):
                 array = unmasked(array)
             on_device = (
                 None
@@ -129,7 +129,7 @@ class FrameCheck:
             )
         for spec in self._inputs:
             array = frame[spec.name]
-            if isinstance(array, np.ma.MaskedArray):
+            if array.__class__ is not np.ndarray and isinstance(array, np.ma.MaskedArray):
                 array = unmasked(array)
                 frame = {**frame, spec.name: array}
             if not isinstance(array, np.ndarray) and self._device_frame is not None:

@@ -116,7 +116,10 @@ class Member:
     @property
     def is_held(self) -> bool:
         """Whether a sink has no room for what a step would give."""
-        return any(writer.holds for writer in self._writers)
+        for writer in self._writers:  # before every step: a generator would take as long as a queue
+            if writer.holds:
+                return True
+        return False
 
     @property
     def is_done(self) -> bool:
