@@ -116,10 +116,7 @@ class Member:
     @property
     def is_held(self) -> bool:
         """Whether a sink has no room for what a step would give."""
-        for writer in self._writers:  # before every step: a generator would take as long as a queue
-            if writer.holds:
-                return True
-        return False
+        return bool(self._writers) and any(writer.holds for writer in self._writers)
 
     @property
     def is_done(self) -> bool:
