@@ -6,6 +6,7 @@ import _thread
 import faulthandler
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from edgelstm.runtime.outside import OutsideRange
 from edgelstm.workflows.shipped import SHIPPED, shipped
 
 if TYPE_CHECKING:
+    from edgelstm.pipeline.service.channel import Channel
     from edgelstm.pipeline.service.config import Config, ModelSection, StreamSection
     from edgelstm.pipeline.service.control import Control
     from edgelstm.pipeline.service.follow import FileWatch, Follower, Prepare
@@ -294,6 +297,7 @@ class Pipeline:
         streams = {}
         with self._opened(writes=False) as (service, _):
             for channel in service.channels:
+                self._try_first(channel)
                 s = channel.section
                 words = {
                     "overload": s.overload,
@@ -310,6 +314,27 @@ class Pipeline:
                     **words,
                 }
         return Checked(self._where, streams)
+
+    def _try_first(self, channel: Channel) -> None:
+        """Raise EdgeLstmError where the first frame of a file is not what the model takes. Addresses and what grows are not waited for."""
+        from edgelstm.pipeline.service.outlets import placed
+
+        section = channel.section
+        files = [Path(placed(self._base, s.split(":")[0])) for s in section.sources.values()]
+        if channel.source is None or section.follow or not all(file.is_file() for file in files):
+            return
+        for frame in islice(channel.source, 1):
+            if frame.bad is None:
+                try:
+                    channel.inputs()(frame)
+                except EdgeLstmError as error:
+                    hint = re.sub(r"--preprocess '([^']*)'", r'preprocess = "\1"', error.hint or "")
+                    raise EdgeLstmError(
+                        f"stream {channel.name}: {error.what}",
+                        found=error.found,
+                        expected=error.expected,
+                        hint=hint or None,
+                    ) from error
 
     @contextmanager
     def _opened(self, writes: bool = True) -> Iterator[tuple[Service, Prepare]]:

@@ -319,6 +319,12 @@ class Service:
         report.failed |= self._sink_failures()
         log.info("ended: %s", json.dumps(self.report().streams))
         report.streams = self.report().streams
+        for name, counts in report.streams.items():
+            refused = counts.get("dropped:refused", 0)
+            if refused and not counts.get("stepped"):
+                why = f"none of its {count_of(refused, 'frame')} is what the model takes"
+                log.error("stream %s: %s", name, why)
+                report.failed.setdefault(f"stream {name}", why)
         return report
 
     def ready_reader(self, channel: Channel) -> None:
