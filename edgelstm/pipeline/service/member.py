@@ -314,8 +314,8 @@ class Member:
         if arrived.anew:
             self.clock.begin_anew()
             self.reset("source")
-        if frame.bad is not None:
-            # Its time, if any, is not to be believed.
+        if frame.bad is not None and (frame.time is None or frame.is_empty):
+            # It has no time that is to be believed. One that has counts as a frame with NaN does: what comes behind it has no gap before it.
             self._bad(replace(arrived, stamp=self._stamp(arrived)), _told(frame.bad))
             return False
         before = self.clock.last
@@ -343,6 +343,9 @@ class Member:
 
     def _ready(self, arrived: Arrived, filled: bool) -> Due | None:
         frame = arrived.frame
+        if frame.bad is not None:
+            self._bad(arrived, _told(frame.bad), filled)
+            return None
         try:
             arrays: Mapping[str, Array] | None = self._inputs(frame)
         except EdgeLstmError as error:
@@ -377,12 +380,8 @@ class Member:
     def _bad(self, arrived: Arrived, why: str, filled: bool = False) -> None:
         """A frame that is not stepped, and what the policy says of the state then."""
         self._open_window_anew()
-        self._drop(
-            "unreadable" if arrived.frame.is_empty else "not_finite",
-            arrived,
-            why,
-            filled,
-        )
+        reason = "unreadable" if arrived.frame.is_empty else "not_finite"
+        self._drop(reason, arrived, why, filled)
         if self.rules.bad == "reset":
             self.reset("frame")
         elif self.rules.bad == "rollback" and self.stream is not None:

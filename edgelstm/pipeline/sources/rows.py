@@ -100,7 +100,7 @@ class Row:
                     f"{self.where}, column {column!r}",
                     found=shown(value),
                     expected="a number",
-                    hint=f"Choose the columns: {self.path.name}:columns=..., or leave such rows out (run, score, detect: --on-bad-frame skip)",
+                    hint=f"Choose the columns: {self.path.name}:columns=..., or leave such rows out (run, score, fit-detector, detect: --on-bad-frame skip)",
                 )
             else:
                 if missing is None and math.isnan(values[place]):

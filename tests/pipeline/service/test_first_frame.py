@@ -35,3 +35,26 @@ def test_a_stream_of_which_no_frame_could_be_taken_has_failed(pipeline: Pipeline
     report = pipeline.run()
     assert report.failed == {"stream a": "none of its 20 frames is what the model takes"}
     assert report.streams["b"]["stepped"] == 20
+
+
+@pytest.mark.parametrize("cell", ["n/a", "nan", ""])
+def test_a_row_that_was_there_but_can_not_be_taken_is_no_gap(tmp_path: Path, cell: str) -> None:
+    zoo.lstm().save(tmp_path / "m.onnx")
+    rows = [f"2026-01-01T00:{k:02d}:00Z,0.1,{cell if k == 20 else 0.2},0.3" for k in range(40)]
+    (tmp_path / "t.csv").write_text("\n".join(["time,a,b,c", *rows]) + "\n")
+    report = Pipeline.from_text(
+        """
+        [models.m]
+        path = "m.onnx"
+        [streams.a]
+        source = "t.csv:time=time"
+        max_gap = 90
+        gap = "reset"
+        bad = "skip"
+        """,
+        tmp_path,
+    ).run()
+    counts = report.streams["a"]
+    assert counts["stepped"] == 39
+    assert counts["dropped:not_finite"] == 1
+    assert "reset:gap" not in counts
