@@ -55,19 +55,19 @@ def until(good: Callable[[], bool], most: float = 60) -> float:
 
 
 def lstm(folder: Path) -> None:
-    """m.onnx, m.w8.onnx: the same in another precision."""
+    """m.onnx, m.w8.onnx: the same in another precision; a.npy: frames."""
     import models
 
     import edgelstm
 
     edgelstm.export(models.lstm(folder, 32), folder / "m.onnx")
     edgelstm.quantize(folder / "m.onnx", None, folder / "m.w8.onnx", precision="int8-weights")
+    np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(20000, 16)).astype(np.float32))
 
 
 def kill(folder: Path) -> dict[str, Any]:
     """Killed and started again."""
     lstm(folder)
-    np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(20000, 16)).astype(np.float32))
     (folder / "p.toml").write_text(
         '[service]\ncheckpoint = "states"\ncheckpoint_every = 0.2\n[models.m]\npath = "m.onnx"\n'
         '[streams.a]\nsource = "a.npy"\nrate = 100\nsink = "a.jsonl"\n'
@@ -157,7 +157,6 @@ def rtsp(folder: Path) -> dict[str, Any]:
 def swap(folder: Path) -> dict[str, Any]:
     """Another precision takes over, and back."""
     lstm(folder)
-    np.save(folder / "a.npy", np.random.default_rng(0).normal(size=(20000, 16)).astype(np.float32))
     text = """
         [service]
         report = 0
