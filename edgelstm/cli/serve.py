@@ -39,6 +39,7 @@ def serve(
 ) -> None:
     """Run streams as a file declares them: sources, policies, models, sinks, until they end or are stopped."""
     from edgelstm.workflows import serve as workflow
+    from edgelstm.workflows.serve_process import ended_if_stuck, stopped_by_signals
 
     if sum((pipeline is not None, example is not None, schema)) != 1:
         raise EdgeLstmError("serve", expected="one of: a pipeline file, --example, --schema")
@@ -71,7 +72,7 @@ def serve(
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        with workflow.stopped_by_signals(read), workflow.ended_if_stuck(read):
+        with stopped_by_signals(read), ended_if_stuck(read):
             report = read.run()
     finally:
         root.removeHandler(handler)

@@ -16,6 +16,7 @@ from edgelstm.pipeline.operations import Array
 from edgelstm.pipeline.optext import format_ops
 from edgelstm.pipeline.preprocess import Preprocess
 from edgelstm.pipeline.sources.source import Frame, Source
+from edgelstm.pipeline.wording import Say, as_option, of_input
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +40,7 @@ class Inputs:
     frames of a window; :meth:`steps` does so for a whole source.
 
     on_gap: of frames that say that something is missing before them: ``hold`` goes on, ``reset`` begins a new window (who
-    streams resets the state), ``error`` raises. Raises EdgeLstmError for a hop or operations that don't fit the model.
+    streams resets the state), ``error`` raises. say: how hints name what the user may set. Raises EdgeLstmError for a hop or operations that don't fit the model.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Inputs:
         *,
         hop: int | None = None,
         on_gap: OnGap = "hold",
+        say: Say = as_option,
     ) -> None:
         if on_gap not in get_args(OnGap):
             raise EdgeLstmError("on_gap", found=on_gap, expected=" or ".join(get_args(OnGap)))
@@ -61,16 +63,21 @@ class Inputs:
         #: Whether the model's step itself takes a window, which a hop cuts: no exported one.
         self.sliding = self.window is not None and signature.window is None
         self._on_gap = on_gap
+        several = len(signature.inputs) > 1
+        says = {t.name: of_input(say, t.name) if several else say for t in signature.inputs}
         #: What the model takes.
         self.specs = signature.inputs
         self._preprocess = {
-            spec.name: Preprocess(self.ops.get(spec.name, ()), single_frame(spec, self.window))
+            spec.name: Preprocess(
+                self.ops.get(spec.name, ()), single_frame(spec, self.window), says[spec.name]
+            )
             for spec in signature.inputs
         }
         #: What the model declares and nobody replaced: to be held against the depth of the frames.
         self._declared = {
             name: ops for name, ops in signature.preprocessing.items() if name not in (overrides or {})
         }
+        self._says = says
         self._checked: tuple[float, float] | None = None
         self._size: tuple[int, ...] | None = None
         self._windows: dict[str | None, _Window] = {}
@@ -88,7 +95,7 @@ class Inputs:
                 raise frame.bad
             if frame.values is not None and frame.values != self._checked:
                 for name, ops in self._declared.items():
-                    check_scale(name, ops, frame.values)
+                    check_scale(name, ops, frame.values, self._says[name])
                 self._checked = frame.values
             self._check_size(frame)
             made = self._ready(frame.data)
@@ -219,8 +226,8 @@ def cut(
         length = spec.frame_shape[-1] if spec.frame_shape else 1
         raise EdgeLstmError(
             f"{source.description}: what a frame of it is",
-            expected=f"preprocessing that says so, such as 'samples={length},{length},16000', or --hop with the samples from "
-            "frame to frame",
+            expected=f"preprocessing that says so, such as 'samples={length},{length},16000', or a hop: the "
+            "samples from frame to frame",
         )
     made = source.reframed(spec.frame_shape[-1], hop, None)
     return made, None, (round((made.fps or 0) * hop), hop)
@@ -272,7 +279,7 @@ def _window(signature: Signature, hop: int | None) -> int | None:
             f"a hop of {hop}",
             found=", ".join(f"input {t.name} {list(t.frame_shape)}" for t in signature.inputs),
             expected="inputs [T, *frame] with one T above 1",
-            hint="Leave --hop out: one step of this model takes one frame",
+            hint="Leave the hop out: one step of this model takes one frame",
         )
     return size
 
@@ -286,7 +293,7 @@ def single_frame(spec: TensorSpec, window: int | None) -> TensorSpec:
 _WHITES = (255.0, 1023.0, 4095.0, 16383.0, 65535.0)
 
 
-def check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> None:
+def check_scale(name: str, ops: Sequence[Op], values: tuple[float, float], say: Say = as_option) -> None:
     """Raise EdgeLstmError when declared operations bring another depth than that of ``values`` to 1."""
     white = values[1]
     for place, op in enumerate(ops):
@@ -307,5 +314,5 @@ def check_scale(name: str, ops: Sequence[Op], values: tuple[float, float]) -> No
             f"frames for input {name!r}",
             found=f"values {values[0]:g} to {white:g}",
             expected=f"0 to {meant[0]:g}, which the model's 'scale={factor:g}' brings to 1",
-            hint=f"Say --preprocess '{format_ops(right)}'",
+            hint=f"Say {say('preprocess', format_ops(right))}",
         )

@@ -37,7 +37,7 @@ def parse_preprocess(texts: Sequence[str], signature: Signature) -> dict[str, li
         name, _, ops = text.rpartition(":")
         if not name and len(signature.inputs) > 1:
             raise EdgeLstmError(
-                f"--preprocess {text!r} does not say for which input",
+                f"preprocessing {text!r} does not say for which input",
                 expected=f"'NAME:{ops}' with one of {', '.join(t.name for t in signature.inputs)}",
             )
         spec = signature.input(name) if name else signature.inputs[0]

@@ -108,7 +108,7 @@ class Outputs:
                     f"blocks of output {name!r} are added every {count_of(hop, 'sample')} ('overlap_add={hop}')",
                     found=f"a source cut every {source[1]}",
                     expected=f"{hop}",
-                    hint=f"--hop {hop}, or --postprocess overlap_add={source[1]}",
+                    hint=f"A hop of {hop}, or the postprocessing overlap_add={source[1]}",
                 )
 
     def __repr__(self) -> str:

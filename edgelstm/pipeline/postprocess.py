@@ -151,7 +151,7 @@ def parse_postprocess(texts: Sequence[str], signature: Signature) -> dict[str, l
         name, _, ops = text.rpartition(":")
         if not name and len(signature.outputs) != 1:
             raise EdgeLstmError(
-                f"--postprocess {text!r} does not say for which output",
+                f"postprocessing {text!r} does not say for which output",
                 expected=f"'NAME:{ops}' with one of {', '.join(t.name for t in signature.outputs)}",
             )
         spec = signature.output(name) if name else signature.outputs[0]

@@ -21,6 +21,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
 from edgelstm.pipeline.optext import format_ops, parse_ops
+from edgelstm.pipeline.wording import Say, as_option
 
 Op = Mapping[str, Any]
 
@@ -38,14 +39,16 @@ class Preprocess:
     ops: JSON operations, in order.
     spec: the model's input. Frames come out in ``spec.frame_shape`` and ``spec.dtype``, C-contiguous. For an integer
         dtype, values are rounded to the nearest and saturate; bfloat16 comes out as its 16 raw bits.
+    say: how a hint names what the user may set.
 
     Raises EdgeLstmError here when an operation is not of the vocabulary, and on the first frame of a shape when an
     operation can't work on it or when what comes out is not the shape that the model expects.
     """
 
-    def __init__(self, ops: Sequence[Op], spec: TensorSpec) -> None:
+    def __init__(self, ops: Sequence[Op], spec: TensorSpec, say: Say = as_option) -> None:
         self.ops = tuple(ops)
         self.spec = spec
+        self._say = say
         self._steps: list[tuple[str, Operation, list[Any]]] = []
         for index, op in enumerate(self.ops):
             name = op.get("op") if isinstance(op, Mapping) else None
@@ -100,7 +103,7 @@ class Preprocess:
                 f"frames for input {self.spec.name!r}",
                 found=f"{list(layout.shape)} ({' -> '.join(trail)})",
                 expected=f"{list(want)} as the model takes it",
-                hint=_hint(shape, layout.shape, want, self.ops),
+                hint=_hint(shape, layout.shape, want, self.ops, self._say),
             )
         return transforms
 
@@ -174,7 +177,9 @@ def _without_channel(shape: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [rest for one, rest in ((shape[:1], shape[1:]), (shape[-1:], shape[:-1])) if one == (1,)]
 
 
-def _hint(raw: tuple[int, ...], have: tuple[int, ...], want: tuple[int, ...], ops: Sequence[Op]) -> str:
+def _hint(
+    raw: tuple[int, ...], have: tuple[int, ...], want: tuple[int, ...], ops: Sequence[Op], say: Say
+) -> str:
     """What a user most likely wants, tried here on a raw frame before it is said.
 
     It takes the place of ``ops``, which made ``have`` of ``raw``: what they do for the units, it does too.
@@ -195,11 +200,11 @@ def _hint(raw: tuple[int, ...], have: tuple[int, ...], want: tuple[int, ...], op
         ):
             text = ";".join(filter(None, (first, shaped, then)))
             if _leads(text, raw, want):
-                return f"Say how to get there, e.g. --preprocess '{text}'"
+                return f"Say how to get there, e.g. {say('preprocess', text)}"
     if have == want[1:]:
         return (
-            f"One step of the model takes {want[0]} of these frames together: --hop 1 gives it a window "
-            f"that slides frame by frame, --hop {want[0]} windows end to end"
+            f"One step of the model takes {want[0]} of these frames together: {say('hop', 1)} gives it a window "
+            f"that slides frame by frame, {say('hop', want[0])} windows end to end"
         )
     return "No preprocessing makes the one of the other: the source is of another kind than what the model was trained on"
 

@@ -73,7 +73,7 @@ class Outside:
             if most > high + width or least < low - width:
                 return (
                     f"frames of input {name!r} lie far outside {self._seen}: {least:.4g} to {most:.4g}, "
-                    f"where {low:.4g} to {high:.4g} was seen. Is a scale missing (--preprocess 'scale=...')?"
+                    f"where {low:.4g} to {high:.4g} was seen. Is a scale missing in the preprocessing ('scale=...')?"
                 )
         return None
 
@@ -88,7 +88,7 @@ class Outside:
         (least, most), (low, high) = self._ends[found[0]], self._ranges[found[0]]
         return (
             f"frames of input {found[0]!r} fill next to nothing of {self._seen}: {least:.4g} to {most:.4g} in the first "
-            f"{TINY_LOOKS}, where {low:.4g} to {high:.4g} was seen. Is a scale missing (--preprocess 'scale=...'), or one too much?"
+            f"{TINY_LOOKS}, where {low:.4g} to {high:.4g} was seen. Is a scale missing in the preprocessing ('scale=...'), or one too much?"
         )
 
 

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import _thread
-import faulthandler
 import logging
-import os
-import re
-import signal
-import sys
 import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +16,10 @@ from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, check_file, read_bytes
 from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.outside import OutsideRange
+from edgelstm.workflows.serve_check import Checked, try_first
 from edgelstm.workflows.shipped import SHIPPED, shipped
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline.service.channel import Channel
     from edgelstm.pipeline.service.config import Config, ModelSection, StreamSection
     from edgelstm.pipeline.service.control import Control
     from edgelstm.pipeline.service.follow import FileWatch, Follower, Prepare
@@ -40,24 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgelstm.serve")
 
-#: Seconds without a sign of life, beyond ``hang_after``, after which :func:`ended_if_stuck` ends the process.
-GRACE = 20.0
 EXAMPLES = ("camera", "radar", "table", "rtsp", "audio")
-
-
-@dataclass(frozen=True, repr=False)
-class Checked:
-    """A pipeline file that would run. streams: by name, model, source, sinks and policies in words."""
-
-    path: str
-    streams: dict[str, dict[str, str]]
-
-    def __repr__(self) -> str:
-        return f"Checked({self.path}, streams {some(self.streams)})"
-
-    def to_json(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"path": self.path, "streams": self.streams}
 
 
 class Pipeline:
@@ -297,7 +272,7 @@ class Pipeline:
         streams = {}
         with self._opened(writes=False) as (service, _):
             for channel in service.channels:
-                self._try_first(channel)
+                try_first(channel, self._base)
                 s = channel.section
                 words = {
                     "overload": s.overload,
@@ -314,27 +289,6 @@ class Pipeline:
                     **words,
                 }
         return Checked(self._where, streams)
-
-    def _try_first(self, channel: Channel) -> None:
-        """Raise EdgeLstmError where the first frame of a file is not what the model takes. Addresses and what grows are not waited for."""
-        from edgelstm.pipeline.service.outlets import placed
-
-        section = channel.section
-        files = [Path(placed(self._base, s.split(":")[0])) for s in section.sources.values()]
-        if channel.source is None or section.follow or not all(file.is_file() for file in files):
-            return
-        for frame in islice(channel.source, 1):
-            if frame.bad is None:
-                try:
-                    channel.inputs()(frame)
-                except EdgeLstmError as error:
-                    hint = re.sub(r"--preprocess '([^']*)'", r'preprocess = "\1"', error.hint or "")
-                    raise EdgeLstmError(
-                        f"stream {channel.name}: {error.what}",
-                        found=error.found,
-                        expected=error.expected,
-                        hint=hint or None,
-                    ) from error
 
     @contextmanager
     def _opened(self, writes: bool = True) -> Iterator[tuple[Service, Prepare]]:
@@ -441,59 +395,8 @@ def _shipped_source(section: StreamSection) -> str | dict[str, str]:
     return shipped(source) if isinstance(source, str) else {n: shipped(spec) for n, spec in source.items()}
 
 
-@contextmanager
-def ended_if_stuck(pipeline: Pipeline) -> Iterator[None]:
-    """End the process with code 1 when no thread of it comes round any more, as when an engine's step neither ends nor lets Python go
-    on. Where a model has ``hang_after``: so many seconds and ``GRACE`` after the last sign of life. Checkpoints are those written before."""
-    limits = [m.hang_after for m in pipeline.config.models.values() if m.hang_after is not None]
-    where = sys.__stderr__
-    if not limits or where is None:
-        yield
-        return
-    seconds, told, done = max(limits) + GRACE, where.fileno(), threading.Event()
-
-    def live() -> None:
-        while not done.is_set():
-            faulthandler.dump_traceback_later(seconds, exit=True, file=told)
-            done.wait(1.0)
-        faulthandler.cancel_dump_traceback_later()
-
-    thread = threading.Thread(target=live, name="sign of life", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        done.set()
-        thread.join()
-
-
 def example(name: str) -> str:
     """The text of a pipeline file that runs as it is: one of ``EXAMPLES``."""
     if name not in EXAMPLES:
         raise EdgeLstmError("example", found=name, expected=", ".join(EXAMPLES))
     return read_bytes(shipped(f"{SHIPPED}serve/{name}.toml")).decode("utf-8")
-
-
-@contextmanager
-def stopped_by_signals(pipeline: Pipeline) -> Iterator[None]:
-    """SIGTERM and SIGINT end the service well, a second one at once; SIGHUP reads the file again, but where there is a terminal, it says
-    that this is gone. For the main thread."""
-    hangup = None if os.isatty(0) else getattr(signal, "SIGHUP", None)
-    asked = None if hangup is None else signal.signal(hangup, lambda *_: pipeline.ask_reload())
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def handle(number: int, _: Any) -> None:
-        for each, old in before.items():
-            signal.signal(each, old)
-        # By another thread: this one may hold the lock of the very event that is to be set.
-        _thread.start_new_thread(pipeline.stop, ())
-
-    for number in before:
-        signal.signal(number, handle)
-    try:
-        yield
-    finally:
-        for number, old in before.items():
-            signal.signal(number, old)
-        if hangup is not None:
-            signal.signal(hangup, asked)

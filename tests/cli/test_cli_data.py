@@ -71,7 +71,7 @@ def test_what_is_wrong_is_one_line(run: Run, table: Path) -> None:
         (("run", "m2.onnx", "--source", f"{table}:columns=a,b,c", "--units", "physical"), "output y [2]"),
         (("run", "m.onnx", "--source", table, "--on-gap", "never"), "on_gap: found never"),
         (("run", "m.onnx", "--source", table, "--idle", "3"), "expected seconds, with follow"),
-        (("run", "m.onnx", "--source", f"{table}:columns=a,b,c", "--hop", "2"), "Leave --hop out"),
+        (("run", "m.onnx", "--source", f"{table}:columns=a,b,c", "--hop", "2"), "Leave the hop out"),
         (("run", "m.onnx", "--source", table, "--colours", "pink"), "expected blue or heat"),
     ):
         code, _, error = run(*arguments)

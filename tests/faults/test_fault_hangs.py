@@ -20,10 +20,10 @@ STUCK = """
 import ctypes, os, sys
 from edgelstm.cli import main
 from edgelstm.runtime.rows import RowProgram
-from edgelstm.workflows import serve
+from edgelstm.workflows import serve_process
 
 locked = sys.argv.pop(1) == "locked"
-serve.GRACE = 3.0 if locked else 60.0
+serve_process.GRACE = 3.0 if locked else 60.0
 library = (ctypes.PyDLL if locked else ctypes.CDLL)(None)
 step = RowProgram.step_row
 

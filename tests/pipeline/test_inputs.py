@@ -66,7 +66,7 @@ def test_frames_short_of_a_last_window_are_told(caplog: pytest.LogCaptureFixture
 
 def test_a_hop_that_does_not_fit_is_refused() -> None:
     for wrong, message in (
-        (signature((3,)), "Leave --hop out"),
+        (signature((3,)), "Leave the hop out"),
         (signature((4, 3), (4, 1), window=4, states=1), "would go into the state twice"),
     ):
         with pytest.raises(EdgeLstmError, match=message):

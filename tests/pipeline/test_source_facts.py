@@ -333,7 +333,7 @@ def write_two(path: Path) -> Path:
 def test_one_of_two_videos_is_chosen_or_none(tmp_path: Path) -> None:
     path = write_two(tmp_path / "two.mkv")
     assert (
-        f"{path} holds 2 videos: found 0: ffv1 64 x 48 gray; 1: ffv1 64 x 48 gray; expected one. Choose with --source {path}:0"
+        f"{path} holds 2 videos: found 0: ffv1 64 x 48 gray; 1: ffv1 64 x 48 gray; expected one. Choose one by the source {path}:0"
         in refusal(path)
     )
     assert [f.max() for k in (0, 1) for f in frames(f"{path}:{k}")] == [50, 51]
@@ -372,7 +372,7 @@ def test_an_animation_is_a_source_and_no_image(tmp_path: Path, name: str) -> Non
     for share in (0.3, 0.6, 0.8):
         (tmp_path / "cut" / name).write_bytes(whole[: int(len(whole) * share)])
         assert name in refusal(tmp_path / "cut" / name)
-    assert f"holds 4 pictures: found an animation in a folder of images; expected one picture a file. An animation is a source of its own: --source {tmp_path / name}" in refusal(tmp_path)  # fmt: skip
+    assert f"holds 4 pictures: found an animation in a folder of images; expected one picture a file. An animation is a source of its own: {tmp_path / name}" in refusal(tmp_path)  # fmt: skip
 
 
 def test_the_picture_for_programs_without_animations_is_none_of_it(tmp_path: Path) -> None:
@@ -386,7 +386,7 @@ def test_stacks_of_images_and_netpbm_files_of_several(tmp_path: Path) -> None:
     path = tmp_path / "stack" / "a.tif"
     tiff(path, values)
     np.testing.assert_array_equal(frames(path), values)
-    assert f"holds 3 pages: found a stack in a folder of images; expected one picture a file. A stack is a source of its own: --source {path}" in refusal(path.parent)  # fmt: skip
+    assert f"holds 3 pages: found a stack in a folder of images; expected one picture a file. A stack is a source of its own: {path}" in refusal(path.parent)  # fmt: skip
     one = netpbm(5, values[0], 1023)
     (tmp_path / "a.pgm").write_bytes(one + one)
     assert "several images in one file" in refusal(tmp_path / "a.pgm")
@@ -483,7 +483,7 @@ def test_rain_and_reflectivity_are_not_mixed(tmp_path: Path) -> None:
 def test_several_radar_images_are_named(tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     radar(tmp_path, np.zeros((2, 2), np.uint16), images=2)
-    assert f"several images: found image1 ACCUMULATED_PRECIPITATION_[MM], image2 ACCUMULATED_PRECIPITATION_[MM]; expected one. Choose with --source {tmp_path}:image1" in refusal(tmp_path)  # fmt: skip
+    assert f"several images: found image1 ACCUMULATED_PRECIPITATION_[MM], image2 ACCUMULATED_PRECIPITATION_[MM]; expected one. Choose one by the source {tmp_path}:image1" in refusal(tmp_path)  # fmt: skip
     assert "no image 'image3': found image1, image2" in refusal(f"{tmp_path}:image3")
     assert [f.max() for f in frames(f"{tmp_path}:image2")] == [1]
 

@@ -35,6 +35,7 @@ from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.series import Caller, Link, links, stages
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sources import Source, is_sound
+from edgelstm.pipeline.wording import as_key
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.service.config import StreamSection
@@ -112,7 +113,7 @@ class Channel:
 
     def inputs(self) -> Inputs:
         """Preprocessing, and windows, of one member."""
-        return Inputs(self._stages[0], self.ops, hop=self._hop)
+        return Inputs(self._stages[0], self.ops, hop=self._hop, say=as_key)
 
     def outputs(self) -> Outputs:
         """Units and postprocessing of one member."""

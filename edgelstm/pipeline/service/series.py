@@ -19,6 +19,7 @@ from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.inputs import Inputs
 from edgelstm.pipeline.outputs import Outputs, handed_on
 from edgelstm.pipeline.sources.source import Frame
+from edgelstm.pipeline.wording import at_export
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner, Stream
 from edgelstm.runtime.snapshot import Snapshot
@@ -36,7 +37,7 @@ class Link:
     @classmethod
     def between(cls, before: Signature, after: Signature, ops: Any = None) -> Link:
         """Raises EdgeLstmError, before any frame, where the second does not take what the first gives."""
-        made = cls(Outputs(before, ops), Inputs(after))
+        made = cls(Outputs(before, ops), Inputs(after, say=at_export))
         zeros = {t.name: np.zeros(t.frame_shape, np.float32) for t in made.outputs.signature.outputs}
         made.inputs(Frame(0, None, "what the model before gives", handed_on(zeros, after)))
         return made

@@ -86,7 +86,7 @@ class Panels:
                 f"the colours of rain for output {spec.name!r}",
                 found=f"values in {unit}" if unit else "values of no known unit",
                 expected=f"{RAIN_UNIT}: radar frames scaled to it, and an output like them",
-                hint="--colours blue shows any values",
+                hint="Others, such as blue, show any values",
             )
         #: Which of the lead times are shown, from 0.
         self.leads = tuple(range(leads)) if view.lead is None else (view.lead - 1,)

@@ -42,7 +42,9 @@ def wav(path: Path, signature: Signature, view: View, context: Context) -> Itera
             f"{path}: sound",
             found=f"{count_of(size, 'sample')} a step of output {spec.name!r}",
             expected=f"{hop}, the hop of the source",
-            hint=f"Blocks that overlap are added by --postprocess overlap_add={hop}" if size > hop else None,
+            hint=f"Blocks that overlap are added by the postprocessing overlap_add={hop}"
+            if size > hop
+            else None,
         )
     cut = 0
     with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:

@@ -216,7 +216,7 @@ def _read(image: Any, path: Path | _Memory, where: str) -> tuple[Array, tuple[fl
             f"{where} holds {count_of(header.images, 'picture')}",
             found="an animation in a folder of images",
             expected="one picture a file",
-            hint=f"An animation is a source of its own: --source {path}",
+            hint=f"An animation is a source of its own: {path}",
         )
     if header.deep is not None:
         imagecodecs = require("imagecodecs", "images", f"reading {path}, a PNG of 16 bits,")

@@ -94,7 +94,7 @@ def choose_image(h5py: Any, file: Any, where: str, wanted: str | None, folder: P
             f"{where}: several images",
             found=listed,
             expected="one",
-            hint=f"Choose with --source {folder}:{names[0]}",
+            hint=f"Choose one by the source {folder}:{names[0]}",
         )
     return wanted or (names[0] if names else "image1")
 

@@ -130,7 +130,7 @@ def _choose(h5py: Any, file: Any, where: str, wanted: str | None, folder: Path) 
             f"{where}: {'several arrays' if there else 'no array'}",
             found=_listed(there),
             expected="one",
-            hint=f"Choose with --source {folder}:{there[0].quantity or there[0].name}" if there else None,
+            hint=f"Choose one by the source {folder}:{there[0].quantity or there[0].name}" if there else None,
         )
     return there[0]
 

@@ -50,7 +50,7 @@ def read_page(path: Path, where: str) -> Read:
                 f"{where} holds {count_of(stack.count, 'page')}",
                 found="a stack in a folder of images",
                 expected="one picture a file",
-                hint=f"A stack is a source of its own: --source {path}",
+                hint=f"A stack is a source of its own: {path}",
             )
         return stack.read(0, where)
 

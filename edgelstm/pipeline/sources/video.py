@@ -76,7 +76,7 @@ def choose_video(
                 f"{path} holds {count_of(len(streams), 'video')}",
                 found=listed,
                 expected="one",
-                hint=f"Choose with --source {example}",
+                hint=f"Choose one by the source {example}",
             )
         return streams[0], []
     if not number.isdecimal() or int(number) >= len(streams):

@@ -10,6 +10,9 @@ import pytest
 import zoo
 from edgelstm import Pipeline
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline.inputs import Inputs
+from edgelstm.pipeline.wording import as_key
 
 
 @pytest.fixture
@@ -58,3 +61,74 @@ def test_a_row_that_was_there_but_can_not_be_taken_is_no_gap(tmp_path: Path, cel
     assert counts["stepped"] == 39
     assert counts["dropped:not_finite"] == 1
     assert "reset:gap" not in counts
+
+
+def pictures(folder: Path, *sizes: tuple[int, int]) -> Path:
+    pytest.importorskip("PIL")
+    folder.mkdir()
+    for index, size in enumerate(sizes):
+        netpbm = f"P5 {size[1]} {size[0]} 255\n".encode() + bytes(size[0] * size[1])
+        (folder / f"{index}.pgm").write_bytes(netpbm)
+    return folder
+
+
+def of_pictures(tmp_path: Path, *more: str) -> Pipeline:
+    zoo.persistence(1, (1, 4, 4)).save(tmp_path / "m.onnx")
+    text = ['[models.m]\npath = "m.onnx"', '[streams.a]\nsource = "in"', *more]
+    return Pipeline.from_text("\n".join(text), tmp_path)
+
+
+HINT = 'preprocess = "resize=4,4"'
+
+
+@pytest.mark.parametrize("follow", [False, True])
+def test_of_a_folder_the_check_takes_the_first_file_and_leaves_all_as_they_are(
+    tmp_path: Path, follow: bool
+) -> None:
+    folder = pictures(tmp_path / "in", (8, 6), (8, 6))
+    pipeline = of_pictures(tmp_path, f"follow = {str(follow).lower()}")
+    before = {path.name: path.stat() for path in folder.iterdir()}
+    with pytest.raises(EdgeLstmError, match=r"stream a: .*found \[8, 6\]") as caught:
+        pipeline.check()
+    assert HINT in str(caught.value)
+    assert "--preprocess" not in str(caught.value)
+    assert {path.name: path.stat().st_mtime_ns for path in folder.iterdir()} == {
+        name: stat.st_mtime_ns for name, stat in before.items()
+    }
+    assert set(of_pictures(tmp_path, "follow = true", HINT).check().streams) == {"a"}, "the hint is right"
+
+
+def test_a_damaged_first_file_hides_no_second_one(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "in", (4, 4), (8, 6))
+    (folder / "0.pgm").write_bytes(b"P5 4 4 255\n")
+    with pytest.raises(EdgeLstmError, match=r"found \[8, 6\]"):
+        of_pictures(tmp_path).check()
+
+
+def test_what_grows_and_holds_nothing_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgelstm.workflows.serve_check.PATIENCE", 0.2)
+    zoo.lstm().save(tmp_path / "m.onnx")
+    (tmp_path / "t.csv").write_text("a,b,c\n")
+    (tmp_path / "in").mkdir()
+    streams = '[streams.a]\nsource = "t.csv"\nfollow = true\n[streams.b]\nsource = "in"\nfollow = true\n'
+    found = Pipeline.from_text('[models.m]\npath = "m.onnx"\n' + streams, tmp_path).check()
+    assert set(found.streams) == {"a", "b"}
+
+
+def test_the_log_of_a_refused_frame_says_the_key(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures(tmp_path / "in", (8, 6))
+    of_pictures(tmp_path).run()
+    (line,) = [r.getMessage() for r in caplog.records if "dropped (refused)" in r.getMessage()]
+    assert HINT in line
+    assert "--" not in line
+
+
+def test_of_several_inputs_the_hint_says_which() -> None:
+    specs = tuple(TensorSpec(name, "float32", ("N", 1, 4, 4)) for name in ("a", "b"))
+    inputs = Inputs(Signature(specs, (TensorSpec("y", "float32", ("N", 1)),), ()), say=as_key)
+    pictures = {"a": np.zeros((4, 4)), "b": np.zeros((8, 6, 3), np.uint8)}
+    with pytest.raises(EdgeLstmError) as caught:
+        inputs(pictures)
+    assert str(caught.value.hint).endswith('preprocess = "b:resize=4,4;grey"')
