@@ -14,7 +14,18 @@ import edgelstm
 from edgelstm.demo.scores import csi
 from edgelstm.demo.scores import score as demo_score
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline import Grid, Inputs, Outputs, Place, open_source, parse_ops
+from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.pipeline import (
+    Context,
+    Frame,
+    Grid,
+    Inputs,
+    Outputs,
+    Place,
+    open_sink,
+    open_source,
+    parse_ops,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 CORNERS = np.array([[0, 49.362], [0, 55.974], [10.856, 55.389], [9.009, 48.895]])  # as the files state them
@@ -159,6 +170,60 @@ def test_what_has_no_forecast_is_not_scored(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
     with pytest.raises(EdgeLstmError, match="no forecast to score: found output y"):
         edgelstm.score(tmp_path / "m.onnx", str(tmp_path / "x.npy"), threads=1)
+
+
+GRID = Grid("+proj=stere +lat_0=90 +lon_0=0 +lat_ts=60 +a=6378137 +b=6356752", 3e5, -3.65e6, 1e3, -1e3, 8, 6)
+START = datetime(2024, 1, 1, 0, 0, 0, 370_000, timezone.utc)
+
+
+def mapped(path: Path, shape: tuple[int, ...], context: Context, streams: str = "") -> np.ndarray:
+    """Steps of a map of this shape, written; gives the map as [bands, H, W]."""
+    sig = Signature(
+        (TensorSpec("x", "float32", ("N", *shape)),), (TensorSpec("rain", "float32", ("N", *shape)),), ()
+    )
+    rain = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+    with open_sink(path, sig, context=context) as sink:
+        for k, stream in enumerate(streams or [None]):
+            sink.write(Frame(k, k * 1.0, f"{k}", rain, stream=stream), {"rain": rain}, 0.1)
+    last = len(shape) == 3 and shape[2] in (1, 3)
+    return (rain.transpose(2, 0, 1) if last else rain).reshape(-1, 8, 6)
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (1, 8, 6), (8, 6, 1), (8, 6, 3)])
+def test_maps_lie_where_they_do_wherever_the_model_has_its_channels(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    """Keras has them behind the pixels: those became 8 bands of 6 x 1 pixels that lay nowhere."""
+    rasterio, h5netcdf = pytest.importorskip("rasterio"), pytest.importorskip("h5netcdf")
+    context = Context(START, None, GRID, {"rain": "mm/h"})
+    rain = mapped(tmp_path / "a.tif", shape, context)
+    with rasterio.open(tmp_path / "a.tif") as file:
+        np.testing.assert_array_equal(file.read(), rain)
+        assert (file.transform.c, file.transform.f, file.transform.e) == (3e5, -3.65e6, -1e3)
+    mapped(tmp_path / "a.nc", shape, context)
+    with h5netcdf.File(tmp_path / "a.nc") as file:
+        found = file["rain"]
+        assert found.dimensions[-2:] == ("y", "x")
+        assert "crs" in file.variables
+        np.testing.assert_array_equal(found[0].reshape(-1, 8, 6), rain)
+        np.testing.assert_array_equal(file["y"][:2], [-3.6505e6, -3.6515e6])
+    if rain.shape[0] == 1:
+        h5py = pytest.importorskip("h5py")
+        mapped(tmp_path / "a.h5", shape, context)
+        with h5py.File(tmp_path / "a.h5") as file:
+            np.testing.assert_array_equal(file["dataset1/data1/data"], rain[0])
+
+
+def test_netcdf_says_the_fraction_of_a_second_at_which_a_source_began_and_whose_a_step_is(
+    tmp_path: Path,
+) -> None:
+    """Times were early by what a camera's or a recording's start has behind its whole second."""
+    h5netcdf = pytest.importorskip("h5netcdf")
+    mapped(tmp_path / "a.nc", (8, 6), Context(START), "ab")
+    with h5netcdf.File(tmp_path / "a.nc") as file:
+        assert file["time"].attrs["units"] == "seconds since 2024-01-01T00:00:00Z"
+        np.testing.assert_allclose(file["time"][:], [0.37, 1.37])
+        assert [s.decode() if isinstance(s, bytes) else s for s in file["stream"][:]] == ["a", "b"]
 
 
 def test_the_newest_map_is_replaced_by_a_whole_one_only(tmp_path: Path) -> None:

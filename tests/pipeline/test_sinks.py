@@ -13,6 +13,7 @@ import pytest
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Frame, View, open_sink, open_source
+from edgelstm.pipeline.sinks.panels import Panels
 
 
 def signature(**outputs: tuple[int, ...]) -> Signature:
@@ -98,6 +99,28 @@ def test_bfloat16_outputs_are_decoded(tmp_path: Path) -> None:
     sig = Signature((TensorSpec("x", "float32", ("N", 1)),), (TensorSpec("y", "bfloat16", ("N", 2)),), ())
     fill(tmp_path / "out.jsonl", sig, [{"y": np.array([0x3F80, 0xC000], np.uint16)}])
     assert json.loads((tmp_path / "out.jsonl").read_text())["outputs"]["y"]["values"] == [1.0, -2.0]
+
+
+def test_float8_outputs_are_decoded(tmp_path: Path) -> None:
+    sig = Signature((TensorSpec("x", "float32", ("N", 1)),), (TensorSpec("y", "float8e4m3fn", ("N", 2)),), ())
+    fill(tmp_path / "out.jsonl", sig, [{"y": np.array([0x38, 0xC0], np.uint8)}])
+    assert json.loads((tmp_path / "out.jsonl").read_text())["outputs"]["y"]["values"] == [1.0, -2.0]
+
+
+@pytest.mark.parametrize(("dtype", "value"), [("int32", 2**24 + 1), ("int64", 2**53 - 1)])
+def test_whole_numbers_are_not_rounded(tmp_path: Path, dtype: str, value: int) -> None:
+    """float32 holds them to 2^24."""
+    sig = Signature((TensorSpec("x", "float32", ("N", 1)),), (TensorSpec("y", dtype, ("N", 1)),), ())
+    for name in ("out.jsonl", "out.csv"):
+        fill(tmp_path / name, sig, [{"y": np.array([value], dtype)}])
+    assert json.loads((tmp_path / "out.jsonl").read_text())["outputs"]["y"]["values"] == [value]
+    assert float((tmp_path / "out.csv").read_text().splitlines()[1].split(",")[-1]) == value
+
+
+def test_an_input_with_its_channel_behind_it_is_shown_whole_beside_an_output_of_another_size() -> None:
+    panels = Panels(TensorSpec("y", "float32", ("N", 4, 4)), View(beside=True))
+    shown = np.linspace(0, 1, 48, dtype=np.float32).reshape(8, 6, 1)
+    assert panels.beside(None, None, shown).shape == (8, 6)
 
 
 def pictures(folder: Path) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context
-from edgelstm.pipeline.sinks.panels import View, as_float, image_outputs
+from edgelstm.pipeline.sinks.panels import View, as_maps, image_outputs, size_of
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -37,8 +37,7 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
     check_folder(path)
 
     def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-        bands = as_float(outputs[spec.name], spec.dtype).astype(np.float32)
-        bands = bands.reshape(profile["count"], profile["height"], profile["width"])
+        bands = as_maps(outputs[spec.name], spec)
         unit = context.units.get(spec.name)
         # In memory first: of a disk that is full when the file is closed, GDAL tells standard error alone.
         with rasterio.io.MemoryFile() as memory:
@@ -59,11 +58,11 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
 
 
 def _profile(rasterio: Any, spec: TensorSpec, context: Context) -> dict[str, Any]:
-    *before, height, width = spec.frame_shape
+    height, width = size_of(spec)
     profile: dict[str, Any] = {
         "driver": "GTiff",
         "dtype": "float32",
-        "count": int(np.prod(before)) if before else 1,
+        "count": int(np.prod(spec.frame_shape)) // (height * width),
         "height": height,
         "width": width,
         "compress": "deflate",

@@ -18,6 +18,7 @@ from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context, Grid
+from edgelstm.pipeline.sinks.panels import is_channels_last, size_of
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -33,9 +34,12 @@ _STANDARD = {"mm/h": "lwe_precipitation_rate", "mm": "lwe_thickness_of_precipita
 def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
     """A variable for each output over ``time``, the time of the last frame that went in.
 
-    Forecasts are [time, lead, y, x]; lead times in seconds, or in frames where nobody knows. Memory holds one frame.
+    Forecasts are [time, lead, y, x]; lead times in seconds, or in frames where nobody knows. ``stream`` says whose each step is, where
+    frames say it. Memory holds one frame.
     """
     h5netcdf = require("h5netcdf", "geo", f"writing {path}")
+    # Readers count from whole seconds.
+    over = 0.0 if context.start is None else context.start.microsecond / 1e6
     with atomic_path(path) as temporary, h5netcdf.File(temporary, "w") as file:
         file.attrs["Conventions"] = "CF-1.11"
         file.attrs["source"] = f"{context.model} by edgelstm, of {context.source}"
@@ -48,20 +52,28 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
             time.attrs["standard_name"], time.attrs["calendar"] = "time", "standard"
         variables = {spec.name: _variable(file, spec, context) for spec in signature.outputs}
         count = 0
+        streams: Any = None
         room = ROOM + sum(
             np.zeros(0, v.dtype).itemsize * int(np.prod(v.shape[1:])) for v in variables.values()
         )
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            nonlocal count
+            nonlocal count, streams
             # HDF5 can't close a file on a full disk: it takes the process with it.
             if shutil.disk_usage(temporary.parent).free < room:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             file.resize_dimension("time", count + 1)
-            time[count] = float(count) if frame.time is None else frame.time
+            time[count] = float(count) if frame.time is None else frame.time + over
+            if frame.stream is not None and streams is None and "stream" not in file.variables:
+                streams = file.create_variable("stream", ("time",), np.dtype("O", metadata={"vlen": str}))
+                streams.attrs["long_name"] = "whose frame went in"
+            if streams is not None:
+                streams[count] = frame.stream or ""
             for spec in signature.outputs:
                 variable = variables[spec.name]
-                variable[count] = _values(outputs[spec.name], spec).reshape(variable.shape[1:])
+                values = _values(outputs[spec.name], spec)
+                values = values.transpose(2, 0, 1) if _is_turned(spec, context.grid) else values
+                variable[count] = values.reshape(variable.shape[1:])
             count += 1
 
         yield write
@@ -71,9 +83,17 @@ def _values(array: Array, spec: TensorSpec) -> Array:
     return to_float32(array, spec.dtype) if spec.dtype in ("bfloat16", "float8e4m3fn", "float16") else array
 
 
+def _is_turned(spec: TensorSpec, grid: Grid | None) -> bool:
+    """Whether channels lie behind the pixels of a map, as Keras has them: here they come first."""
+    return (
+        grid is not None and is_channels_last(spec.frame_shape) and size_of(spec) == (grid.rows, grid.columns)
+    )
+
+
 def _variable(file: Any, spec: TensorSpec, context: Context) -> Any:
     shape, names = spec.frame_shape, []
     grid = context.grid
+    shape = (shape[2], *shape[:2]) if _is_turned(spec, grid) else shape
     on_grid = (
         grid is not None and spec.name in context.units and shape[-2:] == (grid.rows, grid.columns)
     ) or (grid is not None and spec.name in context.leads and shape[-2:] == (grid.rows, grid.columns))

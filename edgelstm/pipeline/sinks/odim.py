@@ -19,7 +19,7 @@ from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context, Grid
 from edgelstm.pipeline.sinks.geotiff import check_folder, step_path
-from edgelstm.pipeline.sinks.panels import as_float, image_outputs
+from edgelstm.pipeline.sinks.panels import as_maps, image_outputs, size_of
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def odim(to: Target) -> Iterator[Write]:
     spec = image_outputs(to.signature, to.view)[0]
     grid, start = to.context.grid, to.context.start
     leads = to.context.leads.get(spec.name)
-    rows, columns = spec.frame_shape[-2:]
+    rows, columns = size_of(spec)
     for wrong, found, expected in (
         (grid is None or start is None, "a source that does not say where and when", "radar composites"),
         (
@@ -55,7 +55,11 @@ def odim(to: Target) -> Iterator[Write]:
             f"the grid of the frames, {grid.rows} x {grid.columns}" if grid else "",
         ),
         (leads is not None and to.context.interval is None, "frames at no known interval", "an even one"),
-        (int(np.prod(spec.frame_shape[:-2])) != (leads or 1), list(spec.frame_shape), "one channel"),
+        (
+            int(np.prod(spec.frame_shape)) != (leads or 1) * rows * columns,
+            list(spec.frame_shape),
+            "one channel",
+        ),
     ):
         if wrong:
             raise EdgeLstmError(f"{to.name}: output {spec.name!r}", found=found, expected=expected)
@@ -73,7 +77,7 @@ def odim(to: Target) -> Iterator[Write]:
     where = _where(rasterio, grid)
 
     def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-        bands = as_float(outputs[spec.name], spec.dtype).astype(np.float32).reshape(-1, rows, columns)
+        bands = as_maps(outputs[spec.name], spec)
         bands = bands[:, :: -1 if grid.dy > 0 else 1, :: -1 if grid.dx < 0 else 1]  # row 0 is north
         made = start + timedelta(seconds=frame.time or 0.0)
         dues = [_due(made, lead, leads, to.context) for lead in range(len(bands))]

@@ -6,12 +6,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.sinks.colours import COLOURS, NAMES, RAIN_UNIT, Scale, coloured
 from edgelstm.pipeline.sources.source import Array
 
-__all__ = ["COLOURS", "INPUT", "Panels", "View", "as_float", "coloured", "image_outputs"]
+__all__ = [
+    "COLOURS",
+    "INPUT",
+    "Panels",
+    "View",
+    "as_float",
+    "as_maps",
+    "coloured",
+    "image_outputs",
+    "is_channels_last",
+    "size_of",
+]
 
 #: Under this name a sink is given the input of the model, float32, in the units of the outputs that are frames.
 INPUT = "@input"
@@ -105,7 +117,7 @@ class Panels:
     def cells(self, array: Array, frame: Array | None = None) -> list[Array]:
         """A picture of each lead time shown. frame: the input, which is on the same scale where it is alike."""
         x = as_float(array, self.spec.dtype)
-        if _channels_last(x.shape):
+        if is_channels_last(x.shape):
             x = x.transpose(2, 0, 1)
         shape = _leads_channels_rows_columns(self.spec.frame_shape)
         x = x.reshape(shape)[list(self.leads), self._channels]
@@ -136,6 +148,8 @@ class Panels:
             return np.rint(np.clip((raw - low) / (high - low), 0, 1) * 255).astype(np.uint8)
         if frame is not None and self.like(frame.shape):
             return self.frame(frame)
+        if frame is not None and is_channels_last(frame.shape):
+            frame = frame.transpose(2, 0, 1)
         image = None if frame is None else frame[0] if frame.ndim == 3 else frame
         if image is None or image.ndim != 2:
             raise EdgeLstmError(
@@ -150,7 +164,7 @@ class Panels:
 
     def _channels_of(self, frame: Array) -> Array:
         """[C, H, W] of a frame: of one channel that, else those that are shown."""
-        if _channels_last(frame.shape):
+        if is_channels_last(frame.shape):
             frame = frame.transpose(2, 0, 1)
         x = as_float(frame.reshape(_leads_channels_rows_columns(frame.shape))[0], "float32")
         return x if len(x) == 1 else x[self._channels]
@@ -178,23 +192,39 @@ def image_outputs(signature: Signature, view: View) -> list[TensorSpec]:
 
 
 def as_float(array: Array, dtype: str) -> Array:
-    """``array`` as float32 (float64 stays); bfloat16 is decoded from its 16 raw bits."""
-    if dtype == "bfloat16":
-        return (array.astype(np.uint32) << 16).view(np.float32)
+    """``array`` as float32; float64 stays, whole numbers that float32 would round become it, raw bits (bfloat16, float8) are decoded."""
+    if dtype in ("bfloat16", "float8e4m3fn"):
+        return to_float32(array, dtype)
+    if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
+        return array.astype(np.float64)
     return array if array.dtype == np.float64 else array.astype(np.float32)
 
 
+def as_maps(array: Array, spec: TensorSpec) -> Array:
+    """float32 [bands, H, W] of an image output: lead times, else channels, wherever the model has them."""
+    values = as_float(array, spec.dtype).astype(np.float32).reshape(spec.frame_shape)
+    if is_channels_last(spec.frame_shape):
+        values = values.transpose(2, 0, 1)
+    return values.reshape(-1, *size_of(spec))
+
+
+def size_of(spec: TensorSpec) -> tuple[int, int]:
+    """Rows and columns of an image output."""
+    rows, columns = _leads_channels_rows_columns(spec.frame_shape)[2:]
+    return rows, columns
+
+
 def _is_image(shape: tuple[int, ...]) -> bool:
-    return 2 <= len(shape) <= 4 and min(shape[:2] if _channels_last(shape) else shape[-2:]) > 1
+    return 2 <= len(shape) <= 4 and min(shape[:2] if is_channels_last(shape) else shape[-2:]) > 1
 
 
-def _channels_last(shape: tuple[int, ...]) -> bool:
+def is_channels_last(shape: tuple[int, ...]) -> bool:
     """Grey or RGB behind height and width, as Keras has it."""
     return len(shape) == 3 and shape[2] in (1, 3) and shape[0] > 4
 
 
 def _leads_channels_rows_columns(shape: tuple[int, ...]) -> tuple[int, int, int, int]:
-    if _channels_last(shape):
+    if is_channels_last(shape):
         shape = (shape[2], shape[0], shape[1])
     leads, channels, rows, columns = (1,) * (4 - len(shape)) + shape
     return leads, channels, rows, columns

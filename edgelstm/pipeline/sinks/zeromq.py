@@ -22,6 +22,8 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Messages that wait for each subscriber; a slower one misses some. ZeroMQ's own 1000 would be gigabytes of large maps.
 WAITING = 32
+#: What NumPy has no type for goes as float32.
+CODED = ("bfloat16", "float8e4m3fn")
 #: Milliseconds that these have at the end.
 LINGER = 500
 
@@ -36,7 +38,7 @@ def zeromq(to: Target) -> Iterator[Write]:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             arrays = {
-                s.name: as_float(outputs[s.name], s.dtype) if s.dtype == "bfloat16" else outputs[s.name]
+                s.name: as_float(outputs[s.name], s.dtype) if s.dtype in CODED else outputs[s.name]
                 for s in to.signature.outputs
             }
             publisher.send(Message(stream_name(frame), frame.index, arrays, frame.time, frame.name))
