@@ -237,6 +237,39 @@ def test_digits_that_are_a_date_and_a_time(tmp_path: Path) -> None:
     assert "expected 2024-01-31, or 20240131.0 for seconds" in refusal(f"{spec}:time=t")
 
 
+def test_numbers_that_are_no_seconds_ask_what_they_count(tmp_path: Path) -> None:
+    """40 ms from row to row were 40 s: every row a gap, where max_gap says how long one is."""
+    begin = 1732781893_040_000_001
+    for clock, power in (("ms", 6), ("us", 3), ("ns", 0)):
+        rows = [[(begin + k * 40_000_000) // 10**power, k] for k in range(3)]
+        spec = write(tmp_path / "t.csv", [["t", "a"], *rows])
+        assert f"expected clock={clock} behind the file" in refusal(f"{spec}:time=t")
+        found = [f.time for f in open_source(f"{spec}:time=t:clock={clock}")]
+        np.testing.assert_allclose(
+            found, [0, 0.04, 0.08], atol=1e-6
+        )  # of a time since 1970, a float64 has as much
+        assert [f.time for f in open_source(f"{spec}:time=t:clock=s")] == [
+            r[0] - float(rows[0][0]) for r in rows
+        ]
+    spec = write(tmp_path / "d.csv", [["t", "a"], ["2024-01-31", 1], ["2024-02-01", 1]])
+    assert "clock=ms: found times without a zone" in refusal(f"{spec}:time=t:clock=ms")
+    assert "expected s, ms, us, ns" in refusal(f"{spec}:time=t:clock=m")
+    assert "clock without a time" in refusal(f"{spec}:clock=ms")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_times_of_parquet_in_every_unit(tmp_path: Path, unit: str) -> None:
+    """Nanoseconds, as pandas writes them, raised a ValueError where they were no whole microseconds."""
+    arrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    ticks = 10 ** {"s": 0, "ms": 3, "us": 6, "ns": 9}[unit]
+    times = arrow.array([1732781893 * ticks + k * (ticks + (unit == "ns")) for k in range(3)])
+    table = arrow.table({"t": times.cast(arrow.timestamp(unit, "UTC")), "a": [1.0, 2.0, 3.0]})
+    parquet.write_table(table, tmp_path / "t.parquet")
+    found = [f.time for f in open_source(f"{tmp_path / 't.parquet'}:time=t")]
+    np.testing.assert_allclose(found, [0, 1, 2], atol=1e-6)
+
+
 def test_a_column_of_times_has_one_kind(tmp_path: Path) -> None:
     for first, other, kind in (
         ("2024-01-01T00:00", "2024-01-01T01:10+01:00", "times without a zone"),

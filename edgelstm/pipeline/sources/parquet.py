@@ -89,11 +89,22 @@ class _Reader:
         try:
             with self._parquet.ParquetFile(path) as file:
                 for batch in file.iter_batches(columns=list(dict.fromkeys(columns))):
-                    for cells in batch.to_pylist():
+                    for cells in self._plain(batch).to_pylist():
                         yield Row(path, first + place, cells, place=place)
                         place += 1
         except (OSError, self._arrow.ArrowException) as error:
             raise EdgeLstmError(f"{path}, row {place + 1}: can't be read", found=str(error)) from error
+
+    def _plain(self, batch: Any) -> Any:
+        """Times in nanoseconds, as pandas writes them, to the microsecond: Python's have no more."""
+        arrow = self._arrow
+
+        def shorter(column: Any) -> Any:
+            if not arrow.types.is_timestamp(column.type) or column.type.unit != "ns":
+                return column
+            return column.cast(arrow.timestamp("us", column.type.tz), safe=False)
+
+        return arrow.RecordBatch.from_arrays([shorter(c) for c in batch.columns], batch.schema.names)
 
     def is_whole(self, path: Path) -> bool:
         """Whether its end is written."""

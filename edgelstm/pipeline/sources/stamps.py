@@ -21,6 +21,10 @@ RECENT = 64
 GAP = 1.5
 #: Digits alone that are a date and a time: as seconds they would lie past the year 5000, and minutes would have 100 seconds.
 COMPACT = {12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}
+#: What numbers may count, by the digits that a second has; and numbers that are no seconds, which they would be after the year 5000.
+CLOCKS = {"s": 0, "ms": 3, "us": 6, "ns": 9}
+TOO_LATE = 1e11
+_WORDS = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
 SECONDS, ZONED, BARE = "seconds", "times with a zone", "times without a zone"
 
 
@@ -37,10 +41,11 @@ class Stamps:
     """Reads the times of one table in the order of its rows, and finds gaps within each stream.
 
     Seconds, or ISO 8601 (UTC where no zone is given; also 202401312359 and 20240131235959). One column has one of these: seconds and
-    dates, or times with a zone and without one, lie hours or decades apart.
+    dates, or times with a zone and without one, lie hours or decades apart. clock: what numbers count, of :data:`CLOCKS`; None for seconds.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: str | None = None) -> None:
+        self._clock = clock
         self._kind: str | None = None
         self._steps: deque[float] = deque(maxlen=RECENT)
         self._before: dict[str, tuple[float, str]] = {}
@@ -49,14 +54,9 @@ class Stamps:
 
     def read(self, key: str, text: str, where: str) -> Stamp:
         """The time of the next row of stream ``key``. Raises EdgeLstmError for what is no time, or of another kind than those before."""
-        seconds, kind = read_time(text, where)
+        seconds, kind = read_time(text, where, self._clock)
         if self._kind is None:
-            if kind is SECONDS and _is_date(text, "%Y%m%d", 8):
-                raise EdgeLstmError(
-                    f"{where}: time",
-                    found=f"{text}, which is a date or seconds",
-                    expected=f"{text[:4]}-{text[4:6]}-{text[6:]}, or {text}.0 for seconds",
-                )
+            ask(text, where, self._clock)
             self._kind = kind
         elif kind != self._kind:
             raise EdgeLstmError(
@@ -97,10 +97,33 @@ class Stamps:
         return f"{missing} row{'s' * (missing > 1)} missing between {before} and {after}"
 
 
-def read_time(text: str, where: str) -> tuple[float, str]:
+def ask(text: str, where: str, clock: str | None = None) -> None:
+    """Raise EdgeLstmError where the first time of a column may mean several things, and a whole table would be read wrongly."""
+    kind = read_time(text, where, clock)[1]
+    if kind is not SECONDS:
+        if clock is not None:
+            raise EdgeLstmError(f"{where}: clock={clock}", found=f"{kind}, {text}", expected="numbers")
+        return
+    if clock is None and _is_date(text, "%Y%m%d", 8):
+        raise EdgeLstmError(
+            f"{where}: time",
+            found=f"{text}, which is a date or seconds",
+            expected=f"{text[:4]}-{text[4:6]}-{text[6:]}, or {text}.0 for seconds",
+        )
+    number = abs(float(text))
+    if clock is None and number >= TOO_LATE:
+        meant = next((c for c, digits in CLOCKS.items() if number < TOO_LATE * 10**digits), "ns")
+        raise EdgeLstmError(
+            f"{where}: time",
+            found=f"{text}, as seconds past the year 5000",
+            expected=f"clock={meant} behind the file, if they count {_WORDS[meant]}; clock=s if they are seconds",
+        )
+
+
+def read_time(text: str, where: str, clock: str | None = None) -> tuple[float, str]:
     """Seconds, and of what kind the text is. Raises EdgeLstmError for what is neither seconds nor ISO 8601."""
     refusal = EdgeLstmError(f"{where}: time", found=shown(text), expected="seconds, or ISO 8601")
-    form = COMPACT.get(len(text))
+    form = COMPACT.get(len(text)) if clock is None else None
     if form is not None and _is_date(text, form, len(text)):
         return datetime.strptime(text, form).replace(tzinfo=timezone.utc).timestamp(), BARE
     try:
@@ -110,6 +133,9 @@ def read_time(text: str, where: str) -> tuple[float, str]:
     else:
         if not math.isfinite(seconds):
             raise refusal
+        if digits := CLOCKS[clock or "s"]:
+            # A whole number of nanoseconds has more digits than a float64.
+            seconds = (int(text) if text.lstrip("+-").isdecimal() else seconds) / 10**digits
         return seconds, SECONDS
     try:
         time = datetime.fromisoformat(text.replace("Z", "+00:00"))

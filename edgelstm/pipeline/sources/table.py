@@ -22,14 +22,14 @@ from edgelstm.pipeline.sources.parquet import SUFFIX, open_parquet
 from edgelstm.pipeline.sources.rows import Row, Rows, open_text
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
 from edgelstm.pipeline.sources.source import NOTHING, Array, Frame, Source
-from edgelstm.pipeline.sources.stamps import Stamps
+from edgelstm.pipeline.sources.stamps import CLOCKS, Stamps, ask, read_time
 
 log = logging.getLogger(__name__)
 
 #: Of a folder of parts.
 PARTS = SUFFIX
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "header")
+OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "clock", "header")
 #: Streams that a growing table has no place for, and rows of no stream, of which it is said.
 MAX_STRANGE = 100
 #: Rows of a growing table that say, at the start, whether its columns hold numbers.
@@ -46,6 +46,7 @@ class Options:
     scale: str | None = None
     head: int | None = None
     time: str | None = None
+    clock: str | None = None
     header: bool | None = None
 
 
@@ -97,8 +98,8 @@ def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = Non
 
     columns: which, in this order; all but key and time if none are named. key: the column that says whose row it is; keys: only
     these, ``a,b`` or ``81-100``. head: only the first so many rows of each stream. header: whether the first line
-    names the columns, ``yes`` or ``no`` (default: unless it is numbers). time: seconds, or ISO 8601; a gap is
-    said, and time that runs backwards within a stream is an error. scale: ``own`` brings each stream to 0..1 by its own
+    names the columns, ``yes`` or ``no`` (default: unless it is numbers). time: seconds, or ISO 8601; clock: what its numbers count,
+    ``s``, ``ms``, ``us`` or ``ns``; a gap is said, and time that runs backwards within a stream is an error. scale: ``own`` brings each stream to 0..1 by its own
     smallest and largest value (of the whole file: nothing live), FILE.csv by the values that ``edgelstm scales`` wrote.
     follow: rows that come, too, of the streams that are there at the start or that ``keys`` names.
     """
@@ -140,6 +141,8 @@ def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
     known = set(options.keys)
     learn, numbers = options.key is not None and not known, Numbers(columns)
     for row, key in _chosen(path, columns, options, {}, follow, wait=False):
+        if not numbers.rows:
+            _ask(row, options)
         if numbers.rows < LOOKED_AT:
             values, bad, _ = row.numbers(columns)
             numbers.look(values, bad)
@@ -214,6 +217,8 @@ def scan(path: Path, columns: Sequence[str], options: Options, strict: bool = Fa
         values, bad, _ = row.numbers(columns)
         if bad is not None and strict:
             raise bad
+        if not numbers.rows:
+            _ask(row, options)
         numbers.look(values, bad)
         span = spans.get(key)
         if span is None:
@@ -228,6 +233,19 @@ def scan(path: Path, columns: Sequence[str], options: Options, strict: bool = Fa
         wanted = f" of {options.key} {', '.join(options.keys[:3])}" if options.keys else ""
         raise EdgeLstmError(f"{path}: no rows{wanted}", expected="at least one")
     return spans
+
+
+def _ask(row: Row, options: Options) -> None:
+    """Raise EdgeLstmError where the times may mean several things; one that is none is its row's affair."""
+    if options.time is None:
+        return
+    where = f"{row.where}, column {options.time!r}"
+    try:
+        text = row.text(options.time)
+        read_time(text, where, options.clock)
+    except EdgeLstmError:
+        return
+    ask(text, where, options.clock)
 
 
 def _chosen(
@@ -279,7 +297,7 @@ def _frames(
     known: Collection[str] = (),
 ) -> Iterator[Frame]:
     strange: set[str] = set()
-    stamps = Stamps()
+    stamps = Stamps(options.clock)
     for index, (row, key) in enumerate(_chosen(path, columns, options, {}, follow)):
         if known and key not in known:  # there is no place for its state
             if key not in strange and len(strange) < MAX_STRANGE:
@@ -349,8 +367,12 @@ def _options(path: Path, given: Mapping[str, str]) -> Options:
             if value not in ("yes", "no"):
                 raise EdgeLstmError(f"{path}: header", found=value, expected="yes or no")
             made[name] = value == "yes"
+        elif name == "clock" and value not in CLOCKS:
+            raise EdgeLstmError(f"{path}: clock", found=value, expected=", ".join(CLOCKS))
         else:
             made[name] = value
+    if "clock" in made and "time" not in made:
+        raise EdgeLstmError(f"{path}: clock without a time", expected="time=COLUMN too")
     if "keys" in made and "key" not in made:
         raise EdgeLstmError(f"{path}: keys without a key", expected="key=COLUMN too")
     return Options(**made)
