@@ -89,7 +89,7 @@ class Alarm:
         wanted = rule.is_good(number) if self.fired else rule.is_beyond(number)
         if not wanted:
             self.since = None
-        elif self.since is None or now < self.last:
+        elif self.since is None or now < max(self.last, self.since):
             self.since = now
         self.last = now
         if self.since is None or now - self.since < (rule.hold_clear if self.fired else rule.hold):

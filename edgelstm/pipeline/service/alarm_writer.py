@@ -35,10 +35,16 @@ class AlarmWriter(Writer):
         signature: Signature,
         open_sink: Callable[..., Sink],
         scores: Scores | None = None,
+        counts: bool = True,
+        begin: Callable[[], float] = lambda: 0.0,
         **given: Any,
     ) -> None:
         rule.check(signature)
         self.alarm = alarm
+        #: An alarm with several sinks is counted, and told to the log, by the first.
+        self._counts = counts
+        #: Seconds since 1970 that frames' times count from: of a live source, they count from another moment after a restart.
+        self._begin = begin
         self.alarms = Alarms(rule)
         #: The frame at which an alarm was first seen to have fired, by stream.
         self._fired: dict[str, tuple[Frame, Counts]] = {}
@@ -65,11 +71,11 @@ class AlarmWriter(Writer):
         events: list[Event] = []
         alarm = self.alarms.of(stream)
         if number is None:
-            if self._scores is None:
+            if self._scores is None and self._counts:
                 counts.add(f"alarm:{self.alarm}:not_a_number")
         else:
             self.alarms.timed = frame.time is not None
-            now = time.monotonic() if frame.time is None else frame.time
+            now = time.monotonic() if frame.time is None else self._begin() + frame.time
             happened = alarm.step(number, now)
             events += [] if happened is None else [happened]
         if frame.last:
@@ -95,9 +101,11 @@ class AlarmWriter(Writer):
         self, happened: Event, frame: Frame, number: float | None, seconds: float, counts: Counts
     ) -> None:
         rule, stream = self.alarms.rule, str(frame.stream)
-        counts.add(f"alarm:{self.alarm}:{happened}")
-        told = "no number" if number is None else f"{number:g}"
-        log.warning("stream %s: alarm %s %s at frame %d: %s", stream, self.alarm, happened, frame.index, told)
+        if self._counts:
+            counts.add(f"alarm:{self.alarm}:{happened}")
+            told = "no number" if number is None else f"{number:g}"
+            words = "stream %s: alarm %s %s at frame %d: %s"
+            log.warning(words, stream, self.alarm, happened, frame.index, told)
         event = {
             "alarm": self.alarm,
             "event": happened,

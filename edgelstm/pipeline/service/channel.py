@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError
@@ -63,6 +64,8 @@ class Channel:
         self.source, self._hop = source, section.hop
         #: The source that is read now, and what it said last of time and place; who is told when that changes.
         self._current: Source | None = None
+        #: Where its sinks are those of a channel before: the time that its frames' times count from.
+        self.began: datetime | None = None
         self._place: Place | None = None
         self.learnt: Callable[[Channel], None] = lambda _: None
         if source is None and all(map(is_sound, section.sources.values())):
@@ -119,6 +122,11 @@ class Channel:
         """Units and postprocessing of one member."""
         units = self.section.units or "model"
         return Outputs(self._stages[-1], self._last_ops, units=units, postprocess=self.postprocess)
+
+    @property
+    def counts_from(self) -> datetime | None:
+        """The time that its frames' times count from, where the source knows it."""
+        return self.began or (None if self.source is None else self.source.place.start)
 
     @property
     def last(self) -> Signature:
@@ -225,12 +233,12 @@ class Channel:
         since = max((p.stamp for p in part.streams.values()), default=-math.inf)
         return {"after": part.floor, "since": since, "first_name": part.first, "last_name": part.last or None}
 
-    def resume(self, part: SectionPart, clocks: bool = True, fresh: bool = False) -> None:
-        """Begin where a checkpoint left off; before anything runs. ``clocks``: time stamps too. ``fresh``: with states that begin anew: what
-        was read is passed over all the same. Raises EdgeLstmError when its states don't fit."""
+    def resume(self, part: SectionPart, clocks: bool = True, fresh: str | None = None) -> None:
+        """Begin where a checkpoint left off; before anything runs. ``clocks``: time stamps too. ``fresh``: with states that begin anew, and why, in a
+        word: what was read is passed over all the same. Raises EdgeLstmError when its states don't fit."""
         stream = self.loop.runner.stream(next(iter(part.streams), self.name))
         try:
-            for each in part.streams.values() if not fresh else ():
+            for each in part.streams.values() if fresh is None else ():
                 stream.restore(each.states)
         finally:
             stream.close()
@@ -239,8 +247,8 @@ class Channel:
             self._names.append((part.floor, part.last))
         for name, each in part.streams.items():
             member = self.member(name)
-            if fresh:
-                resets = {"reset:restart": each.counts.get("reset:restart", 0) + 1}
+            if fresh is not None:
+                resets = {f"reset:{fresh}": each.counts.get(f"reset:{fresh}", 0) + 1}
                 each = replace(each, states=member.guard.initial(), counts={**each.counts, **resets})
             member.resume(each)
             if not clocks:

@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as NotInTime
+from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from edgelstm.errors import EdgeLstmError
@@ -17,6 +18,7 @@ from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.config import StreamSection, cross_check
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
+from edgelstm.pipeline.service.resume import is_of_source
 from edgelstm.pipeline.service.saving import ANSWER
 from edgelstm.pipeline.service.service import Service
 from edgelstm.pipeline.service.writer import close_all
@@ -251,8 +253,9 @@ class Control:
         paused: bool = False,
         clocks: bool = True,
         learnt: Callable[[Channel], None] | None = None,
+        began: datetime | None = None,
     ) -> None:
-        """A channel more, from ``part`` on and with ``writers`` if it has them. clocks: frames are stamped as before."""
+        """A channel more, from ``part`` on and with ``writers`` if it has them, whose times count from ``began``. clocks: frames are stamped as before."""
         service = self.service
         model = service.model_of(section)
         rooms = max(section.places(source), 0 if part is None else len(part.streams))
@@ -269,12 +272,17 @@ class Control:
                 channel.remember_alarms(part, goes_on=same and clocks)
                 if same:
                     self.do(loop, lambda: channel.resume(part, clocks))
+                elif is_of_source(part, channel):  # what was delivered is not delivered again
+                    self.do(loop, lambda: channel.resume(part, False, "changed"))
+                    words = "stream %s: its state begins anew: another model or preprocessing. Frames that were read are passed over"
+                    log.warning(words, name)
                 else:
-                    log.warning("stream %s: begins anew: another model, source or preprocessing", name)
+                    log.warning("stream %s: begins anew: another source", name)
             if writers is None:
                 service.open_sinks(channel)
             else:
                 channel.writers.extend(writers)
+                channel.began = began
                 if learnt is not None:
                     channel.learnt = learnt
                     learnt(channel)
@@ -357,7 +365,8 @@ class Control:
             source = source or service.source(name, section, within=LONGEST)
             try:
                 same = section.rate == old.rate
-                self._start(name, section, source, part, writers, channel.paused, same, channel.learnt)
+                paused, learnt = channel.paused, channel.learnt
+                self._start(name, section, source, part, writers, paused, same, learnt, channel.counts_from)
             except BaseException:
                 if source is not None:
                     source.close()

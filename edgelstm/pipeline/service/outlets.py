@@ -55,6 +55,10 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
             elif kind_of(sink).steps and kind_of(sink).maps:
                 writer.learnt()
 
+    def begin() -> float:
+        start = current[0].counts_from
+        return 0.0 if start is None else start.timestamp()
+
     def opener(path: str, options: Options, events: bool = False) -> Callable[[threading.Event], Sink]:
         options = options.from_folder(base)
         made = readable if in_physical_units(path, options.view()) else outputs
@@ -97,7 +101,7 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
         channel.learnt = learnt
         for name, alarm in section.alarms.items():
             rule, scores = _rule(channel, alarm, base)
-            for sink, options in alarm.targets:
+            for number, (sink, options) in enumerate(alarm.targets):
                 path = _path(channel, base, sink.replace("{alarm}", name))
                 mark_as = f"{name}: {sink}"
                 mark = channel.mark(mark_as)
@@ -107,6 +111,8 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
                     signature,
                     opener(path, options, events=True),
                     scores(),
+                    number == 0,
+                    begin,
                     name=_name(channel, f"{channel.name} -> {shown(sink)} (alarm {name})"),
                     size=section.sink_queue,
                     overload=_overload(section, path),
@@ -239,5 +245,5 @@ def context_of(channel: Channel, model: Path, outputs: Outputs) -> Context:
     units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
     grid = None if place.grid is None else place.grid.through(ops)
     return Context(
-        place.start, place.interval, grid, units, leads, channel.hop, model.name, source.description
+        channel.counts_from, place.interval, grid, units, leads, channel.hop, model.name, source.description
     )

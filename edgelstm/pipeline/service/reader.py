@@ -19,6 +19,9 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Seconds between two tries to open a lost source, at most: the wait doubles from try to try.
 LONGEST_WAIT = 60.0
+#: Seconds since 1970 when ``time.monotonic`` was 0: frames without a time are stamped by a clock that goes on when the machine was
+#: started again, as those in checkpoints must.
+BEGAN = time.time() - time.monotonic()
 #: Seconds from look to look at a folder that is empty.
 LOOK = 0.5
 
@@ -33,7 +36,7 @@ class Reader:
     ``rate`` are left out. first_name: the name of the frame that the index counts from. Where a source without time begins
     with another one, those up to ``last_name`` are passed over if it has a frame of that name (``moved`` is told its index), else ``elsewhere``
     is called, and all of its frames are new. rooms: streams at
-    one time, at most. limit: frames of a live source, however often it is opened. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
+    one time, at most. epoch: seconds since 1970 that ``Frame.time`` counts from, None for the source's start. limit: frames of a live source, however often it is opened. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Reader:
         moved: Callable[[int], None] = lambda index: None,
         hang_after: float | None = None,
         limit: int | None = None,
+        epoch: float | None = None,
     ) -> None:
         self.name = name
         #: What ended the source for good, before its end.
@@ -76,7 +80,7 @@ class Reader:
         self._stop = threading.Event()
         self._source: Source | None = None
         self._due: float | None = None
-        self._epoch: float | None = None
+        self._epoch = epoch
         self._hang_after, self._limit = hang_after, limit
         #: Since when the source is waited for, and how often one was left behind: the thread of an earlier one does nothing any more.
         self._since_asked: float | None = None
@@ -237,7 +241,7 @@ class Reader:
                     self._keep_pace()
                 self._tries = 0
                 now = time.monotonic()
-                at = stamp(frame, self._rate or source.fps, now) if when is None else when
+                at = stamp(frame, self._rate or source.fps, BEGAN + now) if when is None else when
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
                 self._after, self._last_name = frame.index, None

@@ -47,10 +47,10 @@ def resume(folder: Folder, channels: Sequence[Channel], same: Callable[[str, str
         channel.remember_alarms(part, goes_on=why is None and clocks)
         if why is None:
             log.info("stream %s: goes on from %s, %.1f s old", channel.name, path.name, age)
-        elif not _is_of_source(part, channel):
+        elif not is_of_source(part, channel):
             log.warning("stream %s: begins anew: %s", channel.name, why)
         else:  # what was delivered is not delivered again
-            channel.resume(part, clocks=False, fresh=True)
+            channel.resume(part, clocks=False, fresh="restart")
             log.warning(
                 "stream %s: its state begins anew: %s. Frames that were read are passed over",
                 channel.name,
@@ -83,7 +83,7 @@ def _carried(part: SectionPart, channel: Channel, same: Callable[[str, str], boo
 
 
 def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str | None:
-    if not _is_of_source(part, channel):
+    if not is_of_source(part, channel):
         return "the checkpoint is of another source"
     if part.model != model:
         return f"the checkpoint is of another model{_of(part, channel)}"
@@ -97,7 +97,7 @@ def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str
     return None
 
 
-def _is_of_source(part: SectionPart, channel: Channel) -> bool:
+def is_of_source(part: SectionPart, channel: Channel) -> bool:
     """Whether its numbers of frames are those of the channel's source; of older files, only with all that is done to them."""
     return part.origin == channel.origin if part.origin else part.setup == channel.setup
 

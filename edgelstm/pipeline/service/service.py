@@ -346,6 +346,7 @@ class Service:
             moved=channel.moved,
             hang_after=section.hang_after,
             limit=section.limit,
+            epoch=None if channel.began is None else channel.began.timestamp(),
             **channel.start(),
         )
 

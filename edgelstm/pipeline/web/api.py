@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import math
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any
@@ -189,9 +190,10 @@ def _changes(app: FastAPI, site: Site) -> None:
             path, compatible = given.get("path"), given.get("compatible")
             if not isinstance(path, str) or not path or compatible not in (None, True, False):
                 raise EdgeLstmError("swap", found=json.dumps(given)[:100], expected='{"path": "FILE"}')
-            return JSONResponse(
-                {"ok": True, "model": name, "differs": swap(name, path, compatible=compatible)}
-            )
+            apart = swap(name, path, compatible=compatible)
+            if apart is not None and not math.isfinite(apart):
+                apart = None  # JSON has no infinity; the log says it
+            return JSONResponse({"ok": True, "model": name, "differs": apart})
 
 
 def _looking(app: FastAPI, site: Site, leaving: Callable[[], bool]) -> None:

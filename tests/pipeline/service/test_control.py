@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -332,6 +333,40 @@ def test_other_keys_open_the_source_again_and_keep_the_state(folder: Path) -> No
     more = values(folder / "more.jsonl")
     assert more == sums(frames(folder))[-len(more) :]
     assert report.streams["a"]["stepped"] == 300, "counters go on"
+
+
+def test_another_preprocessing_begins_anew_and_delivers_nothing_twice(folder: Path) -> None:
+    """As after a restart: all frames of the file were read once more."""
+    with Running(MODEL + toml("a", rate=1000), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
+        service.control.configure("a", section("a", rate=1000, preprocess="scale=2"))
+        report = service.ends()
+    x = frames(folder)
+    fits = [k for k in range(1, 300) if values(folder / "a.jsonl") == sums(x[:k]) + sums(2 * x[k:])]
+    assert len(fits) == 1
+    assert (report.streams["a"]["stepped"], report.streams["a"]["reset:changed"]) == (300, 1)
+
+
+def test_times_count_on_from_where_the_sinks_began_though_the_source_is_opened_again(folder: Path) -> None:
+    """Of a live source, which says when it began: each time it was opened, its frames were as early as the first."""
+
+    def camera() -> Any:
+        while True:
+            time.sleep(0.005)
+            yield np.array(1, np.float32)
+
+    given = {"source": "python:x", "sink": ["a.jsonl", "a.npz"]}
+    service = Running(MODEL + toml("a", **given), folder)
+    service.pipeline._given = {"x": camera}
+    with service:
+        until(lambda: service.count("a", "delivered") > 20)
+        service.control.configure("a", section("a", cut="reset", cut_above=100.0, **given))
+        before = service.count("a", "delivered")
+        until(lambda: service.count("a", "delivered") > before + 20)
+    times = [json.loads(line)["time"] for line in (folder / "a.jsonl").read_text().splitlines()]
+    assert times == sorted(times)
+    with np.load(folder / "a.npz") as file:
+        assert file["time"].tolist() == times
 
 
 def test_another_source_begins_anew(folder: Path) -> None:

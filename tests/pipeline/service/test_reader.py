@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -66,6 +67,23 @@ def test_opened_again(timed: bool, first: list[int], again: list[int]) -> None:
         assert [a.frame.time for a in came] == [60.0 * m for m in names], (
             "from the first start, which sinks know"
         )
+
+
+def test_frames_without_a_time_are_stamped_by_a_clock_that_outlives_the_machine() -> None:
+    """``time.monotonic`` is less after the machine was started again: the first frames were late for a checkpoint's, and dropped."""
+    came: list[Arrived] = []
+    reader = Reader(
+        "test",
+        lambda: source([0, 1], False, False),
+        lambda a: came.append(a) or True,  # type: ignore[func-returns-value]
+        lost=lambda: None,
+        ended=lambda: None,
+        elsewhere=lambda: None,
+    )
+    before = time.time()
+    reader.start()
+    reader.join(60)
+    assert [before - 1 < a.stamp < time.time() + 1 for a in came] == [True, True]
 
 
 def test_two_frames_of_one_time_are_for_the_policies_to_judge() -> None:
