@@ -16,7 +16,8 @@ from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.finite import SMALL, all_of, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native
-from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession
+from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession, Steps
+from edgelstm.runtime.native.watch import Watch
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, RowState, call_size, capacity
 from edgelstm.runtime.session import (
@@ -45,7 +46,7 @@ class _Call:
     the states that it writes are finite; states: these, [rows, ...] each.
 
     run: raises what ONNX Runtime raises, or gives a number other than 0 when a session of ours failed; run_watched: that of a
-    session of ours, which looks at the frames first.
+    session of ours, which looks at the frames first. steps: what both are of, for such a session.
     """
 
     run: Callable[[], Any]
@@ -54,6 +55,7 @@ class _Call:
     rows: Outputs
     finite: Callable[[], bool]
     states: dict[str, Array]
+    steps: Steps | None
 
 
 class OrtProgram(RowProgram):
@@ -183,7 +185,9 @@ class _Memory:
         written += [
             (name, self._signature.output(name).dtype, array[rows]) for name, array in self._outputs.items()
         ]
-        run, run_watched = _bind(self._session, inputs, written, inputs[0][2] if self.watches else None)
+        run, run_watched, steps = _bind(
+            self._session, inputs, written, inputs[0][2] if self.watches else None
+        )
         outputs = {name: array for name, _, array in written}
         views = {t.name: _read_only(outputs[t.name]) for t in self._signature.outputs}
         rows_alone = [{name: view[j, ...] for name, view in views.items()} for j in range(count)]
@@ -192,7 +196,15 @@ class _Memory:
             if after.arena is None or s.dtype != "float32":
                 found.append(look(after[s.name][rows].reshape(-1), s.dtype))
         states = {s.name: after[s.name][rows] for s in self._signature.states}
-        return _Call(run, run_watched, rows_alone, views, all_of(found), states)
+        return _Call(run, run_watched, rows_alone, views, all_of(found), states, steps)
+
+    def watch(self, ranges: Mapping[str, tuple[float, float]]) -> Watch | None:
+        """See :class:`Watch`; None where calls can't look for themselves: without a session of ours, and at states in other types."""
+        looked_at = {s.name for s in self._looked_at if s.dtype == "float32"}
+        if len(looked_at) < len(self._looked_at) or set(ranges) - looked_at:
+            return None
+        can = isinstance(self._session, NativeSession) and self._session.can_look
+        return Watch(looked_at, ranges) if can else None
 
     def is_good(self, call: _Call, ranges: Mapping[str, tuple[float, float]]) -> bool:
         """Whether the states that the call wrote are finite, as far as they are looked at, and within ``ranges``."""
@@ -255,17 +267,18 @@ def _allocate(shape: tuple[int, ...], dtype: str, rows: int) -> Array:
 
 def _bind(
     session: Any, inputs: Sequence[Bound], outputs: Sequence[Bound], watched: Array | None
-) -> tuple[Callable[[], Any], Callable[[], int]]:
-    """A step over fixed memory, and, of a session of ours, one that looks at ``watched`` first."""
+) -> tuple[Callable[[], Any], Callable[[], int], Steps | None]:
+    """A step over fixed memory, and, of a session of ours, one that looks at ``watched`` first, and what both are of."""
     if isinstance(session, NativeSession):
-        return session.bind(inputs, outputs, watched)
+        steps = session.bind(inputs, outputs, watched)
+        return steps.run, steps.run_watched, steps
     binding = session.io_binding()
     for bind, tensors in ((binding.bind_input, inputs), (binding.bind_output, outputs)):
         for name, dtype, array in tensors:
             element: Any = NUMBERS.get(dtype, array.dtype)
             bind(name, "cpu", 0, element, list(array.shape), array.ctypes.data)
     step = partial(session.run_with_iobinding, binding)
-    return step, step
+    return step, step, None
 
 
 def _read_only(array: Array) -> Array:

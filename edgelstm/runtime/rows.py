@@ -40,7 +40,8 @@ class CallSize:
 
 class Memory(Protocol):
     """Buffers of one backend, and the engine calls bound to them. One whose states can be looked at where they lie has ``is_good(call, ranges)``,
-    and its calls ``finite()``. ``buffers`` are what :meth:`allocate` gave.
+    and its calls ``finite()``; one whose calls may do so themselves has ``watch(ranges)`` too, which gives a
+    :class:`edgelstm.runtime.native.watch.Watch`, or None. ``buffers`` are what :meth:`allocate` gave.
 
     warm_calls: how many calls are worth to be run before the first step; 0 where nothing is prepared.
     """
@@ -93,7 +94,8 @@ class RowState:
     """State of all rows: ``buffers[side]``; ``side[row]`` says which one is current.
 
     ``written``: rows set since the last step. ``calls``: bound engine calls by rows and side. ``moved``: rows that the last
-    step advanced, whose state before it lies on the other side; ``ran``: the engine calls that it made.
+    step advanced, whose state before it lies on the other side; ``ran``: the engine calls that it made. ``watch``: what calls
+    that look at states themselves report to, once somebody wants to know.
     """
 
     buffers: tuple[Any, Any]
@@ -103,6 +105,7 @@ class RowState:
     written: set[int] = field(default_factory=set)
     moved: Sequence[int] = ()
     ran: list[Any] = field(default_factory=list)
+    watch: Any = None
 
 
 class RowProgram:
@@ -121,6 +124,9 @@ class RowProgram:
         )
         #: The engine leaves what it reads, and states can be looked at where they lie.
         self._looks = self._good is not None and not size.overwrites
+        self._watch: Callable[[Mapping[str, tuple[float, float]]], Any] = getattr(
+            memory, "watch", lambda _: None
+        )
 
     def new_state(self) -> RowState:
         """All rows at their initial value."""
@@ -251,11 +257,21 @@ class RowProgram:
         """What tells after a step of ``state`` whether what it wrote holds no NaN and no infinity, in states that don't begin with them,
         and lies within ``ranges`` of stored numbers, by state name; None where states can't be looked at where they lie.
 
-        Rows beside those that advanced may be looked at too, so False says that a closer look is due.
+        Rows beside those that advanced may be looked at too, so False says that a closer look is due. A call that looks by itself
+        does so for the newest glance alone: older ones then give False.
         """
         good, ran = self._good, state.ran
         if good is None or not self._looks:
             return None
+        watch = self._watch(ranges)
+        if watch is not None:
+            if state.watch is not None:
+                state.watch.retire()
+            state.watch = watch
+            for call in state.calls.values():
+                watch.add(call)
+            made: Callable[[], bool] = watch.good
+            return made
         if ranges:
             return lambda: all(good(call, ranges) for call in ran)
         # After every step: the fewest calls that do it.
@@ -300,7 +316,7 @@ class RowProgram:
         call = state.calls.get((first, count, side))
         if call is None:
             call = self._memory.bind(first, count, state.buffers[side], state.buffers[1 - side])
-            _remember(state.calls, (first, count, side), call)
+            _remember(state, (first, count, side), call)
         return call
 
     def _step_gathered(
@@ -317,7 +333,7 @@ class RowProgram:
         call = state.calls.get((-1, count, 0))
         if call is None:
             call = memory.bind(0, count, before, after)
-            _remember(state.calls, (-1, count, 0), call)
+            _remember(state, (-1, count, 0), call)
         state.ran.append(call)
         outputs = memory.run(call)[: len(active)]
         for slot, row in enumerate(active):
@@ -371,7 +387,10 @@ def capacity(streams: int, size: CallSize) -> int:
     return max(streams, size.least)
 
 
-def _remember(calls: dict[_Key, Any], key: _Key, call: Any) -> None:
+def _remember(state: RowState, key: _Key, call: Any) -> None:
+    calls = state.calls
     if len(calls) >= MAX_CALLS:
         calls.pop(next(iter(calls)))
+    if state.watch is not None:
+        state.watch.add(call)
     calls[key] = call

@@ -7,6 +7,7 @@
 
 #include "around.h"
 #include "instructions.h"
+#include "look.h"
 #include "node.h"
 #include "packed.h"
 #include "sharing.h"
@@ -25,6 +26,8 @@ const ort::Api* the_api = nullptr;
 
 // Multiplications above which a step is worth waking ONNX Runtime's other threads: some 5 us of one core.
 constexpr int64_t kWorthSharing = 1 << 17;
+// Numbers that a core's nearest caches hold together with what they are made of.
+constexpr int64_t kNear = 2048;
 
 const Kernels* best() {
 #if defined(__x86_64__)
@@ -298,7 +301,20 @@ class Gates {
     }
     int64_t maps = s.rows * s.channels;
     bool shared = threads_ > 1 && maps * s.size > kWorthSharing / 16;
-    context.share(maps, shared ? threads_ : 1, [&s](int64_t a, int64_t b) { kernels().gates(s, a, b); });
+    int64_t threads = shared ? threads_ : 1, size = s.size;
+    Piece* looked[] = {piece(s.h_out, maps * size), piece(s.c_out, maps * size)};
+    if (looked[0] == nullptr && looked[1] == nullptr)
+      return context.share(maps, threads, [&s](int64_t a, int64_t b) { kernels().gates(s, a, b); });
+    // So few maps at once that they are still in the nearest caches when they are looked at.
+    int64_t some = size < kNear ? kNear / size : 1;
+    context.share(maps, threads, [&](int64_t a, int64_t b) {
+      for (int64_t first = a; first < b; first += some) {
+        int64_t last = first + some < b ? first + some : b;
+        kernels().gates(s, first, last);
+        for (Piece* each : looked)
+          if (each != nullptr) each->look(first * size, last * size);
+      }
+    });
   }
 
  private:

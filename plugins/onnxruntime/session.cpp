@@ -1,9 +1,10 @@
 // A session of ONNX Runtime and its calls, for Python through ctypes: a step is one call of a function with one argument, where
 // ONNX Runtime's own Python interface takes longer than a small cell. Functions return 0, or 1 and leave a message.
-#include <cstring>
+#include <limits>
 #include <memory>
 #include <string_view>
 
+#include "look.h"
 #include "node.h"
 
 namespace edgelstm {
@@ -37,20 +38,14 @@ struct Call {
   ort::Binding* binding = nullptr;
   const float* watched = nullptr;
   int64_t count = 0;
+  std::deque<Piece> looked;  // where each step is looked at, and what is written where one is bad
+  uint8_t* flag = nullptr;
   ~Call() {
     if (binding != nullptr) api().ReleaseIoBinding(binding);
   }
 };
 
-bool finite(const float* values, int64_t count) {
-  uint32_t bad = 0;
-  for (int64_t k = 0; k < count; k++) {
-    uint32_t bits;
-    memcpy(&bits, values + k, 4);
-    bad |= (bits & 0x7f800000u) == 0x7f800000u;  // an exponent of all ones: infinity or NaN
-  }
-  return bad == 0;
-}
+constexpr float kLargest = std::numeric_limits<float>::max();
 
 }  // namespace
 }  // namespace edgelstm
@@ -115,15 +110,32 @@ EXPORT int edgelstm_bind(void* session, size_t inputs, size_t outputs, const cha
 
 EXPORT void edgelstm_unbind(void* call) { delete static_cast<Call*>(call); }
 
+// From here on a call looks at `count` pieces of floats that it writes, right after each step: where one holds NaN or a number outside
+// its low and high, which are finite, 1 is written to `flag`. The memory has to outlive the call.
+EXPORT int edgelstm_look(void* pointer, size_t count, const float* const* data, const int64_t* sizes, const float* low,
+                         const float* high, uint8_t* flag) {
+  return tried([&] {
+    auto& call = *static_cast<Call*>(pointer);
+    call.looked.clear();
+    for (size_t k = 0; k < count; k++) call.looked.emplace_back(data[k], sizes[k], low[k], high[k]);
+    call.flag = flag;
+  });
+}
+
 EXPORT int edgelstm_run(void* pointer) {
   auto& call = *static_cast<Call*>(pointer);
+  for (Piece& piece : call.looked) piece.begin();
+  pieces = call.looked.empty() ? nullptr : &call.looked;
   ort::Status* status = api().RunWithBinding(call.opened->session, call.opened->options, call.binding);
-  if (status == nullptr) return 0;
-  return tried([&] { check(status); });
+  pieces = nullptr;
+  if (status != nullptr) return tried([&] { check(status); });
+  for (Piece& piece : call.looked)
+    if (!piece.is_good()) *call.flag = 1;
+  return 0;
 }
 
 // As edgelstm_run; but 2, and nothing is done, where what is watched holds NaN or infinity.
 EXPORT int edgelstm_run_watched(void* pointer) {
   auto& call = *static_cast<Call*>(pointer);
-  return finite(call.watched, call.count) ? edgelstm_run(pointer) : 2;
+  return within(call.watched, call.count, -kLargest, kLargest) ? edgelstm_run(pointer) : 2;
 }

@@ -29,7 +29,8 @@ ELEMENTS = {
 LENT = {"f4": 1, "i1": 3, "u2": 16}
 #: Name, dtype as in a Signature, and the memory that is read or written.
 Bound = tuple[str, str, Array]
-Step = Callable[[], int]
+#: Contiguous float32, the lowest and the highest number that are good there, both finite.
+Piece = tuple[Array, float, float]
 #: What a step gives that found NaN or infinity where it looked.
 NOT_FINITE = 2
 
@@ -57,13 +58,13 @@ class NativeSession:
         self._handle = handle
         self._close = weakref.finalize(self, self._library.edgelstm_close, handle)
 
-    def bind(
-        self, inputs: Sequence[Bound], outputs: Sequence[Bound], watched: Array | None = None
-    ) -> tuple[Step, Step]:
-        """A step over fixed memory, which it keeps, in two forms: 0 when done, else :meth:`failure` says why it failed; and the
-        same, but :data:`NOT_FINITE`, and nothing is done, where ``watched`` (float32, among the inputs) holds NaN or infinity.
-        Both outlive :meth:`close`.
-        """
+    @property
+    def can_look(self) -> bool:
+        """Whether :meth:`Steps.look` is there: a library that was built earlier lacks it."""
+        return hasattr(self._library, "edgelstm_look")
+
+    def bind(self, inputs: Sequence[Bound], outputs: Sequence[Bound], watched: Array | None = None) -> Steps:
+        """A step over fixed memory, which it keeps; it outlives :meth:`close`. watched: float32, among the inputs."""
         tensors = (*inputs, *outputs)
         count = len(tensors)
         arrays = [array for _, _, array in tensors]
@@ -85,20 +86,16 @@ class NativeSession:
         )
         if failed:
             raise EdgeLstmError("ONNX Runtime refuses a tensor", found=self._message())
-        step = partial(self._library.edgelstm_run, call.value)
-        weakref.finalize(step, _unbind, self._library, call, arrays)
-        with_look = partial(self._library.edgelstm_run_watched, call.value)
-        with_look.step = step  # type: ignore[attr-defined]  # neither goes before the other
-        return step, with_look
+        return Steps(self._library, call, arrays)
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array], like: Sequence[Array]) -> list[Array]:
         """Outputs ``names`` for ``feeds``, in arrays as ``like``; for a comparison, since it binds anew."""
         results = [np.zeros_like(array) for array in like]
-        step, _ = self.bind(
+        steps = self.bind(
             [(name, str(array.dtype), array) for name, array in feeds.items()],
             [(name, str(array.dtype), array) for name, array in zip(names, results, strict=True)],
         )
-        if step():
+        if steps.run():
             raise EdgeLstmError("ONNX Runtime failed in a step", found=self._message())
         return results
 
@@ -113,6 +110,39 @@ class NativeSession:
     def _message(self) -> str:
         text: bytes = self._library.edgelstm_message()
         return (text.decode(errors="replace").strip().splitlines() or ["no reason given"])[0]
+
+
+class Steps:
+    """A step over fixed memory; it has to be kept as long as one of its functions.
+
+    run: 0 when done, else :meth:`NativeSession.failure` says why it failed. run_watched: the same, but :data:`NOT_FINITE`, and nothing
+    is done, where what is watched holds NaN or infinity.
+    """
+
+    def __init__(self, library: Any, call: ctypes.c_void_p, memory: list[Array]) -> None:
+        self._library, self._call = library, call
+        self._looked: Any = None
+        self.run: Callable[[], int] = partial(library.edgelstm_run, call.value)
+        self.run_watched: Callable[[], int] = partial(library.edgelstm_run_watched, call.value)
+        weakref.finalize(self, _unbind, library, call, memory)
+
+    def look(self, pieces: Sequence[Piece], flag: bytearray) -> None:
+        """Look at these, right after each step from here on: 1 goes into ``flag`` where one holds NaN, infinity, or a number out of
+        its bounds. Before, it looks at what it did last."""
+        count = len(pieces)
+        place = (ctypes.c_uint8 * 1).from_buffer(flag)
+        failed = self._library.edgelstm_look(
+            self._call,
+            count,
+            (ctypes.c_void_p * count)(*(array.ctypes.data for array, _, _ in pieces)),
+            (ctypes.c_int64 * count)(*(array.size for array, _, _ in pieces)),
+            (ctypes.c_float * count)(*(low for _, low, _ in pieces)),
+            (ctypes.c_float * count)(*(high for _, _, high in pieces)),
+            place,
+        )
+        if failed:
+            raise MemoryError
+        self._looked = pieces, place  # the call points there
 
 
 def load(path: Path, onnxruntime: Any) -> Any:
@@ -160,4 +190,6 @@ def _functions(path: Path) -> Any:
     library.edgelstm_unbind.argtypes = [pointer]
     library.edgelstm_unbind.restype = None
     library.edgelstm_run.argtypes = library.edgelstm_run_watched.argtypes = [pointer]
+    if hasattr(library, "edgelstm_look"):
+        library.edgelstm_look.argtypes = [pointer, size, *[pointer] * 5]
     return library
