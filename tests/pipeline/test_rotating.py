@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,8 @@ import pytest
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline import open_sink
-from edgelstm.pipeline.sinks import Options, rotating
+from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.sinks import Options, Undelivered, rotating, wav
 from peers import SIGNATURE, frame
 
 
@@ -92,3 +95,30 @@ def test_an_error_takes_the_part_along_and_leaves_the_others(tmp_path: Path, clo
     with pytest.raises(ZeroDivisionError):
         write_two_and_fail()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_wav_file_that_is_full_is_followed_by_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its header has 32 bits for its length: 37 hours at 16 kHz."""
+    monkeypatch.setattr(wav, "LONGEST", 2 * 2 * 3)
+    with open_sink(tmp_path / "a.wav", SIGNATURE, append=True, context=Context(hop=(8000, 2))) as sink:
+        for index in range(7):
+            sink.write(frame(index), {"y": np.full(2, index / 8, np.float32)}, 0.0)
+    found = []
+    for name in ("a.wav", "a-2.wav", "a-3.wav"):
+        with wave.open(str(tmp_path / name)) as sound:
+            found += np.frombuffer(sound.readframes(99), "<i2")[::2].tolist()
+    assert found == [4096 * index for index in range(7)]
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_what_can_not_be_put_in_place_at_the_end_was_not_delivered(tmp_path: Path) -> None:
+    folder = tmp_path / "share"
+    folder.mkdir()
+    sink = open_sink(folder / "a.csv", SIGNATURE, append=True)
+    sink.write(frame(0), {"y": np.zeros(2, np.float32)}, 0.0)
+    shutil.rmtree(folder)
+    with pytest.raises(Undelivered, match=r"a\.csv") as caught:
+        sink.close()
+    assert (caught.value.reason, caught.value.count) == ("not_written", 1)

@@ -254,7 +254,9 @@ def test_sound_out_needs_samples_at_the_hop(tmp_path: Path) -> None:
 
     zoo.lstm(inputs=100, head=100).save(tmp_path / "m.onnx")
     sound = pcm(tmp_path / "a.wav", np.zeros(1000))
-    with pytest.raises(EdgeLstmError, match="Blocks that overlap are added by --postprocess overlap_add=50"):
+    with pytest.raises(
+        EdgeLstmError, match="Blocks that overlap are added by the postprocessing overlap_add=50"
+    ):
         edgelstm.run(tmp_path / "m.onnx", sound, tmp_path / "o.wav", hop=50, threads=1)
     edgelstm.run(
         tmp_path / "m.onnx", sound, tmp_path / "o.wav", hop=50, postprocess=["overlap_add=50"], threads=1

@@ -204,6 +204,7 @@ class Writer:
                     self._sink.close()
             except Undelivered as error:
                 log.warning("sink %s: %s", self.name, error)
+                self.trouble = error if error.reason == "not_written" else None
                 if self._last is not None and error.count:
                     self._last.add(f"undelivered:{error.reason}", error.count)
         except (

@@ -328,7 +328,8 @@ def open_sink(
         events,
         stop or threading.Event(),
     )
-    opened = rotating.rotating(to, kind.open) if options.rotate is not None else kind.open(to)
+    in_parts = append and "rotate" in kind.options
+    opened = rotating.rotating(to, kind.open) if in_parts or options.rotate is not None else kind.open(to)
     return Sink(
         opened, () if events else signature.outputs, to.name, append and kind.steps, bool(kind.schemes)
     )

@@ -18,10 +18,15 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.sinks.room import check_room
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write
+
+
+#: Of an archive with few members, and of buffers.
+HEADERS = 8192
 
 
 @contextmanager
@@ -37,7 +42,7 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
             spec.name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
             for spec in signature.outputs
         }
-        count = 0
+        count = spooled = 0
         times = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
         texts = {
             name: _Texts(stack.enter_context(tempfile.TemporaryFile(dir=path.parent)))
@@ -45,10 +50,16 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
         }
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            nonlocal count
-            for spec in signature.outputs:
-                array = np.ascontiguousarray(outputs[spec.name], np_dtype(spec.dtype))
-                spools[spec.name].write(array.data)
+            nonlocal count, spooled
+            arrays = {
+                s.name: np.ascontiguousarray(outputs[s.name], np_dtype(s.dtype)) for s in signature.outputs
+            }
+            size = sum(array.nbytes for array in arrays.values())
+            # What is spooled is there twice before the end.
+            check_room(path.parent, 2 * size + spooled + sum(text.size for text in texts.values()) + HEADERS)
+            for name, array in arrays.items():
+                spools[name].write(array.data)
+            spooled += size + 8
             count += 1
             times.write(np.float64(np.nan if frame.time is None else frame.time).tobytes())
             texts["name"].add(frame.name)
@@ -102,6 +113,11 @@ class _Texts:
         self._file.write(json.dumps(text).encode() + b"\n")
         self._longest = max(self._longest, len(text))
         self.count += 1
+
+    @property
+    def size(self) -> int:
+        """Bytes as an array."""
+        return 4 * self._longest * self.count
 
     @property
     def dtype(self) -> np.dtype[Any]:

@@ -6,10 +6,7 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -26,6 +23,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sinks.delivery import shared, stream_name
 from edgelstm.pipeline.sinks.lines import line
 from edgelstm.pipeline.sinks.panels import Panels, as_float, image_outputs
+from edgelstm.pipeline.sinks.room import check_room
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -63,8 +61,7 @@ def mcap(to: Target) -> Iterator[Write]:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             # The SDK tells a full disk to standard error, once for each message, until the file is closed.
-            if shutil.disk_usage(temporary.parent).free < ROOM:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            check_room(temporary.parent, ROOM)
             topics(frame, outputs, seconds)
 
         try:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import errno
-import os
 import re
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +16,7 @@ from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context, Grid
 from edgelstm.pipeline.sinks.panels import is_channels_last, size_of
+from edgelstm.pipeline.sinks.room import check_room
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -60,8 +58,7 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             nonlocal count, streams
             # HDF5 can't close a file on a full disk: it takes the process with it.
-            if shutil.disk_usage(temporary.parent).free < room:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            check_room(temporary.parent, room)
             file.resize_dimension("time", count + 1)
             time[count] = float(count) if frame.time is None else frame.time + over
             if frame.stream is not None and streams is None and "stream" not in file.variables:

@@ -21,6 +21,7 @@ from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks.captions import Captioned, resized
 from edgelstm.pipeline.sinks.colours import rgb
 from edgelstm.pipeline.sinks.panels import INPUT, Panels, View, image_outputs
+from edgelstm.pipeline.sinks.room import check_room
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 DEFAULT_FPS = 10.0
 #: Smaller pictures are enlarged, by a whole factor, until their shorter side has so many pixels.
 SMALLEST_SIDE = 128
+#: Pictures that an encoder holds back, and bytes for each in the index at the end of a video.
+HELD_BACK, INDEX = 64, 64
 
 
 class Plain:
@@ -103,20 +106,23 @@ def video(
             # Fast, with little lookahead: the encoder shares the processor and the memory with the model.
             options = {"preset": "veryfast", "crf": "18"} if h264 else {}
             stream = container.add_stream("libx264" if h264 else "mpeg4", rate=rate, options=options)
-            started = False
+            started, count, size = False, 0, 0
 
             def show(done: Iterator[tuple[Frame, Array]]) -> None:
-                nonlocal started
+                nonlocal started, count, size
                 for _, shown in done:
                     picture = even(enlarged(shown))
                     if not started:
                         stream.height, stream.width = picture.shape[:2]
                         stream.pix_fmt = "yuv420p"
                         started = True
+                    count, size = count + 1, picture.size
                     pixels = "gray" if picture.ndim == 2 else "rgb24"
                     _encode(container, stream, av.VideoFrame.from_ndarray(picture, pixels))
 
             def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
+                # Compressed, a picture is a tenth of itself at the most.
+                check_room(temporary.parent, HELD_BACK * size // 10 + INDEX * count)
                 show(composer.add(frame, outputs))
 
             yield write

@@ -1,8 +1,10 @@
-"""A file sink that begins a new file every so often, so that what is written for months is there in parts, and does not fill the disk."""
+"""Files that are put in place at their end, where a service writes them: in parts, so that what is written for months is there and does not
+fill the disk, and over the times when the disk is full."""
 
 from __future__ import annotations
 
 import logging
+import math
 import re
 import sys
 import time
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.sinks.delivery import Undelivered
+from edgelstm.pipeline.sinks.room import Full, NoRoom, Reserve
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -30,9 +33,11 @@ PAUSE, LONGEST = 1.0, 60.0
 
 @contextmanager
 def rotating(to: Target, opened: Callable[[Target], AbstractContextManager[Write]]) -> Iterator[Write]:
-    """``NAME-20261128T031000Z.SUFFIX`` for ``NAME.SUFFIX``: a file for every ``rotate`` seconds in which frames came, each there when the
-    next begins. The newest ``keep`` of them stay."""
-    assert to.options.rotate is not None
+    """A file that is put in place at its end, of a service that may write for months.
+
+    With ``rotate``: ``NAME-20261128T031000Z.SUFFIX`` for ``NAME.SUFFIX``, a file for every so many seconds in which frames came, each there
+    when the next begins. The newest ``keep`` of them stay. Without: ``NAME.SUFFIX``, and another, ``NAME-2.SUFFIX``, where that can't be gone on with.
+    """
     parts = _Parts(to, opened, to.options.rotate, to.options.keep)
     parts.check()
     try:
@@ -40,7 +45,7 @@ def rotating(to: Target, opened: Callable[[Target], AbstractContextManager[Write
     except BaseException:
         parts.end(*sys.exc_info())
         raise
-    parts.end(None, None, None)
+    parts.close()
 
 
 class _Parts:
@@ -48,11 +53,12 @@ class _Parts:
         self,
         to: Target,
         opened: Callable[[Target], AbstractContextManager[Write]],
-        every: float,
+        every: float | None,
         keep: int | None,
     ) -> None:
         self._to, self._opened, self._every, self._keep = to, opened, every, keep
         self._part: AbstractContextManager[Write] | None = None
+        self._reserve: Reserve | None = None
         self._until = 0.0
         #: Steps in the part, and when the next one may be begun after one that failed.
         self._steps = 0
@@ -60,11 +66,14 @@ class _Parts:
 
     def check(self) -> None:
         """Whether a file can be written is known before the first frame."""
+        if self._every is None:
+            return self._begin(self._to.path)
         part = self._opened(self._to)
         part.__enter__()
         stop = _Never()
         with suppress(_Never):  # deletes what it began
             part.__exit__(_Never, stop, None)
+        return None
 
     def write(self, frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         now = time.monotonic()
@@ -74,11 +83,18 @@ class _Parts:
             if self._part is not None and now >= self._until:
                 self.end(None, None, None)
             if self._part is None:
-                part = self._opened(replace(self._to, where=str(self._name())))
-                self._write = part.__enter__()
-                self._part, self._until, self._steps = part, now + self._every, 0
-            self._write(frame, outputs, seconds)
+                self._begin(self._name())
+            try:
+                self._write(frame, outputs, seconds)
+            except Full:
+                self.end(None, None, None)
+                self._begin(self._name())
+                self._write(frame, outputs, seconds)
             self._steps += 1
+            if self._every is None:
+                self._pause = PAUSE
+        except NoRoom as error:  # the part is whole, and goes on once there is room
+            raise Undelivered(f"can't write {self._to.name}", "not_written", found=error) from error
         except (
             Exception
         ) as error:  # a full disk, as each kind of file says it: that part is lost, the next may have room
@@ -89,26 +105,56 @@ class _Parts:
                 f"can't write {self._to.name}", "not_written", found=error, count=lost
             ) from error
 
+    def _begin(self, path: Path) -> None:
+        part = self._opened(replace(self._to, where=str(path)))
+        self._write = part.__enter__()
+        self._part, self._steps = part, 0
+        self._reserve = Reserve(path.parent)
+        self._until = math.inf if self._every is None else time.monotonic() + self._every
+
+    def _taken(self) -> AbstractContextManager[Write] | None:
+        """The part, which ends: with the room that was kept for that."""
+        part, self._part = self._part, None
+        if self._reserve is not None:
+            self._reserve.close()
+        return part
+
     def _drop(self, error: Exception) -> None:
         """Delete a part that can't be gone on with."""
-        part, self._part = self._part, None
+        part = self._taken()
         if part is not None:
             with suppress(Exception):  # it says the same again
                 part.__exit__(type(error), error, error.__traceback__)
 
     def end(self, kind: object, error: object, trace: object) -> None:
-        part, self._part = self._part, None
+        part = self._taken()
         if part is not None:
             part.__exit__(kind, error, trace)  # type: ignore[arg-type]
             self._pause = PAUSE
             self._clear()
 
+    def close(self) -> None:
+        """The end. What is in a part that can't be put in place is lost."""
+        steps = self._steps if self._part is not None else 0
+        try:
+            self.end(None, None, None)
+        except Exception as error:
+            if not steps:
+                raise
+            raise Undelivered(
+                f"can't write {self._to.name}", "not_written", found=error, count=steps
+            ) from error
+
     def _name(self) -> Path:
-        path, stamp = self._to.path, datetime.now(timezone.utc).strftime(STAMP)
-        found, number = path.with_name(f"{path.stem}-{stamp}{path.suffix}"), 1
-        while found.exists():  # two in one second
+        """Where nothing is so far."""
+        path, number = self._to.path, 1
+        stem, join = path.stem, "-"
+        if self._every is not None:  # two in one second
+            stem, join = f"{path.stem}-{datetime.now(timezone.utc).strftime(STAMP)}", "_"
+        found = path.with_name(f"{stem}{path.suffix}")
+        while found.exists():
             number += 1
-            found = path.with_name(f"{path.stem}-{stamp}_{number}{path.suffix}")
+            found = path.with_name(f"{stem}{join}{number}{path.suffix}")
         return found
 
     def _clear(self) -> None:

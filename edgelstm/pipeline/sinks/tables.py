@@ -15,6 +15,7 @@ from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sinks.panels import as_float
+from edgelstm.pipeline.sinks.room import check_room
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 4096
 #: Rows that Parquet writes together.
 GROUP = 4096
+#: Bytes that wait in memory for a file of text; bytes of a cell, and of what Parquet's end says of one column in one group.
+BUFFER, CELL, TOLD = 8192, 32, 256
 FIXED = ("stream", "index", "name", "time", "milliseconds")
 
 
@@ -62,7 +65,12 @@ def _csv(path: Path, head: list[str]) -> Iterator[Any]:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(head)
-        yield writer.writerow
+
+        def add(row: list[Any]) -> None:
+            check_room(path.parent, BUFFER + CELL * len(row))
+            writer.writerow(row)
+
+        yield add
 
 
 @contextmanager
@@ -72,16 +80,20 @@ def _parquet(path: Path, head: list[str]) -> Iterator[Any]:
     kinds = {"stream": arrow.string(), "index": arrow.int64(), "name": arrow.string()}
     schema = arrow.schema([(name, kinds.get(name, arrow.float64())) for name in head])
     rows: list[list[Any]] = []
+    groups = 0
     with parquet.ParquetWriter(path, schema) as writer:
 
         def flush() -> None:
+            nonlocal groups
             if rows:
+                groups += 1
                 writer.write_table(
                     arrow.table(dict(zip(head, zip(*rows, strict=True), strict=True)), schema=schema)
                 )
                 rows.clear()
 
         def add(row: list[Any]) -> None:
+            check_room(path.parent, len(head) * (CELL * (len(rows) + 1) + TOLD * (groups + 1)))
             rows.append(row)
             if len(rows) == GROUP:
                 flush()

@@ -16,12 +16,16 @@ from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks.panels import View, as_float
+from edgelstm.pipeline.sinks.room import Full, check_room
 from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write
 
 log = logging.getLogger(__name__)
+
+#: Bytes of samples that the header can tell, which has 32 bits for them and itself.
+LONGEST = 2**32 - 64
 
 
 @contextmanager
@@ -46,17 +50,21 @@ def wav(path: Path, signature: Signature, view: View, context: Context) -> Itera
             if size > hop
             else None,
         )
-    cut = 0
+    cut = written = 0
     with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(rate)
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            nonlocal cut
+            nonlocal cut, written
             values = as_float(outputs[spec.name], spec.dtype).ravel() * 32768.0
             cut += int(np.sum((values > 32767) | (values < -32768)))
+            check_room(path.parent, 2 * values.size)
+            if written + 2 * values.size > LONGEST:
+                raise Full(f"{path}: sound", found="more than 4 GiB", expected="what a WAV file can hold")
             file.writeframes(np.clip(np.rint(values), -32768, 32767).astype("<i2").tobytes())
+            written += 2 * values.size
 
         yield write
     if cut:
