@@ -8,7 +8,7 @@
 namespace edgelstm {
 
 struct Instructions {
-  bool avx2 = false, avx512 = false;  // with FMA; F, DQ, BW and VL
+  bool avx2 = false, avx512 = false, avx512vnni = false;  // with FMA; F, DQ, BW and VL; and VNNI
 };
 
 inline Instructions instructions() {
@@ -23,6 +23,33 @@ inline Instructions instructions() {
   constexpr unsigned k512 = bit_AVX512F | bit_AVX512DQ | bit_AVX512BW | bit_AVX512VL;
   found.avx2 = (b & bit_AVX2) != 0;
   found.avx512 = found.avx2 && (b & k512) == k512 && (kept & 0xe0) == 0xe0;
+  found.avx512vnni = found.avx512 && (c & (1u << 11)) != 0;
+  return found;
+}
+
+}  // namespace edgelstm
+#elif defined(__aarch64__)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(__APPLE__)
+#include <sys/sysctl.h>
+#endif
+
+namespace edgelstm {
+
+struct Instructions {
+  bool dot = false;  // of bytes
+};
+
+inline Instructions instructions() {
+  Instructions found;
+#if defined(__linux__)
+  found.dot = (getauxval(AT_HWCAP) & (1ul << 20)) != 0;
+#elif defined(__APPLE__)
+  int there = 0;
+  size_t size = sizeof there;
+  found.dot = sysctlbyname("hw.optional.arm.FEAT_DotProd", &there, &size, nullptr, 0) == 0 && there != 0;
+#endif
   return found;
 }
 

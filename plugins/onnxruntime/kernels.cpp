@@ -213,6 +213,14 @@ INLINE void multiply(vf (&sum)[R][U][G], const float* values, int64_t stride, in
   }
 }
 
+// The same of codes by Dot, of numbers from its rows' first on.
+template <int G, int R, int U>
+INLINE void dot_product(vf (&sum)[R][U][G], const Dot& dot, const DotRow* rows, const void* panels, int64_t panel, int64_t inputs,
+                        int64_t first, bool add) {
+  int64_t group = 4 * G * L, next = Dot::groups(inputs) * group;
+  dot.sums(rows, R, static_cast<const uint8_t*>(panels) + panel * next + first / 4 * group, next, U, G, add, reinterpret_cast<float*>(sum));
+}
+
 // Sums of codes become what they are worth.
 template <int G, int R, int U>
 INLINE void worth(vf (&sum)[R][U][G], const float* scale) {
@@ -233,8 +241,13 @@ INLINE void lstm_block(const LstmStep& s, int64_t panel, int64_t row) {
       for (int g = 0; g < G; g++) sum[r][u][g] = coded ? vf{} : load(s.bias + ((panel + u) * G + g) * L);
   const W* weights = static_cast<const W*>(s.panels) + panel * next;
   if constexpr (coded) {
-    multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
-    multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);
+    if (s.dot != nullptr) {
+      dot_product<G, R, U>(sum, *s.dot, s.x_rows + row, s.panels, panel, inputs, 0, false);
+      dot_product<G, R, U>(sum, *s.dot, s.h_rows + row, s.panels, panel, inputs, s.inputs, true);
+    } else {
+      multiply<G, R, U>(sum, s.x + row * s.inputs, s.inputs, s.inputs, weights, next);
+      multiply<G, R, U>(sum, s.h + row * s.width, s.width, s.width, weights + s.inputs * G * L, next);
+    }
     worth<G, R, U>(sum, s.scale + panel * G * L);
     for (int r = 0; r < R; r++)
       for (int u = 0; u < U; u++)
@@ -339,15 +352,28 @@ INLINE void gru_block(const GruStep& s, int64_t panel, int64_t row) {
       for (int g = 0; g < 3; g++) x_sum[r][u][g] = h_sum[r][u][g] = vf{};
   if constexpr (!coded) bias(false);
   int64_t next_x = s.inputs * 3 * L, next_h = s.units * (s.after ? 3 : 2) * L;
-  multiply<3, R, U>(x_sum, s.x + row * s.inputs, s.inputs, s.inputs, static_cast<const W*>(s.x_panels) + panel * next_x, next_x);
+  bool by_dot = coded && s.dot != nullptr;
+  if (by_dot) {
+    dot_product<3, R, U>(x_sum, *s.dot, s.x_rows + row, s.x_panels, panel, s.inputs, 0, false);
+  } else {
+    multiply<3, R, U>(x_sum, s.x + row * s.inputs, s.inputs, s.inputs, static_cast<const W*>(s.x_panels) + panel * next_x, next_x);
+  }
   const float* h = s.h + row * s.units;
   const W* weights = static_cast<const W*>(s.h_panels) + panel * next_h;
   if (s.after) {
-    multiply<3, R, U>(h_sum, h, s.units, s.units, weights, next_h);
+    if (by_dot) {
+      dot_product<3, R, U>(h_sum, *s.dot, s.h_rows + row, s.h_panels, panel, s.units, 0, false);
+    } else {
+      multiply<3, R, U>(h_sum, h, s.units, s.units, weights, next_h);
+    }
     if constexpr (coded) worth<3, R, U>(h_sum, s.h_scale + panel * 3 * L);
   } else {
     vf two[R][U][2] = {};
-    multiply<2, R, U>(two, h, s.units, s.units, weights, next_h);
+    if (by_dot) {
+      dot_product<2, R, U>(two, *s.dot, s.h_rows + row, s.h_panels, panel, s.units, 0, false);
+    } else {
+      multiply<2, R, U>(two, h, s.units, s.units, weights, next_h);
+    }
     if constexpr (coded) worth<2, R, U>(two, s.h_scale + panel * 2 * L);
     for (int r = 0; r < R; r++)
       for (int u = 0; u < U; u++)
@@ -405,7 +431,11 @@ INLINE void candidate_block(const GruStep& s, int64_t panel, int64_t row) {
       from[r][u] = load(s.n + (row + r) * s.units + unit, s.units - unit) + load(s.bias + ((panel + u) * 4 + 3) * L);
       sum[r][u][0] = coded ? vf{} : from[r][u];
     }
-  multiply<1, R, U>(sum, s.reset_h + row * s.units, s.units, s.units, static_cast<const W*>(s.n_panels) + panel * next, next);
+  if (coded && s.dot != nullptr) {
+    dot_product<1, R, U>(sum, *s.dot, s.n_rows + row, s.n_panels, panel, s.units, 0, false);
+  } else {
+    multiply<1, R, U>(sum, s.reset_h + row * s.units, s.units, s.units, static_cast<const W*>(s.n_panels) + panel * next, next);
+  }
   if constexpr (coded) {
     worth<1, R, U>(sum, s.n_scale + panel * L);
     for (int r = 0; r < R; r++)
@@ -505,6 +535,6 @@ void activate(int kind, const float* x, float* y, int64_t count) {
 
 }  // namespace
 
-extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, dense, norm, activate};
+extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, dense, norm, activate, nullptr};
 
 }  // namespace edgelstm

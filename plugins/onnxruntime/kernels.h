@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "dot.h"
+
 namespace edgelstm {
 
 // Which equations: the fields of edgelstm.graph.gates.GateVariant. cell_clip 0: none.
@@ -30,6 +32,8 @@ struct LstmStep {
   const float *p_i, *p_f, *p_o;    // [panel][lanes], or null without peepholes
   int64_t inputs, width, units, rows;
   const float *x, *h, *c;
+  const Dot* dot;                  // of int8: who multiplies x_rows and h_rows (its lead: inputs % 4) in place of x and h; or null
+  const DotRow *x_rows, *h_rows;
   const float* z;                  // [rows, gates * units], added to the sums; or null
   float *h_out, *c_out;
 };
@@ -46,6 +50,8 @@ struct GruStep {
   bool after;
   int64_t inputs, units, rows;
   const float *x, *h;
+  const Dot* dot;                  // as above
+  const DotRow *x_rows, *h_rows, *n_rows;  // n_rows: of reset_h
   float *h_out;
   float *z, *reset_h, *n;          // not after: scratch, [rows, units] each
 };
@@ -94,6 +100,7 @@ struct Kernels {
   void (*dense)(const DenseStep&, int64_t first_panel, int64_t last_panel);
   void (*norm)(const NormStep&);
   void (*activate)(int kind, const float* x, float* y, int64_t count);  // 0: sigmoid, 1: tanh; for the tests
+  const Dot* dot;  // for int8 weights, where the processor has it; else null
 };
 
 extern const Kernels kPortable;

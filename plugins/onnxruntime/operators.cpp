@@ -29,11 +29,22 @@ constexpr int64_t kWorthSharing = 1 << 17;
 // Numbers that a core's nearest caches hold together with what they are made of.
 constexpr int64_t kNear = 2048;
 
+// The same kernels, with products of int8 codes by bytes.
+Kernels with(const Dot& dot, Kernels kernels) {
+  kernels.name = dot.name, kernels.dot = &dot;
+  return kernels;
+}
+
 const Kernels* best() {
 #if defined(__x86_64__)
-  const Kernels* all[] = {&kAvx512, &kAvx2, &kPortable};
+  static const Kernels vnni = with(kDotVnni, kAvx512);
+  const Kernels* all[] = {&vnni, &kAvx512, &kAvx2, &kPortable};
   Instructions has = instructions();
-  bool there[] = {has.avx512, has.avx2, true};
+  bool there[] = {has.avx512vnni, has.avx512, has.avx2, true};
+#elif defined(__aarch64__)
+  static const Kernels neon = with(kDotNeon, kPortable);
+  const Kernels* all[] = {&neon, &kPortable};
+  bool there[] = {instructions().dot, true};
 #else
   const Kernels* all[] = {&kPortable};
   bool there[] = {true};
@@ -65,6 +76,9 @@ Shared peephole(const Info& info, size_t input, int64_t units) {
   for (int64_t k = 0; k < units; k++) values[k] = p.data[p.count() == 1 ? 0 : k];
   return pack_bias({values.data()}, units, kernels().lanes);
 }
+
+// Who multiplies codes of so many inputs.
+const Dot* dot_of(Weights w, int64_t inputs) { return w == Weights::kInt8 && inputs <= Dot::kMost ? kernels().dot : nullptr; }
 
 constexpr int element(Weights w) { return w == Weights::kInt8 ? ort::kInt8 : w == Weights::kBfloat16 ? ort::kBfloat16 : ort::kFloat; }
 
@@ -114,7 +128,8 @@ class LstmCell {
       first.push_back(g * step_.units);
       bias.push_back(b.data == nullptr ? nullptr : b.data + g * step_.units);
     }
-    weights_ = pack({w.data, rows, columns, 0, columns, transposed, first, kWeights}, step_.units, kernels().lanes);
+    step_.dot = dot_of(kWeights, columns);
+    weights_ = pack({w.data, rows, columns, 0, columns, transposed, first, kWeights, step_.dot}, step_.units, kernels().lanes);
     if (kWeights == Weights::kInt8) scale_ = scales(info, 9, rows, first, step_.units), step_.scale = scale_->data();
     step_.weights = kWeights;
     bias_ = pack_bias(bias, step_.units, kernels().lanes);
@@ -144,6 +159,11 @@ class LstmCell {
     else s.h = s.x;
     s.c = context.matrix(2, s.rows, s.units, "c");
     if (added_) s.z = context.matrix(8, s.rows, s.variant.gates() * s.units, "what is added");
+    DotRows x, h;
+    if (s.dot != nullptr) {
+      x.encode(*s.dot, s.x, s.rows, s.inputs, 0), h.encode(*s.dot, s.h, s.rows, s.width, s.inputs % 4);
+      s.x_rows = x.get(), s.h_rows = h.get();
+    }
     int64_t out[] = {s.rows, s.units};
     s.h_out = context.output(0, out, 2), s.c_out = context.output(1, out, 2);
     int64_t panels = (s.units + kernels().lanes - 1) / kernels().lanes;
@@ -198,9 +218,10 @@ class GruCell {
     }
     std::vector<int64_t> three{0, units, 2 * units}, two{0, units};
     const std::vector<int64_t>&of_h = step_.after ? three : two, of_n{2 * units};
-    x_ = pack({w.data, rows, step_.inputs, 0, step_.inputs, false, three, kWeights}, units, lanes);
-    h_ = pack({r.data, rows, units, 0, units, false, of_h, kWeights}, units, lanes);
-    if (!step_.after) n_ = pack({r.data, rows, units, 0, units, false, of_n, kWeights}, units, lanes);
+    const Dot* dot = step_.dot = dot_of(kWeights, units > step_.inputs ? units : step_.inputs);
+    x_ = pack({w.data, rows, step_.inputs, 0, step_.inputs, false, three, kWeights, dot}, units, lanes);
+    h_ = pack({r.data, rows, units, 0, units, false, of_h, kWeights, dot}, units, lanes);
+    if (!step_.after) n_ = pack({r.data, rows, units, 0, units, false, of_n, kWeights, dot}, units, lanes);
     step_.weights = kWeights;
     if (kWeights == Weights::kInt8) {
       scale_[0] = scales(info, 5, rows, three, units), scale_[1] = scales(info, 6, rows, of_h, units);
@@ -237,8 +258,15 @@ class GruCell {
         work(0, panels);
       }
     };
+    DotRows x, h, n;
+    if (s.dot != nullptr) {
+      x.encode(*s.dot, s.x, s.rows, s.inputs, 0), h.encode(*s.dot, s.h, s.rows, s.units, 0);
+      s.x_rows = x.get(), s.h_rows = h.get();
+    }
     divided(sharing_[0], [&s](int64_t a, int64_t b) { kernels().gru(s, a, b); });
-    if (!s.after) divided(sharing_[1], [&s](int64_t a, int64_t b) { kernels().gru_candidate(s, a, b); });
+    if (s.after) return;
+    if (s.dot != nullptr) n.encode(*s.dot, s.reset_h, s.rows, s.units, 0), s.n_rows = n.get();
+    divided(sharing_[1], [&s](int64_t a, int64_t b) { kernels().gru_candidate(s, a, b); });
   }
 
  private:

@@ -39,7 +39,18 @@ void fill(const Slice& s, int64_t units, int lanes, W* all) {
     }
 }
 
-using Key = std::tuple<const void*, uint64_t, int64_t, int64_t, int64_t, int64_t, bool, std::vector<int64_t>, int64_t, int, Weights>;
+// As Dot wants them.
+void fill_grouped(const Slice& s, int64_t units, int lanes, uint8_t* all) {
+  int64_t down = s.transposed ? 1 : s.columns, across = s.transposed ? s.rows : 1, gates = s.gates.size(), groups = Dot::groups(s.inputs);
+  for (int64_t unit = 0; unit < units; unit++)
+    for (int64_t g = 0; g < gates; g++) {
+      const uint8_t* from = static_cast<const uint8_t*>(s.data) + (s.gates[g] + unit) * down + s.column * across;
+      uint8_t* to = all + (unit / lanes * groups * gates + g) * lanes * 4 + unit % lanes * 4;
+      for (int64_t k = 0; k < s.inputs; k++) to[k / 4 * gates * lanes * 4 + k % 4] = from[k * across] ^ s.dot->flip;
+    }
+}
+
+using Key = std::tuple<const void*, uint64_t, int64_t, int64_t, int64_t, int64_t, bool, std::vector<int64_t>, int64_t, int, Weights, const Dot*>;
 
 }  // namespace
 
@@ -64,13 +75,16 @@ Shared pack(const Slice& s, int64_t units, int lanes) {
   std::lock_guard<std::mutex> guard(lock);
   size_t element = size_of(s.weights);
   Key key(s.data, hash(s.data, s.rows * s.columns * element), s.rows, s.columns, s.column, s.inputs, s.transposed, s.gates, units, lanes,
-          s.weights);
+          s.weights, s.dot);
   for (auto it = known.begin(); it != known.end();) it = it->second.expired() ? known.erase(it) : std::next(it);
   if (auto found = known[key].lock()) return found;
   int64_t panels = (units + lanes - 1) / lanes, gates = s.gates.size();
-  auto packed = std::make_shared<Floats>((panels * s.inputs * gates * lanes * element + 3) / 4);
+  int64_t inputs = s.dot != nullptr ? 4 * Dot::groups(s.inputs) : s.inputs;
+  auto packed = std::make_shared<Floats>((panels * inputs * gates * lanes * element + 3) / 4);
   void* to = packed->data();
-  if (s.weights == Weights::kInt8) {
+  if (s.dot != nullptr) {
+    fill_grouped(s, units, lanes, static_cast<uint8_t*>(to));
+  } else if (s.weights == Weights::kInt8) {
     fill(s, units, lanes, static_cast<int8_t*>(to));
   } else if (s.weights == Weights::kBfloat16) {
     fill(s, units, lanes, static_cast<uint16_t*>(to));

@@ -4,6 +4,7 @@
 #include <memory>
 #include <vector>
 
+#include "dot.h"
 #include "kernels.h"
 
 namespace edgelstm {
@@ -29,12 +30,32 @@ struct Slice {
   bool transposed;
   std::vector<int64_t> gates;  // the first row of each gate
   Weights weights = Weights::kFloat;  // what its elements are
+  const Dot* dot = nullptr;           // of int8: who multiplies them, else the kernels do
 };
 
-// [panel][inputs][gates][lanes], elements as they are.
+// [panel][inputs][gates][lanes], elements as they are; with `dot` as it wants them.
 Shared pack(const Slice& slice, int64_t units, int lanes);
 
 // [panel][gates][lanes]; a gate that is null is zeros.
 Shared pack_bias(const std::vector<const float*>& gates, int64_t units, int lanes);
+
+// Rows of numbers, encoded for one step.
+class DotRows {
+ public:
+  void encode(const Dot& dot, const float* values, int64_t rows, int64_t count, int64_t lead) {
+    int64_t size = (12 * Dot::groups(lead + count) + 63) / 64 * 64;
+    rows_.reset(new DotRow[rows]);
+    bytes_.reset(new int8_t[rows * size]);
+    for (int64_t k = 0; k < rows; k++) {
+      rows_[k] = {values + k * count, count, lead, nullptr, {0, 0, 0}, 0};
+      dot.encode(&rows_[k], bytes_.get() + k * size);
+    }
+  }
+  const DotRow* get() const { return rows_.get(); }
+
+ private:
+  std::unique_ptr<DotRow[]> rows_;
+  std::unique_ptr<int8_t[]> bytes_;
+};
 
 }  // namespace edgelstm

@@ -30,7 +30,14 @@ def test_doctor_says_which_kernels_there_are_or_how_to_build_them(
     cache.parent.mkdir(parents=True)
     cache.write_bytes(native_library.built().read_bytes())
     finding = doctor()["onnxruntime operators"]
-    assert (finding.found or "").split(":")[0] in ("avx512", "avx2", "portable", "neon")
+    assert (finding.found or "").split(":")[0] in (
+        "avx512vnni",
+        "avx512",
+        "avx2",
+        "portable",
+        "neondot",
+        "neon",
+    )
     assert finding.hint is None
     monkeypatch.setenv("EDGELSTM_NATIVE", "0")
     assert "off" in (doctor()["onnxruntime operators"].hint or "")
@@ -75,4 +82,4 @@ def test_json_of_what_was_built(run: Run, cache: Path, tmp_path: Path) -> None:
     assert code == 0, err
     told = json.loads(out)
     assert told["path"] == str(cache)
-    assert told["instructions"] in ("avx512", "avx2", "portable", "neon")
+    assert told["instructions"] in ("avx512vnni", "avx512", "avx2", "portable", "neondot", "neon")

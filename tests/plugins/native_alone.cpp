@@ -13,6 +13,7 @@ using namespace edgelstm;
 using Vector = std::vector<float>;
 
 static uint32_t seed = 1;
+static float large = 1;
 static float draw() { return static_cast<float>((seed = seed * 1664525u + 1013904223u) >> 8) / 8388608.0f - 1.0f; }
 static Vector draws(int64_t count) {
   Vector v(count);
@@ -59,14 +60,15 @@ static Shared scales(const Stored& s, const std::vector<int64_t>& gates, int64_t
   return pack_bias(first, units, lanes);
 }
 
-static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, Weights kind) {
+static void lstm(const Kernels& k, const Dot* dot, int64_t inputs, int64_t units, int64_t rows, Weights kind) {
   int64_t columns = inputs + units;
   Vector w = draws(4 * units * columns);
   Stored stored = store(w, columns, kind);
   Vector b = draws(4 * units), p = draws(3 * units), x = draws(rows * inputs), h = draws(rows * units),
          c = draws(rows * units), h_out(rows * units), c_out(rows * units);
+  x[0] *= large;
   std::vector<int64_t> four{0, units, 2 * units, 3 * units};
-  auto panels = pack({stored.data(w, kind), 4 * units, columns, 0, columns, false, four, kind}, units, k.lanes);
+  auto panels = pack({stored.data(w, kind), 4 * units, columns, 0, columns, false, four, kind, dot}, units, k.lanes);
   auto scale = scales(stored, four, units, k.lanes);
   auto bias = pack_bias({b.data(), b.data() + units, b.data() + 2 * units, b.data() + 3 * units}, units, k.lanes);
   Shared peepholes[3];
@@ -76,6 +78,11 @@ static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, 
   s.p_i = peepholes[0]->data(), s.p_f = peepholes[1]->data(), s.p_o = peepholes[2]->data();
   s.inputs = inputs, s.width = units, s.units = units, s.rows = rows;
   s.x = x.data(), s.h = h.data(), s.c = c.data(), s.h_out = h_out.data(), s.c_out = c_out.data();
+  DotRows of_x, of_h;
+  if (dot != nullptr) {
+    of_x.encode(*dot, s.x, rows, inputs, 0), of_h.encode(*dot, s.h, rows, units, inputs % 4);
+    s.dot = dot, s.x_rows = of_x.get(), s.h_rows = of_h.get();
+  }
   k.lstm(s, 0, (units + k.lanes - 1) / k.lanes);
   for (int64_t n = 0; n < rows; n++)
     for (int64_t u = 0; u < units; u++) {
@@ -92,16 +99,16 @@ static void lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, 
     }
 }
 
-static void gru(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, bool after, Weights kind) {
+static void gru(const Kernels& k, const Dot* dot, int64_t inputs, int64_t units, int64_t rows, bool after, Weights kind) {
   Vector w = draws(3 * units * inputs), r = draws(3 * units * units);
   Stored of_w = store(w, inputs, kind), of_r = store(r, units, kind);
   Vector b = draws(4 * units), x = draws(rows * inputs), h = draws(rows * units),
          out(rows * units), scratch(3 * rows * units);
   std::vector<int64_t> three{0, units, 2 * units}, first = three, last{2 * units};
   if (!after) first.pop_back();
-  auto x_panels = pack({of_w.data(w, kind), 3 * units, inputs, 0, inputs, false, three, kind}, units, k.lanes);
-  auto h_panels = pack({of_r.data(r, kind), 3 * units, units, 0, units, false, first, kind}, units, k.lanes);
-  auto n_panels = pack({of_r.data(r, kind), 3 * units, units, 0, units, false, last, kind}, units, k.lanes);
+  auto x_panels = pack({of_w.data(w, kind), 3 * units, inputs, 0, inputs, false, three, kind, dot}, units, k.lanes);
+  auto h_panels = pack({of_r.data(r, kind), 3 * units, units, 0, units, false, first, kind, dot}, units, k.lanes);
+  auto n_panels = pack({of_r.data(r, kind), 3 * units, units, 0, units, false, last, kind, dot}, units, k.lanes);
   auto x_scale = scales(of_w, three, units, k.lanes), h_scale = scales(of_r, first, units, k.lanes), n_scale = scales(of_r, last, units, k.lanes);
   auto bias = pack_bias({b.data(), b.data() + units, b.data() + 2 * units, b.data() + 3 * units}, units, k.lanes);
   GruStep s{};
@@ -111,7 +118,13 @@ static void gru(const Kernels& k, int64_t inputs, int64_t units, int64_t rows, b
   s.x = x.data(), s.h = h.data(), s.h_out = out.data();
   s.z = scratch.data(), s.reset_h = s.z + rows * units, s.n = s.reset_h + rows * units;
   int64_t panels = (units + k.lanes - 1) / k.lanes;
+  DotRows of_x, of_h, of_n;
+  if (dot != nullptr) {
+    of_x.encode(*dot, s.x, rows, inputs, 0), of_h.encode(*dot, s.h, rows, units, 0);
+    s.dot = dot, s.x_rows = of_x.get(), s.h_rows = of_h.get();
+  }
   k.gru(s, 0, panels);
+  if (dot != nullptr && !after) of_n.encode(*dot, s.reset_h, rows, units, 0), s.n_rows = of_n.get();
   if (!after) k.gru_candidate(s, 0, panels);
   for (int64_t n = 0; n < rows; n++) {
     auto product = [&](const Vector& m, const double* v, int64_t count, int64_t row) {
@@ -138,9 +151,17 @@ int main() {
   for (int64_t units : {1, 4, 13, 37})
     for (int64_t rows : {1, 2, 3, 9})
       for (Weights kind : {Weights::kFloat, Weights::kInt8, Weights::kBfloat16}) {
-        lstm(k, 5, units, rows, kind);
-        gru(k, 5, units, rows, true, kind);
-        gru(k, 5, units, rows, false, kind);
+        const Dot* all[] = {nullptr, &kDotNeon};
+        for (const Dot* dot : all) {
+          if (dot != nullptr && kind != Weights::kInt8) continue;
+          lstm(k, dot, 5, units, rows, kind);
+          gru(k, dot, 5, units, rows, true, kind);
+          gru(k, dot, 5, units, rows, false, kind);
+          if (dot == nullptr) continue;
+          large = 300;  // those in float32
+          lstm(k, dot, 5, units, rows, kind);
+          large = 1;
+        }
       }
   double worst = 0;
   for (int kind = 0; kind < 2; kind++)
@@ -157,5 +178,5 @@ int main() {
     expect(std::isnan(y), "NaN");
   }
   expect(worst <= 3, "sigmoid or tanh");
-  std::printf("%s good, %.2f ulp\n", k.name, worst);
+  std::printf("%s and %s good, %.2f ulp\n", k.name, kDotNeon.name, worst);
 }

@@ -22,6 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 import native_library
 from edgelstm.engine import native_build
 from edgelstm.graph.gates import GateVariant
+from edgelstm.runtime.native.library import read_native_library
 from native_library import naive
 from tolerances import assert_close
 
@@ -352,8 +353,11 @@ def test_weights_that_do_not_fit_are_refused_when_the_graph_is_opened(library: P
     platform.machine() != "x86_64",
     reason="aarch64 and others have one set of kernels",
 )
-@pytest.mark.parametrize("instructions", ["avx2", "portable"])
+@pytest.mark.parametrize("instructions", ["avx512", "avx2", "portable"])
 def test_the_kernels_of_older_processors_give_the_same(library: Path, instructions: str) -> None:
+    best = read_native_library(library).instructions()
+    if instructions == "avx512" and not best.startswith(instructions):
+        pytest.skip(f"this processor has no AVX-512: its kernels are {best}")
     command = [sys.executable, str(Path(__file__).with_name("native_isa.py")), str(library)]
     paths = [str(Path(__file__).parents[1]), str(native_library.ROOT), str(Path(__file__).parent)]
     environment = {**os.environ, "EDGELSTM_NATIVE_ISA": instructions, "PYTHONPATH": os.pathsep.join(paths)}
@@ -370,6 +374,16 @@ def test_the_kernels_for_arm_give_the_same_in_an_emulator(tmp_path: Path) -> Non
     ((name, table, lanes, rows, flags),) = native_build.VARIANTS["aarch64"]
     kinds = [f"-DLANES={lanes}", f"-DROWS={rows}", f'-DNAME="{name}"', f"-DKERNELS={table}", *flags]
     sources = [str(native_library.SOURCES / s) for s in ("kernels.cpp", "packed.cpp")]
+    dot = [
+        compiler,
+        *native_build.FLAGS,
+        *native_build.DOT_FLAGS["aarch64"],
+        "-c",
+        str(native_library.SOURCES / "dot.cpp"),
+    ]
+    done = subprocess.run([*dot, "-o", str(tmp_path / "dot.o")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    sources.append(str(tmp_path / "dot.o"))
     alone = [str(Path(__file__).with_name("native_alone.cpp")), "-o", str(tmp_path / "alone")]
     command = [
         compiler,
@@ -383,7 +397,7 @@ def test_the_kernels_for_arm_give_the_same_in_an_emulator(tmp_path: Path) -> Non
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     done = subprocess.run([emulator, str(tmp_path / "alone")], capture_output=True, text=True, check=False)
-    assert done.stdout.startswith("neon good"), done.stdout
+    assert done.stdout.startswith("neon and neondot good"), done.stdout
 
 
 def test_the_places_in_onnx_runtime_s_interface_are_those_of_its_header(tmp_path: Path) -> None:
