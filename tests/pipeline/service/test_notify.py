@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import pytest
 pytest.importorskip("pydantic")
 
 from edgelstm.pipeline.service.checkpoint import Folder
-from running import MODEL, folder_of_sums, sums, toml, values
+from running import MODEL, Running, folder_of_sums, sums, toml, until, values
 
 DEPLOY = Path(__file__).parents[3] / "examples" / "deploy"
 SECONDS = 60.0
@@ -99,19 +100,24 @@ def test_ready_watchdog_stopping_and_a_checkpoint_on_sigterm(tmp_path: Path, abs
     assert found[0].sections["a"].streams["a"].counts["stepped"] == len(made), "the last one is of the end"
 
 
-@pytest.mark.thorough
-def test_a_loop_that_does_not_advance_keeps_the_manager_from_hearing(tmp_path: Path) -> None:
-    """A sink that holds its stream up, and hangs: standard output that nobody reads."""
-    folder = folder_of_sums(tmp_path, a=30000)
-    (folder / "p.toml").write_text(MODEL + toml("a", sink="-", queue=1))
-    with served(folder, WATCHDOG_USEC="1000000") as (manager, process):
-        manager.hears("READY=1")
-        end = time.monotonic() + SECONDS
-        while not manager.hears_none("WATCHDOG=1", 1.5):  # the pipe takes a while to fill
-            assert time.monotonic() < end
-        process.stdout.readline()
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=SECONDS)
+def test_a_loop_that_does_not_advance_keeps_the_manager_from_hearing(
+    tmp_path: Path, hanging: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that hangs, of a model that has not been given up for it."""
+    folder = folder_of_sums(tmp_path)
+    np.save(folder / "a.npy", np.array([1, 7, 1], np.float32))
+    manager = Manager(False)
+    monkeypatch.setenv("NOTIFY_SOCKET", manager.name)
+    monkeypatch.setenv("WATCHDOG_USEC", "1000000")
+    with Running("[service]\nstay = true\n" + MODEL + toml("a"), folder) as running:
+        until(lambda: running.count("a", "stepped") == 1)
+        manager.hears("WATCHDOG=1")
+        until(lambda: manager.hears_none("WATCHDOG=1", 1.5))
+        hanging.set()
+        manager.hears("WATCHDOG=1")
+        running.pipeline.stop()
+        assert running.ends().streams["a"]["stepped"] == 3
+    manager.close()
 
 
 def test_the_watchdog_is_not_for_children(tmp_path: Path) -> None:

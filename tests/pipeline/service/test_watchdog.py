@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,23 +188,6 @@ def test_a_sink_that_hangs_in_a_write_is_given_up(tmp_path: Path) -> None:
     assert counts["stepped"] == 3000, "though the sink held its stream up"
     assert counts["delivered"] + counts["undelivered:sink_failed"] == 3000
     assert report["b"]["delivered"] == 50
-
-
-@pytest.fixture
-def hanging(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Steps of a frame of 7 end when the event is set."""
-    from edgelstm.runtime.rows import RowProgram
-
-    go, step = threading.Event(), RowProgram.step_row
-
-    def slow(self: Any, frame: Any, *more: Any) -> Any:
-        if float(frame) == 7:
-            go.wait(60)
-        return step(self, frame, *more)
-
-    monkeypatch.setattr(RowProgram, "step_row", slow)
-    yield go
-    go.set()
 
 
 def test_a_step_that_hangs_ends_its_model_alone(tmp_path: Path, hanging: threading.Event) -> None:
