@@ -250,9 +250,7 @@ class Channel:
             if fresh is not None:
                 resets = {f"reset:{fresh}": each.counts.get(f"reset:{fresh}", 0) + 1}
                 each = replace(each, states=member.guard.initial(), counts={**each.counts, **resets})
-            member.resume(each)
-            if not clocks:
-                member.clock.begin_anew()
+            member.resume(each if clocks else replace(each, timed=False))
 
     def remember_alarms(self, part: SectionPart, goes_on: bool) -> None:
         """What its alarms knew, for when they are opened; ``goes_on``: the streams go on from there too."""

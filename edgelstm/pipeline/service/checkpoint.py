@@ -38,12 +38,14 @@ DELIVERED = ("delivered", "undelivered", "written_before")
 
 @dataclass(frozen=True)
 class StreamPart:
-    """One stream: index and time stamp of the last frame that its state has seen, its counters, and the state."""
+    """One stream: index and time stamp of the last frame that its state has seen, its counters, and the state. timed: the stamp is by the clock that
+    the next frame's is by; not where the section's ``rate`` changed and no frame came since."""
 
     index: int
     stamp: float
     counts: dict[str, int] = field(default_factory=dict)
     states: dict[str, Array] = field(default_factory=dict)
+    timed: bool = True
 
     def with_delivered(self, counts: dict[str, int]) -> StreamPart:
         """The same with what sinks have done since: outputs that waited are delivered when its frames are all stepped."""
@@ -154,6 +156,7 @@ class Checkpoint:
                     stream: {
                         "index": p.index,
                         "stamp": p.stamp,
+                        "timed": p.timed,
                         "counts": p.counts,
                         "states": {state: placed(a) for state, a in p.states.items()},
                     }
@@ -200,6 +203,7 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
             _number(s["stamp"]),
             {str(n): int(c) for n, c in s["counts"].items()},
             {str(n): _state(a, payload) for n, a in s["states"].items()},
+            bool(s.get("timed", True)),
         )
         for name, s in raw["streams"].items()
     }

@@ -73,6 +73,8 @@ class Control:
         self.service = service
         #: Streams whose sources are being opened; set: nobody waits for it any more.
         self._coming: dict[str, threading.Event] = {}
+        #: Streams that are gone and whose sinks are not closed yet: two would write to one file.
+        self._going: set[str] = set()
         self._names = threading.Lock()
 
     # ---- one stream ----
@@ -114,8 +116,9 @@ class Control:
         """A stream more, as if it stood in the file. Its source is opened before anything else changes."""
         service = self.service
         with self._names:
-            if name in self._coming or any(c.name == name for c in service.channels):
-                raise TakenName(f"stream {name}", found="one of that name", expected="another name")
+            if name in self._coming or name in self._going:
+                raise _taken(name)
+            self._check_free(name)
             if len(self._coming) >= OPENING:
                 raise EdgeLstmError(
                     f"stream {name}",
@@ -131,6 +134,7 @@ class Control:
                 self._check_running()
                 if gone.is_set():
                     raise EdgeLstmError(f"stream {name} was removed before its source was there")
+                self._check_free(name)  # one that was just being changed is there again
                 self._start(name, section, source)
         except BaseException:
             if source is not None:
@@ -165,9 +169,15 @@ class Control:
             if not service.channels:
                 service.waits = True
                 log.info("no stream is left: the service waits for others")
-        for writer in channel.writers:
-            writer.removed()
-        self._close(channel.writers)
+            with self._names:
+                self._going.add(name)
+        try:
+            for writer in channel.writers:
+                writer.removed()
+            self._close(channel.writers)
+        finally:
+            with self._names:
+                self._going.discard(name)
         log.info("stream %s: removed", name)
 
     def configure(self, name: str, section: StreamSection) -> None:
@@ -220,6 +230,10 @@ class Control:
         except NotInTime:
             future.cancel()
             raise _no_answer(loop) from None
+
+    def _check_free(self, name: str) -> None:
+        if any(c.name == name for c in self.service.channels):
+            raise _taken(name)
 
     def _check_running(self) -> None:
         if not self.service.is_running:
@@ -382,6 +396,10 @@ class Control:
             else:
                 log.error("stream %s: goes on as it was: %s", name, error)
             raise
+
+
+def _taken(name: str) -> TakenName:
+    return TakenName(f"stream {name}", found="one of that name", expected="another name")
 
 
 def _those(channel: Channel, own: str | None) -> list[Member]:

@@ -190,7 +190,7 @@ class Member:
         """Begin where a checkpoint left off; before the first frame."""
         self._resumed = part
         self.position = (part.index, part.stamp)
-        self.clock.begin_anew(part.stamp)
+        self.clock.begin_anew(part.stamp if part.timed else None)
         self.counts.load(part.counts)
 
     def moved_to(self, index: int) -> None:
@@ -219,7 +219,8 @@ class Member:
         counts["read"] = seen + sum(n for name, n in counts.items() if name.startswith("dropped:"))
         last = self.clock.last if self._gathered_from is None else self._dealt_with
         last = last if stamp is None else stamp
-        return StreamPart(self.position[0], self.position[1] if last is None else last, counts, state)
+        when = self.position[1] if last is None else last
+        return StreamPart(self.position[0], when, counts, state, timed=last is not None)
 
     def open_index(self) -> int | None:
         """Index of the oldest frame that is not dealt with; None when all are."""

@@ -46,6 +46,12 @@ def test_what_is_written_is_read() -> None:
     assert read.sections["a"].gone == {"a:0": 4}
 
 
+def test_a_stamp_that_is_by_no_clock_stays_so() -> None:
+    part = SectionPart("hash", "setup", None, 3, {"a": StreamPart(3, 2.0, timed=False)})
+    read = Checkpoint.from_bytes(Checkpoint(1.5, {"a": part}).to_bytes())
+    assert not read.sections["a"].streams["a"].timed
+
+
 def test_the_first_schema_is_read_for_ever() -> None:
     assert same(Checkpoint.from_bytes(GOLDEN.read_bytes()), checkpoint())
 

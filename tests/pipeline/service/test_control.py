@@ -24,7 +24,7 @@ pytest.importorskip("pydantic")
 
 import zoo
 from edgelstm import EdgeLstmError
-from edgelstm.pipeline.service.control import TakenName, UnknownStream
+from edgelstm.pipeline.service.control import Control, TakenName, UnknownStream
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.runtime.runner import Runner
 from running import MODEL, Running, folder_of_sums, section, sums, toml, until, values
@@ -333,6 +333,53 @@ def test_other_keys_open_the_source_again_and_keep_the_state(folder: Path) -> No
     more = values(folder / "more.jsonl")
     assert more == sums(frames(folder))[-len(more) :]
     assert report.streams["a"]["stepped"] == 300, "counters go on"
+
+
+def test_a_stream_that_is_being_changed_or_removed_still_has_its_name(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment it is not there. One of its name that was added then shared its state, and ended the model for all others."""
+    with Running(MODEL + toml("a", rate=500) + toml("b", rate=50, sink=[]), folder) as service:
+        control, close = service.control, Control._close
+        refused: list[str] = []
+
+        def add() -> None:
+            try:
+                control.add("a", section("a", sink=[]))
+            except TakenName:
+                refused.append("a")
+
+        def closing(self: Control, writers: Any) -> None:
+            adds.append(threading.Thread(target=add))
+            adds[-1].start()
+            until(lambda: "a" in control._coming or not adds[-1].is_alive())
+            close(self, writers)
+
+        monkeypatch.setattr(Control, "_close", closing)
+        adds: list[threading.Thread] = []
+        until(lambda: service.count("a", "stepped") > 5)
+        control.configure("a", section("a", rate=1000, sink=["a.jsonl", "more.jsonl"]))
+        adds[0].join(60)
+        assert refused == ["a"]
+        until(lambda: service.count("a", "stepped") == 300)
+        control.remove("a")
+        adds[1].join(60)
+        assert refused == ["a", "a"]
+        assert service.control.service.loops["m"].error is None
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+
+
+def test_two_changes_before_a_frame_lose_none(folder: Path) -> None:
+    """The first set another rate, by which the frames are stamped: those behind the second were late for the old stamp, eight of them."""
+    with Running(MODEL + toml("a", rate=300), folder) as service:
+        until(lambda: service.count("a", "stepped") > 20)
+        service.control.pause("a")
+        service.control.configure("a", section("a", rate=2000))
+        service.control.configure("a", section("a", rate=2000, cut="reset", cut_above=1e6))
+        service.control.resume("a")
+        report = service.ends()
+    assert values(folder / "a.jsonl") == sums(frames(folder))
+    assert report.streams["a"]["stepped"] == 300
 
 
 def test_another_preprocessing_begins_anew_and_delivers_nothing_twice(folder: Path) -> None:
