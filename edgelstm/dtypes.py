@@ -25,6 +25,8 @@ DTYPES = (
 )
 #: Types that NumPy lacks travel as their raw bits.
 _RAW: dict[str, np.dtype[Any]] = {"bfloat16": np.dtype(np.uint16), "float8e4m3fn": np.dtype(np.uint8)}
+#: These two: what an array of them holds are no numbers for NumPy.
+CODED = frozenset(_RAW)
 #: Largest finite value of each floating type.
 LARGEST = {"float16": 65504.0, "bfloat16": 3.3895314e38, "float8e4m3fn": 448.0, "float32": 3.4028235e38}
 

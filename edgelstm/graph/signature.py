@@ -15,12 +15,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from edgelstm.dtypes import DTYPES, from_float32, np_dtype, to_float32
+from edgelstm.dtypes import CODED, DTYPES, from_float32, np_dtype, to_float32
 from edgelstm.errors import EdgeLstmError, count_of
 
 SCHEMA = 1
 #: A tensor with more elements than this is a mistake or an attack (2**31 - 1, the limit of most runtimes).
 MAX_ELEMENTS = 2**31 - 1
+
+#: In a snapshot's file, beside the states.
+RESERVED = "edgelstm.snapshot"
 
 Dim = int | str
 
@@ -90,6 +93,11 @@ class StateSpec:
         ):
             if not value:
                 raise EdgeLstmError(f"a state whose {label} is empty", expected="a non-empty name")
+        if self.name == RESERVED:
+            raise EdgeLstmError(
+                f"a state called {RESERVED!r}",
+                expected="another name: snapshots say under it of which model they are",
+            )
         _check_dtype(self.name, self.dtype)
         _check_shape(self.name, self.shape)
         if self.initial is not None:
@@ -124,7 +132,7 @@ class StateSpec:
     @property
     def is_coded(self) -> bool:
         """Whether what is stored are not plain numbers of a NumPy dtype."""
-        return self.quantization is not None or self.dtype in ("bfloat16", "float8e4m3fn")
+        return self.quantization is not None or self.dtype in CODED
 
     def values(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """What stored states, [..., *frame_shape], are worth: float32, or as they are where they hold plain numbers."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.dtypes import np_dtype
+from edgelstm.dtypes import CODED, from_float32, np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.operations import OPERATIONS, Array, Operation, Transform, raw_layout
@@ -38,7 +38,7 @@ class Preprocess:
     ----------
     ops: JSON operations, in order.
     spec: the model's input. Frames come out in ``spec.frame_shape`` and ``spec.dtype``, C-contiguous. For an integer
-        dtype, values are rounded to the nearest and saturate; bfloat16 comes out as its 16 raw bits.
+        dtype, values are rounded to the nearest and saturate; bfloat16 and float8e4m3fn come out as their raw bits.
     say: how a hint names what the user may set.
 
     Raises EdgeLstmError here when an operation is not of the vocabulary, and on the first frame of a shape when an
@@ -66,7 +66,7 @@ class Preprocess:
         self._channels_last = any(name == "channels_first" for name, _, _ in self._steps)
         self._dtype, self._shape = np_dtype(spec.dtype), spec.frame_shape
         #: A frame of that form is what the model takes already.
-        self._as_it_is = not self._steps and spec.dtype != "bfloat16"
+        self._as_it_is = not self._steps and spec.dtype not in CODED
         self._compiled_for: tuple[int, ...] | None = None
         self._transforms: list[Transform] = []
 
@@ -109,8 +109,8 @@ class Preprocess:
 
     def _cast(self, x: Array) -> Array:
         dtype = self._dtype
-        if self.spec.dtype == "bfloat16":
-            return _bfloat16_bits(x)
+        if self.spec.dtype in CODED:
+            return from_float32(x, self.spec.dtype)
         if x.dtype == dtype:
             return x
         if dtype.kind in "iu":
@@ -235,11 +235,3 @@ def _saturate(x: Array, dtype: np.dtype[Any]) -> Array:
         return np.clip(np.rint(x.astype(np.float64)), float(limits.min), high).astype(dtype)
     own = np.iinfo(x.dtype)
     return np.clip(x, max(own.min, limits.min), min(own.max, limits.max)).astype(dtype)
-
-
-def _bfloat16_bits(x: Array) -> Array:
-    """Round float32 to bfloat16, ties to even, and keep a NaN a NaN; uint16."""
-    x = np.ascontiguousarray(x, np.float32)
-    bits = x.view(np.uint32)
-    rounded: Array = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) >> 16
-    return np.where(np.isnan(x), np.uint32(0x7FC0), rounded).astype(np.uint16)

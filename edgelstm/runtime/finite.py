@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from edgelstm.dtypes import to_float32
 from edgelstm.graph.signature import StateSpec
 from edgelstm.runtime.protocol import Array
 
@@ -49,10 +50,21 @@ def all_of(looks: Sequence[Callable[[], bool]]) -> Callable[[], bool]:
     return looks[0] if len(looks) == 1 else lambda: all(look() for look in looks)
 
 
-def all_finite(array: Array) -> bool:
-    """Whether no value is NaN or infinite, without a temporary array where the dtype is not float16."""
-    if array.dtype == np.float16:
-        return look(np.ascontiguousarray(array).reshape(-1), "float16")()
+def can_be_infinite(dtype: str) -> bool:
+    """Whether there is NaN or infinity in a Signature's dtype."""
+    return dtype in _BITS or np.dtype(dtype).kind == "f"
+
+
+def is_finite(array: Array, dtype: str) -> Array:
+    """Which values are neither NaN nor infinite; dtype as in the Signature, which an array of codes does not tell."""
+    finite: Array = np.isfinite(to_float32(array, dtype) if dtype in _BITS else array)
+    return finite
+
+
+def all_finite(array: Array, dtype: str) -> bool:
+    """Whether no value is NaN or infinite, without a temporary array where the dtype has 32 bits or more."""
+    if dtype in _BITS:
+        return look(np.ascontiguousarray(array).reshape(-1), dtype)()
     if array.size > SMALL:
         return math.isfinite(array.max()) and math.isfinite(array.min())
     return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())

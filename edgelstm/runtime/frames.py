@@ -10,7 +10,7 @@ import numpy as np
 from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature, TensorSpec
-from edgelstm.runtime.finite import all_finite
+from edgelstm.runtime.finite import all_finite, can_be_infinite, is_finite
 from edgelstm.runtime.protocol import Array, Frame
 
 if TYPE_CHECKING:
@@ -23,13 +23,15 @@ BadFrame = Literal["error", "skip", "zero", "pass"]
 class Input:
     """What a frame is compared with, worked out once."""
 
-    __slots__ = ("dtype", "floating", "name", "shape")
+    __slots__ = ("dtype", "floating", "kind", "name", "shape")
 
     def __init__(self, spec: TensorSpec) -> None:
         self.name = spec.name
         self.shape = spec.frame_shape
         self.dtype = np_dtype(spec.dtype)
-        self.floating = self.dtype.kind == "f"
+        #: As in the Signature: bfloat16 is uint16 for NumPy.
+        self.kind = spec.dtype
+        self.floating = can_be_infinite(spec.dtype)
 
 
 class FrameCheck:
@@ -82,15 +84,15 @@ class FrameCheck:
             if spec.floating and self._finite:
                 if on_device is not None:
                     raise _not_looked_at("frames of all streams", spec, self._policy)
-                if not all_finite(value):
+                if not all_finite(value, spec.kind):
                     value = self._finite_rows(value, spec, streams)
             checked[spec.name] = value
         return checked
 
     def _finite_rows(self, array: Array, spec: Input, streams: Sequence[Stream]) -> Array:
         if self._policy == "zero":
-            return np.where(np.isfinite(array), array, array.dtype.type(0))
-        bad = [s.name for s, frame in zip(streams, array, strict=True) if not all_finite(frame)]
+            return np.where(is_finite(array, spec.kind), array, array.dtype.type(0))
+        bad = [s.name for s, frame in zip(streams, array, strict=True) if not all_finite(frame, spec.kind)]
         raise EdgeLstmError(
             f"frames of all streams, input {spec.name!r}",
             found=f"NaN or infinity in those of {', '.join(bad)}",
@@ -100,7 +102,9 @@ class FrameCheck:
 
     def is_good(self, frame: Any, spec: Input) -> bool:
         """Whether ``frame`` is an array that goes in as it is; for one that is not, :meth:`one` finds out why."""
-        return self.fits(frame, spec) and (not (self._finite and spec.floating) or all_finite(frame))
+        return self.fits(frame, spec) and (
+            not (self._finite and spec.floating) or all_finite(frame, spec.kind)
+        )
 
     @staticmethod
     def fits(frame: Any, spec: Input) -> bool:
@@ -139,17 +143,18 @@ class FrameCheck:
                     continue
             if not isinstance(array, np.ndarray) or array.shape != spec.shape or array.dtype != spec.dtype:
                 raise wrong_frame(_of(stream), spec, array)
-            if spec.floating and self._finite and not all_finite(array):
+            if spec.floating and self._finite and not all_finite(array, spec.kind):
                 if self._policy == "skip":
                     return None
+                finite = is_finite(array, spec.kind)
                 if self._policy == "error":
                     raise EdgeLstmError(
                         f"frame {stream.frames} of stream {stream.name!r}, input {spec.name!r}",
-                        found=f"{count_of(int(np.size(array) - np.isfinite(array).sum()), 'value that is', 'values that are')} NaN or infinite",
+                        found=f"{count_of(int(np.size(array) - finite.sum()), 'value that is', 'values that are')} NaN or infinite",
                         expected="finite values",
                         hint="The state is untouched; on_bad_frame='skip' or 'zero' (--on-bad-frame skip) goes on without stopping",
                     )
-                frame = {**frame, spec.name: np.where(np.isfinite(array), array, 0)}
+                frame = {**frame, spec.name: np.where(finite, array, array.dtype.type(0))}
         return frame
 
     def _checked_on_device(self, stream: Stream, spec: Input, array: DeviceArray) -> Any:

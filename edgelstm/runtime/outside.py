@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
+from edgelstm.dtypes import CODED
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.protocol import Array
 
@@ -109,7 +110,7 @@ class Seen:
     """Smallest and largest value of each input over the frames that were added."""
 
     def __init__(self, signature: Signature) -> None:
-        self._coded = {t.name for t in signature.inputs if t.dtype in ("bfloat16", "float8e4m3fn")}
+        self._coded = {t.name for t in signature.inputs if t.dtype in CODED}
         self._ends: dict[str, list[float]] = {}
 
     def add(self, frame: Mapping[str, Array]) -> None:

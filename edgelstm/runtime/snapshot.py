@@ -12,13 +12,14 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import MAX_FILE_BYTES, PathLike, read_bytes, write_bytes
+from edgelstm.graph.signature import RESERVED
 from edgelstm.runtime.protocol import Array
 
 SCHEMA = 1
 #: 4.5, as the header of a part in a snapshot has it: it leaves room for large sizes.
 ZIP_VERSION = (45).to_bytes(2, "little")
 #: In the file, beside the arrays: JSON that says what they are.
-KEY = "edgelstm.snapshot"
+KEY = RESERVED
 
 
 def _as_any_python(held: io.BytesIO) -> bytes:
@@ -68,7 +69,11 @@ class Snapshot(dict[str, Array]):
             raise EdgeLstmError(f"snapshot {path}", expected="a path ending with .npz")
         held = io.BytesIO()
         said = json.dumps({"schema": SCHEMA, "model": self.model})
-        np.savez(held, allow_pickle=False, **{**self, KEY: np.array(said)})
+        # As np.savez, whose own arguments no state could have the names of ("file").
+        with zipfile.ZipFile(held, "w") as parts:
+            for name, array in {**self, KEY: np.array(said)}.items():
+                with parts.open(f"{name}.npy", "w", force_zip64=True) as part:
+                    np.lib.format.write_array(part, np.asanyarray(array), allow_pickle=False)
         write_bytes(path, _as_any_python(held))
 
     @classmethod
@@ -78,16 +83,29 @@ class Snapshot(dict[str, Array]):
         try:
             with zipfile.ZipFile(data) as parts:
                 size = sum(part.file_size for part in parts.infolist())
-            if size > MAX_FILE_BYTES:
-                raise EdgeLstmError(
-                    f"snapshot {path} is too large", found=f"{count_of(size, 'byte')} unpacked"
-                )
-            with np.load(data, allow_pickle=False) as arrays:
-                return cls.of({name: arrays[name] for name in arrays.files}, str(path))
+                if size > MAX_FILE_BYTES:
+                    raise EdgeLstmError(
+                        f"snapshot {path} is too large", found=f"{count_of(size, 'byte')} unpacked"
+                    )
+                return cls.of(_arrays(parts), str(path))
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, NotImplementedError) as error:
             raise EdgeLstmError(
                 f"{path} is no snapshot", found=str(error).splitlines()[0], expected="an .npz file"
             ) from error
+
+
+def _arrays(parts: zipfile.ZipFile) -> dict[str, Array]:
+    """By name. What np.load gives takes one array for another where a state is called ``h`` and another ``h.npy``."""
+    found: dict[str, Array] = {}
+    for part in parts.infolist():
+        name = part.filename.removesuffix(".npy")
+        if name in found:
+            raise ValueError(f"the entry {name!r} twice")
+        with parts.open(part) as file:
+            array = found[name] = np.lib.format.read_array(file, allow_pickle=False)
+        if array.dtype == bool and array.view(np.uint8).max(initial=0) > 1:
+            raise ValueError(f"the entry {name!r} holds what is neither true nor false")
+    return found
 
 
 def _model(described: Any, where: str) -> str:

@@ -19,6 +19,7 @@ from edgelstm.pipeline import Frame, Inputs, Outputs, Sink
 from edgelstm.pipeline.outputs import handed_on
 from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.pipeline.sources.address import shown
+from edgelstm.runtime.finite import all_finite, can_be_infinite
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Runner
@@ -117,7 +118,7 @@ class Job:
     def _arrived(self, scorer: Callable[[], ForecastScorer], frame: Frame) -> None:
         name = self.stream(frame)
         ready = self.inputs(frame)
-        if not all(np.isfinite(value).all() for value in ready.values()):
+        if not all(all_finite(ready[t.name], t.dtype) for t in self.inputs.specs if can_be_infinite(t.dtype)):
             self.passed.add(name)
             return
         gap = frame.gap is not None or name in self.passed

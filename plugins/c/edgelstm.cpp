@@ -173,11 +173,12 @@ int edgelstm_stream_new(edgelstm_program* program, edgelstm_stream** stream, edg
     auto place = program->streams.insert(made.get()).first;
     try {
       made->row = program->take_row();
+      program->reset(made->row);
     } catch (...) {
+      if (made->row >= 0) program->give_row(made->row);
       program->streams.erase(place);
       throw;
     }
-    program->reset(made->row);
     *stream = made.release();
   });
 }

@@ -104,7 +104,6 @@ class Reader {
       digits();
     }
     value->text.assign(start, now_);
-    value->text.assign(start, now_);
     if (value->kind != Kind::kInteger) return;
     if (now_ - start > 18) {  // more than fits for sure: no size, no index
       value->kind = Kind::kReal;

@@ -79,6 +79,7 @@ Signature read(const Json& json) {
   for (const Json& item : json.at("states").array()) {
     State& state = found.states.emplace_back();
     axes.insert(read_spec(item, &state));
+    if (state.name == "edgelstm.snapshot") refuse("a state called " + state.name + ", under which snapshots say of which model they are");
     state.input = named(item, "input"), state.output = named(item, "output");
     state.initial = read_initial(item.find("initial"), state);
     one(&names, state.name, "state"), one(&taken, state.input, "input"), one(&made, state.output, "state output");

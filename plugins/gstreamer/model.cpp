@@ -202,7 +202,8 @@ void Model::prepare(const std::vector<Shape>& shapes, Element element, double wh
   if (fixed_range_ || !is_picture()) return;
   low_ = 0, high_ = 1;
   undo_.clear();
-  if (is_one_of(output(), {"uint8"}) && !threshold_) {
+  if (threshold_) return;  // marks, not values of frames
+  if (is_one_of(output(), {"uint8"})) {
     high_ = 255;
   } else if (frame_like_ && white > 0 && inverse(all, &undo_)) {
     high_ = float(white);  // a frame, in the units of the source's
@@ -247,7 +248,9 @@ void Model::cast() {
     bool half = is_one_of(spec, {"float16"});
     for (size_t k = 0; k < frame_.size(); k++) {
       uint16_t bits = half ? to_half(frame_[k]) : to_bfloat(frame_[k]);
-      if (half && (bits & 0x7c00) == 0x7c00) throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::to_string(frame_[k]), "numbers of float16", "The state has not moved");
+      uint16_t exponent = half ? 0x7c00 : 0x7f80;  // all of them: infinity
+      if ((bits & exponent) == exponent)
+        throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::to_string(frame_[k]), std::string("numbers of ") + spec.type->name, "The state has not moved");
       memcpy(in_.data() + 2 * k, &bits, 2);
     }
   } else if (is_one_of(spec, {"uint8"})) {

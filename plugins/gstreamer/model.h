@@ -63,7 +63,6 @@ class Model {
   void reset();
   std::string save() const;
   void load(const std::string& snapshot, const std::string& where);
-  void forget_size() { size_.clear(); }
 
  private:
   struct Close {

@@ -359,22 +359,23 @@ bool any_size(const Json* ops) {
 
 bool inverse(const Json* ops, std::vector<Transform>* undo) {
   const std::vector<Json>& all = list(ops);
-  undo->clear();
+  std::vector<Transform> made;
   for (auto op = all.rbegin(); op != all.rend(); ++op) {
     const std::string& name = name_of(*op);
     if (name == "log1p") {
       float scale = number(*op, "scale", 1.0f);
-      undo->push_back(each([scale](float y) { return std::expm1(y / scale); }));
+      made.push_back(each([scale](float y) { return std::expm1(y / scale); }));
     } else if (name == "scale") {
       float factor = number(*op, "factor"), offset = number(*op, "offset", 0.0f);
       if (factor == 0) return false;
-      undo->push_back(each([factor, offset](float y) { return (y - offset) / factor; }));
+      made.push_back(each([factor, offset](float y) { return (y - offset) / factor; }));
     } else if (name == "normalize") {
       std::vector<float> centre = numbers(*op, "mean"), deviation = numbers(*op, "std");
       if (centre.size() != 1 || deviation.size() != 1) return false;
-      undo->push_back(each([m = centre[0], d = deviation[0]](float y) { return y * d + m; }));
+      made.push_back(each([m = centre[0], d = deviation[0]](float y) { return y * d + m; }));
     }
   }
+  *undo = std::move(made);
   return true;
 }
 

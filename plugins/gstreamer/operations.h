@@ -47,7 +47,7 @@ void check_depth(const edgelstm::Json* ops, const std::string& input, double whi
 // Whether what makes pictures smaller comes first: then their size may change while they come.
 bool any_size(const edgelstm::Json* ops);
 
-// The way back to the units of the source. False where there is none.
+// The way back to the units of the source. False, and `undo` stays, where there is none.
 bool inverse(const edgelstm::Json* ops, std::vector<Transform>* undo);
 
 // A number of an operation, as written in JSON.

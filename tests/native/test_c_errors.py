@@ -61,6 +61,9 @@ def test_what_can_not_be_opened_is_one_error_with_what_to_do(lstm: Path, tmp_pat
     no_handle(lambda: Program(lstm, operators=str(library)), c_library.LIBRARY, "operators")
 
 
+RESERVED = {"name": "edgelstm.snapshot", "input": "h", "output": "i", "dtype": "float32", "shape": ["N", 2]}
+
+
 @pytest.mark.parametrize(
     ("change", "match"),
     [
@@ -72,6 +75,7 @@ def test_what_can_not_be_opened_is_one_error_with_what_to_do(lstm: Path, tmp_pat
         ({"inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 0]}]}, "shape"),
         ({"inputs": [{"name": "x", "dtype": "float32", "shape": ["N", 2**31, 2**31]}]}, "shape"),
         ({"outputs": [{"name": "x", "dtype": "float32", "shape": ["N", 3]}]}, "an input and an output"),
+        ({"states": [RESERVED]}, "a state called edgelstm.snapshot"),
         ({"inputs": 3}, "no list"),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgelstm.dtypes import to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import Frame, Inputs, Preprocess, format_ops, inverse, parse_ops, parse_preprocess
@@ -139,6 +140,13 @@ def test_bfloat16_bits_round_to_nearest_even() -> None:
     expected = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
     np.testing.assert_array_equal(apply("", values, 103, dtype="bfloat16")[:100], expected[:100])
     np.testing.assert_array_equal(apply("", values, 103, dtype="bfloat16")[100:], [0x7FC0, 0x7F80, 0x8000])
+
+
+def test_float8_bits_are_of_the_values_not_of_whole_numbers() -> None:
+    found = apply("scale=0.5", np.array([1, 2, 0, 255], np.uint8), 4, dtype="float8e4m3fn")
+    np.testing.assert_array_equal(to_float32(found, "float8e4m3fn"), [0.5, 1, 0, 128])
+    found = apply("", np.array([1, 2, 0, 255], np.uint8), 4, dtype="float8e4m3fn")
+    np.testing.assert_array_equal(to_float32(found, "float8e4m3fn"), [1, 2, 0, 256])
 
 
 def test_one_object_serves_frames_of_several_sizes() -> None:

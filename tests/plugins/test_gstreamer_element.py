@@ -139,6 +139,29 @@ def test_outputs_that_are_frames_come_as_pictures(tmp_path: Path) -> None:
     assert [t["messages"] for t in told] == [[]] * 5
 
 
+def test_marks_are_black_and_white_whatever_was_done_to_the_frames(tmp_path: Path) -> None:
+    """An output of the frame's shape that a threshold makes marks of is no frame: its preprocessing is not undone. Nor is any of it
+    where a part can't be."""
+    grey, colour = pictures(3, 6, 8), pictures(3, 6, 8, 3)
+    scale = "scale=0.00392156862745098;normalize=0.5,0.25"
+    marks = saved(
+        zoo.persistence(1, (1, 6, 8)),
+        tmp_path / "marks.onnx",
+        scale,
+        postprocessing={"forecast": ({"op": "threshold", "value": 0.0},)},
+    )
+    # The logarithm, which comes last, could be undone; what is normalized channel by channel can't.
+    logs = saved(
+        zoo.persistence(1, (3, 6, 8)), tmp_path / "logs.onnx",
+        "channels_first;normalize=0/0/0,255/255/255;log1p",
+    )  # fmt: skip
+    given = [one(marks, GREY, grey), one(logs, RGB, colour)]
+    assert [told["messages"] for told in runs(*given)] == [[], []]
+    assert np.array_equal(result(given[0], "u1", 6, 8), np.where(grey >= 127.5, 255, 0))
+    wanted = np.log1p(colour.astype(np.float32) / 255) * 255
+    assert np.abs(result(given[1], "u1", 6, 24).reshape(3, 6, 8, 3) - wanted).max() <= 0.51
+
+
 def test_where_frames_are_missing_it_does_as_it_is_told(tmp_path: Path) -> None:
     frames = pictures(6, 8, 8)
     model = saved(zoo.conv_lstm(1, size=8), tmp_path / "model.onnx", "scale=0.00392156862745098")

@@ -88,7 +88,7 @@ ENDS = {
 }
 
 
-def step(end: str) -> StepModel:
+def step(end: str, graph: str = GRAPH) -> StepModel:
     """The graph with that end; its weights are random."""
     rng = np.random.default_rng(3)
     weights = {"w": (28, 12), "b": (28,), "v": (7, 3), "d": (3,), "u": (5, 3)}
@@ -96,7 +96,7 @@ def step(end: str) -> StepModel:
         f"float[{','.join(map(str, shape))}] {name} = {{{', '.join(map(str, rng.normal(size=np.prod(shape)).round(3)))}}}, "
         for name, shape in weights.items()
     )
-    return from_text(GRAPH % (values, end), s="s_next")
+    return from_text(graph % (values, end), s="s_next")
 
 
 @pytest.mark.parametrize("end", ENDS)
@@ -105,3 +105,18 @@ def test_a_dense_layer_is_found_and_what_is_none_keeps_its_numbers(end: str) -> 
     assert found.counts["FusedMove"] == 2
     assert found.counts.get("FusedDense", 0) >= 1
     compare(step(ENDS[end]).to_bytes(), found.counts)
+
+
+def test_a_normalisation_is_found_whose_axes_are_an_input() -> None:
+    """As they are from opset 18 on."""
+    end = (
+        "m1 = ReduceMean(m, last) d1 = Sub(m, m1) q = Mul(d1, d1) r = ReduceMean(q, last) a = Add(r, little) t = Sqrt(a) "
+        "p = Div(d1, t) k = Mul(p, d) y = Add(k, d)"
+    )
+    text = GRAPH.replace(
+        "int64[1] one = {1}>", "int64[1] one = {1}, int64[1] last = {-1}, float little = {0.00001}>"
+    )
+    data = step(end, text).to_bytes()
+    found: Any = rewrite(data, 1)
+    assert found.counts["FusedNorm"] == 1
+    compare(data, found.counts)

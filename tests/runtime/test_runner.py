@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 import zoo
+from edgelstm.dtypes import LARGEST, from_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime import Runner
+from stepping import from_text
 
 
 @pytest.fixture
@@ -173,20 +175,50 @@ def test_frames_that_overflow_when_summed_are_finite(path: Path) -> None:
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("size", [3, 100_000])
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float8e4m3fn", "float32", "float64"])
 def test_any_value_that_is_not_finite_is_seen(size: int, dtype: str) -> None:
     from edgelstm.runtime.finite import all_finite
 
-    largest = np.finfo(dtype).max
-    assert all_finite(np.full(size, largest, dtype))
-    assert all_finite(np.full((size, 1), -largest, dtype).T)
-    for value in (np.nan, np.inf, -np.inf):
+    def stored(values: Any) -> Any:
+        return np.asarray(values) if dtype == "float64" else from_float32(values, dtype)
+
+    largest = LARGEST.get(dtype, np.finfo(np.float64).max)
+    assert all_finite(stored(np.full(size, largest)), dtype)
+    assert all_finite(stored(np.full((size, 1), -largest)).T, dtype)
+    for value in (np.nan,) if dtype == "float8e4m3fn" else (np.nan, np.inf, -np.inf):
         for place in (0, size // 2, size - 1):
-            frame = np.zeros(size, dtype)
+            frame = np.zeros(size)
             frame[place] = value
-            assert not all_finite(frame)
+            assert not all_finite(stored(frame), dtype)
             frame[place - 1] = -value
-            assert not all_finite(frame)
+            assert not all_finite(stored(frame), dtype)
+
+
+def test_a_frame_in_bfloat16_is_looked_at_as_any_other(tmp_path: Path) -> None:
+    """Its array is of whole numbers, in which nothing is NaN."""
+    step = from_text(
+        "g (bfloat16[N,2] x, float[N,2] s) => (float[N,2] n) { f = Cast<to=1>(x) n = Add(f, s) }", s="n"
+    )
+    step.save(tmp_path / "model.onnx")
+    bad = from_float32(np.array([1, np.nan]), "bfloat16")
+    for policy, message in (("error", "1 value that is NaN"), ("skip", None), ("zero", None)):
+        with Runner.open(tmp_path / "model.onnx", on_bad_frame=policy) as runner:  # type: ignore[arg-type]
+            stream = runner.stream("s")
+            ways: list[Any] = [lambda s=stream: s.step(bad), lambda r=runner: r.step({"s": bad})]
+            for way in ways:
+                if message is None:
+                    way()
+                else:
+                    with pytest.raises(EdgeLstmError, match=message):
+                        way()
+            if policy == "zero":
+                runner.step_all(bad[None])
+            else:
+                with pytest.raises(EdgeLstmError, match="NaN or infinity in those of s"):
+                    runner.step_all(bad[None])
+            wanted = {"error": [0, 0], "skip": [0, 0], "zero": [3, 0]}[policy]
+            np.testing.assert_array_equal(stream.snapshot()["s"], wanted)
+            assert stream.skipped == (2 if policy == "skip" else 0)
 
 
 def test_policy_skip_and_zero(path: Path) -> None:

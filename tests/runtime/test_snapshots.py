@@ -15,6 +15,7 @@ import edgelstm
 import zoo
 from edgelstm import Runner, Snapshot
 from edgelstm.errors import EdgeLstmError
+from edgelstm.graph.signature import StateSpec
 from edgelstm.runtime.identity import model_identity
 from edgelstm.runtime.snapshot import KEY
 
@@ -120,3 +121,21 @@ def test_weights_in_another_file_count(tmp_path: Path) -> None:
 
 def test_of_one_file_it_is_the_hash_that_checkpoints_and_detectors_had(models: tuple[Path, Path]) -> None:
     assert model_identity(models[0]) == hashlib.sha256(models[0].read_bytes()).hexdigest()
+
+
+def test_states_may_have_any_names(tmp_path: Path) -> None:
+    """Names of np.savez's own arguments, and names that differ by a suffix of files."""
+    for names in (("file", "allow_pickle"), ("h", "h.npy"), ("h.npy", "h"), ("a/b", "../c"), ("a\\b", "é\n")):
+        saved = Snapshot({name: np.full(2, k, np.float32) for k, name in enumerate(names)}, "m")
+        saved.save(tmp_path / "s.npz")
+        found = Snapshot.load(tmp_path / "s.npz")
+        assert list(found) == list(names)
+        assert [value[0] for value in found.values()] == [0, 1]
+    with pytest.raises(EdgeLstmError, match=r"a state called 'edgelstm.snapshot'"):
+        StateSpec(KEY, "a", "b", "float32", ("N", 2))
+
+
+def test_true_and_false_are_all_that_a_bool_holds(tmp_path: Path) -> None:
+    Snapshot({"b": np.array([1, 2], np.uint8).view(bool)}).save(tmp_path / "s.npz")
+    with pytest.raises(EdgeLstmError, match="neither true nor false"):
+        Snapshot.load(tmp_path / "s.npz")

@@ -129,7 +129,7 @@ class Guard:
 
     def _problem(self, spec: StateSpec, stored: Array) -> tuple[str, str] | None:
         values = spec.values(stored)
-        if values.dtype.kind == "f" and not all_finite(values):
+        if values.dtype.kind == "f" and not all_finite(values, str(values.dtype)):
             bad = values.size - int(np.isfinite(values).sum())
             return (
                 "state",

@@ -27,7 +27,7 @@ from edgelstm.pipeline.service.series import Caller, Link, Passage, Place
 from edgelstm.pipeline.service.writer import Writer
 from edgelstm.pipeline.sinks.panels import INPUT
 from edgelstm.pipeline.sources.source import Array, Frame
-from edgelstm.runtime.finite import all_finite
+from edgelstm.runtime.finite import all_finite, can_be_infinite
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -355,8 +355,9 @@ class Member:
             return None
         assert arrays is not None
         finite = True
-        for array in arrays.values():
-            finite = finite and (array.dtype.kind != "f" or all_finite(array))
+        for spec in self._inputs.specs:
+            if can_be_infinite(spec.dtype):
+                finite = finite and all_finite(arrays[spec.name], spec.dtype)
         if not finite:
             self._bad(arrived, frame.missing or "NaN or infinity in the frame", filled)
             return None

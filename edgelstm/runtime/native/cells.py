@@ -46,13 +46,14 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
 
     threads: of the session that will run it. streams: at once, at most; for many, large products are left to ONNX Runtime, which
     is faster at them. lend: whether matrices are lent; else they stay in the file, which is then whole by itself. Only graphs in float32
-    throughout are rewritten: others keep their rounding.
+    throughout are rewritten: others keep their rounding. Nor are those whose weights lie in another file: a session opened from bytes
+    looks for it in the folder it is run from, where another model's may lie under that name.
     """
     try:
         graph = OnnxGraph(data)
     except ValueError:  # ONNX Runtime says what is wrong with it
         return None
-    if any(node.nested for node in graph.nodes) or not _in_float32(graph):
+    if any(node.nested for node in graph.nodes) or not _in_float32(graph) or graph.has_external_weights():
         return None
     links = Links(graph, None if streams <= FEW_STREAMS else SMALL)
     made: dict[str, int] = {}

@@ -92,7 +92,7 @@ def prepare(
         if wanted:
             raise EdgeLstmError(
                 f"{'model' if isinstance(model, bytes) else model} has nothing that our operators compute",
-                expected="LSTM or GRU cells, or FusedGates, in float32",
+                expected="LSTM or GRU cells, or FusedGates, in float32, with the weights in the model's file",
             )
         return None
     return Native(rewritten.data, rewritten.counts, library, rewritten.matrices)

@@ -164,6 +164,8 @@ class Shapes:
         if node.domain == "edgelstm":
             place = next((k for name, k in _CELLS.items() if node.op.startswith(name)), None)
             return None if place is None else self.known.get(node.inputs[place])
+        if node.op == "ReduceMean":
+            return self._reduced(node)
         shapes = [self.known.get(name) for name in node.inputs[:2]]
         if node.domain or not shapes or any(shape is None for shape in shapes):
             return None
@@ -176,12 +178,17 @@ class Shapes:
             return (*x[:-1], rest[0][1])
         if node.op == "Gemm" and not node.attributes.get("transA", 0):
             return x[0], rest[0][0 if node.attributes.get("transB", 0) else 1]
-        if node.op == "ReduceMean" and node.attributes.get("keepdims", 1) == 1:
-            axes = self.reduced_axes(node)
-            return None if axes is None else tuple(1 if k in axes else d for k, d in enumerate(x))
         if node.op == "Conv" and math.prod(rest[0][2:]) == 1 and self._plain(node):
             return (x[0], rest[0][0], *x[2:])
         return None
+
+    def _reduced(self, node: Node) -> Shape | None:
+        """Of a ReduceMean whose axes stay as axes of 1. They are an attribute, or from opset 18 an input, which is no float."""
+        x = self.known.get(node.inputs[0])
+        if node.domain or x is None or node.attributes.get("keepdims", 1) != 1:
+            return None
+        axes = self.reduced_axes(node)
+        return None if axes is None else tuple(1 if k in axes else d for k, d in enumerate(x))
 
     @staticmethod
     def _plain(conv: Node) -> bool:

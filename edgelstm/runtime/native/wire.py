@@ -30,11 +30,13 @@ Attribute = int | float | str | list[int] | None
 
 @dataclass(frozen=True)
 class Tensor:
-    """An initialiser. ``raw``: its bytes as ONNX has them, little-endian; None where they lie elsewhere."""
+    """An initialiser. ``raw``: its bytes as ONNX has them, little-endian; None where they are stored in another way. elsewhere: in
+    another file."""
 
     dims: tuple[int, ...]
     dtype: int
     raw: memoryview | None
+    elsewhere: bool = False
 
     def floats(self) -> Array | None:
         """Its values; None if it is no complete float32 tensor."""
@@ -107,6 +109,10 @@ class OnnxGraph:
         self.input_shapes = {_name(value): _dims(value) for value in self._all(_INPUT)}
         self.outputs = {_name(value) for value in self._all(12)}
         self._made: list[bytes] = []
+
+    def has_external_weights(self) -> bool:
+        """Whether some initialiser lies in another file."""
+        return any(tensor.elsewhere for tensor in self.tensors.values())
 
     def opset(self, domain: str) -> int | None:
         """The version of a domain that the file imports."""
@@ -259,7 +265,8 @@ def _tensor(data: int | memoryview) -> tuple[str, Tensor]:
             elsewhere = elsewhere or value != 0
     if small and raw is None and dtype == INT8 and all(-128 <= n <= 127 for n in small):
         raw = memoryview(np.array(small, np.int8).tobytes())
-    return name, Tensor(tuple(dims), dtype, None if elsewhere or min(dims, default=0) < 0 else raw)
+    whole = not elsewhere and min(dims, default=0) >= 0
+    return name, Tensor(tuple(dims), dtype, raw if whole else None, elsewhere)
 
 
 def _typed(data: memoryview) -> tuple[str, int]:
