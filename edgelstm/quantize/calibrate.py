@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.dtypes import np_dtype
+from edgelstm.dtypes import CODED, np_dtype
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.gates import GateVariant, is_fused_gates
 from edgelstm.graph.step import StepModel
@@ -268,7 +268,7 @@ class _Watch:
         self.inputs = {
             t.name: _Extremes(len(t.frame_shape) == (1 if step.signature.window is None else 2))
             for t in step.signature.inputs
-            if t.dtype not in ("bfloat16", "float8e4m3fn")
+            if t.dtype not in CODED
         }
         self._gates = _gates(step)
         #: Frames a call takes.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.dtypes import from_float32, np_dtype, to_float32
+from edgelstm.dtypes import CODED, from_float32, np_dtype, to_float32
 from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
@@ -152,7 +152,7 @@ def _worth(signature: Signature, output: TensorSpec) -> Callable[[Array], Array]
     for spec in signature.states:
         if spec.output == output.name and spec.is_coded:
             return spec.values
-    if output.dtype in ("bfloat16", "float8e4m3fn"):
+    if output.dtype in CODED:
         # What computes in float64 gives its results unrounded, whatever the graph stores them in.
         return lambda stored: stored if stored.dtype == np.float64 else to_float32(stored, output.dtype)
     return np.copy

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from edgelstm.dtypes import from_float32, np_dtype
+from edgelstm.dtypes import CODED, from_float32, np_dtype
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.runtime.frames import unmasked
@@ -48,7 +48,7 @@ class Draw:
         kind = np_dtype(spec.dtype)
         if kind.kind == "f":
             return self.make(rng, shape).astype(kind)
-        if spec.dtype in ("bfloat16", "float8e4m3fn"):
+        if spec.dtype in CODED:
             return from_float32(self.make(rng, shape).astype(np.float32), spec.dtype)
         return rng.integers(0, self.limits.get(spec.name, 2), shape).astype(kind)
 

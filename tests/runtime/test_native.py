@@ -469,10 +469,7 @@ def test_the_file_name_is_the_one_that_is_built(library: Path) -> None:
     found = module.read_native_library(library)
     assert library.name == FILE_NAME
     found.check()
-<<<<<<< HEAD
     assert found.instructions() in ("avx512vnni", "avx512", "avx2", "portable", "neondot", "neon")
-=======
-    assert found.instructions() in ("avx512", "avx2", "portable", "neon")
 
 
 def test_weights_in_another_file_are_left_to_onnx_runtime(
@@ -496,4 +493,3 @@ def test_weights_in_another_file_are_left_to_onnx_runtime(
             assert runner.stream("s").step(frame)[name].tobytes() == value.tobytes()
     with pytest.raises(EdgeLstmError, match="weights in the model's file"):
         native_library.opened(models[0], library, native=True)
->>>>>>> ba86e38 (What a bfloat16 frame holds is looked at; weights in another file are left to ONNX Runtime; snapshots of states with any names; marks of the element are no frames)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from edgelstm.dtypes import DTYPES, np_dtype
+from edgelstm.dtypes import CODED, DTYPES, np_dtype
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.frontends.onnx.file import STREAM_AXIS
 from edgelstm.graph.signature import Dim, Signature, TensorSpec
@@ -289,7 +289,7 @@ def _fix_values(
 def fixed_value(where: str, name: str, dtype: str, number: int | float | bool) -> Array:
     """``number`` as a scalar of ``dtype``; EdgeLstmError where it does not fit."""
     kind = np_dtype(dtype)
-    good = dtype not in ("bfloat16", "float8e4m3fn")
+    good = dtype not in CODED
     if good and kind.kind in "iu":
         limits = np.iinfo(kind)
         good = (isinstance(number, int) or number.is_integer()) and limits.min <= number <= limits.max

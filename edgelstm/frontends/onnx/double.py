@@ -12,7 +12,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from edgelstm.dtypes import to_float32
+from edgelstm.dtypes import CODED, to_float32
 from edgelstm.graph.step import StepModel
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
@@ -94,7 +94,7 @@ class Evaluator:
 
 def widened(value: Array, dtype: str = "") -> Array:
     """``value`` in float64 where it is a float."""
-    if dtype in ("bfloat16", "float8e4m3fn"):
+    if dtype in CODED:
         value = to_float32(value, dtype)
     return value.astype(np.float64) if value.dtype.kind == "f" else value
 

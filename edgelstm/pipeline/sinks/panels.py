@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgelstm.dtypes import to_float32
+from edgelstm.dtypes import CODED, to_float32
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.sinks.colours import COLOURS, NAMES, RAIN_UNIT, Scale, coloured
@@ -193,7 +193,7 @@ def image_outputs(signature: Signature, view: View) -> list[TensorSpec]:
 
 def as_float(array: Array, dtype: str) -> Array:
     """``array`` as float32; float64 stays, whole numbers that float32 would round become it, raw bits (bfloat16, float8) are decoded."""
-    if dtype in ("bfloat16", "float8e4m3fn"):
+    if dtype in CODED:
         return to_float32(array, dtype)
     if array.dtype.kind in "iu" and array.dtype.itemsize > 2:
         return array.astype(np.float64)

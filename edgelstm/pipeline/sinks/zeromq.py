@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from edgelstm.dtypes import CODED
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.sinks.delivery import shared, stream_name
@@ -22,8 +23,6 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Messages that wait for each subscriber; a slower one misses some. ZeroMQ's own 1000 would be gigabytes of large maps.
 WAITING = 32
-#: What NumPy has no type for goes as float32.
-CODED = ("bfloat16", "float8e4m3fn")
 #: Milliseconds that these have at the end.
 LINGER = 500
 
