@@ -176,19 +176,25 @@ INLINE Fraction cell(bool relu, vf x) { return relu ? Fraction{at_least(x, 0), s
 // gate * state
 INLINE vf keep(const Gate& g, vf state) { return g.top * state / g.bottom; }
 
-// z: i, f, g, o, or i, g, o where f = 1 - i.
-INLINE void finish(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, vf p_f, vf p_o, vf* h, vf* c_out) {
+// The new c. z: i, f, g, o, or i, g, o where f = 1 - i.
+INLINE vf next_cell(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, vf p_f) {
   const vf* rest = z + (v.coupled ? 1 : 2);
   Gate i = gate(v, peephole ? z[0] + p_i * c : z[0]);
   Fraction g = cell(v.candidate_relu, rest[0]);
   // The old state keeps a division of its own: multiplied by the other denominators, a huge one would become infinite.
   vf kept = v.coupled ? i.rest * c / i.bottom : keep(gate(v, peephole ? z[1] + p_f * c : z[1]), c);
   vf next = kept + (i.top * g.top) / (i.bottom * g.bottom);
-  if (v.cell_clip != 0) next = at_most(at_least(next, -v.cell_clip), v.cell_clip);
-  Gate o = gate(v, peephole ? rest[1] + p_o * next : rest[1]);
+  return v.cell_clip != 0 ? at_most(at_least(next, -v.cell_clip), v.cell_clip) : next;
+}
+// The new h. z: o's.
+INLINE vf shown(const Variant& v, vf z, vf next, bool peephole, vf p_o) {
+  Gate o = gate(v, peephole ? z + p_o * next : z);
   Fraction a = cell(v.output_relu, next);
-  *h = (o.top * a.top) / (o.bottom * a.bottom);
-  *c_out = next;
+  return (o.top * a.top) / (o.bottom * a.bottom);
+}
+INLINE void finish(const Variant& v, const vf* z, vf c, bool peephole, vf p_i, vf p_f, vf p_o, vf* h, vf* c_out) {
+  *c_out = next_cell(v, z, c, peephole, p_i, p_f);
+  *h = shown(v, z[v.coupled ? 2 : 3], *c_out, peephole, p_o);
 }
 
 // n + z (old - n)
@@ -477,52 +483,7 @@ void gru_candidate(const GruStep& s, int64_t first, int64_t last) {
   }
 }
 
-template <class Z>
-INLINE void gates_of(const GatesStep& s, const Z* all, int64_t first, int64_t last) {
-  const Variant& v = s.variant;
-  const int64_t count = v.gates(), size = s.size;
-  const float* p[3] = {s.p_i, s.p_f, s.p_o};
-  const bool peephole = p[0] != nullptr;
-  for (int64_t map = first; map < last; map++) {
-    int64_t row = map / s.channels, channel = map % s.channels;
-    const Z* z = all + (row * count * s.channels + channel) * size;
-    auto some = [&](int64_t k, int64_t left) __attribute__((always_inline)) {
-      int64_t at = map * size + k;
-      vf parts[4], peepholes[3] = {};
-      for (int64_t g = 0; g < count; g++) {
-        const Z* from = z + g * s.channels * size + k;
-        if constexpr (sizeof(Z) == 1) {
-          parts[g] = (decode(from, left) - s.zero[g]) * s.scale[g];
-        } else {
-          parts[g] = load(from, left);
-        }
-      }
-      for (int j = 0; peephole && j < 3; j++)
-        if (p[j] != nullptr) {
-          const float* values = p[j] + channel * s.p_channel[j];
-          peepholes[j] = s.p_place[j] ? load(values + k, left) : splat(*values);
-        }
-      vf h, c;
-      finish(v, parts, load(s.c + at, left), peephole, peepholes[0], peepholes[1], peepholes[2], &h, &c);
-      store(s.h_out + at, h, left);
-      store(s.c_out + at, c, left);
-    };
-    int64_t k = 0;
-    for (; k + L <= size; k += L) some(k, L);
-    if (k < size) some(k, size - k);
-  }
-}
-
-void gates(const GatesStep& s, int64_t first, int64_t last) {
-  if (s.codes == Codes::kInt8) {
-    gates_of(s, static_cast<const int8_t*>(s.z), first, last);
-  } else if (s.codes == Codes::kUint8) {
-    gates_of(s, static_cast<const uint8_t*>(s.z), first, last);
-  } else {
-    gates_of(s, static_cast<const float*>(s.z), first, last);
-  }
-}
-
+#include "gates_kernels.h"
 #include "around_kernels.h"
 
 void activate(int kind, const float* x, float* y, int64_t count) {

@@ -59,18 +59,28 @@ struct GruStep {
 // What pre-activations come as: numbers, or codes worth (z - zero) * scale.
 enum class Codes { kNone, kInt8, kUint8 };
 
-// FusedGates over [rows, gates * channels, size] pre-activations. A peephole's value for (channel, place) is at
-// channel * p_channel + place * p_place.
+// How far apart a constant's values lie, from channel to channel and from place to place: its value for both is at channel * channel's
+// step + place * place's, which is 0 or 1.
+struct Steps {
+  int64_t channel, place;
+};
+
+// FusedGates over [rows, gates * channels, size] pre-activations.
 struct GatesStep {
   Variant variant;
   const float *p_i, *p_f, *p_o;
-  int64_t p_channel[3], p_place[3];
+  Steps p_steps[3];
   int64_t rows, channels, size;
   Codes codes;
   float scale[4], zero[4];  // by gate
   const void* z;
   const float* c;
-  float *h_out, *c_out;
+  float *h_out, *c_out;  // h_out may be null where codes are made of h
+  // QuantizeLinear(h * h_factor), as bytes. h_factor null: of h.
+  Codes made;
+  const float *h_factor, *h_scale, *h_zero;
+  Steps factor_steps, code_steps;
+  void* codes_out;
 };
 
 // y = activation(W x + b) * factor: a dense layer. activation: 0 none, 1 sigmoid, 2 tanh, 3 relu.

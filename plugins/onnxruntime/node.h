@@ -70,10 +70,11 @@ struct Context {
   size_t shape(size_t input, int64_t* dims, size_t most) const;
   // A matrix that has to have that size. `what` names it in the message.
   const float* matrix(size_t input, int64_t rows, int64_t columns, const char* what) const;
+  // Null for one that the node does not have.
   float* output(size_t index, const int64_t* dims, size_t rank) const {
     ort::Value* found = nullptr;
     check(api().KernelContext_GetOutput(context, index, dims, rank, &found));
-    return const_cast<float*>(data(found));
+    return found == nullptr ? nullptr : const_cast<float*>(data(found));
   }
   // Calls work(part) for each of `parts`, on ONNX Runtime's own threads.
   template <class Work>

@@ -1,11 +1,12 @@
-// The operators: FusedLSTMCell, FusedGRUCell, both with I8 (weights in int8) and BF16 (in bfloat16) behind their names; FusedGates,
-// FusedGatesI8, FusedGatesU8 (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
+// The operators: FusedLSTMCell, FusedGRUCell, both with I8 (weights in int8) and BF16 (in bfloat16) behind their names; FusedGates
+// and its relatives (gates.h) (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <mutex>
 
 #include "around.h"
+#include "gates.h"
 #include "instructions.h"
 #include "look.h"
 #include "node.h"
@@ -26,8 +27,6 @@ const ort::Api* the_api = nullptr;
 
 // Multiplications above which a step is worth waking ONNX Runtime's other threads: some 5 us of one core.
 constexpr int64_t kWorthSharing = 1 << 17;
-// Numbers that a core's nearest caches hold together with what they are made of.
-constexpr int64_t kNear = 2048;
 
 // The same kernels, with products of int8 codes by bytes.
 Kernels with(const Dot& dot, Kernels kernels) {
@@ -276,103 +275,21 @@ class GruCell {
   int64_t threads_;
 };
 
-// h, c_out from z [N, gates * C, *spatial] and c [N, C, *spatial]; p_i, p_f, p_o broadcastable to [C, *spatial]. FusedGatesI8 and
-// FusedGatesU8 take codes, worth (z - zero_point) * scale: scale and zero_point [gates], constants, after the peepholes.
-template <Codes kCodes>
-class Gates {
- public:
-  static constexpr const char* kName = kCodes == Codes::kNone ? "FusedGates" : kCodes == Codes::kInt8 ? "FusedGatesI8" : "FusedGatesU8";
-  static constexpr bool kCoded = kCodes != Codes::kNone;
-  static constexpr size_t kInputs = kCoded ? 7 : 5, kOutputs = 2, kMostAxes = 8;
-  static constexpr int kCode = kCodes == Codes::kInt8 ? ort::kInt8 : ort::kUint8;
-  static bool optional(size_t k) { return k >= 2 && k < 5; }
-  static int type(size_t k) { return kCoded && (k == 0 || k == 6) ? kCode : ort::kFloat; }
-
-  explicit Gates(const Info& info) : variant_(info.variant()), threads_(info.integer("threads", 1)) {
-    peephole_ = info.integer("peephole", 0) != 0;
-    if constexpr (kCoded) {
-      Tensor scale = info.constant(5), zero = info.constant(6);
-      int64_t gates = variant_.gates();
-      if (scale.data == nullptr || zero.data == nullptr || scale.count() != gates || zero.count() != gates)
-        refuse(kName, "scale and zero point have to be constants, one for each gate");
-      for (int64_t g = 0; g < gates; g++) {
-        scale_[g] = scale.data[g];
-        zero_[g] = kCodes == Codes::kInt8 ? reinterpret_cast<const int8_t*>(zero.data)[g] : reinterpret_cast<const uint8_t*>(zero.data)[g];
-      }
-    }
-  }
-
-  void run(const Context& context) const {
-    int64_t z[kMostAxes], c[kMostAxes];
-    size_t rank = context.shape(1, c, kMostAxes);
-    if (rank < 2 || rank > kMostAxes || context.shape(0, z, kMostAxes) != rank) refuse(kName, "z and c need as many axes, 2 to 8");
-    GatesStep s{};
-    s.variant = variant_, s.codes = kCodes;
-    for (int g = 0; g < 4; g++) s.scale[g] = scale_[g], s.zero[g] = zero_[g];
-    s.rows = c[0], s.channels = c[1], s.size = 1;
-    bool fits = z[0] == c[0] && z[1] == variant_.gates() * c[1];
-    for (size_t k = 2; k < rank; k++) s.size *= c[k], fits = fits && z[k] == c[k];
-    if (!fits) refuse(kName, "z is " + text(Shape(z, z + rank)) + " and c " + text(Shape(c, c + rank)));
-    s.h_out = context.output(0, c, rank), s.c_out = context.output(1, c, rank);
-    s.z = context.data(context.value(0)), s.c = context.data(context.value(1));
-    const float** p[] = {&s.p_i, &s.p_f, &s.p_o};
-    for (int k = 0; peephole_ && k < 3; k++) {
-      if (k == 1 && variant_.coupled) continue;
-      int64_t dims[kMostAxes];
-      size_t axes = context.shape(2 + k, dims, kMostAxes);
-      *p[k] = context.data(context.value(2 + k));
-      spread(dims, axes, c + 1, rank - 1, &s.p_channel[k], &s.p_place[k]);
-    }
-    if (s.size == 1) {  // the channels take the maps' place: they lie side by side
-      s.size = s.channels, s.channels = 1;
-      for (int k = 0; k < 3; k++) s.p_place[k] = s.p_channel[k], s.p_channel[k] = 0;
-    }
-    int64_t maps = s.rows * s.channels;
-    bool shared = threads_ > 1 && maps * s.size > kWorthSharing / 16;
-    int64_t threads = shared ? threads_ : 1, size = s.size;
-    Piece* looked[] = {piece(s.h_out, maps * size), piece(s.c_out, maps * size)};
-    if (looked[0] == nullptr && looked[1] == nullptr)
-      return context.share(maps, threads, [&s](int64_t a, int64_t b) { kernels().gates(s, a, b); });
-    // So few maps at once that they are still in the nearest caches when they are looked at.
-    int64_t some = size < kNear ? kNear / size : 1;
-    context.share(maps, threads, [&](int64_t a, int64_t b) {
-      for (int64_t first = a; first < b; first += some) {
-        int64_t last = first + some < b ? first + some : b;
-        kernels().gates(s, first, last);
-        for (Piece* each : looked)
-          if (each != nullptr) each->look(first * size, last * size);
-      }
-    });
-  }
-
- private:
-  // Steps from channel to channel and from place to place of a peephole [dims] broadcast to [C, *spatial].
-  static void spread(const int64_t* dims, size_t axes, const int64_t* target, size_t rank, int64_t* channel, int64_t* place) {
-    bool whole = true, one = true, fits = axes <= rank;
-    for (size_t k = 0; fits && k < rank; k++) {
-      int64_t d = k + axes < rank ? 1 : dims[k + axes - rank];
-      fits = d == 1 || d == target[k];
-      if (k == 0) continue;
-      if (d != target[k]) whole = false;
-      if (d != 1) one = false;
-    }
-    if (!fits || !(whole || one)) refuse(kName, "a peephole is " + text(Shape(dims, dims + axes)) + ", which does not go with c");
-    int64_t size = 1;
-    for (size_t k = 1; k < rank; k++) size *= target[k];
-    bool channels = axes == rank && dims[0] != 1;
-    *place = one && !(whole && size > 1) ? 0 : 1;
-    *channel = channels ? (*place ? size : 1) : 0;
-  }
-
-  Variant variant_;
-  int64_t threads_;
-  bool peephole_;
-  float scale_[4] = {}, zero_[4] = {};
-};
-
 ort::Status* failed(const std::exception& error) {
   bool argument = dynamic_cast<const std::invalid_argument*>(&error) != nullptr;
   return api().CreateStatus(argument ? ort::Code::kInvalidArgument : ort::Code::kFail, error.what());
+}
+
+// Outputs are floats and all there, but those of the gates and of FusedMove.
+template <class Op>
+int output_type(size_t k) {
+  if constexpr (IsGates<Op>::value) return Op::output_type(k);
+  return ort::kFloat;
+}
+template <class Op>
+bool output_optional(size_t k) {
+  if constexpr (IsGates<Op>::value) return Op::kQuantises && k == 0;
+  return k > 0 && Op::kOutputs > 2;
 }
 
 template <class Op>
@@ -383,14 +300,14 @@ const ort::CustomOp* definition() {
     o.GetName = [](const ort::CustomOp*) { return Op::kName; };
     o.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };
     o.GetInputType = [](const ort::CustomOp*, size_t k) { return Op::type(k); };
-    o.GetOutputType = [](const ort::CustomOp*, size_t) { return ort::kFloat; };
+    o.GetOutputType = [](const ort::CustomOp*, size_t k) { return output_type<Op>(k); };
     o.GetInputTypeCount = [](const ort::CustomOp*) { return Op::kInputs; };
     o.GetOutputTypeCount = [](const ort::CustomOp*) { return Op::kOutputs; };
     o.GetInputCharacteristic = [](const ort::CustomOp*, size_t k) {
       return Op::optional(k) ? ort::Presence::kOptional : ort::Presence::kRequired;
     };
     o.GetOutputCharacteristic = [](const ort::CustomOp*, size_t k) {
-      return k > 0 && Op::kOutputs > 2 ? ort::Presence::kOptional : ort::Presence::kRequired;  // FusedMove
+      return output_optional<Op>(k) ? ort::Presence::kOptional : ort::Presence::kRequired;
     };
     o.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };
     o.CreateKernelV2 = [](const ort::CustomOp*, const void*, const ort::KernelInfo* info, void** kernel) -> ort::Status* {
@@ -431,6 +348,9 @@ ort::Status* add_operators(ort::SessionOptions* options) {
                                     definition<LstmCell<Weights::kBfloat16>>(), definition<GruCell<Weights::kFloat>>(),
                                     definition<GruCell<Weights::kInt8>>(), definition<GruCell<Weights::kBfloat16>>(),
                                     definition<Gates<Codes::kNone>>(), definition<Gates<Codes::kInt8>>(), definition<Gates<Codes::kUint8>>(),
+                                    definition<Gates<Codes::kNone, Codes::kInt8>>(), definition<Gates<Codes::kNone, Codes::kUint8>>(),
+                                    definition<Gates<Codes::kInt8, Codes::kInt8>>(), definition<Gates<Codes::kInt8, Codes::kUint8>>(),
+                                    definition<Gates<Codes::kUint8, Codes::kInt8>>(), definition<Gates<Codes::kUint8, Codes::kUint8>>(),
                                     definition<Dense>(), definition<Norm>(), definition<Move>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;
     domain = made;

@@ -213,7 +213,7 @@ def test_streams_give_the_same_with_our_operators(
 def test_gates_after_a_quantised_convolution_read_its_codes(library: Path) -> None:
     step = zoo.conv_lstm(2, 3, 7)
     quantised = quantize(step, calibrated(step), weights=all_weights(step))
-    assert counts(quantised) == {"FusedGatesU8": 1}
+    assert counts(quantised) == {"FusedGatesU8QuantizeLinearU8": 1}
     frames = [np.float32(np.sin(k + np.arange(2 * 7 * 7))).reshape(2, 7, 7) for k in range(5)]
     native = native_library.opened(quantised.to_bytes(), library, threads=1)
     assert native.native is not None

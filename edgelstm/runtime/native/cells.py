@@ -1,7 +1,7 @@
 """Where whole LSTM cells and gates stand in a step graph, and the one node each becomes.
 
     Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell; also Gemm(h) + what does not depend on h, as windows have it
-    FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in
+    FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in; see codes.py where they come out
     the equations of a GRU                   FusedGRUCell (see gru.py)
 
 with I8 or BF16 behind a cell's name where its weights are int8 behind DequantizeLinear, or bfloat16 behind Cast;
@@ -18,6 +18,7 @@ from itertools import permutations
 import numpy as np
 
 from edgelstm.runtime.native.around import drop_unused, fuse_around
+from edgelstm.runtime.native.codes import fold_codes
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
@@ -56,7 +57,7 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
     if any(node.nested for node in graph.nodes) or not _in_float32(graph) or graph.has_external_weights():
         return None
     links = Links(graph, None if streams <= FEW_STREAMS else SMALL)
-    made: dict[str, int] = {}
+    found = False
     for node in list(graph.nodes):
         new = _gates(links, node) or find_gru(links, node)
         if new is None:
@@ -64,13 +65,15 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
         if threads > 1:
             new.attributes["threads"] = threads
         graph.nodes[graph.nodes.index(node)] = new
-        made[new.op] = made.get(new.op, 0) + 1
-    if not made:
+        found = True
+    if not found:
         return None
+    fold_codes(links)
     drop_unused(graph)
     fuse_around(links)
+    made: dict[str, int] = {}
     for node in graph.nodes:
-        if node.domain == DOMAIN and node.op in _AROUND:
+        if node.domain == DOMAIN and node.op.startswith("Fused") and not node.op.startswith(PREFIX):
             made[node.op] = made.get(node.op, 0) + 1
             if threads > 1 and node.op == "FusedDense":
                 node.attributes["threads"] = threads
@@ -84,7 +87,6 @@ _LENT = {f"FusedLSTMCell{kind}": (("lent", 3),) for kind in ("", "I8", "BF16")} 
     f"FusedGRUCell{kind}": (("lent_w", 2), ("lent_r", 3)) for kind in ("", "I8", "BF16")
 }
 _LENT["FusedDense"] = (("lent", 1),)
-_AROUND = ("FusedDense", "FusedNorm", "FusedMove")
 
 
 def _keep_matrices(graph: OnnxGraph, links: Links) -> None:

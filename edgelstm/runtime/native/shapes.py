@@ -154,7 +154,8 @@ class Shapes:
                     if name:
                         self._views[name], self.known[name] = array, array.shape
             elif (shape := self._shape(node)) is not None:
-                self.known |= {name: shape for name in node.outputs if name}
+                # The third of gates are codes.
+                self.known |= {name: shape for name in node.outputs[:2] if name}
             else:
                 self.known |= {name: given[name] for name in node.outputs if name in given}
         except (ValueError, IndexError, TypeError):  # no graph that ONNX Runtime would take: it says so

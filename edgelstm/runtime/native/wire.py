@@ -16,7 +16,7 @@ import numpy as np
 
 from edgelstm.runtime.protocol import Array
 
-FLOAT, INT8, INT64, BFLOAT16 = 1, 3, 7, 16  # of TensorProto
+FLOAT, UINT8, INT8, INT64, BFLOAT16 = 1, 2, 3, 7, 16  # of TensorProto
 #: TensorProto's numbers of all floating-point types; 17 and above: 8 bits and fewer.
 FLOATS = frozenset({1, 10, 11, 16, *range(17, 21), 23, 24})
 
