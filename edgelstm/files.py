@@ -7,9 +7,11 @@ import hashlib
 import os
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from edgelstm.errors import EdgeLstmError, count_of
 
@@ -81,6 +83,16 @@ def atomic_path(path: PathLike) -> Iterator[Path]:
     finally:
         temporary.unlink(missing_ok=True)
         _unfinished.pop(temporary, None)
+
+
+def file_name(name: str) -> str:
+    """A stream's name as part of a file's, and no other stream's: ``north``, ``pumps=a`` of ``pumps:a``, the rest percent-encoded."""
+    return quote(name, safe="").replace("%3A", "=", 1)
+
+
+def one_file(path: PathLike) -> str:
+    """The same for paths that are one file on any disk: many tell no case apart, some no way to write an accent."""
+    return unicodedata.normalize("NFC", os.path.normpath(path)).casefold()
 
 
 def without_drive(spec: str) -> str:

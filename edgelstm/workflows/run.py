@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of, some
-from edgelstm.files import PathLike, refuse_overwrite
+from edgelstm.files import PathLike, one_file, refuse_overwrite
 from edgelstm.renamed import renamed
 from edgelstm.runtime.frames import BadFrame
 from edgelstm.runtime.outside import OutsideRange
@@ -186,7 +186,14 @@ def run(
             for made in outputs:
                 made.check_hop(parts[name][2])
             if output is not None:
-                report.outs[name] = out_path(str(output), name, len(sources) > 1)
+                path = out_path(str(output), name, len(sources) > 1)
+                if path != "-" and one_file(path) in map(one_file, report.outs.values()):
+                    raise EdgeLstmError(
+                        f"output {path}",
+                        found="that on many disks another stream's is the same file",
+                        expected="names of streams that differ in more than case",
+                    )
+                report.outs[name] = path
                 refuse_overwrite(report.outs[name], (model, *then, *specs.values()))
                 sink = stack.enter_context(
                     open_sink(

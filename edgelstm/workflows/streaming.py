@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -356,6 +357,9 @@ def _spec(source: object) -> str:
 
 def out_path(out: str, name: str, several: bool) -> str:
     """The path of one stream's outputs: ``{stream}`` in ``out`` is its name; without it, several get it before the suffix."""
+    is_part = "{stream}" in out or (several and out != "-")
+    if is_part and (re.search(r"[/\\\0]", name) or name in (".", "..")):
+        raise EdgeLstmError(f"a file for stream {name!r}", expected="a name without / in it")
     if "{stream}" in out:
         return out.replace("{stream}", name)
     if not several or out == "-":

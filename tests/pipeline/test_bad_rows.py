@@ -182,6 +182,12 @@ def test_a_message_that_can_not_be_read_is_one_bad_frame(folder: Path) -> None:
         open_source(f"{folder}/x.mcap:topic=/x:field=w")
     with pytest.raises(EdgeLstmError, match="once its recorder has closed it"):
         open_source(f"{folder}/x.mcap:topic=/x:field=v", follow=True)
+    bag = folder / "bag"
+    bag.mkdir()
+    for name in ("bag_0.mcap", "metadata.yaml"):
+        (bag / name).touch()
+    with pytest.raises(EdgeLstmError, match="once its recorder has closed it"):
+        open_source(str(bag), follow=True)
 
 
 def test_a_lone_stream_has_one_name_in_every_table(folder: Path) -> None:

@@ -10,6 +10,7 @@ from urllib.parse import unquote
 
 from pydantic import Field
 
+from edgelstm.files import one_file
 from edgelstm.pipeline.outputs import Units
 from edgelstm.pipeline.service.config_sinks import (
     AlarmSection,
@@ -25,7 +26,7 @@ from edgelstm.pipeline.service.config_sinks import (
 from edgelstm.pipeline.service.policies import GAP, Bad, Late, Loss, Overload
 from edgelstm.pipeline.service.redact import SECRET, hidden
 from edgelstm.pipeline.service.writer import SinkOverload
-from edgelstm.pipeline.sinks import Options, is_address
+from edgelstm.pipeline.sinks import Options, is_address, shown
 from edgelstm.pipeline.sources import Source, streams_named
 
 HTTP = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}$"
@@ -324,10 +325,12 @@ def cross_check(config: Config) -> Wrong | None:
         for sink, options in stream.targets:
             if (found := wrong_sink(sink, options)) is not None:
                 return (*where, "sink"), *found
-            path = sink.replace("{stream}", name)
-            if path != "-" and not is_address(path) and path in taken:
-                return (*where, "sink"), f"{path}, which stream {taken[path]} writes", "a path of its own"
-            taken[path] = name
+            path = _place(sink, name)
+            if path is not None and path in taken:
+                whose = f"{sink.replace('{stream}', name)}, which stream {taken[path]} writes"
+                return (*where, "sink"), whose, "a path of its own, that differs in more than case"
+            if path is not None:
+                taken[path] = name
     for name, stream in config.streams.items():
         for alarm, section in stream.alarms.items():
             at = ("streams", name, "alarms", alarm)
@@ -335,10 +338,21 @@ def cross_check(config: Config) -> Wrong | None:
                 key, *words = wrong
                 return (*at, key), words[0], words[1]
             for sink, _ in section.targets:
-                path = sink.replace("{stream}", name).replace("{alarm}", alarm)
-                if path != "-" and not is_address(path) and path in taken:
-                    return (*at, "sink"), f"{path}, where outputs of {taken[path]} go", "another path"
+                path = _place(sink.replace("{alarm}", alarm), name)
+                if path is not None and path in taken:
+                    whose = f"{shown(sink)}, where outputs of {taken[path]} go"
+                    return (*at, "sink"), whose, "another path, that differs in more than case"
     return None
+
+
+def _place(sink: str, stream: str) -> str | None:
+    """What two streams may not share: a file, which on many disks is the same in other letters, or the address of a picture; None for what they may."""
+    path = sink.replace("{stream}", stream)
+    if is_address(path):
+        scheme, _, rest = path.partition("://")
+        is_picture = scheme.lower() in ("mjpeg", "rtsp") and rest.partition("/")[2]
+        return path if is_picture else None
+    return None if path == "-" else one_file(path)
 
 
 def _wrong_series(config: Config) -> Wrong | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import PathLike, atomic_path
+from edgelstm.files import PathLike, atomic_path, file_name
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import nbytes
 from edgelstm.pipeline.sources.source import Array, Frame
@@ -116,7 +116,7 @@ class Keeper:
 
     def _write(self, parts: list[_Part], why: str) -> None:
         frames = [f for part in parts for f in part.frames]
-        safe = self._name.replace(":", "-").replace("/", "-")
+        safe = file_name(self._name)
         moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S.%fZ")
         path = self._rules.folder / f"{safe}-{moment}.npz"
         said = {

@@ -10,6 +10,7 @@ from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.sources.source import Frame
@@ -83,6 +84,17 @@ def stream_name(frame: Frame) -> str:
     return "stream" if frame.stream is None else frame.stream
 
 
+def as_level(name: str) -> str:
+    """A name as one level of a path or topic: what would be another level, a wildcard or white space is percent-encoded, so that two names
+    are two levels."""
+    return re.sub(r"[/\\+#?%\s\x00-\x1f\x7f]", lambda found: quote(found[0], safe=""), name)
+
+
 def in_path(template: str, frame: Frame) -> str:
-    """``template`` with ``{stream}`` in place; what would be another level or a wildcard in it is ``_``."""
-    return template.replace("{stream}", re.sub(r"[/+#?%\s\x00-\x1f]", "_", stream_name(frame)))
+    """``template`` with ``{stream}`` in place, :func:`as_level`."""
+    return template.replace("{stream}", as_level(stream_name(frame)))
+
+
+def in_url(path: str) -> str:
+    """A path as it stands in a URL: what is percent-encoded already stays."""
+    return quote(path, safe="/%?&=:@!$'()*+,;~-._")

@@ -20,7 +20,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.optional import require
-from edgelstm.pipeline.sinks.delivery import shared, stream_name
+from edgelstm.pipeline.sinks.delivery import as_level, shared, stream_name
 from edgelstm.pipeline.sinks.lines import line
 from edgelstm.pipeline.sinks.panels import Panels, as_float, image_outputs
 from edgelstm.pipeline.sinks.room import check_room
@@ -137,7 +137,7 @@ class Topics:
         self._made: dict[str, Any] = {}
 
     def __call__(self, frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-        stream, now = stream_name(frame), self._stamp(frame)
+        stream, now = as_level(stream_name(frame)), self._stamp(frame)
         step = self._channel(f"/{stream}/step", None)
         step.log(line(self._to, frame, outputs, seconds).encode(), log_time=now)
         stamp = self._messages.Timestamp(*divmod(now, 1_000_000_000))

@@ -53,7 +53,9 @@ def mjpeg(to: Target) -> Iterator[Write]:
     with shared(("mjpeg", address.host, address.port), lambda: _server(to)) as server:
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
-            server.views.show(in_path(path, frame), enlarged(panels.picture(outputs[spec.name])), frame.last)
+            server.views.show(
+                _known(in_path(path, frame)), enlarged(panels.picture(outputs[spec.name])), frame.last
+            )
 
         yield write
 
@@ -134,6 +136,11 @@ def _jpeg(picture: Array) -> bytes:
     return file.getvalue()
 
 
+def _known(path: str) -> str:
+    """A path in one of the ways that it may be percent-encoded."""
+    return "/".join(quote(unquote(level), safe=":") for level in path.split("/"))
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -170,7 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.server_address[0],
         ):
             return self.send_error(403)
-        path = unquote(urlsplit(self.path).path).removeprefix("/")
+        path = _known(urlsplit(self.path).path.removeprefix("/"))
         known = self.server.views.paths()
         if not self.server.places.acquire(blocking=False):
             return self.send_error(503, "too many clients")
@@ -195,7 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
 
     def _page(self, known: list[str]) -> None:
-        views = "".join(f'<p>{escape(p)}<br><img src="/{escape(quote(p))}"></p>' for p in known)
+        views = "".join(f'<p>{escape(unquote(p))}<br><img src="/{escape(p)}"></p>' for p in known)
         body = f"<!DOCTYPE html><title>edgelstm</title>{views or 'nothing yet'}".encode()
         self._begin("text/html; charset=utf-8", len(body))
         self.wfile.write(body)

@@ -29,6 +29,8 @@ log = logging.getLogger("edgelstm.serve")
 STAMP = "%Y%m%dT%H%M%SZ"
 #: Seconds from a part that could not be written to the next try; twice as long after each further one, up to so many.
 PAUSE, LONGEST = 1.0, 60.0
+#: Files that are being written, each there at its end: NAME-2 of one sink may be the name of another.
+_claimed: set[Path] = set()
 
 
 @contextmanager
@@ -59,6 +61,7 @@ class _Parts:
         self._to, self._opened, self._every, self._keep = to, opened, every, keep
         self._part: AbstractContextManager[Write] | None = None
         self._reserve: Reserve | None = None
+        self._claim = Path()
         self._until = 0.0
         #: Steps in the part, and when the next one may be begun after one that failed.
         self._steps = 0
@@ -67,7 +70,7 @@ class _Parts:
     def check(self) -> None:
         """Whether a file can be written is known before the first frame."""
         if self._every is None:
-            return self._begin(self._to.path)
+            return self._begin(self._name(first=True))
         part = self._opened(self._to)
         part.__enter__()
         stop = _Never()
@@ -108,7 +111,8 @@ class _Parts:
     def _begin(self, path: Path) -> None:
         part = self._opened(replace(self._to, where=str(path)))
         self._write = part.__enter__()
-        self._part, self._steps = part, 0
+        self._part, self._steps, self._claim = part, 0, path.resolve()
+        _claimed.add(self._claim)
         self._reserve = Reserve(path.parent)
         self._until = math.inf if self._every is None else time.monotonic() + self._every
 
@@ -117,6 +121,7 @@ class _Parts:
         part, self._part = self._part, None
         if self._reserve is not None:
             self._reserve.close()
+        _claimed.discard(self._claim)
         return part
 
     def _drop(self, error: Exception) -> None:
@@ -145,14 +150,14 @@ class _Parts:
                 f"can't write {self._to.name}", "not_written", found=error, count=steps
             ) from error
 
-    def _name(self) -> Path:
-        """Where nothing is so far."""
+    def _name(self, first: bool = False) -> Path:
+        """Where nothing is so far, and nothing is about to be; the ``first`` may take the place of what is there."""
         path, number = self._to.path, 1
         stem, join = path.stem, "-"
         if self._every is not None:  # two in one second
             stem, join = f"{path.stem}-{datetime.now(timezone.utc).strftime(STAMP)}", "_"
         found = path.with_name(f"{stem}{path.suffix}")
-        while found.exists():
+        while (found.exists() and not first) or found.resolve() in _claimed:
             number += 1
             found = path.with_name(f"{stem}{join}{number}{path.suffix}")
         return found

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.sinks.delivery import Undelivered, in_path
+from edgelstm.pipeline.sinks.delivery import Undelivered, in_path, in_url
 from edgelstm.pipeline.sinks.lines import Lines
 from edgelstm.pipeline.sinks.tls import tls
 from edgelstm.pipeline.sources.source import Frame
@@ -77,7 +77,7 @@ class Hook:
     def post(self, lines: Sequence[tuple[Frame, str]]) -> None:
         """Until it is taken. Raises :class:`Undelivered`."""
         body = "".join(f"{text}\n" for _, text in lines) if self._batch else lines[0][1]
-        path = in_path(self._path, lines[0][0])
+        path = in_url(in_path(self._path, lines[0][0]))
         self._number += 1
         headers = self._headers | {"Idempotency-Key": f"{self._run}-{self._number}"}
         problem, after = "no try", 0.0

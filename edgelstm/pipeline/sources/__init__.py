@@ -212,12 +212,7 @@ def _open(spec: str, follow: Follow) -> Source:
         )
     if follow.on:
         if kind.suffixes == recording.SUFFIXES:
-            raise EdgeLstmError(
-                f"follow: source {path}",
-                found="an MCAP file, which can be read once its recorder has closed it",
-                expected="a source that can be followed",
-                hint="Live, take the messages over ZeroMQ (zmq://host:port), or read each file once it is closed",
-            )
+            raise _recording_followed(path)
         if kind.suffixes != table.SUFFIXES:
             raise EdgeLstmError(
                 f"follow: source {path}",
@@ -230,6 +225,15 @@ def _open(spec: str, follow: Follow) -> Source:
     return kind.open(path, key if chosen else None)
 
 
+def _recording_followed(path: Path) -> EdgeLstmError:
+    return EdgeLstmError(
+        f"follow: source {path}",
+        found="MCAP, which can be read once its recorder has closed it",
+        expected="a source that can be followed",
+        hint="Live, take the messages over ZeroMQ (zmq://host:port), or read each file once it is closed",
+    )
+
+
 def _split(spec: str) -> tuple[str, dict[str, str]]:
     return split_options(spec, {name for kind in FILES for name in kind.options})
 
@@ -240,6 +244,9 @@ def _open_folder(folder: Path, key: str | None, follow: Follow, options: Mapping
     except OSError as error:
         raise EdgeLstmError(f"can't read folder {folder}", found=error.strerror) from error
     parts = sorted((p for p in files if p.suffix.lower() in recording.SUFFIXES), key=natural)
+    frames = (*radar.SUFFIXES, *images.SUFFIXES, ".npy", table.PARTS)
+    if parts and follow.on and not any(p.suffix.lower() in frames for p in files):
+        raise _recording_followed(folder)
     if parts and not follow.on and set(options) <= set(recording.OPTIONS):
         return recording.open_mcap(parts, options)
     if any(p.suffix.lower() == table.PARTS for p in files) and set(options) <= set(table.OPTIONS):

@@ -20,6 +20,7 @@ from fastapi.responses import JSONResponse, RedirectResponse, StreamingResponse
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.control import TakenName, UnknownStream
+from edgelstm.pipeline.sinks.delivery import as_level
 from edgelstm.pipeline.web import page
 from edgelstm.pipeline.web.gate import PENALTY, Gate, Token
 from edgelstm.pipeline.web.metrics import Metrics
@@ -118,14 +119,16 @@ def _streams(app: FastAPI, site: Site) -> None:
     @app.get(
         "/api/streams/{name:path}/snapshot",
         tags=["streams"],
-        summary="What its states are worth: an .npz of STREAM/STATE",
+        summary="What its states are worth: an .npz of STREAM/STATE, the stream percent-encoded (a / in it is %2F)",
     )
     def snapshot(name: Name) -> Response:
         states = site.control.snapshot(name)
         if not states:
             raise EdgeLstmError(f"stream {name}", found="no state yet", expected="a frame first")
         made = io.BytesIO()
-        found: Any = {f"{stream}/{state}": a for stream, by in states.items() for state, a in by.items()}
+        found: Any = {
+            f"{as_level(stream)}/{state}": a for stream, by in states.items() for state, a in by.items()
+        }
         np.savez(made, **found)
         headers = {"content-disposition": f'attachment; filename="{_plain(name)}.npz"'}
         return Response(made.getvalue(), media_type="application/octet-stream", headers=headers)

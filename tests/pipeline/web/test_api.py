@@ -26,6 +26,7 @@ pytest.importorskip("prometheus_client")
 
 from calling import call, service
 
+import zoo
 from command_line import Run
 from edgelstm.pipeline.service import opening
 from edgelstm.pipeline.sources import Frame, Source
@@ -91,6 +92,22 @@ def test_streams_come_wait_and_go(folder: Path) -> None:
         assert call(running, "DELETE", "/api/streams/c", headers=BEARER).code == 200
         assert stream(running, "c") is None
         assert call(running, "DELETE", "/api/streams/c", headers=BEARER).code == 404
+
+
+def test_a_snapshot_tells_the_streams_of_a_table_apart(tmp_path: Path) -> None:
+    zoo.lstm().save(tmp_path / "sum.onnx")
+    keys = ["a", "a/s", "a%2Fs", "..", "a\\s"]
+    rows = [f"{key},{k / 10},0,0" for k, key in enumerate(keys)]
+    (tmp_path / "t.csv").write_text("\n".join(["unit,x,y,z", *rows]) + "\n")
+    text = service(token=SECRET) + '[streams.t]\nsource = "t.csv:key=unit"\nfollow = true\n'
+    with Running(text, tmp_path) as running:
+        until(lambda: all(running.count(f"t:{key}", "stepped") for key in keys))
+        answer = call(running, "GET", "/api/streams/t/snapshot", headers=BEARER)
+    with np.load(io.BytesIO(answer.body)) as file:
+        found = {name: file[name].tobytes() for name in file.files}
+    streams = {name.partition("/")[0] for name in found}
+    assert streams == {f"t:{name}" for name in ("a", "a%2Fs", "a%252Fs", "..", "a%5Cs")}
+    assert len(set(found.values())) == len(found) == 4 * len(streams), "h and c of two layers"
 
 
 def test_a_snapshot_is_a_file_of_arrays(lasting: Running) -> None:
