@@ -62,7 +62,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
         zoo.Window,
         (3,),
         {},
-        r"^Window is a window, not a step: found two frames in one call give other results than one after the other",
+        r"^Window is a window, not a step: found with the state carried it gives other results for two frames in one call than for one after the other",
     ),
     "a start of its own": (
         zoo.Learned,

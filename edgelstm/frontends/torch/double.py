@@ -37,6 +37,14 @@ class InDouble(nn.Module):
         return result
 
 
+@contextmanager
+def in_double(module: nn.Module) -> Iterator[nn.Module]:
+    """A copy of ``module`` that computes in float64 for as long as this lasts."""
+    copied = copied_script(module) if isinstance(module, torch.jit.ScriptModule) else copy.deepcopy(module)
+    with _double_by_default(), _Widening():  # type: ignore[no-untyped-call]
+        yield copied.double().eval()
+
+
 class _Widening(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Every operator takes float64 in place of narrower floats, also where code casts to them or made constants of them."""
 

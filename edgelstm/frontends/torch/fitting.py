@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.conventions import INSIDE, Candidate
+from edgelstm.frontends.torch.longer import check_longer
 from edgelstm.frontends.torch.memory import Call, check_repeats
 from edgelstm.frontends.torch.naming import keys_of, stream_axis
-from edgelstm.frontends.torch.pairing import Ambiguous, choices, depends, is_whole, reordered, settle
+from edgelstm.frontends.torch.pairing import Ambiguous, check_numbers_stay, choices, depends, is_whole, reordered, settle
 from edgelstm.frontends.torch.running import (
     FEW,
     MORE,
@@ -82,9 +83,41 @@ def fit(
             raise Mixed(module, chosen, candidate, error) from error
         chosen = next(each for each in fitting if each.picked == picked)
     chosen = replace(chosen, whole=is_whole(back[0], chosen))
+    put_back(module)
+    check_numbers_stay(module, chosen, back[0])
+    _check_counts(module, chosen, example, given[0])
+    check_longer(module, frames, chosen, candidate.make)
     if not found.fitting:
         raise Mixed(module, chosen, candidate)
     return chosen
+
+
+#: What an argument that counts frames or streams is given instead, to see that it does no more than count.
+_OTHER_COUNTS = (0, 2, 3, 7, 100)
+
+
+def _check_counts(module: nn.Module, form: Form, frames: Sequence[Tensor], states: Sequence[Tensor]) -> None:
+    """Raise Unfit where a number taken for that of frames or streams is another: a step's index, how often something is repeated.
+
+    Of a wrong count a module raises, or gives other shapes.
+    """
+    counts = [*(form.lengths if form.time is None else ()), *form.batches]
+    if not counts:
+        return
+    args, kwargs = form.bound(frames, states)
+    before = tensors_in(run(module, *args, **kwargs))
+    for name in counts:
+        for number in _OTHER_COUNTS:
+            try:
+                after = tensors_in(run(module, *args, **{**kwargs, name: number}))
+            except Unfit:
+                continue
+            same_shapes = [y.shape for y in after] == [y.shape for y in before]
+            if same_shapes and not all(map(close, before, after)):
+                raise Unfit(
+                    f"needs {name!r}, a number that its results depend on, and it is neither how many frames nor how many streams",
+                    got=PAIRED,
+                )
 
 
 class Mixed(Unfit):

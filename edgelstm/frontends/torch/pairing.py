@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.torch.arguments import STATE_NAME
 from edgelstm.frontends.torch.running import returned
-from edgelstm.frontends.torch.torch_step import PAIRED, RETURNED, Form, Picked, Unfit, names_of
-from edgelstm.frontends.torch.tree import Leaf, children, describe, leaves
+from edgelstm.frontends.torch.torch_step import PAIRED, RETURNED, Form, Picked, Unfit, called, names_of
+from edgelstm.frontends.torch.tree import Leaf, children, describe, leaves, numbers_in
 from edgelstm.frontends.torch.watch import reaches, watched
 
 #: A result that is left out.
@@ -193,6 +193,36 @@ def is_whole(back: Any, form: Form) -> bool:
     assert form.picked is not None
     own = set(form.picked.states)
     return form.arguments == "nested" and any(set(span) == own for span in _spans(back, 0)[0])
+
+
+def check_numbers_stay(module: nn.Module, form: Form, back: Any) -> None:
+    """Raise EdgeLstmError where a number of Python's, nested with the states, comes back as another: a graph would hold the first for ever."""
+    assert form.picked is not None
+    if form.arguments != "nested" or form.nesting is None or not (before := numbers_in(form.nesting.template)):
+        return
+    found = leaves(back)
+    paths = [found[place].path for place in form.picked.states]
+    shared = 0
+    while all(len(p) > shared for p in paths) and len({p[shared] for p in paths}) == 1:
+        shared += 1
+    # Of the parts that hold all states the innermost is what goes in next; a lone state's is around it.
+    for depth in range(shared, -1, -1):
+        part = back
+        for key in paths[0][:depth]:
+            part = dict(children(part) or ())[key]
+        after = numbers_in(part)
+        if after.keys() != before.keys():
+            continue
+        for path, number in before.items():
+            if after[path] != number:
+                where = "".join(f"[{key!r}]" for key in path)
+                raise EdgeLstmError(
+                    f"the states of {called(module)} hold a number of Python's that changes from call to call",
+                    found=f"{where} was {number} and came back as {after[path]}",
+                    expected="tensors, which a graph can carry, the streams on their first axis: torch.zeros(batch)",
+                    hint="What an if on it decides has to be written with torch.where",
+                )
+        return
 
 
 def said(picked: Picked, keys: Sequence[str], order: Sequence[int] | None = None) -> str:

@@ -73,10 +73,10 @@ def refusal(
     name = called(module)
     length = window()
     as_window = _windows(length) if length else None
-    if any(isinstance(unfit, Windowed) for _, _, unfit in attempts):
+    if windowed := [unfit for _, _, unfit in attempts if isinstance(unfit, Windowed)]:
         return EdgeLstmError(
             f"{name} is a window, not a step",
-            found="two frames in one call give other results than one after the other with the state carried",
+            found=f"with the state carried it {windowed[0]}",
             expected="a module whose state is all it knows of the past, and that needs no frames of the future",
             hint=as_window,
         )

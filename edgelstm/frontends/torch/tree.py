@@ -80,6 +80,14 @@ def leaves(value: Any, path: tuple[Any, ...] = ()) -> list[Leaf]:
     return [leaf for key, part in parts or () for leaf in leaves(part, (*path, key))]
 
 
+def numbers_in(value: Any, path: tuple[Any, ...] = ()) -> dict[tuple[Any, ...], float]:
+    """Python's own numbers in ``value``, by the keys that lead to each."""
+    if type(value) in (int, float, bool):
+        return {path: value}
+    parts = children(value) if len(path) < MAX_DEPTH else None
+    return {p: n for key, part in parts or () for p, n in numbers_in(part, (*path, key)).items()}
+
+
 def children(value: Any) -> list[tuple[Any, Any]] | None:
     """Keys and parts of a container; None for anything else."""
     if isinstance(value, _Slot):
