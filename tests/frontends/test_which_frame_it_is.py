@@ -91,7 +91,9 @@ def test_a_call_that_knows_which_frame_it_is_at_is_no_step(make: Any, carry: boo
 
 
 def test_a_plain_recurrence_of_the_same_kind_is_a_step() -> None:
-    assert edgelstm.export(Sequence().eval(), None, frame=(3,), carry_state=True, limit=20).model.signature.states
+    assert edgelstm.export(
+        Sequence().eval(), None, frame=(3,), carry_state=True, limit=20
+    ).model.signature.states
 
 
 def test_one_that_amplifies_rounding_is_a_step() -> None:
@@ -115,7 +117,9 @@ def test_a_number_among_the_states_that_changes_is_refused() -> None:
             y, hc = self.lstm(x, hc)
             return self.head(y) * (1.0 if seen < 250 else 0.5), (hc, seen + x.shape[1])
 
-    with pytest.raises(EdgeLstmError, match=r"number of Python's that changes .*\[1\] was 1 and came back as 2"):
+    with pytest.raises(
+        EdgeLstmError, match=r"number of Python's that changes .*\[1\] was 1 and came back as 2"
+    ):
         edgelstm.export(Counts().eval(), None, frame=(3,))
 
 

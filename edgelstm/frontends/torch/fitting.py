@@ -14,7 +14,15 @@ from edgelstm.frontends.torch.conventions import INSIDE, Candidate
 from edgelstm.frontends.torch.longer import check_longer
 from edgelstm.frontends.torch.memory import Call, check_repeats
 from edgelstm.frontends.torch.naming import keys_of, stream_axis
-from edgelstm.frontends.torch.pairing import Ambiguous, check_numbers_stay, choices, depends, is_whole, reordered, settle
+from edgelstm.frontends.torch.pairing import (
+    Ambiguous,
+    check_numbers_stay,
+    choices,
+    depends,
+    is_whole,
+    reordered,
+    settle,
+)
 from edgelstm.frontends.torch.running import (
     FEW,
     MORE,

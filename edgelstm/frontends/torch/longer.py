@@ -74,7 +74,9 @@ def _compare(
         for k in range(length):
             for y, timed, alone in zip(whole.outputs, form.timed, singly[k][0], strict=True):
                 if timed and y.shape[time] != length:
-                    raise Windowed(f"gave {y.shape[time]} outputs for {length} frames in one call", got=PAIRED)
+                    raise Windowed(
+                        f"gave {y.shape[time]} outputs for {length} frames in one call", got=PAIRED
+                    )
                 if (timed and not close(alone, y.select(time, k))) or (
                     not timed and k == length - 1 and not close(alone, y)
                 ):

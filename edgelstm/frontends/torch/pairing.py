@@ -198,7 +198,11 @@ def is_whole(back: Any, form: Form) -> bool:
 def check_numbers_stay(module: nn.Module, form: Form, back: Any) -> None:
     """Raise EdgeLstmError where a number of Python's, nested with the states, comes back as another: a graph would hold the first for ever."""
     assert form.picked is not None
-    if form.arguments != "nested" or form.nesting is None or not (before := numbers_in(form.nesting.template)):
+    if (
+        form.arguments != "nested"
+        or form.nesting is None
+        or not (before := numbers_in(form.nesting.template))
+    ):
         return
     found = leaves(back)
     paths = [found[place].path for place in form.picked.states]
