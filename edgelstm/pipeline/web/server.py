@@ -23,6 +23,7 @@ class Server:
         import uvicorn
 
         from edgelstm.pipeline.web.api import build
+        from edgelstm.pipeline.web.protocol import Impatient
 
         self._listener = listener
         app = build(
@@ -34,7 +35,7 @@ class Server:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=Impatient,
                 ws="none",
                 loop="asyncio",
                 lifespan="off",

@@ -22,8 +22,9 @@ pytest.importorskip("prometheus_client")
 from calling import call, service
 
 from edgelstm import EdgeLstmError, Pipeline
-from edgelstm.pipeline.web import gate
+from edgelstm.pipeline.web import gate, protocol
 from edgelstm.pipeline.web.gate import MAX_BODY, Token
+from edgelstm.pipeline.web.server import CONNECTIONS
 from running import MODEL, Running, folder_of_sums, toml, until
 
 SECRET = "a token that nobody guesses"
@@ -108,6 +109,23 @@ def test_what_is_too_large_is_refused(open_one: Running) -> None:
     with socket.create_connection((at.hostname, at.port), 60) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nhost: localhost\r\nx: " + b"x" * 40000)
         assert b" 400 " in connection.recv(4096).split(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("head", [b"", b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nx: "])
+def test_clients_that_say_nothing_are_left(
+    open_one: Running, monkeypatch: pytest.MonkeyPatch, head: bytes
+) -> None:
+    """They held all places for as long as they liked, and who asked for the health of the service was told 503."""
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.5)
+    at = urlsplit(str(open_one.pipeline.url))
+    silent = [socket.create_connection((at.hostname, at.port), 60) for _ in range(CONNECTIONS + 4)]
+    for one in silent:
+        one.sendall(head)
+    try:
+        until(lambda: call(open_one, "GET", "/healthz").code == 200)
+    finally:
+        for one in silent:
+            one.close()
 
 
 def test_pages_say_what_they_may_load(open_one: Running) -> None:
