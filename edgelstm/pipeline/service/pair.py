@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -60,16 +60,27 @@ class _Lane:
         self.queue: deque[_Timed] = deque()
         self.ended = False
         self.error: BaseException | None = None
-        #: Time of the last frame that was taken or dropped.
+        #: Time of the last frame that was taken or dropped; what is missing before one that was dropped, and so before the next.
         self.last = -math.inf
+        self._gap: str | None = None
         start = source.place.start
         self._epoch = 0.0 if start is None else start.timestamp()
 
-    def pop(self) -> _Timed:
+    def begin(self) -> None:
+        """Anew."""
+        self.queue.clear()
+        self.ended, self.error, self.last, self._gap = False, None, -math.inf, None
+
+    def pop(self) -> Frame:
         """The first in its queue."""
         timed = self.queue.popleft()
         self.last = timed.at
-        return timed
+        gap, self._gap = timed.frame.gap or self._gap, None
+        return timed.frame if gap == timed.frame.gap else replace(timed.frame, gap=gap)
+
+    def drop(self) -> None:
+        """The first in its queue goes with none."""
+        self._gap = self.pop().gap
 
     def when(self, frame: Frame) -> float:
         """Seconds, comparable with those of the others."""
@@ -134,7 +145,7 @@ class _Paired(Source):
                         if stopped.is_set():
                             return
                         if len(lane.queue) >= WAITING:
-                            lane.queue.popleft()
+                            lane.drop()
                             self._count(lane.name, self._next)
                         lane.queue.append(timed)
                         self._wake.notify_all()
@@ -150,15 +161,14 @@ class _Paired(Source):
         stopped = threading.Event()
         lanes = self._lanes
         for lane in lanes:
-            lane.queue.clear()
-            lane.ended, lane.error, lane.last = False, None, -math.inf
+            lane.begin()
             threading.Thread(
                 target=self._read, args=(lane, stopped), name=f"source {lane.name}", daemon=True
             ).start()
         try:
             while (found := self._take()) is not None:
                 yield _together(
-                    self._next, {lane.name: timed.frame for lane, timed in zip(lanes, found, strict=True)}
+                    self._next, {lane.name: frame for lane, frame in zip(lanes, found, strict=True)}
                 )
                 self._next += 1
             if not self._next and not self._stopped.is_set():
@@ -173,7 +183,7 @@ class _Paired(Source):
             with self._wake:
                 self._wake.notify_all()
 
-    def _take(self) -> list[_Timed] | None:
+    def _take(self) -> list[Frame] | None:
         """The next frames that belong together; None at the end."""
         lanes = self._lanes
         with self._wake:
@@ -200,7 +210,7 @@ class _Paired(Source):
                     self._wake.wait()  # a clock was set back: that of the others, too, a few frames on?
                     continue
                 for lane in early:
-                    lane.pop()
+                    lane.drop()
                     self._count(lane.name, self._next)
                 self._wake.notify_all()
 

@@ -204,6 +204,7 @@ class Reader:
             start = source.place.start
             epoch = None if start is None else start.replace(tzinfo=start.tzinfo or timezone.utc).timestamp()
             seen, since = -1, self._since
+            gap: str | None = None  # before a frame that was left out, and so before the next
             for frame in source:
                 seen = frame.index
                 with self._lock:
@@ -213,10 +214,11 @@ class Reader:
                 if self._stop.is_set():
                     return
                 if source.live:
+                    gap = frame.gap or gap
                     if not self._is_due():
                         self._since_asked = time.monotonic()
                         continue
-                    frame = replace(frame, index=self._after + 1)
+                    frame, gap = replace(frame, index=self._after + 1, gap=gap), None
                 elif frame.index == 0:
                     self._begins_with(source, frame, has_time=epoch is not None)
                 if self._by_name:

@@ -27,10 +27,10 @@ pytest.importorskip("pydantic")
 from running import MODEL, Running, folder_of_sums, toml, until
 
 
-def source(times: Sequence[float], breaks: bool = False) -> Source:
+def source(times: Sequence[float], breaks: bool = False, gap: int = -1) -> Source:
     def frames() -> Iterator[Frame]:
         for k, t in enumerate(times):
-            yield Frame(k, t, str(k), np.array([k], np.float32))
+            yield Frame(k, t, str(k), np.array([k], np.float32), gap="lost" if k == gap else None)
         if breaks:
             raise OSError("gone")
 
@@ -68,6 +68,12 @@ def test_frames_of_one_time_go_together_and_others_are_dropped() -> None:
     found, lost = paired([0, 1, 2, 3, 5], [0.01, 0.99, 2.2, 3.0, 4, 5.01], 0.02)
     assert found == [(0, 0), (1, 1), (3, 3), (4, 5)]
     assert lost == {"left": 1, "right": 2}
+
+
+def test_a_gap_before_a_frame_without_a_partner_is_before_the_next_pair() -> None:
+    both = pair({"left": source([0, 1, 2, 3], gap=1), "right": source([0, 2, 3])}, 0.1)
+    with both:
+        assert [f.gap for f in both] == [None, "lost", None]
 
 
 def test_the_nearest_is_taken() -> None:

@@ -69,6 +69,29 @@ def test_opened_again(timed: bool, first: list[int], again: list[int]) -> None:
         )
 
 
+def test_a_gap_before_a_frame_that_is_left_out_is_before_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a live source that is quicker than ``rate``: what it lost on the way was forgotten with the frame that told."""
+    gaps = [None, "lost", None, None, "again", None]
+    frames = [Frame(k, None, str(k), np.zeros(2, np.float32), gap=gap) for k, gap in enumerate(gaps)]
+    due = iter([True, False, False, True, True, True])
+    came: list[Arrived] = []
+    reader = Reader(
+        "test",
+        lambda: Source("test", lambda: iter(frames), live=True),
+        lambda a: came.append(a) or True,  # type: ignore[func-returns-value]
+        rate=1.0,
+        lost=lambda: None,
+        ended=lambda: None,
+        elsewhere=lambda: None,
+    )
+    monkeypatch.setattr(reader, "_is_due", lambda: next(due))
+    reader.start()
+    reader.join(60)
+    assert [(a.frame.index, a.frame.name, a.frame.gap) for a in came] == [
+        (0, "0", None), (1, "3", "lost"), (2, "4", "again"), (3, "5", None),
+    ]  # fmt: skip
+
+
 def test_frames_without_a_time_are_stamped_by_a_clock_that_outlives_the_machine() -> None:
     """``time.monotonic`` is less after the machine was started again: the first frames were late for a checkpoint's, and dropped."""
     came: list[Arrived] = []
