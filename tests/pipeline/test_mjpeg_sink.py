@@ -47,14 +47,14 @@ def test_the_newest_picture_and_the_page() -> None:
         one.write(frame(0, "north"), grey(0.5), 0.0)
         two.write(frame(0, "pump:a/b"), grey(0.5), 0.0)
         assert level(urllib.request.urlopen(f"{url}/north.jpg").read()) == pytest.approx(0.5, abs=0.01)
-        assert level(urllib.request.urlopen(f"{url}/map/pump%3Aa_b.jpg").read()) == pytest.approx(
+        assert level(urllib.request.urlopen(f"{url}/map/pump%3Aa%2Fb.jpg").read()) == pytest.approx(
             0.25, abs=0.01
         )
         one.write(frame(1, "north"), grey(1), 0.0)
         assert level(urllib.request.urlopen(f"{url}/north.jpg").read()) == pytest.approx(1, abs=0.01)
         page = urllib.request.urlopen(url).read().decode()
         assert '<img src="/north">' in page
-        assert '<img src="/map/pump%3Aa_b">' in page
+        assert '<img src="/map/pump:a%2Fb">' in page
         for path in ("/south", "/../etc/passwd", "/north/", "/south.jpg"):
             with pytest.raises(urllib.error.HTTPError, match="404"):
                 urllib.request.urlopen(url + path)
