@@ -132,6 +132,12 @@ class DeviceMemory:
         """Half of the graphs: the others are for runs of rows that nobody foresaw."""
         return max(2, MAX_GRAPHS // 2)
 
+    def begin(self) -> None:
+        """Before a step's frames: forget those that were laid ready for one that failed on its way."""
+        if self._pending:
+            self._pending.clear()
+        self._any_on_device = False
+
     def put(self, slot: int, frame: Frame) -> None:
         self._pending.append((slot, frame))
         for name, target in self._slots[slot]:
@@ -146,13 +152,10 @@ class DeviceMemory:
         if isinstance(frame, DeviceArray):
             self._put_on_device(name, slot, frame)
         else:
-            self._any_on_device = False  # a step before may have failed on its way
             target[...] = frame
 
     def put_rows(self, first: int, frames: Mapping[str, Any]) -> None:
         host: dict[str, Any] = {}
-        self._any_on_device = False
-        self._pending.clear()
         for name, array in frames.items():
             if isinstance(array, DeviceArray):
                 self._put_on_device(name, first, array)
@@ -251,9 +254,7 @@ class DeviceMemory:
         call.used -= IDLE_STEPS  # one that no stream ever needs makes room at once
 
     def wait(self) -> None:
-        if self._pending:
-            self._pending.clear()
-        self._any_on_device = False
+        self.begin()  # nor are those of this step held any longer
         self._steps += 1
         self._cuda.wait()
 

@@ -39,6 +39,7 @@ class GpuProgram(RowProgram):
         with cuda:
             memory = DeviceMemory(signature, capacity(streams, size), size, cuda, engine, outputs)
         super().__init__(signature, streams, memory.size, memory)
+        self._begin = memory.begin
         # One that nobody closes gives its memory back when nobody can use it any more. Outputs on the GPU may still be in
         # somebody's hands then (an array that shares their memory says nothing of it): those stay, with a warning.
         self._finalizer = weakref.finalize(self, _abandoned, memory, outputs == "host")
@@ -57,6 +58,7 @@ class GpuProgram(RowProgram):
     def step(self, frames: Sequence[Frame], state: RowState, active: Sequence[int]) -> list[Outputs]:
         """Advance rows ``active``; see the protocol. Frames may hold what :meth:`device_frame` gave."""
         with self._cuda:
+            self._begin()
             return super().step(frames, state, active)
 
     def step_row(self, frame: Any, state: RowState, row: int) -> Outputs:
@@ -64,6 +66,7 @@ class GpuProgram(RowProgram):
         cuda = self._cuda
         cuda.enter()
         try:
+            self._begin()
             return super().step_row(frame, state, row)
         finally:
             cuda.leave()
@@ -71,6 +74,7 @@ class GpuProgram(RowProgram):
     def step_rows(self, frames: Mapping[str, Any], state: RowState, first: int, count: int) -> Outputs | None:
         """See :meth:`RowProgram.step_rows`."""
         with self._cuda:
+            self._begin()
             return super().step_rows(frames, state, first, count)
 
     def warm_up(self, state: RowState) -> None:

@@ -132,10 +132,14 @@ class RowProgram:
         """All rows at their initial value."""
         memory, rows = self._memory, capacity(self.streams, self._size)
         state = RowState((memory.allocate(), memory.allocate()), [0] * rows)
+        self._initialise(state.buffers[0], rows)
+        return state
+
+    def _initialise(self, buffers: Any, rows: int) -> None:
+        """Set the states of rows 0 to ``rows`` to their initial value."""
         values = {s.name: s.initial_value() for s in self.signature.states}
         for row in range(rows):
-            memory.write(state.buffers[0], row, values)
-        return state
+            self._memory.write(buffers, row, values)
 
     def step(self, frames: Sequence[Frame], state: RowState, active: Sequence[int]) -> list[Outputs]:
         """Advance rows ``active``; see the protocol."""
@@ -225,18 +229,15 @@ class RowProgram:
         else:
             counts = dict.fromkeys((self.streams, *range(1, self.streams)))
             runs = list(dict.fromkeys(self._span(range(n)) for n in counts))
-        values = {s.name: s.initial_value() for s in self.signature.states}
-        for row in range(rows):
-            # A call that reads the other side reads what no step has written yet: numbers that mean nothing to the engine, and
-            # that it may take for places.
-            self._memory.write(state.buffers[1], row, values)
+        # A call that reads the other side reads what no step has written yet: numbers that mean nothing to the engine, and that it
+        # may take for places.
+        self._initialise(state.buffers[1], rows)
         for first, count in runs[: self._memory.warm_calls // 2]:
             for side in (0, 1):
                 state.side[first] = side
                 self._memory.warm(self._call(state, first, count))
         state.side[:] = [0] * len(state.side)
-        for row in range(rows):
-            self._memory.write(state.buffers[0], row, values)
+        self._initialise(state.buffers[0], rows)
 
     def read_state(self, state: RowState, row: int) -> dict[str, Array]:
         """A copy of one row's state by name."""
@@ -326,6 +327,8 @@ class RowProgram:
         memory = self._memory
         if state.scratch is None:
             state.scratch = (memory.allocate(), memory.allocate())
+            # Slots that no row fills are computed too where the engine takes no fewer: from numbers that mean something.
+            self._initialise(state.scratch[0], self._size.least)
         before, after = state.scratch
         for slot, (frame, row) in enumerate(zip(frames, active, strict=True)):
             memory.put(slot, frame)

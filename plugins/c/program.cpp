@@ -80,7 +80,7 @@ Program::Program(const char* path, const edgelstm_options& options)
   Cuda::Current now(cuda_.get());
   allocate();
   // Rows that no stream has yet may be computed beside others: they hold numbers that mean something.
-  for (int row = 0; row < int(capacity_); row++) begin_anew(row, 0), begin_anew(row, 1);
+  for (int row = 0; row < int(capacity_); row++) begin_anew(states_[0], row), begin_anew(states_[1], row);
   wait();
   state_size = save(0).size();
 }
@@ -149,9 +149,9 @@ void Program::give_row(int row) {
   free_.push_back(row);
 }
 
-void Program::begin_anew(int row, int side) {
+void Program::begin_anew(const Buffers& states, int row) {
   for (size_t k = 0; k < signature.states.size(); k++) {
-    const Buffer& buffer = states_[side][k];
+    const Buffer& buffer = states[k];
     const std::string& initial = signature.states[k].initial;
     if (!initial.empty()) copy(buffer.row(row), initial.data(), buffer.bytes());
     else if (cuda_) copy(buffer.row(row), std::string(buffer.bytes(), '\0').data(), buffer.bytes());
@@ -162,7 +162,7 @@ void Program::begin_anew(int row, int side) {
 void Program::reset(int row) {
   auto lock = turn();
   Cuda::Current now(cuda_.get());
-  begin_anew(row, side_[row]);
+  begin_anew(states_[int(side_[row])], row);
   wait();
 }
 
@@ -223,6 +223,8 @@ void Program::step() {
     if (scratch_[0].empty() && !signature.states.empty()) {
       Buffers before = state_buffers(), after = state_buffers();
       scratch_[0] = std::move(before), scratch_[1] = std::move(after);
+      // As rows that no stream has yet.
+      for (int slot = 0; slot < least; slot++) begin_anew(scratch_[0], slot);
     }
     for (int slot = 0; slot < active; slot++) {
       int row = order_[slot].row;

@@ -107,7 +107,7 @@ class Program {
   Buffers state_buffers();
   void copy(void* to, const void* from, size_t size) const;
   void wait() const;
-  void begin_anew(int row, int side);
+  void begin_anew(const Buffers& states, int row);
   void run(const Key& key, int first, int count, const Buffers& before, const Buffers& after);
   std::unique_ptr<Call> bind(int first, int count, const Buffers& before, const Buffers& after);
   void put(const Frames& frames, int slot);

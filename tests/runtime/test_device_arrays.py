@@ -13,6 +13,7 @@ import zoo
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime import Runner
 from edgelstm.runtime.cuda import Cuda
+from edgelstm.runtime.device_memory import DeviceMemory
 from standins import cuda_driver
 from standins.cuda_driver import StandInDriver, stand_in_driver
 from standins.tensorrt_module import stand_in_tensorrt, write_plan
@@ -321,3 +322,37 @@ def test_the_cpu_keeps_outputs_on_the_host(plan: Path) -> None:
         EdgeLstmError, match="outputs: found device; expected host, since the device is the CPU"
     ):
         Runner.open(plan.with_suffix(".onnx"), outputs="device")
+
+
+def test_a_step_that_failed_leaves_no_frame_for_the_next(
+    driver: StandInDriver, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A frame from the host, laid ready beside one on the GPU, would lie over the stream's next one from there."""
+    rng = np.random.default_rng(7)
+    with Other() as other, Runner.open(plan, streams=2, on_bad_frame="pass") as runner, Runner.open(
+        plan.with_suffix(".onnx"), streams=2, native=False
+    ) as cpu:  # fmt: skip
+        shape = runner.signature.inputs[0].frame_shape
+        frames = rng.normal(size=(4, *shape)).astype(np.float32)
+        for each in (runner, cpu):
+            each.step({"a": frames[0], "b": frames[0]} if each.stream("a") and each.stream("b") else {})
+        run = DeviceMemory.run
+
+        def failing(*_: Any) -> Any:
+            raise EdgeLstmError("the GPU failed")
+
+        for step in (
+            lambda r, one, two: r.step({"a": one, "b": two}),
+            lambda r, one, two: [r.stream("a").step(one)],
+            lambda r, one, two: [r.stream("a").step({"x": one})],
+        ):
+            monkeypatch.setattr(DeviceMemory, "run", failing)
+            with pytest.raises(EdgeLstmError, match="the GPU failed"):
+                runner.step({"a": frames[1], "b": other.array(frames[1])})
+            monkeypatch.setattr(DeviceMemory, "run", run)
+            step(runner, other.array(frames[2]), other.array(frames[3]))
+            step(cpu, frames[2], frames[3])
+            for name in ("a", "b"):
+                found, wanted = runner.stream(name).snapshot(), cpu.stream(name).snapshot()
+                for state in wanted:
+                    np.testing.assert_allclose(found[state], wanted[state], rtol=1e-5, atol=1e-6)
