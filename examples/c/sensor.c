@@ -49,8 +49,10 @@ int main(int count, char **arguments) {
 
   if (kept != NULL) {
     check(edgelstm_state_save(stream, state, size, &error));
-    file = fopen(kept, "wb");
-    if (file == NULL || fwrite(state, 1, size, file) != size || fclose(file) != 0) return perror(kept), 2;
+    char beside[4096]; /* whole or not at all: what ends this program amid the writing leaves the state of before */
+    if (snprintf(beside, sizeof beside, "%s.part", kept) >= (int)sizeof beside) return fprintf(stderr, "sensor: too long a name\n"), 2;
+    file = fopen(beside, "wb");
+    if (file == NULL || fwrite(state, 1, size, file) != size || fclose(file) != 0 || rename(beside, kept) != 0) return perror(kept), 2;
   }
   free(state);
   edgelstm_close(program);

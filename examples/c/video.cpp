@@ -12,6 +12,7 @@
 #include <vector>
 
 constexpr int kSide = 64, kPixels = kSide * kSide, kLeads = 10;
+static_assert(3 * kSide % 4 == 0, "GStreamer's rows begin at multiples of 4 bytes: others have some between them");
 static edgelstm_error error;
 
 static void check(int code) {

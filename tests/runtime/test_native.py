@@ -29,6 +29,7 @@ from edgelstm.runtime.native.cells import rewrite, variant_attributes
 from edgelstm.runtime.native.library import FILE_NAME, VARIABLE, cached_place, machine_name
 from edgelstm.runtime.onnxruntime import OrtProgram
 from recordings import all_weights, calibrated
+from stepping import from_text
 from tolerances import assert_close
 
 Array = np.ndarray[Any, Any]
@@ -425,14 +426,22 @@ def test_a_library_that_does_not_load_is_named_and_the_model_runs_without(
 def test_other_results_than_the_graph_s_own_are_seen_when_it_is_opened(
     cache: Path, library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Stands in for a mistake in the rewriting: peepholes taken for others."""
-    step = zoo.lstm()
+    """Stands in for a mistake in the rewriting: peepholes taken for others. A mask that is False hides what the cell gives."""
+    masked = from_text(
+        "g (float[N,3] x, bool[N,1] m, float[N,4] h, float[N,4] c) => (float[N,4] h_next, float[N,4] c_next) "
+        f"<float[16,7] w = {{{', '.join(['0.5', '-0.75'] * 56)}}}> {{ xh = Concat<axis=1>(x, h) z = Gemm<transB=1>(xh, w) "
+        "a, b = edgelstm.FusedGates_lstm(z, c) h_next = Where(m, a, h) c_next = Where(m, b, c) }",
+        h="h_next", c="c_next",
+    )  # fmt: skip
     wrong = lambda op: {"candidate_relu": 1}  # noqa: E731
     monkeypatch.setattr("edgelstm.runtime.native.cells.variant_attributes", wrong)
     monkeypatch.setenv(VARIABLE, str(library))
-    with caplog.at_level(logging.WARNING):
-        assert OrtProgram(step.to_bytes(), threads=1, native=None).native is None
-    assert "off by" in caplog.text
+    for step in (zoo.lstm(), masked):
+        with caplog.at_level(logging.WARNING):
+            assert OrtProgram(step.to_bytes(), threads=1, native=None).native is None
+        assert "off by" in caplog.text
+        caplog.clear()
+        preparing._said.clear()
 
 
 def test_where_onnx_runtime_lets_no_session_be_beside_its_own_it_is_one_of_its_own(

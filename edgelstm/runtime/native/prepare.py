@@ -127,7 +127,9 @@ class Trial:
         specs: list[tuple[str, TensorSpec | StateSpec]] = [(t.name, t) for t in signature.inputs]
         for name, spec in (*specs, *((s.input, s) for s in signature.states)):
             kind, shape = np_dtype(spec.dtype), (rows, *spec.frame_shape)
-            feeds[name] = rng.normal(size=shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
+            # Whole numbers may be places. Of True and False there are both: a mask may hide what a cell gives.
+            values = np.zeros(shape) if kind.kind in "iu" else rng.normal(size=shape)
+            feeds[name] = values > 0 if kind.kind == "b" else values.astype(kind)
         names = [v.name for v in session.get_outputs()]
         return cls(feeds, names, session.run(names, feeds))
 
