@@ -226,6 +226,29 @@ def test_netcdf_says_the_fraction_of_a_second_at_which_a_source_began_and_whose_
         assert [s.decode() if isinstance(s, bytes) else s for s in file["stream"][:]] == ["a", "b"]
 
 
+def test_netcdf_of_outputs_of_any_name_and_type(tmp_path: Path) -> None:
+    """`y`, the commonest name of an output, is an axis of a map; two names may be one to NetCDF; true and false it has none of."""
+    h5netcdf = pytest.importorskip("h5netcdf")
+    shapes = {"y": (2, 8, 6), "x": (3, 8, 6), "time": (4,), "crs": (4,), "a/b": (4,), "a_b": (4,)}
+    outputs = tuple(
+        TensorSpec(n, "bool" if n == "a_b" else "float32", ("N", *shape)) for n, shape in shapes.items()
+    )
+    sig = Signature((TensorSpec("in", "float32", ("N", 8, 6)),), outputs, ())
+    context = Context(START, 300.0, GRID, {"y": "mm/h"}, {"y": 2, "x": 3})
+    made = {n: np.full(shape, k) for k, (n, shape) in enumerate(shapes.items())} | {"a_b": np.ones(4, bool)}
+    with open_sink(tmp_path / "a.nc", sig, context=context) as sink:
+        sink.write(Frame(0, 0.0, "0", np.zeros((8, 6))), made, 0.1)
+    with h5netcdf.File(tmp_path / "a.nc") as file:
+        found = {name: file[name] for name in file.variables if name.startswith(("output", "a_b"))}
+        assert {name: float(v[:].ravel()[0]) for name, v in found.items()} == {
+            "output_y": 0, "output_x": 1, "output_time": 2, "output_crs": 3, "a_b": 4, "a_b_": 1,
+        }  # fmt: skip
+        assert found["output_y"].dimensions == ("time", "lead", "y", "x")
+        assert (
+            file[found["output_y"].attrs["grid_mapping"]].attrs["grid_mapping_name"] == "polar_stereographic"
+        )
+
+
 def test_the_newest_map_is_replaced_by_a_whole_one_only(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
     import zoo

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 #: What HDF5 keeps beside the values until a file is closed, in bytes, with a margin.
 ROOM = 4 << 20
+#: What NetCDF has no type for becomes float32; true and false become 1 and 0.
+_WIDER = ("bfloat16", "float8e4m3fn", "float16")
 #: Standard names of the CF table by unit, for what radar sees.
 _STANDARD = {"mm/h": "lwe_precipitation_rate", "mm": "lwe_thickness_of_precipitation_amount"}
 
@@ -48,7 +50,10 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
         time.attrs["long_name"] = f"time of the last frame that went in, since {since}"
         if context.start is not None:
             time.attrs["standard_name"], time.attrs["calendar"] = "time", "standard"
-        variables = {spec.name: _variable(file, spec, context) for spec in signature.outputs}
+        called = _names([spec.name for spec in signature.outputs], context.grid is not None)
+        variables = {
+            spec.name: _variable(file, called[spec.name], spec, context) for spec in signature.outputs
+        }
         count = 0
         streams: Any = None
         room = ROOM + sum(
@@ -61,7 +66,7 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
             check_room(temporary.parent, room)
             file.resize_dimension("time", count + 1)
             time[count] = float(count) if frame.time is None else frame.time + over
-            if frame.stream is not None and streams is None and "stream" not in file.variables:
+            if frame.stream is not None and streams is None:
                 streams = file.create_variable("stream", ("time",), np.dtype("O", metadata={"vlen": str}))
                 streams.attrs["long_name"] = "whose frame went in"
             if streams is not None:
@@ -77,7 +82,9 @@ def netcdf(path: Path, signature: Signature, context: Context) -> Iterator[Write
 
 
 def _values(array: Array, spec: TensorSpec) -> Array:
-    return to_float32(array, spec.dtype) if spec.dtype in ("bfloat16", "float8e4m3fn", "float16") else array
+    if spec.dtype in _WIDER:
+        return to_float32(array, spec.dtype)
+    return np.asarray(array, np.int8) if spec.dtype == "bool" else array
 
 
 def _is_turned(spec: TensorSpec, grid: Grid | None) -> bool:
@@ -87,7 +94,20 @@ def _is_turned(spec: TensorSpec, grid: Grid | None) -> bool:
     )
 
 
-def _variable(file: Any, spec: TensorSpec, context: Context) -> Any:
+def _names(outputs: Sequence[str], on_map: bool) -> dict[str, str]:
+    """What outputs are called: no two alike, and none as what the file says itself."""
+    taken = {"time", "lead", "stream", "crs", *("xy" if on_map else "")}
+    found: dict[str, str] = {}
+    for output in outputs:
+        name = _plain(output)
+        while name in taken:
+            name = f"{name}_" if name in found.values() else f"output_{name}"
+        taken.add(name)
+        found[output] = name
+    return found
+
+
+def _variable(file: Any, called: str, spec: TensorSpec, context: Context) -> Any:
     shape, names = spec.frame_shape, []
     grid = context.grid
     shape = (shape[2], *shape[:2]) if _is_turned(spec, grid) else shape
@@ -106,17 +126,17 @@ def _variable(file: Any, spec: TensorSpec, context: Context) -> Any:
         if on_grid and behind <= 2:
             name = "yx"[2 - behind]
             _axis(file, name, size, grid)
-        elif axis == 0 and lead == size:
+        elif axis == 0 and lead == size and file.dimensions.get("lead", size) == size:
             name = "lead"
             _lead(file, size, context)
         else:
-            name = f"{_plain(spec.name)}_{axis}"
+            name = f"{called}_{axis}"
         if name not in file.dimensions:
             file.dimensions[name] = size
         names.append(name)
-    dtype = np.dtype(np.float32) if spec.dtype in ("bfloat16", "float8e4m3fn", "float16") else np_dtype(spec.dtype)  # fmt: skip
+    dtype = np.dtype(np.float32 if spec.dtype in _WIDER else np.int8 if spec.dtype == "bool" else np_dtype(spec.dtype))  # fmt: skip
     variable = file.create_variable(
-        _plain(spec.name), ("time", *names), dtype, chunks=(1, *sizes), compression="gzip", compression_opts=4
+        called, ("time", *names), dtype, chunks=(1, *sizes), compression="gzip", compression_opts=4
     )
     unit = context.units.get(spec.name)
     if unit is not None:
