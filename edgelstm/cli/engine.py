@@ -52,14 +52,14 @@ def build_plugin(
         bool,
         typer.Option(
             "--c",
-            help="The C library instead: needs a C++ compiler, nothing else. -o names a folder. With --tensorrt-include it opens engines too.",
+            help="The C library instead, on Linux: needs a C++ compiler, nothing else. -o names a folder. With --tensorrt-include it opens engines too.",
         ),
     ] = False,
     gst: Annotated[
         bool,
         typer.Option(
             "--gst",
-            help="The GStreamer element and the C library: needs a C++ compiler and GStreamer's headers. -o names a folder.",
+            help="The GStreamer element and the C library, on Linux: needs a C++ compiler and GStreamer's headers. -o names a folder.",
         ),
     ] = False,
     cxx: Annotated[

@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import os
+import platform
 import re
 import shlex
 import shutil
@@ -135,9 +136,12 @@ def build_c(
     tensorrt_include: the folder of TensorRT's headers, 10.3 or later; with it the library opens engines too.
     flags: more of them for the compiler.
 
-    Raises EdgeLstmError, with what to install, for what is missing, and with the compiler's words if it fails.
+    Raises EdgeLstmError on macOS and Windows (unless for another machine), with what to install, for what is missing, and with the
+    compiler's words if it fails.
     """
     machine = target_machine or machine_name()
+    if target_machine is None:
+        _check_system()
     plugins = find_source(source)
     folder = plugins / "c"
     if not (folder / HEADER).is_file():
@@ -186,6 +190,20 @@ def build_c(
         with atomic_path(library.path) as file:
             shutil.copyfile(linked, file)
     return library
+
+
+def _check_system() -> None:
+    """Raise EdgeLstmError where linkers and names of libraries are others than Linux's."""
+    hints = {
+        "Darwin": "macOS: CMake builds it, tried with a cross-compiler alone: cmake -S plugins/native -B build -DCMAKE_INSTALL_PREFIX=FOLDER "
+        "&& cmake --build build --target install; then PKG_CONFIG_PATH=FOLDER/lib/pkgconfig",
+        "Windows": "It finds ONNX Runtime by dlopen, which Windows lacks. In WSL it builds as on Linux",
+    }
+    system = platform.system()
+    if system in hints:
+        raise EdgeLstmError(
+            "the C library is built for Linux alone", found=system, expected="Linux", hint=hints[system]
+        )
 
 
 def _with_tensorrt(headers: Path, folder: Path) -> list[str]:

@@ -36,8 +36,8 @@ std::array<int, 3> rows(const Json& list) {
 }
 
 Json* member(Json* object, const char* name) {
-  for (auto& one : object->members)
-    if (one.first == name) return &one.second;
+  for (auto one = object->members.rbegin(); one != object->members.rend(); ++one)  // the last one counts
+    if (one->first == name) return &one->second;
   refuse(std::string("no ") + name);
 }
 
@@ -75,6 +75,14 @@ Sidecar read(Json json) {
 
 }  // namespace
 
+Sidecar parse_sidecar(const std::string& text, const std::string& where) {
+  try {
+    return read(parse_json(text));
+  } catch (const std::invalid_argument& error) {
+    throw Error(EDGELSTM_MODEL, where + ": " + error.what(), "The file was edited, or is of another version: build the engine again");
+  }
+}
+
 Sidecar load_sidecar(const std::string& plan) {
   std::string path = plan + ".json";
   struct stat info;
@@ -83,12 +91,7 @@ Sidecar load_sidecar(const std::string& plan) {
   if (info.st_size > kLargest) throw Error(EDGELSTM_MODEL, path + " is too large", kAgain);
   std::ifstream file(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  Sidecar found;
-  try {
-    found = read(parse_json(text));
-  } catch (const std::invalid_argument& error) {
-    throw Error(EDGELSTM_MODEL, path + ": " + error.what(), "The file was edited, or is of another version: build the engine again");
-  }
+  Sidecar found = parse_sidecar(text, path);
   if (stat(plan.c_str(), &info) != 0 || info.st_size != found.plan_bytes)
     throw Error(EDGELSTM_MODEL, plan + " is not the plan that its sidecar tells of: it has " + std::to_string(info.st_size) + " bytes, expected " +
                 std::to_string(found.plan_bytes), kAgain);

@@ -21,6 +21,9 @@ struct Sidecar {
   int64_t plan_bytes = 0;
 };
 
+// Throws Error, which names `where`, for what is no sidecar.
+Sidecar parse_sidecar(const std::string& text, const std::string& where);
+
 // That of a plan. Throws Error.
 Sidecar load_sidecar(const std::string& plan);
 

@@ -113,3 +113,18 @@ def test_json_of_what_was_built(run: Run, tmp_path: Path) -> None:
     code, told, err = run("config", "--folder", tmp_path / "here", "--prefix")
     assert code == 0, err
     assert told.strip() == str(tmp_path / "here")
+
+
+@pytest.mark.parametrize(
+    ("system", "hint"), [("Darwin", "cmake -S plugins/native"), ("Windows", "finds ONNX Runtime by dlopen")]
+)
+@pytest.mark.parametrize("kind", ["--c", "--gst"])
+def test_elsewhere_than_on_linux_it_says_so(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str, hint: str, kind: str
+) -> None:
+    monkeypatch.setattr("platform.system", lambda: system)
+    code, out, err = run("build-plugin", kind, "-o", tmp_path / "c")
+    assert (code, out) == (2, "")
+    assert "the C library is built for Linux alone" in err
+    assert hint in " ".join(err.split())
+    assert not (tmp_path / "c").exists()

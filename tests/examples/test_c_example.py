@@ -168,6 +168,7 @@ def test_a_video_in_cpp_is_held_against_its_forecasts(tmp_path: Path) -> None:
 def test_dtln_in_c_cleans_a_file_as_the_command_does(run: Run, shared_dir: Path, tmp_path: Path) -> None:
     """The examples of docs/sound.md and of examples/c."""
     dtln, library = shared_dir / "models" / "dtln", c_library.built()
+    assert len((EXAMPLES / "c" / "denoise.c").read_text().splitlines()) <= 60
     command = [
         "cc",
         "-std=c99",
@@ -221,3 +222,14 @@ def test_dtln_in_c_cleans_a_file_as_the_command_does(run: Run, shared_dir: Path,
     assert len(found) == 16000
     assert np.abs(wanted).max() > 1000
     assert np.abs(found - wanted).max() <= 2
+    with (tmp_path / "noisy.wav").open("rb") as source, Path("/dev/full").open("wb") as sink:
+        full = subprocess.run(
+            [tmp_path / "denoise", first, second],
+            stdin=source,
+            stdout=sink,
+            stderr=subprocess.PIPE,
+            check=False,
+            env=environment,
+            timeout=60,
+        )
+    assert (full.returncode, full.stderr) == (2, b"denoise: the output can't be written\n")

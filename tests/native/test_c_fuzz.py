@@ -28,6 +28,7 @@ FUZZ = Path(__file__).parent / "fuzz"
 #: Sources of each target.
 TARGETS = {
     "signature": ("signature.cpp", "json.cpp"),
+    "sidecar": ("sidecar.cpp", "signature.cpp", "json.cpp", "digest.cpp"),
     "snapshot": ("snapshot.cpp", "signature.cpp", "json.cpp", "digest.cpp"),
     "model": tuple(path.name for path in sorted(c_library.SOURCES.glob("*.cpp"))),
 }
@@ -79,7 +80,7 @@ def damaged(whole: bytes) -> list[bytes]:
     ]
 
 
-@pytest.mark.parametrize("target", ["signature", "snapshot"])
+@pytest.mark.parametrize("target", ["signature", "sidecar", "snapshot"])
 def test_what_was_found_and_damaged_files_break_nothing(target: str, corpus: Path, tmp_path: Path) -> None:
     c_library.built()
     program = tmp_path / target

@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:tests python tests/native/fuzz/corpus.py FOLDER
 
-writes FOLDER/{signature,model,snapshot}/, FOLDER/graph.onnx and FOLDER/{signature,snapshot}.dict.
+writes FOLDER/{signature,model,sidecar,snapshot}/, FOLDER/graph.onnx and FOLDER/{signature,sidecar,snapshot}.dict.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import onnx
 import zoo
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.unroll import unroll
+from edgelstm.runtime.sidecar import Sidecar
 from edgelstm.runtime.snapshot import Snapshot
 
 #: As snapshot.cpp has them: (dtype, shape) by name.
@@ -30,6 +31,23 @@ def models() -> dict[str, StepModel]:
         "lstm": zoo.lstm(), "conv_lstm": zoo.conv_lstm(), "two_inputs": zoo.two_inputs(), "running_sum": zoo.running_sum(),
         "five_rows": zoo.lstm(axis=5), "no_outputs": zoo.running_sum(outputs=()), "window": unroll(zoo.lstm(), 3),
     }  # fmt: skip
+
+
+def sidecars() -> dict[str, Sidecar]:
+    """Of the same models, as engines of several kinds have them."""
+    hashes = {"onnx": "1" * 64, "plan": "2" * 64}
+    options: list[dict[str, object]] = [
+        {},
+        {"profiles": [[1, 1, 1], [2, 4, 8]], "version_compatible": True},
+        {"hardware_compatible": True, "in_place": False, "workspace": 0.5, "größe": None},
+    ]
+    found = {}
+    for k, (name, step) in enumerate(models().items()):
+        found[name] = Sidecar(
+            step.signature, "tensorrt", "10.3.0", gpu="8.7" if k % 2 else None, streams=(1, 2 + k, 9), hashes=hashes,
+            options=options[k % 3], plan_bytes=k * 1000,
+        )  # fmt: skip
+    return found
 
 
 def snapshots(folder: Path) -> dict[str, bytes]:
@@ -57,7 +75,7 @@ def snapshots(folder: Path) -> dict[str, bytes]:
 
 def write(folder: Path) -> None:
     """All of it. Small files, so that the fuzzers are fast."""
-    for part in ("signature", "model", "snapshot"):
+    for part in ("signature", "model", "sidecar", "snapshot"):
         (folder / part).mkdir(parents=True, exist_ok=True)
     for name, step in models().items():
         text = step.signature.dumps().encode()
@@ -79,6 +97,13 @@ def write(folder: Path) -> None:
         "float32", "float16", "bfloat16", "float8e4m3fn", "float64", "int64", "bool", "N", "2147483647", "9223372036854775807", "AACAPw==", "true", "null",
     ]  # fmt: skip
     (folder / "signature.dict").write_text("".join(f'"{word}"\n' for word in words))
+    for name, sidecar in sidecars().items():
+        (folder / "sidecar" / name).write_text(sidecar.dumps())
+    words += [
+        "runtime", "version", "gpu", "gates", "targets", "precision", "streams", "plan_bytes", "options", "profiles", "version_compatible",
+        "hardware_compatible", "in_place", "hashes", "plan", "signature", "tensorrt", "16777216", "1e3", "-0", "\\\\ud83d\\\\ude00",
+    ]  # fmt: skip
+    (folder / "sidecar.dict").write_text("".join(f'"{word}"\n' for word in words))
     parts = [
         r"PK\x03\x04", r"PK\x01\x02", r"PK\x05\x06", r"PK\x06\x06", r"PK\x06\x07", r"\x93NUMPY\x01\x00", r"\x93NUMPY\x02\x00", "descr",
         "fortran_order", "shape", "False", "True", "<f4", "<f2", "|b1", "<i8", ".npy", "edgelstm.snapshot", r"\xff\xff\xff\xff", r"\x01\x00\x10\x00",
