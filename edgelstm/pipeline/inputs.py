@@ -73,6 +73,7 @@ class Inputs:
             )
             for spec in signature.inputs
         }
+        self._only = signature.inputs[0].name if len(signature.inputs) == 1 else None
         #: What the model declares and nobody replaced: to be held against the depth of the frames.
         self._declared = {
             name: ops for name, ops in signature.preprocessing.items() if name not in (overrides or {})
@@ -93,6 +94,9 @@ class Inputs:
         if isinstance(frame, Frame):
             if frame.bad is not None:
                 raise frame.bad
+            name, data = self._only, frame.data
+            if name is not None and data.__class__ is np.ndarray and self._preprocess[name].takes(data):  # type: ignore[arg-type]
+                return {name: data}  # type: ignore[dict-item]
             if frame.values is not None and frame.values != self._checked:
                 for name, ops in self._declared.items():
                     check_scale(name, ops, frame.values, self._says[name])

@@ -70,14 +70,18 @@ class Preprocess:
         self._compiled_for: tuple[int, ...] | None = None
         self._transforms: list[Transform] = []
 
+    def takes(self, raw: Array) -> bool:
+        """Whether it is what the model takes, and nothing is to be done to it."""
+        return (
+            self._as_it_is
+            and raw.shape == self._shape
+            and raw.dtype == self._dtype
+            and raw.flags.c_contiguous
+        )
+
     def __call__(self, raw: Array) -> Array:
         """The frame for the model, an array of its own or, when nothing is to be done, ``raw`` itself."""
-        if (
-            self._as_it_is
-            and raw.dtype == self._dtype
-            and raw.shape == self._shape
-            and raw.flags.c_contiguous
-        ):
+        if self.takes(raw):
             return raw
         if raw.shape != self._compiled_for:
             self._transforms = self._compile(raw.shape)

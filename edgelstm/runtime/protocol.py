@@ -26,7 +26,8 @@ class Program(Protocol):
     NumPy's, or None if ``value`` is no such array.
 
     And any may have what makes steps cheaper (see :class:`edgelstm.runtime.rows.RowProgram`, which all of ours are):
-    ``step_row(frame, state, row)``, a model with one input and one row without lists and dictionaries; ``step_rows(frames, state,
+    ``step_row(frame, state, row)``, a model with one input and one row without lists and dictionaries; ``step_arrays``, ``step`` of a model
+    with one input for arrays in place of mappings; ``step_rows(frames, state,
     first, count)``, rows side by side in arrays of all of them; ``step_watched``, ``step_row`` that gives None, and does nothing, for a
     frame with NaN or infinity; ``warm_up(state)``, what the first steps would do before they run.
     """

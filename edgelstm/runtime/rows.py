@@ -143,6 +143,15 @@ class RowProgram:
 
     def step(self, frames: Sequence[Frame], state: RowState, active: Sequence[int]) -> list[Outputs]:
         """Advance rows ``active``; see the protocol."""
+        return self._put_and_run(frames, state, active, self._memory.put)
+
+    def step_arrays(self, frames: Sequence[Array], state: RowState, active: Sequence[int]) -> list[Outputs]:
+        """:meth:`step` of a model with one input, without dictionaries."""
+        return self._put_and_run(frames, state, active, self._memory.put_one)
+
+    def _put_and_run(
+        self, frames: Sequence[Any], state: RowState, active: Sequence[int], put: Callable[[int, Any], None]
+    ) -> list[Outputs]:
         memory = self._memory
         if state.written:
             state.written.clear()
@@ -150,19 +159,19 @@ class RowProgram:
         state.moved = ()
         if self._size.most == 1 or len(active) == 1 == self._size.least == self._size.granule:
             for frame, row in zip(frames, active, strict=True):
-                memory.put(row, frame)
+                put(row, frame)
             outputs = [self._run(state, row, 1)[0] for row in active]
         else:
             first, count = self._span(active)
             fewest = max(len(active), self._size.least)
             if fewest < DENSE * count or (self._size.overwrites and len(active) < count):
-                return self._step_gathered(frames, state, active, fewest)
+                return self._step_gathered(frames, state, active, fewest, put)
             for frame, row in zip(frames, active, strict=True):
-                memory.put(row, frame)
+                put(row, frame)
             if count > 1:
                 self._align(state, range(first, first + count), state.side[active[0]])
             done = self._run(state, first, count)
-            outputs = [done[row - first] for row in active]
+            outputs = done if count == len(active) else [done[row - first] for row in active]
         memory.wait()
         for row in active:
             state.side[row] ^= 1
@@ -321,7 +330,12 @@ class RowProgram:
         return call
 
     def _step_gathered(
-        self, frames: Sequence[Frame], state: RowState, active: Sequence[int], count: int
+        self,
+        frames: Sequence[Any],
+        state: RowState,
+        active: Sequence[int],
+        count: int,
+        put: Callable[[int, Any], None],
     ) -> list[Outputs]:
         """Few rows, far apart: copy their state together, run them as one call, copy it back."""
         memory = self._memory
@@ -331,7 +345,7 @@ class RowProgram:
             self._initialise(state.scratch[0], self._size.least)
         before, after = state.scratch
         for slot, (frame, row) in enumerate(zip(frames, active, strict=True)):
-            memory.put(slot, frame)
+            put(slot, frame)
             memory.move(state.buffers[state.side[row]], row, before, slot)
         call = state.calls.get((-1, count, 0))
         if call is None:

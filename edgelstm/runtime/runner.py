@@ -136,6 +136,11 @@ class Runner:
         #: How the program takes a frame without a dictionary, if the model has one input; and all frames in one array.
         self._step_row = None if self._frames.only is None else getattr(program, "step_row", None)
         self._step_rows = getattr(program, "step_rows", None)
+        #: How it takes frames of several streams, and the name of the only input where they go in without dictionaries.
+        self._step: Callable[[Sequence[Any], Any, Sequence[int]], Sequence[Outputs]] = program.step
+        self._only: str | None = None
+        if self._frames.only is not None and hasattr(program, "step_arrays"):
+            self._step, self._only = program.step_arrays, self._frames.only.name
         self._step_watched = (
             None
             if self._frames.only is None or on_bad_frame == "pass"
@@ -338,29 +343,26 @@ class Runner:
         Copies are made here, before another thread's turn writes over the views.
         """
         with self._lock:
-            jobs = []
+            jobs: list[tuple[int, int, Stream, Any]] = []
             skipped = []
-            streams, check = self._streams, self._frames
+            streams, check, name = self._streams, self._frames, self._only
             only = check.only
             for place, (stream, frame) in enumerate(pairs):
                 if streams.get(stream.name) is not stream:
                     self._check_member(stream)
-                checked: Frame | None
-                if only is not None and check.is_good(frame, only):
-                    checked = {only.name: frame}  # type: ignore[dict-item]
-                else:
-                    checked = self._frames.one(stream, frame)
-                if checked is None:
+                if name is not None and only is not None and check.is_good(frame, only):
+                    jobs.append((stream._row, place, stream, frame))
+                elif (checked := check.one(stream, frame)) is None:
                     skipped.append(stream)
                 else:
-                    jobs.append((stream._row, place, stream, checked))
+                    jobs.append((stream._row, place, stream, checked if name is None else checked[name]))
             if len(jobs) > 1:
                 jobs.sort(key=_ROW)
             if self._outside is not None:
-                self._look(self._outside, [j[3] for j in jobs])
+                self._look(self._outside, [j[3] if name is None else {name: j[3]} for j in jobs])
             results: list[Outputs] = [{} for _ in pairs]
             if jobs:
-                outputs = self._program.step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
+                outputs = self._step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
                 for (_, place, stream, _), output in zip(jobs, outputs, strict=True):
                     stream.frames += 1
                     results[place] = _handed(output, copy)

@@ -28,8 +28,8 @@ from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard, Ranges
 from edgelstm.pipeline.service.kept import Keeper, KeepRules
 from edgelstm.pipeline.service.loop import Loop
-from edgelstm.pipeline.service.member import Member, Rules
-from edgelstm.pipeline.service.policies import Clock, GapRule
+from edgelstm.pipeline.service.member import Member
+from edgelstm.pipeline.service.policies import Clock, GapRule, Rules
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.reader import Reader
 from edgelstm.pipeline.service.scene import Scene

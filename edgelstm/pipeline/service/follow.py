@@ -124,8 +124,8 @@ class Follower:
                     wanted = config.streams.get(channel.name, channel.section)
                     inputs = Channel(channel.name, wanted, made, None, ranges).inputs()
                     for pulse in channel.pulses.values():
-                        if pulse.shown is not None and wanted.source == channel.section.source:
-                            inputs(pulse.shown.frame)
+                        if pulse.frame is not None and wanted.source == channel.section.source:
+                            inputs(pulse.frame)
             except EdgeLstmError:
                 self._note(name, *was)
                 service.loops = {**service.loops, head: loop}

@@ -282,9 +282,9 @@ class Loop:
             for note in self.runner.notes[self._noted :]:
                 log.warning("model %s: %s", self.name, note)
             self._noted = len(self.runner.notes)
-        good = self._are_good()
+        good, now = self._are_good(), time.monotonic()
         for name, (member, found) in due.items():
-            member.stepped(found, made[name], seconds, good)
+            member.stepped(found, made[name], seconds, now, good)
 
     def _through(
         self, series: Series, due: dict[str, tuple[Member, Due]]
@@ -319,7 +319,7 @@ class Loop:
                 continue
             done += 1
             seconds = time.perf_counter() - started
-            member.stepped(found, made[name], seconds, self._are_good())
+            member.stepped(found, made[name], seconds, time.monotonic(), self._are_good())
         self._step_is_done()
         self._failed_in_a_row = 0 if done else self._failed_in_a_row + 1
         if self._failed_in_a_row >= BROKEN:

@@ -20,8 +20,8 @@ from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
 from edgelstm.pipeline.service.kept import Keeper
-from edgelstm.pipeline.service.policies import IN_TIME, Bad, Clock, GapRule, Loss
-from edgelstm.pipeline.service.pulse import Pulse, Shown
+from edgelstm.pipeline.service.policies import IN_TIME, Clock, Rules
+from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.series import Caller, Link, Passage, Place
 from edgelstm.pipeline.service.writer import Writer
@@ -30,16 +30,6 @@ from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.finite import all_finite, can_be_infinite
 
 log = logging.getLogger("edgelstm.serve")
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is declared of a stream. lost_after: seconds without a frame after which its source counts as lost."""
-
-    gap: GapRule
-    loss: Loss
-    bad: Bad
-    lost_after: float | None = None
 
 
 @dataclass(slots=True)
@@ -88,6 +78,7 @@ class Member:
         #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
         self.position: tuple[int, float] | None = None
         self._inputs, self._outputs = inputs, outputs
+        self._may_be_infinite = [(s.name, s.dtype) for s in inputs.specs if can_be_infinite(s.dtype)]
         #: Of maps and pictures with captions, where their units are others.
         self.readable: Outputs | None = None
         #: Of models in series: what lies between them, and what makes that.
@@ -354,13 +345,10 @@ class Member:
             self._drop("refused", arrived, str(error), filled)
             return None
         assert arrays is not None
-        finite = True
-        for spec in self._inputs.specs:
-            if can_be_infinite(spec.dtype):
-                finite = finite and all_finite(arrays[spec.name], spec.dtype)
-        if not finite:
-            self._bad(arrived, frame.missing or "NaN or infinity in the frame", filled)
-            return None
+        for name, dtype in self._may_be_infinite:
+            if not all_finite(arrays[name], dtype):
+                self._bad(arrived, frame.missing or "NaN or infinity in the frame", filled)
+                return None
         if self.scene is not None and not filled and self.scene.is_cut(frame):
             self.reset("cut")
         if self.keeper is not None and self.stream is not None:
@@ -418,35 +406,39 @@ class Member:
         if not filled and self._gathered_from is None:  # what is gathered lies before it, and is still open
             self.position = (arrived.frame.index, arrived.stamp)
 
-    def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, good: bool) -> None:
-        """The step is done; outputs are views that last until the next one. good: the state was found to be so already."""
+    def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, now: float, good: bool) -> None:
+        """The step is done, ``now``; outputs are views that last until the next one. good: the state was found to be so already."""
         assert self.stream is not None
         if not due.filled:
             self.position = (due.frame.index, due.stamp)
-        problem = None
         if good:
             self.guard.passed(self.stream)
-        else:
-            problem = self.guard.look(self.stream)
-        if problem is not None:
-            self._interrupt()
-            for link in self.links:
-                link.forget(self.name)
-            kind, words = problem
-            self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
-            if is_worth_a_line(self.counts.add(f"guard:{kind}")):
-                log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
-            if self.keeper is not None:
-                self.keeper.write(words)
+        elif (problem := self.guard.look(self.stream)) is not None:
+            self._was_set_back(due, *problem)
             return
-        outputs = self._copies.of(outputs)
+        if self._writers or self.pulse.keeps:
+            outputs = self._copies.of(outputs)
         if due.filled:
             self.counts.add("filled")
         else:
             self.counts.stepped += 1
-            self.pulse.stepped(Shown(due.frame, due.arrays, outputs), seconds, due.at)
-        if not self._writers:
-            return
+            self.pulse.stepped(seconds, due.at, now)
+            self.pulse.show(due.frame, due.arrays, outputs)
+        if self._writers:
+            self._deliver(due, outputs, seconds)
+
+    def _was_set_back(self, due: Due, kind: str, words: str) -> None:
+        """Nothing comes of the step."""
+        self._interrupt()
+        for link in self.links:
+            link.forget(self.name)
+        self.counts.add(("unfilled:" if due.filled else "dropped:") + kind)
+        if is_worth_a_line(self.counts.add(f"guard:{kind}")):
+            log.warning("stream %s: frame %d: %s; set back", self.name, due.frame.index, words)
+        if self.keeper is not None:
+            self.keeper.write(words)
+
+    def _deliver(self, due: Due, outputs: Mapping[str, Array], seconds: float) -> None:
         shown = replace(due.frame, stream=self.name)
         for writer in self._writers:
             writer.judge(shown, due.arrays, outputs)
@@ -460,7 +452,7 @@ class Member:
             return
         if due.filled:
             return
-        self.pulse.show(Shown(due.frame, due.arrays, made[False, False]))
+        self.pulse.show(due.frame, due.arrays, made[False, False])
         for writer in self._writers:
             writer.put(shown, made[writer.readable, writer.beside], seconds, self.counts)
 

@@ -43,6 +43,16 @@ class GapRule:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What is declared of a stream. lost_after: seconds without a frame after which its source counts as lost."""
+
+    gap: GapRule
+    loss: Loss
+    bad: Bad
+    lost_after: float | None = None
+
+
+@dataclass(frozen=True)
 class Verdict:
     """drop: why the frame is not stepped. reset: why the state is set back before it. gap: whether something is missing
     before it; fill: how many frames stand in for that. late: it is stepped all the same."""

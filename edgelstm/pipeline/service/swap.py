@@ -84,11 +84,11 @@ def difference(loop: Loop, runner: Caller, carry: Carry) -> float | None:
     None before any frame. Nothing moves. For the loop's thread."""
     found: float | None = None
     for member in loop.members:
-        shown, stream = member.pulse.shown, member.stream
-        if stream is None or shown is None:
+        last, stream = member.pulse.frame, member.stream
+        if stream is None or last is None:
             continue
         try:
-            frame = member.trial(shown[0])
+            frame = member.trial(last)
         except EdgeLstmError:
             continue
         if frame is None:

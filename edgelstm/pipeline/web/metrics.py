@@ -145,10 +145,10 @@ class Metrics:
                 if pulse is None:
                     continue
                 overdue.add_metric([name], pulse.overdue)
-                steps.add_metric([name], *_buckets(pulse.steps))
-                ages.add_metric([name], *_buckets(pulse.ages))
-                if pulse.at is not None:
-                    since.add_metric([name], now - pulse.at)
+                for family, histogram in zip((steps, ages), pulse.histograms, strict=True):
+                    family.add_metric([name], *_buckets(histogram))
+                if (last := pulse.last) is not None:
+                    since.add_metric([name], now - last.at)
                 if pulse.deadline is not None:
                     limit.add_metric([name], pulse.deadline)
         yield from (

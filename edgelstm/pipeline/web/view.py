@@ -96,7 +96,7 @@ def _stream(
     section, redact = channel.section, site.redactor.text
     member = next((m for m in list(channel.loop.members) if m.name == name), None)
     counts = channel.counts[name].to_json() if name in channel.counts else {}
-    shown, recent = pulse.shown, pulse.recent()
+    shown, recent, last = pulse.shown, pulse.recent(), pulse.last
     word, why = state_of(channel, name)
     seconds = [count for second, count, _, _ in recent if int(now) - RATE_OVER <= second < int(now)]
     made: dict[str, Any] = {
@@ -110,9 +110,9 @@ def _stream(
         "reconnects": channel.reopened,
         "queue": len(member.feed) if member is not None else 0,
         "room": member.feed.room if member is not None else 0,
-        "step": pulse.step,
-        "age": pulse.age,
-        "idle": None if pulse.at is None else max(0.0, now - pulse.at),
+        "step": 0.0 if last is None else last.step,
+        "age": 0.0 if last is None else last.age,
+        "idle": None if last is None else max(0.0, now - last.at),
         "rate": sum(seconds) / RATE_OVER,
         "deadline": section.deadline,
         "overdue": pulse.overdue,
@@ -195,15 +195,15 @@ def _running(member: Member, pulse: Pulse) -> tuple[str, str | None]:
         return "silent", f"no frame for {age(now - came)}"
     # Of a window, most frames give no output; those that are gathered are dealt with.
     gathers = member.counts["gathered"] > 0
-    if pulse.at is None:
+    if (last := pulse.last) is None:
         dropped = member.counts.total("dropped")
         return (
             ("silent", f"no output yet, {count(dropped)} frames dropped")
             if dropped > FEW
             else ("running", None)
         )
-    if now - pulse.at > patience and not gathers:
-        return "silent", f"no output for {age(now - pulse.at)}, though frames come"
+    if now - last.at > patience and not gathers:
+        return "silent", f"no output for {age(now - last.at)}, though frames come"
     return "running", None
 
 

@@ -14,8 +14,8 @@ from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
 from edgelstm.pipeline.service.loop import Loop
-from edgelstm.pipeline.service.member import Member, Rules
-from edgelstm.pipeline.service.policies import Clock, GapRule
+from edgelstm.pipeline.service.member import Member
+from edgelstm.pipeline.service.policies import Clock, GapRule, Rules
 from edgelstm.runtime.runner import Runner
 
 
