@@ -14,6 +14,8 @@ from edgelstm.runtime.protocol import Array
 
 #: Elements up to which BLAS works in the calling thread.
 SMALL = 8192
+#: Elements up to which Python is faster.
+FEW = 16
 #: Bits of the exponent, all of which are set in NaN and infinity alone (in float8e4m3fn with those of the mantissa: NaN alone).
 _BITS: dict[str, tuple[type[Any], int]] = {
     "float16": (np.uint16, 0x7C00),
@@ -65,6 +67,9 @@ def all_finite(array: Array, dtype: str) -> bool:
     """Whether no value is NaN or infinite, without a temporary array where the dtype has 32 bits or more."""
     if dtype in _BITS:
         return look(np.ascontiguousarray(array).reshape(-1), dtype)()
+    if array.size <= FEW and array.ndim == 1:
+        # NumPy takes longer to begin than this. In float64, no sum of float32 overflows.
+        return math.isfinite(sum(array.tolist())) or bool(np.isfinite(array).all())
     if array.size > SMALL:
         return math.isfinite(array.max()) and math.isfinite(array.min())
     return math.isfinite(np.vdot(array, array)) or bool(np.isfinite(array).all())

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import zoo
-from edgelstm.runtime.finite import look
+from edgelstm.runtime.finite import all_finite, look
 from edgelstm.runtime.runner import Runner
 
 
@@ -117,6 +117,21 @@ def test_one_value_that_is_none_is_seen_wherever_it_lies(dtype: str, size: int) 
                 array[place] = kept
         assert seen()
     assert array.dtype == np_dtype(dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("shape", [(1,), (3,), (16,), (17,), (2, 3), (9000,), ()])
+def test_a_frame_with_one_value_that_is_none_is_seen(dtype: str, shape: tuple[int, ...]) -> None:
+    array = np.full(shape, np.finfo(dtype).max, dtype)
+    with np.errstate(over="ignore"):
+        assert all_finite(array, dtype), "the largest values there are, whose sum overflows"
+        for bad in (math.nan, math.inf, -math.inf):
+            for place in {0, array.size // 2, array.size - 1}:
+                kept = array.flat[place]
+                array.flat[place] = bad
+                assert not all_finite(array, dtype), (bad, place)
+                array.flat[place] = kept
+        assert all_finite(np.zeros(0, dtype), dtype)
 
 
 def test_after_a_step_taken_back_a_stream_goes_on_bit_for_bit(tmp_path: Path) -> None:

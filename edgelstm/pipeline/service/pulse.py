@@ -96,7 +96,7 @@ class Pulse:
             if self._deadline is not None:
                 self._overdue += int((ages > self._deadline).sum())
             seconds = at.astype(np.int64)
-            for second in np.unique(seconds).tolist():
+            for second in sorted(set(seconds.tolist())):
                 mine = seconds == second
                 entry = (second, int(mine.sum()), float(steps[mine].max()), float(ages[mine].max()))
                 if self._history and self._history[-1][0] == second:
