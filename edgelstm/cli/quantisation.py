@@ -60,6 +60,12 @@ def calibrate(
     ] = "onnxruntime",
     preprocess: Preprocess = None,
     hop: Hop = None,
+    on_bad_frame: Annotated[
+        str,
+        typer.Option(
+            help="A frame that can't be read, or with NaN or infinity: error, or skip to leave it out."
+        ),
+    ] = "error",
     threads: Threads = None,
     as_json: Json = False,
 ) -> None:
@@ -81,6 +87,7 @@ def calibrate(
             sequence=sequence,
             preprocess=preprocess,
             hop=hop,
+            on_bad_frame=on_bad_frame,  # type: ignore[arg-type]
             rounds=rounds,
             runtime=runtime,  # type: ignore[arg-type]
             threads=threads,

@@ -51,7 +51,8 @@ _KINDS = {
 class Span:
     """Part of a source that is one sequence: ``frames`` frames from ``start`` on; all that are left if None.
 
-    at_most: fewer will do. hop: of windows, see :class:`edgelstm.Inputs`.
+    at_most: fewer will do. hop: of windows, see :class:`edgelstm.Inputs`. skip: frames that can't be taken are none; ``start`` and ``frames`` count
+    the others.
     """
 
     source: str
@@ -59,6 +60,7 @@ class Span:
     frames: int | None = None
     at_most: bool = False
     hop: int | None = None
+    skip: bool = False
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, refuse_overwrite
@@ -88,6 +88,7 @@ def calibrate(
     sequence: int | None = None,
     preprocess: Sequence[str] | None = None,
     hop: int | None = None,
+    on_bad_frame: Literal["error", "skip"] = "error",
     rounds: int = 1,
     runtime: Target = "onnxruntime",
     threads: int | None = None,
@@ -104,6 +105,7 @@ def calibrate(
     limit: at most so many frames of each source. sequence: cut each source into sequences of so many frames, each from the
         initial state; what is left over at the end is not used.
     hop: for models whose step takes several frames together, see :class:`edgelstm.Inputs`; of sound, in samples.
+    on_bad_frame: of sources' frames that can't be read, or hold NaN or infinity: ``skip`` leaves them out, and the state goes on over them.
     rounds: 2 calibrates again while the graph quantised for ``runtime`` drives the state; ``moved`` tells what changed.
 
     Raises EdgeLstmError, and writes nothing, for sources that are none or too short, and for ranges of no use.
@@ -112,6 +114,8 @@ def calibrate(
     step = model if isinstance(model, StepModel) else StepModel.load(model)
     if rounds not in (1, 2):
         raise EdgeLstmError("rounds", found=rounds, expected="1 or 2")
+    if on_bad_frame not in ("error", "skip"):
+        raise EdgeLstmError("on_bad_frame", found=on_bad_frame, expected="error or skip")
     check_target(runtime, "int8")
     if limit is not None and limit < 1:
         raise EdgeLstmError("limit", found=limit, expected="at least 1 frame")
@@ -135,7 +139,7 @@ def calibrate(
             check_hop(hop, source)
             arrays = [given(step, k, islice(s, limit)) for k, s in enumerate(source)]  # type: ignore[arg-type]
             return hold_back(arrays, [None] * len(arrays))
-        spans = tuple(replace(span, hop=plan.hop) for span in spans)
+        spans = tuple(replace(span, hop=plan.hop, skip=on_bad_frame == "skip") for span in spans)
         if not spans:
             raise EdgeLstmError(
                 "no sequences to calibrate on", expected="--source, or a recipe with [[sequence]]"

@@ -85,7 +85,7 @@ class HeldBack:
         data: dict[str, Any] = {"frames": run, "held_back": self._covered(self._held)}
         if self.span is not None:
             start = self.span.start + (self._count - items) * self.hop
-            data |= {"source": self.span.source, "start": start}
+            data |= {"source": self.span.source, "start": start} | ({"skip": True} if self.span.skip else {})
             if self.span.hop is None:
                 return data
             return data | {"hop": self.span.hop, "each": self.each, "every": self.hop}
@@ -105,7 +105,10 @@ def frames_of(step: StepModel, entry: Mapping[str, Any], ops: Any) -> Iterable[F
     count, window = int(entry["frames"]), step.signature.window or 1
     if "source" in entry:
         hop = None if entry.get("hop") is None else int(entry["hop"])
-        return SpanFrames(step, Span(str(entry["source"]), int(entry["start"]), count, hop=hop), ops)
+        skip = bool(entry.get("skip", False))
+        return SpanFrames(
+            step, Span(str(entry["source"]), int(entry["start"]), count, hop=hop, skip=skip), ops
+        )
     if "arrays" in entry:
         return _arrays(step.signature, entry["arrays"], count // window)
     raise EdgeLstmError("frames held back", found=str(entry.get("why_not", "nothing is said of them")))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -12,11 +13,13 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.step import StepModel
 from edgelstm.pipeline import Frame as RawFrame
-from edgelstm.pipeline import Inputs, open_source
+from edgelstm.pipeline import Inputs, Source, open_source
 from edgelstm.pipeline.inputs import cut, of_one_stream
 from edgelstm.quantize.calibrate import Recording
 from edgelstm.quantize.recipe import Span
 from edgelstm.runtime.protocol import Array, Frame
+
+log = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
 
@@ -38,10 +41,11 @@ class SpanFrames:
                 count += 1
                 yield frame
 
-        with open_source(span.source, limit=stop) as opened:
+        with open_source(span.source, limit=None if span.skip else stop) as opened:
             source, hop, _ = cut(opened, signature, self._ops, span.hop)
             inputs = Inputs(signature, self._ops, hop=hop)
-            for _, arrays in inputs.steps(of_one_stream(counted(islice(source, span.start, None)))):
+            frames = islice(good(source, Inputs(signature, self._ops, hop=hop), span), span.start, stop)
+            for _, arrays in inputs.steps(of_one_stream(counted(frames))):
                 yield arrays
         if span.frames is None or span.at_most:
             return
@@ -52,6 +56,29 @@ class SpanFrames:
                 expected=str(span.frames),
                 hint="Ask for fewer frames, or record more",
             )
+
+
+def good(source: Source, inputs: Inputs, span: Span) -> Iterable[RawFrame]:
+    """The frames of a source, with ``span.skip`` those that can be taken: ``inputs`` makes of them what the model takes."""
+    if not span.skip:
+        return source
+    source.gives_bad = True
+    return _taken(source, inputs)
+
+
+def _taken(source: Source, inputs: Inputs) -> Iterator[RawFrame]:
+    left_out, first = 0, ""
+    for frame in source:
+        why = str(frame.bad or frame.late or frame.missing or "")
+        if frame.bad is None and frame.late is None:
+            arrays = inputs(frame).values()  # which may bring what is missing to a number
+            if all(array.dtype.kind != "f" or np.isfinite(array).all() for array in arrays):
+                yield frame
+                continue
+        left_out += 1
+        first = first or why or f"frame {frame.index} ({frame.name}): NaN or infinity"
+    if left_out:
+        log.warning("left out: %s, the first: %s", count_of(left_out, "frame"), first)
 
 
 def windows_of(step: StepModel, span: Span | None, ops: Any) -> tuple[int, int]:
@@ -69,9 +96,10 @@ def cut_span(step: StepModel, span: Span, length: int, ops: Any) -> list[Span]:
     if length < 1:
         raise EdgeLstmError("sequence", found=length, expected="at least 1 frame")
     stop = None if span.frames is None else span.start + span.frames
-    with open_source(span.source, limit=stop) as opened:
-        source, _, _ = cut(opened, step.signature, ops, span.hop)
-        count = sum(1 for _ in source) - span.start
+    with open_source(span.source, limit=None if span.skip else stop) as opened:
+        source, hop, _ = cut(opened, step.signature, ops, span.hop)
+        frames = good(source, Inputs(step.signature, ops, hop=hop), span)
+        count = sum(1 for _ in islice(frames, stop)) - span.start
     if count < length:
         raise EdgeLstmError(
             f"source {span.source} is shorter than a sequence",

@@ -38,6 +38,39 @@ def test_every_separator_gives_the_same_frames(tmp_path: Path, sep: str) -> None
     assert [f.data.tolist() for f in open_source(f"{spec}:columns=c,a")] == [[3, 1], [6000, 4]]
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a;b;c\n1,5;-2;1,25e3\n,5;4,;6\n",
+        "a\tb\tc\n1,5\t-2\t1,25e3\n,5\t4,\t6\n",
+        "a b c\n1,5 -2 1,25e3\n,5 4, 6\n",
+        'a,b,c\n"1,5",-2,"1,25e3"\n",5","4,",6\n',
+        "1,5;-2;1,25e3\n,5;4,;6\n",
+        "1,5 -2 1,25e3\n,5 4, 6\n",
+    ],
+)
+def test_a_comma_between_the_digits_of_numbers(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.csv").write_text(text)
+    frames = [f.data.tolist() for f in open_source(f"{tmp_path}/t.csv:decimal=,")]
+    assert frames == [[1.5, -2, 1250], [0.5, 4, 6]]
+
+
+def test_what_else_a_decimal_comma_touches(tmp_path: Path) -> None:
+    rows: list[list[object]] = [["unit", "t", "x"], ["1,5", "0,5", "1,25"], ["1.5", "1,5", "2"]]
+    spec = write(tmp_path / "t.csv", rows, ";")
+    assert "Where a comma stands between the digits of numbers: t.csv:decimal=," in refusal(
+        f"{spec}:columns=x"
+    )
+    frames = list(open_source(f"{spec}:decimal=,:key=unit:time=t"))
+    assert [(f.stream, f.time, f.name, f.data.tolist()) for f in frames] == [
+        ("1,5", 0.0, "0,5", [1.25]),
+        ("1.5", 0.0, "1,5", [2.0]),
+    ], "keys and names are text"
+    thousands = write(tmp_path / "n.csv", [["x", "y"], ["1.234", "1.234,5"]], ";")
+    assert "found '1.234'; expected a number without a point" in refusal(f"{thousands}:decimal=,")
+    assert "decimal: found ;; expected , or ." in refusal(f"{thousands}:decimal=;")
+
+
 def test_numbers_in_the_first_line_are_a_row(tmp_path: Path) -> None:
     spec = write(tmp_path / "t.txt", [[1, 2], [3, 4]], " ")
     assert [f.data.tolist() for f in open_source(spec)] == [[1, 2], [3, 4]]

@@ -27,6 +27,7 @@ from edgelstm.quantize.qdq import quantize
 from edgelstm.quantize.ranges import METHODS
 from edgelstm.runtime.onnxruntime import OrtProgram
 from edgelstm.runtime.protocol import Frame
+from edgelstm.workflows.held_back import frames_of
 from recordings import calibrated, recordings, smooth_frames
 from stepping import Stepper, from_text
 
@@ -550,3 +551,37 @@ def test_what_is_no_calibration(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(EdgeLstmError, match=r"c\.json is not a calibration"):
         Calibration.load(path)
+
+
+def test_frames_that_can_not_be_taken_are_left_out_and_the_check_has_the_right_ones(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As if they were not in the file."""
+    step = zoo.lstm()
+    step.save(tmp_path / "m.onnx")
+    rows = [[f"{v:.3f}" for v in row] for row in np.random.default_rng(2).normal(size=(140, 3))]
+    for name, bad in (("good", {}), ("bad", {3: ["n/a", "0", "0"], 60: ["1", "", "0"], 130: ["1"]})):
+        lines = ["a,b,c"]
+        for k, row in enumerate(rows):
+            lines += [",".join(bad[k])] if k in bad else []
+            lines.append(",".join(row))
+        (tmp_path / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    good, bad_table = str(tmp_path / "good.csv"), str(tmp_path / "bad.csv")
+    with pytest.raises(EdgeLstmError, match="row 4"):
+        public_calibrate(step, bad_table, threads=1)
+    made = [
+        public_calibrate(step, source, on_bad_frame=policy, sequence=70, threads=1).calibration
+        for source, policy in ((good, "error"), (bad_table, "skip"))
+    ]
+    assert made[0].frames == made[1].frames
+    for name, seen in made[0].tensors.items():
+        assert (seen.minimum == made[1].tensors[name].minimum).all()
+        assert (seen.maximum == made[1].tensors[name].maximum).all()
+    for before, after in zip(*(c.data for c in made), strict=True):
+        held = [list(frames_of(step, entry["check"], None)) for entry in (before, after)]
+        assert len(held[0]) == len(held[1]) > 0
+        assert all((a["x"] == b["x"]).all() for a, b in zip(*held, strict=True))
+    assert "left out: 3 frames, the first: " in caplog.text
+    assert "row 4" in caplog.text
+    with pytest.raises(EdgeLstmError, match="found zero; expected error or skip"):
+        public_calibrate(step, good, on_bad_frame="zero", threads=1)  # type: ignore[arg-type]

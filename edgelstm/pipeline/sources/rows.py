@@ -41,6 +41,8 @@ class Row:
     wrong: EdgeLstmError | None = None
     #: Its number in its file, where a table has several.
     place: int | None = None
+    #: What stands between the digits of its numbers.
+    decimal: str = "."
 
     @property
     def where(self) -> str:
@@ -81,7 +83,7 @@ class Row:
         empty; which cell is the first that is empty or NaN, in words."""
         if self.wrong is None:
             with contextlib.suppress(KeyError, TypeError, ValueError, OverflowError):
-                numbers = [_number(self.cells[column]) for column in columns]
+                numbers = [_number(self.cells[column], self.decimal) for column in columns]
                 if not any(map(math.isnan, numbers)):
                     return np.array(numbers, np.float64), None, None
         values = np.full(len(columns), math.nan)
@@ -92,21 +94,29 @@ class Row:
             try:
                 value = self._cell(column)
                 if value is not None and not (isinstance(value, str) and not value.strip()):
-                    values[place] = _number(value)
+                    values[place] = _number(value, self.decimal)
             except EdgeLstmError as error:
                 bad = bad or error
             except (TypeError, ValueError, OverflowError):
                 bad = bad or EdgeLstmError(
                     f"{self.where}, column {column!r}",
                     found=shown(value),
-                    expected="a number",
-                    hint=f"Choose the columns: {self.path.name}:columns=..., or leave such rows out (run, score, fit-detector, detect: --on-bad-frame skip)",
+                    expected="a number" if self.decimal == "." else "a number without a point, decimal=,",
+                    hint=self._hint(value),
                 )
             else:
                 if missing is None and math.isnan(values[place]):
                     found = "an empty cell" if value is None or not str(value).strip() else shown(value)
                     missing = f"{self.where}, column {column!r}: {found}"
         return values, bad, missing
+
+    def _hint(self, value: object) -> str:
+        if isinstance(value, str) and self.decimal == "." and _is_number(value, ","):
+            return f"Where a comma stands between the digits of numbers: {self.path.name}:decimal=,"
+        return (
+            f"Choose the columns: {self.path.name}:columns=..., or leave such rows out (run, score, calibrate, fit-detector, "
+            "detect: --on-bad-frame skip)"
+        )
 
     def _cell(self, column: str) -> Any:
         try:
@@ -128,11 +138,16 @@ class Rows:
 
 
 def open_text(
-    path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
+    path: Path,
+    follow: Follow | None = None,
+    wait: bool = True,
+    header: bool | None = None,
+    decimal: str = ".",
 ) -> Rows:
     """Rows of text. follow: whole lines only, and with ``wait`` those that come, too. The separator is what the first line has of tab, semicolon
     and comma, else white space. header: whether that line names the columns; None: unless it is numbers, which are a row, and columns are
-    then called 1, 2, ... Raises EdgeLstmError.
+    then called 1, 2, ... decimal: ``,`` where it stands between the digits of numbers; a comma separates then only in a first line without white space.
+    Raises EdgeLstmError.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="", errors="surrogateescape") as file:
@@ -142,11 +157,12 @@ def open_text(
         raise EdgeLstmError(f"{path}: not a table of text", found=str(error)) from error
     if follow is not None and not first.endswith("\n"):
         raise EdgeLstmError(f"{path}: the first line", found="no end of it yet", expected="a whole line")
-    delimiter = next((d for d in "\t;," if d in first), None)
+    separators = "\t;" if decimal == "," and len(first.split()) > 1 else "\t;,"
+    delimiter = next((d for d in separators if d in first), None)
     head = _cells(_without_mark(first, delimiter), delimiter)
     if not head:
         raise EdgeLstmError(f"{path}: an empty first line", expected="names of columns, or numbers")
-    headless = _is_headless(path, head, header)
+    headless = _is_headless(path, head, header, decimal)
     names = tuple(map(str, range(1, len(head) + 1))) if headless else tuple(head)
     check_once(path, names)
 
@@ -168,11 +184,13 @@ def open_text(
                         continue
                     # Those between others are rows of nothing; those at the end are a spreadsheet's.
                     for at in blank:
-                        yield Row(path, index, dict.fromkeys(names, ""), at)
+                        yield Row(path, index, dict.fromkeys(names, ""), at, decimal=decimal)
                         index += 1
                     blank.clear()
                     # A header may name more columns than the rows have: what is missing shows when it is asked for.
-                    row = Row(path, index, dict(zip(names, cells, strict=False)), begin + line)
+                    row = Row(
+                        path, index, dict(zip(names, cells, strict=False)), begin + line, decimal=decimal
+                    )
                     found = unread or (count_of(len(cells), "value") if len(cells) > len(names) else None)
                     expected = f"{count_of(len(names), 'value')}, as the first line has"
                     if delimiter is None and len(cells) < (width := width or len(cells)):
@@ -249,7 +267,7 @@ def _without_mark(line: str, delimiter: str | None) -> str:
     return line[1:] if line.startswith("#") and name.strip() else line
 
 
-def _is_headless(path: Path, head: Sequence[str], header: bool | None) -> bool:
+def _is_headless(path: Path, head: Sequence[str], header: bool | None, decimal: str) -> bool:
     """Whether the first line is a row. Raises EdgeLstmError for 0,1,2,... without ``header``: pandas numbers columns so."""
     if header is not None:
         return not header
@@ -259,7 +277,7 @@ def _is_headless(path: Path, head: Sequence[str], header: bool | None) -> bool:
             found=f"{','.join(head[:4])}{',...' if len(head) > 4 else ''}: names of columns, or the first row",
             expected=f"{path.name}:header=yes or {path.name}:header=no",
         )
-    return all(_is_number(cell) for cell in head)
+    return all(_is_number(cell, decimal) for cell in head)
 
 
 def check_once(path: Path, names: Sequence[str]) -> None:
@@ -268,15 +286,25 @@ def check_once(path: Path, names: Sequence[str]) -> None:
         raise EdgeLstmError(f"{path}: columns of one name", found=", ".join(twice))
 
 
-def _number(value: Any) -> float:
-    if isinstance(value, str) and "_" in value:  # 1_000 is Python's, no file's
-        raise ValueError(value)
+def _number(value: Any, decimal: str = ".") -> float:
+    if isinstance(value, str):
+        if "_" in value:  # 1_000 is Python's, no file's
+            raise ValueError(value)
+        if decimal != ".":
+            value = with_point(value, decimal)
     return float(value)
 
 
-def _is_number(cell: str) -> bool:
+def with_point(text: str, decimal: str) -> str:
+    """A number as Python reads it. Raises ValueError for one with a point: it may stand between thousands, and 1.234 be 1234."""
+    if decimal != "." and "." in text:
+        raise ValueError(text)
+    return text.replace(decimal, ".", 1)
+
+
+def _is_number(cell: str, decimal: str = ".") -> bool:
     try:
-        float(cell)
+        float(with_point(cell, decimal))
     except ValueError:
         return False
     return True

@@ -7,6 +7,7 @@ where, what is smallest and largest), then the frames. Memory holds one number o
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgelstm.files import PathLike, check_file, refuse_overwrite
 from edgelstm.pipeline.sources.address import split_options
 from edgelstm.pipeline.sources.folder import Follow
 from edgelstm.pipeline.sources.parquet import SUFFIX, open_parquet
-from edgelstm.pipeline.sources.rows import Row, Rows, open_text
+from edgelstm.pipeline.sources.rows import Row, Rows, open_text, with_point
 from edgelstm.pipeline.sources.scales import Scales, read_scales, write_scales
 from edgelstm.pipeline.sources.source import NOTHING, Array, Frame, Source
 from edgelstm.pipeline.sources.stamps import CLOCKS, Stamps, ask, read_time
@@ -29,7 +30,7 @@ log = logging.getLogger(__name__)
 #: Of a folder of parts.
 PARTS = SUFFIX
 SUFFIXES = (".csv", ".tsv", ".txt", ".parquet")
-OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "clock", "header")
+OPTIONS = ("columns", "key", "keys", "scale", "head", "time", "clock", "header", "decimal")
 #: Streams that a growing table has no place for, and rows of no stream, of which it is said.
 MAX_STRANGE = 100
 #: Rows of a growing table that say, at the start, whether its columns hold numbers.
@@ -48,6 +49,7 @@ class Options:
     time: str | None = None
     clock: str | None = None
     header: bool | None = None
+    decimal: str = "."
 
 
 class Numbers:
@@ -98,7 +100,7 @@ def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = Non
 
     columns: which, in this order; all but key and time if none are named. key: the column that says whose row it is; keys: only
     these, ``a,b`` or ``81-100``. head: only the first so many rows of each stream. header: whether the first line
-    names the columns, ``yes`` or ``no`` (default: unless it is numbers). time: seconds, or ISO 8601; clock: what its numbers count,
+    names the columns, ``yes`` or ``no`` (default: unless it is numbers). decimal: ``,`` where it stands between the digits of numbers. time: seconds, or ISO 8601; clock: what its numbers count,
     ``s``, ``ms``, ``us`` or ``ns``; a gap is said, and time that runs backwards within a stream is an error. scale: ``own`` brings each stream to 0..1 by its own
     smallest and largest value (of the whole file: nothing live), FILE.csv by the values that ``edgelstm scales`` wrote.
     follow: rows that come, too, of the streams that are there at the start or that ``keys`` names.
@@ -120,7 +122,7 @@ def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = Non
         said.append(f"{count_of(len(spans), 'stream')} by {options.key!r}")
     if options.scale == "own":
         said.append("each stream brought to 0..1 by its own smallest and largest value in the file")
-    said.extend(open_rows(path, header=options.header).said)
+    said.extend(open_rows(path, header=options.header, decimal=options.decimal).said)
     return Source(
         f"table {path}",
         lambda: _frames(path, columns, options, spans, scales),
@@ -169,15 +171,20 @@ def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
 
 
 def open_rows(
-    path: Path, follow: Follow | None = None, wait: bool = True, header: bool | None = None
+    path: Path,
+    follow: Follow | None = None,
+    wait: bool = True,
+    header: bool | None = None,
+    decimal: str = ".",
 ) -> Rows:
     """A table's rows: of text, of Parquet or of a folder of Parquet. Raises EdgeLstmError."""
     if path.suffix.lower() != SUFFIX and not path.is_dir():
-        return open_text(path, follow, wait, header)
-    if header is not None:
-        raise EdgeLstmError(
-            f"{path}: option header", found="Parquet, which names its columns", expected="text"
-        )
+        return open_text(path, follow, wait, header, decimal)
+    for name, is_given in (("header", header is not None), ("decimal", decimal != ".")):
+        if is_given:
+            raise EdgeLstmError(
+                f"{path}: option {name}", found="Parquet, which tells that itself", expected="text"
+            )
     return open_parquet(path, follow, wait)
 
 
@@ -196,7 +203,7 @@ def fit_scales(spec: str, out: PathLike) -> int:
 
 
 def _columns(path: Path, options: Options, follow: Follow | None = None) -> tuple[str, ...]:
-    names = open_rows(path, follow, header=options.header).names
+    names = open_rows(path, follow, header=options.header, decimal=options.decimal).names
     for name in (*options.columns, *filter(None, (options.key, options.time))):
         if name not in names:
             raise EdgeLstmError(
@@ -241,11 +248,19 @@ def _ask(row: Row, options: Options) -> None:
         return
     where = f"{row.where}, column {options.time!r}"
     try:
-        text = row.text(options.time)
+        text = _time(row, options)
         read_time(text, where, options.clock)
     except EdgeLstmError:
         return
     ask(text, where, options.clock)
+
+
+def _time(row: Row, options: Options) -> str:
+    """The cell of a time; where a comma stands between digits, seconds have one."""
+    assert options.time is not None
+    text = row.text(options.time)
+    is_number = re.fullmatch(r"[+-]?\d*,\d*", text) is not None
+    return with_point(text, options.decimal) if options.decimal != "." and is_number else text
 
 
 def _chosen(
@@ -260,7 +275,7 @@ def _chosen(
     wanted = set(options.keys)
     nameless = 0
     needed = [*columns, *filter(None, (options.key, options.time))]
-    for row in open_rows(path, follow, wait, options.header).read(needed):
+    for row in open_rows(path, follow, wait, options.header, options.decimal).read(needed):
         if row.is_blank and (options.key or options.time):  # it is nobody's, or the next time tells of it
             continue
         key = ""
@@ -318,7 +333,7 @@ def _frames(
         elif options.time is not None:
             try:
                 told = row.text(options.time)
-                read = stamps.read(key, told, f"{row.where}, column {options.time!r}")
+                read = stamps.read(key, _time(row, options), f"{row.where}, column {options.time!r}")
             except EdgeLstmError as error:
                 values, bad = NOTHING, bad or error
             else:
@@ -367,6 +382,8 @@ def _options(path: Path, given: Mapping[str, str]) -> Options:
             if value not in ("yes", "no"):
                 raise EdgeLstmError(f"{path}: header", found=value, expected="yes or no")
             made[name] = value == "yes"
+        elif name == "decimal" and value not in (",", "."):
+            raise EdgeLstmError(f"{path}: decimal", found=value, expected=", or .")
         elif name == "clock" and value not in CLOCKS:
             raise EdgeLstmError(f"{path}: clock", found=value, expected=", ".join(CLOCKS))
         else:
