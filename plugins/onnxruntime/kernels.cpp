@@ -21,7 +21,7 @@ typedef int32_t vi __attribute__((vector_size(4 * LANES)));
 
 INLINE vf load(const float* p) { return *reinterpret_cast<const vfu*>(p); }
 INLINE void store(float* p, vf v) { *reinterpret_cast<vfu*>(p) = v; }
-INLINE vf splat(float x) { return vf{} + x; }
+INLINE vf splat(float x) { return x - vf{}; }
 INLINE vf load(const float* p, int64_t count) {
   if (count >= L) return load(p);
   vf v{};
@@ -77,12 +77,18 @@ INLINE void widen(const float* p, vf (&w)[G]) {
 }
 template <int G>
 INLINE void widen(const uint16_t* p, vf (&w)[G]) {  // bfloat16: the upper half of a float
-  typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
-  typedef uint32_t vw __attribute__((vector_size(4 * LANES)));
   for (int g = 0; g < G; g++) {
+#if defined(__AVX512F__)
+    w[g] = (vf)((vi)_mm512_maskz_cvtepu16_epi32(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + g * L))) << 16);
+#elif defined(__AVX2__)
+    w[g] = (vf)((vi)_mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + g * L))) << 16);
+#else
+    typedef uint16_t vh __attribute__((vector_size(2 * LANES)));
+    typedef uint32_t vw __attribute__((vector_size(4 * LANES)));
     vh half;
     memcpy(&half, p + g * L, sizeof half);
     w[g] = (vf)(__builtin_convertvector(half, vw) << 16);
+#endif
   }
 }
 template <int G>
