@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def test_reset_begins_anew_behind_a_gap(runner: Runner) -> None:
 
 def test_a_step_of_exactly_max_gap_is_none(runner: Runner) -> None:
     counts, _ = one(runner, [(0, 1), (2, 1)], gap="reset", max_gap=2)
+    assert "gaps" not in counts
+
+
+def test_a_step_of_max_gap_in_a_time_since_1970_is_none(runner: Runner) -> None:
+    """Every other one was longer, by the rounding of such a time, and began the state anew."""
+    stamps = [1.7e9 + 0.1 * k for k in range(200)]
+    assert max(b - a for a, b in pairwise(stamps)) > 0.1
+    counts, _ = one(runner, [(stamp, 1) for stamp in stamps], gap="reset", max_gap=0.1)
     assert "gaps" not in counts
 
 
