@@ -87,6 +87,8 @@ class Member:
         self._writers = writers
         self._pending: deque[tuple[Arrived, bool]] = deque()
         self._before: Frame | None = None
+        #: The state began anew, and no step was made since.
+        self._is_anew = False
         self._ending = False
         self._loss_seen = False
         self._resumed: StreamPart | None = None
@@ -257,6 +259,7 @@ class Member:
         elif self._resumed is not None:  # it has no place yet, and would begin with what the checkpoint had
             self._resumed = replace(self._resumed, states=self.guard.initial())
         self.guard.forget()
+        self._is_anew = True
         self._interrupt(anew=True)
         if self._pending:
             waits = [(arrived, filled) for arrived, filled in self._pending if not filled]
@@ -324,7 +327,9 @@ class Member:
             self.counts.add("stepped_late")
         if verdict.reset is not None:
             self.reset(verdict.reset)
-        if verdict.fill:
+        if verdict.fill and self._is_anew:  # what is missing is of what was before
+            self.counts.add("unfilled:reset", verdict.fill)
+        elif verdict.fill:
             self._held = self._part(before)
             filler = self._before if self.rules.gap.word == "repeat" else _blank(frame)
             if filler is not None:
@@ -409,6 +414,7 @@ class Member:
     def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, now: float, good: bool) -> None:
         """The step is done, ``now``; outputs are views that last until the next one. good: the state was found to be so already."""
         assert self.stream is not None
+        self._is_anew = False
         if not due.filled:
             self.position = (due.frame.index, due.stamp)
         if good:
