@@ -101,6 +101,10 @@ class Member:
         self._gathered_open = 0
         self._dealt_with: float | None = None
 
+    def take(self) -> Arrived | None:
+        """What :meth:`next` begins with, under the loop's lock, which is taken once for all members of a call; None: what waits here."""
+        return None if self._pending else self.feed.take()
+
     @property
     def has_frame(self) -> bool:
         """Whether :meth:`next` has something to look at."""
@@ -280,17 +284,18 @@ class Member:
             if outputs is not None:
                 outputs.forget(self.name)
 
-    def next(self) -> Due | None:
-        """The next frame that is to be stepped; those that are not are counted. None when there is none now."""
+    def next(self, taken: Arrived | None) -> Due | None:
+        """The next frame that is to be stepped, from what :meth:`take` gave on; those that are not are counted. None when there is none now."""
         while True:
             if self._pending:
                 due = self._ready(*self._pending.popleft())
                 if due is not None:
                     return due
                 continue
-            arrived = self.feed.take()
+            arrived = taken or self.feed.take()
             if arrived is None:
                 return None
+            taken = None
             if self._judge(arrived):
                 due = self._ready(arrived, False)
                 if due is not None:

@@ -387,7 +387,7 @@ def test_a_reset_amid_frames_that_stand_in(runner: Runner, when: int, gap: str) 
     loop.add(made)
     real = [1.0, 2.0, *([2.0] if gap[0] == "r" else [0.0]) * 4, 3.0, 4.0]
     for _ in range(when):
-        loop._round([made])
+        loop._round([(made, made.take())])
     made.reset("asked")
     part = made.part()
     assert part is None or part.states["s"] == START
