@@ -111,6 +111,7 @@ def build_native(
         ("calls", ["node.cpp"]),
         ("packed weights", ["packed.cpp"]),
         ("products of bytes", ["dot.cpp", *DOT_FLAGS.get(machine, ())]),
+        ("convolutions' weights", ["winograd.cpp"]),
         ("sessions", ["session.cpp"]),
     ]
     with atomic_path(destination) as file, tempfile.TemporaryDirectory() as scratch:

@@ -109,6 +109,8 @@ struct Kernels {
   void (*gates)(const GatesStep&, int64_t first, int64_t last);  // of rows * channels
   void (*dense)(const DenseStep&, int64_t first_panel, int64_t last_panel);
   void (*norm)(const NormStep&);
+  void (*conv_input)(const struct ConvStep&, int64_t first, int64_t last);  // winograd.h
+  void (*conv_lstm)(const struct ConvStep&, int64_t first, int64_t last, float* scratch);
   void (*activate)(int kind, const float* x, float* y, int64_t count);  // 0: sigmoid, 1: tanh; for the tests
   const Dot* dot;  // for int8 weights, where the processor has it; else null
 };

@@ -30,6 +30,21 @@ def lstm_cell(
     return variant.reference(np.concatenate([x, h], axis=1) @ w.T + b, c, *peepholes)
 
 
+def conv_lstm_cell(
+    variant: GateVariant, x: Array, h: Array, c: Array, w: Array, b: Array, *peepholes: Array
+) -> tuple[Array, Array]:
+    """FusedConvLSTMCell: h', c'. x [N, I, H, W], h [N, R, H, W], c [N, units, H, W], w [gates * units, I + R, 3, 3], b [gates * units];
+    p: [1], [units, 1, 1] or [units, H, W] each."""
+    xh = np.pad(np.concatenate([x, h], axis=1), [(0, 0), (0, 0), (1, 1), (1, 1)])
+    height, width = c.shape[2:]
+    z = b[:, None, None] + sum(
+        np.einsum("oc,nchw->nohw", w[:, :, i, j], xh[:, :, i : i + height, j : j + width])
+        for i in range(3)
+        for j in range(3)
+    )
+    return variant.reference(z, c, *peepholes)
+
+
 def gru_cell(x: Array, h: Array, w: Array, r: Array, b: Array, *, after: bool) -> Array:
     """FusedGRUCell: h'. x [N, I], h [N, units], w [3 units, I], r [3 units, units], b [6 units]; gates z, r, n.
 

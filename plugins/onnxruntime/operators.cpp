@@ -1,5 +1,5 @@
 // The operators: FusedLSTMCell, FusedGRUCell, both with I8 (weights in int8) and BF16 (in bfloat16) behind their names; FusedGates
-// and its relatives (gates.h) (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
+// and its relatives (gates.h), FusedConvLSTMCell (winograd_cell.h) (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -12,6 +12,7 @@
 #include "node.h"
 #include "packed.h"
 #include "sharing.h"
+#include "winograd_cell.h"
 
 #ifndef EDGELSTM_BUILD
 #define EDGELSTM_BUILD "{}"
@@ -351,7 +352,8 @@ ort::Status* add_operators(ort::SessionOptions* options) {
                                     definition<Gates<Codes::kNone, Codes::kInt8>>(), definition<Gates<Codes::kNone, Codes::kUint8>>(),
                                     definition<Gates<Codes::kInt8, Codes::kInt8>>(), definition<Gates<Codes::kInt8, Codes::kUint8>>(),
                                     definition<Gates<Codes::kUint8, Codes::kInt8>>(), definition<Gates<Codes::kUint8, Codes::kUint8>>(),
-                                    definition<Dense>(), definition<Norm>(), definition<Move>()})
+                                    definition<Dense>(), definition<Norm>(), definition<Move>(),
+                                    definition<ConvLstmCell>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;
     domain = made;
   }

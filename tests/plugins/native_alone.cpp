@@ -8,6 +8,7 @@
 
 #include "kernels.h"
 #include "packed.h"
+#include "winograd.h"
 
 using namespace edgelstm;
 using Vector = std::vector<float>;
@@ -146,6 +147,46 @@ static void gru(const Kernels& k, const Dot* dot, int64_t inputs, int64_t units,
   }
 }
 
+// A ConvLSTM's step on maps, one tile of which holds what is not to be transformed.
+static void conv_lstm(const Kernels& k, int64_t inputs, int64_t units, int64_t height, int64_t width) {
+  int64_t rows = 2, channels = inputs + units, size = height * width, across = (width + 3) / 4, down = (height + 3) / 4;
+  Vector w = draws(4 * units * channels * kTaps), b = draws(4 * units), x = draws(rows * inputs * size), h = draws(rows * units * size),
+         c = draws(rows * units * size), h_out(c.size()), c_out(c.size());
+  for (float& v : w) v /= 3;
+  x[size / 2] = 1e6f;
+  ConvWeights weights(w.data(), b.data(), units, 4, channels, k.lanes);
+  ConvStep s{};
+  s.transformed = weights.transformed.data(), s.direct = weights.direct.data(), s.bias = weights.bias.data(), s.limit = weights.limit.data();
+  s.inputs = inputs, s.hidden = units, s.units = units, s.rows = rows, s.height = height, s.width = width;
+  s.x = x.data(), s.h = h.data(), s.c = c.data(), s.h_out = h_out.data(), s.c_out = c_out.data();
+  s.across = across, s.down = down, s.lines = rows * down, s.block = 7, s.stride = (channels + 15) / 16 * 16;
+  int64_t tiles = s.lines * across, blocks = (tiles + s.block - 1) / s.block;
+  Vector patches(blocks * kPoints * s.block * s.stride), scratch(kPoints * (s.block * 4 * k.lanes + channels) + 16);
+  std::vector<unsigned char> direct(tiles);
+  s.patches = patches.data(), s.direct_tiles = direct.data();
+  k.conv_input(s, 0, s.lines * ((inputs + k.lanes - 1) / k.lanes + (units + k.lanes - 1) / k.lanes));
+  k.conv_lstm(s, 0, weights.panels * blocks, scratch.data());
+  for (int64_t n = 0; n < rows; n++)
+    for (int64_t u = 0; u < units; u++)
+      for (int64_t at = 0; at < size; at++) {
+        double z[4];
+        for (int g = 0; g < 4; g++) {
+          z[g] = b[g * units + u];
+          for (int64_t j = 0; j < channels; j++)
+            for (int tap = 0; tap < kTaps; tap++) {
+              int64_t y = at / width + tap / 3 - 1, from = at % width + tap % 3 - 1;
+              if (y < 0 || y >= height || from < 0 || from >= width) continue;
+              const float* map = j < inputs ? &x[(n * inputs + j) * size] : &h[(n * units + j - inputs) * size];
+              z[g] += double(w[((g * units + u) * channels + j) * kTaps + tap]) * map[y * width + from];
+            }
+        }
+        int64_t place = (n * units + u) * size + at;
+        double next = sigmoid(z[1]) * c[place] + sigmoid(z[0]) * std::tanh(z[2]);
+        close(c_out[place], next, "c of a ConvLSTM");
+        close(h_out[place], sigmoid(z[3]) * std::tanh(next), "h of a ConvLSTM");
+      }
+}
+
 int main() {
   const Kernels& k = kPortable;
   for (int64_t units : {1, 4, 13, 37})
@@ -163,6 +204,7 @@ int main() {
           large = 1;
         }
       }
+  for (int64_t units : {3, 8, 13}) conv_lstm(k, 2, units, 5, 11), conv_lstm(k, 5, units, 8, 4);
   double worst = 0;
   for (int kind = 0; kind < 2; kind++)
     for (float x = -30; x < 30; x += 0.0007f) {

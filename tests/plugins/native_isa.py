@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from test_native_dense import check_some
+from test_native_maps import check_maps
 from test_native_operators import Lstm, model
 from test_native_weights import KINDS, Gru
 from test_native_weights import Lstm as WideLstm
@@ -63,6 +64,7 @@ def main(library: Path) -> None:
             (found,) = native_library.session(gru.model, library).run(None, gru.feeds)
             assert_close(found, gru.expected(), np.float32, k=64 + units)
     check_some(library)
+    check_maps(library)
     print("good")
 
 

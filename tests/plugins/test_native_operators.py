@@ -373,7 +373,7 @@ def test_the_kernels_for_arm_give_the_same_in_an_emulator(tmp_path: Path) -> Non
         pytest.skip("no compiler and emulator for aarch64: apt install g++-aarch64-linux-gnu qemu-user")
     ((name, table, lanes, rows, flags),) = native_build.VARIANTS["aarch64"]
     kinds = [f"-DLANES={lanes}", f"-DROWS={rows}", f'-DNAME="{name}"', f"-DKERNELS={table}", *flags]
-    sources = [str(native_library.SOURCES / s) for s in ("kernels.cpp", "packed.cpp")]
+    sources = [str(native_library.SOURCES / s) for s in ("kernels.cpp", "packed.cpp", "winograd.cpp")]
     dot = [
         compiler,
         *native_build.FLAGS,

@@ -2,6 +2,7 @@
 
     Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell; also Gemm(h) + what does not depend on h, as windows have it
     FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in; see codes.py where they come out
+    Concat(x, h) -> Conv -> FusedGates_*     FusedConvLSTMCell, where that is faster (see maps.py)
     the equations of a GRU                   FusedGRUCell (see gru.py)
 
 with I8 or BF16 behind a cell's name where its weights are int8 behind DequantizeLinear, or bfloat16 behind Cast;
@@ -21,6 +22,7 @@ from edgelstm.runtime.native.around import drop_unused, fuse_around
 from edgelstm.runtime.native.codes import fold_codes
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
+from edgelstm.runtime.native.maps import conv_lstm
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
 
@@ -86,7 +88,7 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
 _LENT = {f"FusedLSTMCell{kind}": (("lent", 3),) for kind in ("", "I8", "BF16")} | {
     f"FusedGRUCell{kind}": (("lent_w", 2), ("lent_r", 3)) for kind in ("", "I8", "BF16")
 }
-_LENT["FusedDense"] = (("lent", 1),)
+_LENT |= {"FusedDense": (("lent", 1),), "FusedConvLSTMCell": (("lent", 3),)}
 
 
 def _keep_matrices(graph: OnnxGraph, links: Links) -> None:
@@ -172,8 +174,10 @@ def _gates(links: Links, node: Node) -> Node | None:
         op = _CODED.get(links.graph.tensors[codes[1]].dtype) if codes[1] in links.graph.tensors else None
         names = [z, c, *peepholes, *[""] * (3 - len(peepholes)), *codes]
         return None if op is None else Node(op, names, node.outputs, DOMAIN, attributes)
-    return _cell(links, node, z, c, peepholes, attributes) or Node(
-        "FusedGates", [z, c, *peepholes], node.outputs, DOMAIN, attributes
+    return (
+        _cell(links, node, z, c, peepholes, attributes)
+        or conv_lstm(links, node, z, c, peepholes, attributes)
+        or Node("FusedGates", [z, c, *peepholes], node.outputs, DOMAIN, attributes)
     )
 
 

@@ -105,8 +105,12 @@ class OnnxGraph:
         self.nodes = [_node(value) for value in self._all(_NODE)]
         self.tensors = dict(_tensor(value) for value in self._all(_INITIALIZER))
         self.inputs = dict(_typed(value) for value in self._all(_INPUT))
+        #: -1 for a size that is not fixed.
+        self.input_sizes = {_name(value): _dims(value) for value in self._all(_INPUT)}
         #: None where a size is not fixed.
-        self.input_shapes = {_name(value): _dims(value) for value in self._all(_INPUT)}
+        self.input_shapes = {
+            name: None if sizes is None or -1 in sizes else sizes for name, sizes in self.input_sizes.items()
+        }
         self.outputs = {_name(value) for value in self._all(12)}
         self._made: list[bytes] = []
 
@@ -281,7 +285,7 @@ def _typed(data: memoryview) -> tuple[str, int]:
 
 
 def _dims(data: memoryview) -> tuple[int, ...] | None:
-    """The shape in a ValueInfoProto of a tensor; None where it has none, or a size is not fixed."""
+    """The shape in a ValueInfoProto of a tensor, -1 for a size that is not fixed; None where it has none."""
     for place in (2, 1, 2):  # type, tensor_type, shape
         inner = next((v for n, _, v in _fields(data) if n == place and isinstance(v, memoryview)), None)
         if inner is None:
@@ -292,9 +296,7 @@ def _dims(data: memoryview) -> tuple[int, ...] | None:
         if not isinstance(dim, memoryview):
             return None
         size = next((v for n, _, v in _fields(dim) if n == 1 and isinstance(v, int)), -1)
-        if not 0 <= size < 1 << 40:
-            return None
-        dims.append(size)
+        dims.append(size if 0 <= size < 1 << 40 else -1)
     return tuple(dims)
 
 

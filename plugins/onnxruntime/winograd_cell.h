@@ -1,0 +1,170 @@
+// FusedConvLSTMCell: a ConvLSTM's step whose convolution is 3x3, by Winograd's algorithm (winograd.h).
+#pragma once
+
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "node.h"
+#include "sharing.h"
+#include "winograd.h"
+
+namespace edgelstm {
+
+// Memory that steps need while they run, kept from one to the next.
+class Scratch {
+ public:
+  class Loan {
+   public:
+    Loan(Scratch& from, size_t count) : from_(from), memory_(from.take(count)) {}
+    ~Loan() { from_.give(std::move(memory_)); }
+    Loan(const Loan&) = delete;
+    Loan& operator=(const Loan&) = delete;
+    float* data() const { return memory_.floats->data(); }
+
+   private:
+    friend class Scratch;
+    Scratch& from_;
+    struct Memory {
+      std::unique_ptr<Floats> floats;
+      size_t count = 0;
+    } memory_;
+  };
+
+ private:
+  Loan::Memory take(size_t count) {
+    std::unique_lock<std::mutex> guard(lock_);
+    for (auto& one : free_)
+      if (one.count >= count) {
+        Loan::Memory found = std::move(one);
+        one = std::move(free_.back());
+        free_.pop_back();
+        return found;
+      }
+    if (!free_.empty()) free_.pop_back();  // too small: in its place comes a larger one
+    guard.unlock();
+    Loan::Memory made;
+    made.floats = std::make_unique<Floats>(count), made.count = count;
+    return made;
+  }
+  void give(Loan::Memory memory) {
+    std::lock_guard<std::mutex> guard(lock_);
+    free_.push_back(std::move(memory));
+  }
+
+  std::mutex lock_;
+  std::vector<Loan::Memory> free_;
+};
+
+// h', c' of one ConvLSTM layer on maps. Inputs: x [N, I, H, W], h [N, R, H, W], c [N, units, H, W], W [gates * units, (I + R) * 9]: a
+// kernel of 3x3 row by row, over x, then h, padded with zeros to the size of the maps (missing where it is lent); b [gates * units]
+// (may be missing), p_i, p_f, p_o: constants, one number, [units], or [units, H, W]. Gates i, f, g, o; i, g, o if coupled.
+class ConvLstmCell {
+ public:
+  static constexpr const char* kName = "FusedConvLSTMCell";
+  static constexpr size_t kInputs = 8, kOutputs = 2;
+  static bool optional(size_t k) { return k >= 3; }
+  static int type(size_t) { return ort::kFloat; }
+
+  explicit ConvLstmCell(const Info& info) : threads_(info.integer("threads", 1)) {
+    step_ = {};
+    step_.variant = info.variant();
+    int64_t gates = step_.variant.gates();
+    Tensor w = info.matrix(3, "lent", ort::kFloat), b = info.constant(4);
+    if (w.data == nullptr || w.shape.size() != 2) refuse(kName, "W has to be a constant matrix");
+    step_.units = w.shape[0] / gates, channels_ = w.shape[1] / kTaps;
+    if (step_.units * gates != w.shape[0] || channels_ * kTaps != w.shape[1] || w.count() == 0)
+      refuse(kName, "W is " + text(w.shape) + ", expected rows for " + std::to_string(gates) + " gates and 9 columns for each channel");
+    if (b.data != nullptr && b.count() != w.shape[0]) refuse(kName, "b is " + text(b.shape) + ", expected [" + std::to_string(w.shape[0]) + "]");
+    weights_ = std::make_unique<ConvWeights>(w.data, b.data, step_.units, gates, channels_, kernels().lanes);
+    step_.transformed = weights_->transformed.data(), step_.direct = weights_->direct.data();
+    step_.bias = weights_->bias.data(), step_.limit = weights_->limit.data();
+    for (size_t k = 0; info.integer("peephole", 0) && k < 3; k++) {
+      if (k == 1 && step_.variant.coupled) continue;
+      Tensor p = info.constant(5 + k);
+      if (p.data == nullptr) refuse(kName, "peepholes have to be constants");
+      peephole_[k].assign(p.data, p.data + p.count());
+      step_.peephole[k] = peephole_[k].data();
+    }
+  }
+
+  void run(const Context& context) const {
+    ConvStep s = step_;
+    int64_t dims[4];
+    if (context.shape(0, dims, 4) != 4) refuse(kName, "x has to be [N, inputs, height, width]");
+    s.rows = dims[0], s.inputs = dims[1], s.height = dims[2], s.width = dims[3], s.hidden = channels_ - s.inputs;
+    if (s.inputs < 1 || s.hidden < 1) refuse(kName, "x is " + text(Shape(dims, dims + 4)) + ", W takes " + std::to_string(channels_) + " channels");
+    s.x = context.data(context.value(0));
+    s.h = maps(context, 1, {s.rows, s.hidden, s.height, s.width}, "h");
+    Shape out{s.rows, s.units, s.height, s.width};
+    s.c = maps(context, 2, out, "c");
+    int64_t size = s.height * s.width;
+    for (int k = 0; k < 3; k++) {
+      int64_t count = static_cast<int64_t>(peephole_[k].size());
+      if (step_.peephole[k] == nullptr || count == 1) continue;
+      if (count != s.units && count != s.units * size)
+        refuse(kName, "a peephole has " + std::to_string(count) + " numbers, which does not go with c, " + text(out));
+      bool whole = count != s.units;
+      s.p_channel[k] = whole ? size : 1, s.p_place[k] = whole ? 1 : 0;
+    }
+    s.h_out = context.output(0, out.data(), 4), s.c_out = context.output(1, out.data(), 4);
+    if (s.rows * size == 0) return;
+    s.across = (s.width + kTile - 1) / kTile, s.down = (s.height + kTile - 1) / kTile;
+    work(context, s);
+  }
+
+ private:
+  static constexpr int64_t kTogether = 128, kBlock = 30, kLeast = 6;  // tiles: of one pass, of one product at most, and at least
+  static constexpr int64_t kWorthSharing = 1 << 17;                   // multiplications
+
+  static const float* maps(const Context& context, size_t input, const Shape& expected, const char* what) {
+    int64_t dims[8];
+    size_t rank = context.shape(input, dims, 8);
+    Shape found(dims, dims + (rank <= 8 ? rank : 0));
+    if (found != expected) refuse(kName, std::string(what) + " is " + text(found) + ", expected " + text(expected));
+    return context.data(context.value(input));
+  }
+
+  // Some rows of tiles after the other: their input transform, then their products and gates, each divided among the threads. A thread
+  // gets a stretch of panels, whose weights its caches keep.
+  void work(const Context& context, ConvStep& s) const {
+    const Kernels& k = kernels();
+    int64_t lines = s.rows * s.down, together = kTogether / s.across > 1 ? kTogether / s.across : 1, passes = (lines + together - 1) / together;
+    together = (lines + passes - 1) / passes;
+    int64_t tiles = together * s.across, panels = weights_->panels, blocks = (tiles + kBlock - 1) / kBlock;
+    int64_t groups = (s.inputs + k.lanes - 1) / k.lanes + (s.hidden + k.lanes - 1) / k.lanes;
+    bool shared = threads_ > 1 && tiles * kPoints * channels_ * s.units * s.variant.gates() > kWorthSharing;
+    while (shared && panels * blocks < threads_ && tiles > blocks * kLeast) blocks++;
+    s.block = (tiles + blocks - 1) / blocks, s.stride = (channels_ + 15) / 16 * 16;
+    Scratch::Loan patches(scratch_[0], blocks * kPoints * s.block * s.stride + (tiles + 3) / 4);
+    s.patches = patches.data();
+    s.direct_tiles = reinterpret_cast<unsigned char*>(s.patches + blocks * kPoints * s.block * s.stride);
+    size_t products = kPoints * (s.block * s.variant.gates() * k.lanes + channels_);
+    for (s.first_line = 0; s.first_line < lines; s.first_line += together) {
+      s.lines = lines - s.first_line < together ? lines - s.first_line : together;
+      memset(s.direct_tiles, 0, tiles);
+      divided(context, sharing_[0], s.lines * groups, shared, s.rows, [&](int64_t a, int64_t b) { k.conv_input(s, a, b); });
+      divided(context, sharing_[1], panels * ((s.lines * s.across + s.block - 1) / s.block), shared, s.rows, [&](int64_t a, int64_t b) {
+        Scratch::Loan loan(scratch_[1], products);
+        k.conv_lstm(s, a, b, loan.data());
+      });
+    }
+  }
+
+  template <class Work>
+  void divided(const Context& context, Sharing& sharing, int64_t count, bool shared, int64_t rows, const Work& work) const {
+    if (!shared || count < 2) return work(0, count);
+    // Pieces are of an even number there, and here of any.
+    sharing.run(context, 2 * count, threads_, rows, [&work](int64_t a, int64_t b) { work(a / 2, b / 2); });
+  }
+
+  ConvStep step_;
+  std::unique_ptr<ConvWeights> weights_;
+  std::vector<float> peephole_[3];
+  mutable Scratch scratch_[2];
+  mutable Sharing sharing_[2];
+  int64_t threads_, channels_;
+};
+
+}  // namespace edgelstm
