@@ -81,7 +81,10 @@ def _value(key: Key, text: str) -> Any:
 
 
 def _format(op: Mapping[str, Any], operations: Mapping[str, Operation]) -> str:
-    values = [_text(op.get(key.name, key.default)) for key in operations[op["op"]].keys]
+    keys = list(operations[op["op"]].keys)
+    while keys and not keys[-1].required and op.get(keys[-1].name, keys[-1].default) == keys[-1].default:
+        keys.pop()  # left out at the end, it means the same
+    values = [_text(op.get(key.name, key.default)) for key in keys]
     return f"{op['op']}={','.join(values)}" if values else str(op["op"])
 
 

@@ -33,22 +33,25 @@ class Checked:
 
 
 def try_first(channel: Channel, base: Path) -> None:
-    """Raise EdgeLstmError where the first frame of a file or a folder is not what the model takes.
+    """Raise EdgeLstmError where the first frame is not what the model takes: of files, of folders, and of cameras, which were opened with it.
 
-    What comes in its own time (cameras, addresses, this program's frames) is not waited for, what grows for ``PATIENCE`` seconds.
+    What else comes in its own time (sound, this program's frames) is not waited for, what grows for ``PATIENCE`` seconds.
     """
     from edgelstm.pipeline.sources import is_live
     from edgelstm.pipeline.sources.source import LOOKED_AT
 
     source = channel.source
-    if source is None or any(map(is_live, channel.section.sources.values())):
+    if source is None:
         return
     timer = threading.Timer(PATIENCE, source.stop)
     timer.daemon = True
     timer.start()
     try:
-        frame = next((f for f in islice(source, LOOKED_AT) if f.bad is None), None)
-        if frame is not None:
+        if any(map(is_live, channel.section.sources.values())):
+            frame = source.peeked
+        else:
+            frame = next((f for f in islice(source, LOOKED_AT) if f.bad is None), None)
+        if frame is not None and frame.bad is None:
             channel.inputs()(frame)
     except EdgeLstmError as error:
         raise EdgeLstmError(

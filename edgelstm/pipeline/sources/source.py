@@ -157,6 +157,11 @@ class Source:
                 self.close()
 
     @property
+    def peeked(self) -> Frame | None:
+        """Of what comes once: the frame that was read to see what it is, and that iterating begins with."""
+        return self._peeked
+
+    @property
     def is_sound(self) -> bool:
         """Whether :meth:`reframed` has to say what a frame is."""
         return self._reframe is not None

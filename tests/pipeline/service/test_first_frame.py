@@ -132,3 +132,14 @@ def test_of_several_inputs_the_hint_says_which() -> None:
     with pytest.raises(EdgeLstmError) as caught:
         inputs(pictures)
     assert str(caught.value.hint).endswith('preprocess = "b:resize=4,4;grey"')
+
+
+def test_of_a_camera_the_check_takes_the_frame_that_it_was_opened_with(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    zoo.persistence(1, (1, 4, 4)).save(tmp_path / "m.onnx")
+    text = '[models.m]\npath = "m.onnx"\n[streams.a]\nsource = "example:camera"\n'
+    with pytest.raises(EdgeLstmError, match=r"stream a: .*found \[64, 64, 3\]") as caught:
+        Pipeline.from_text(text, tmp_path).check()
+    hint = 'preprocess = "resize=4,4;grey"'
+    assert hint in str(caught.value)
+    assert set(Pipeline.from_text(f"{text}{hint}\n", tmp_path).check().streams) == {"a"}
