@@ -365,7 +365,7 @@ class Runner:
                 outputs = self._step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
                 for (_, place, stream, _), output in zip(jobs, outputs, strict=True):
                     stream.frames += 1
-                    results[place] = _handed(output, copy)
+                    results[place] = dict(output) if copy is False else _handed(output, copy)
             for stream in skipped:
                 stream.skipped += 1
             return results

@@ -44,18 +44,26 @@ class DotRows {
  public:
   void encode(const Dot& dot, const float* values, int64_t rows, int64_t count, int64_t lead) {
     int64_t size = (12 * Dot::groups(lead + count) + 63) / 64 * 64;
-    rows_.reset(new DotRow[rows]);
-    bytes_.reset(new int8_t[rows * size]);
+    int8_t* bytes = few_bytes_;
+    rows_ = few_;
+    if (rows > kFew || rows * size > kFewBytes) {
+      many_.reset(new DotRow[rows]), many_bytes_.reset(new int8_t[rows * size]);
+      rows_ = many_.get(), bytes = many_bytes_.get();
+    }
     for (int64_t k = 0; k < rows; k++) {
       rows_[k] = {values + k * count, count, lead, nullptr, {0, 0, 0}, 0};
-      dot.encode(&rows_[k], bytes_.get() + k * size);
+      dot.encode(&rows_[k], bytes + k * size);
     }
   }
-  const DotRow* get() const { return rows_.get(); }
+  const DotRow* get() const { return rows_; }
 
  private:
-  std::unique_ptr<DotRow[]> rows_;
-  std::unique_ptr<int8_t[]> bytes_;
+  static constexpr int64_t kFew = 4, kFewBytes = 16384;
+  alignas(64) int8_t few_bytes_[kFewBytes];  // allocating takes as long as a small cell's product
+  DotRow few_[kFew];
+  DotRow* rows_ = nullptr;
+  std::unique_ptr<DotRow[]> many_;
+  std::unique_ptr<int8_t[]> many_bytes_;
 };
 
 }  // namespace edgelstm

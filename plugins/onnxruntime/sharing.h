@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 
+#include "choice.h"
 #include "node.h"
 
 namespace edgelstm {
@@ -15,42 +16,18 @@ class Sharing {
   // Calls work(first, last) over [0, count), in pieces of an even number.
   template <class Work>
   void run(const Context& context, int64_t count, int64_t threads, int64_t rows, const Work& work) {
-    if (rows != rows_.exchange(rows, kAny)) {  // another amount of work: nothing is known of it
-      calls_.store(0, kAny), period_.store(kFirst, kAny);
-      for (auto& cost : cost_) cost.store(0, kAny);
-    }
-    uint32_t turn = calls_.fetch_add(1, kAny), period = period_.load(kAny);
-    float alone = cost_[0].load(kAny), divided = cost_[1].load(kAny);
-    bool divide = alone == 0 || divided <= alone, probe = turn >= period;
-    if (divide != divided_.exchange(divide, kAny)) period_.store(kShortest, kAny);
-    if (probe) divide = !divide;
+    bool divide = choice_.divide(rows);
     auto start = std::chrono::steady_clock::now();
     if (divide) {
       pieces(context, count, threads, work);
     } else {
       work(0, count);
     }
-    float took = std::chrono::duration<float, std::micro>(std::chrono::steady_clock::now() - start).count();
-    // The first of a probe finds the weights in another core's cache.
-    if (!probe || turn != period) learn(cost_[divide ? 1 : 0], took, divide ? alone : divided);
-    if (turn >= period + kProbes - 1) {
-      // What is clearly slower is tried again later and later: a probe is a slow step.
-      float better = divide ? alone : divided, tried = cost_[divide ? 1 : 0].load(kAny);
-      period_.store(tried > 1.5f * better && period < kLongest ? period * 2 : tried > 1.5f * better ? period : kShortest, kAny);
-      calls_.store(0, kAny);
-    }
+    choice_.took(rows, divide, std::chrono::duration<float, std::micro>(std::chrono::steady_clock::now() - start).count());
   }
 
  private:
-  static constexpr uint32_t kFirst = 16, kShortest = 128, kLongest = 4096, kProbes = 3;
   static constexpr auto kAny = std::memory_order_relaxed;
-
-  // A mean in which one stop of milliseconds counts as much as eight ordinary steps, not as thousands.
-  static void learn(std::atomic<float>& cost, float took, float other) {
-    float old = cost.load(kAny), least = old == 0 || (other != 0 && other < old) ? other : old;
-    if (least != 0 && took > 8 * least) took = 8 * least;
-    cost.store(old == 0 ? took : old + (took - old) / 8, kAny);
-  }
 
   // Each thread goes through a stretch of its own, so that its caches keep the weights, then helps the others from their ends:
   // one that comes late, or not at all, holds up nobody.
@@ -64,7 +41,7 @@ class Sharing {
     int64_t parts = threads < kMost ? threads : kMost;
     if (parts > count / 2) parts = count / 2;
     if (parts < 2) return work(0, count);
-    int64_t piece = (count / parts / 2 + 1) / 2 * 2;
+    int64_t piece = (count / parts / 4 + 1) / 2 * 2;
     if (piece < 2) piece = 2;
     int64_t at = 0;
     for (int64_t k = 0; k < parts; k++) {
@@ -89,10 +66,7 @@ class Sharing {
     });
   }
 
-  std::atomic<int64_t> rows_{-1};
-  std::atomic<uint32_t> calls_{0}, period_{kFirst};
-  std::atomic<bool> divided_{true};  // what was better at the last step
-  std::atomic<float> cost_[2] = {{0}, {0}};  // microseconds: alone, divided; 0: not known
+  Choice choice_;
 };
 
 }  // namespace edgelstm

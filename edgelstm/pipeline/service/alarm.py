@@ -12,6 +12,7 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import sha256
 from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.service.policies import ROUNDING
 from edgelstm.pipeline.sinks.panels import as_float
 from edgelstm.runtime.protocol import Array
 
@@ -92,7 +93,8 @@ class Alarm:
         elif self.since is None or now < max(self.last, self.since):
             self.since = now
         self.last = now
-        if self.since is None or now - self.since < (rule.hold_clear if self.fired else rule.hold):
+        hold = rule.hold_clear if self.fired else rule.hold
+        if self.since is None or now - self.since < hold - ROUNDING:
             return None
         self.fired, self.since = not self.fired, None
         return "fired" if self.fired else "cleared"

@@ -114,7 +114,7 @@ class StreamSection(Section):
     )
     queue: Annotated[int, Field(ge=1, le=10000)] | None = Field(
         default=None,
-        description="Frames that may wait for the model; without it 4, and 32 where `block` meets frames of at most 64 KiB. With a key, of each stream.",
+        description="Frames that may wait for the model; without it 4, and where `block` meets small frames as many as 2 MiB hold, at most 64. With a key, of each stream.",
     )
     overload: Overload = Field(
         default="block",

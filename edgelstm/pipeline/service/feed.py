@@ -12,10 +12,10 @@ from edgelstm.pipeline.service.counters import Counts
 from edgelstm.pipeline.service.policies import Overload
 from edgelstm.pipeline.sources.source import Frame
 
-#: Frames that may wait where nothing is declared; so many where they have at most so many bytes.
+#: Frames that may wait where nothing is declared; of small ones read ahead, as many as so many bytes hold, and at most so many.
 FRAMES = 4
-SMALL_FRAMES = 32
-SMALL_BYTES = 64 * 1024
+AHEAD_BYTES = 2 * 1024**2
+AHEAD_FRAMES = 64
 
 
 @dataclass(slots=True)
@@ -60,8 +60,8 @@ class Feed:
     overload: ``block`` holds the source up, ``drop_oldest`` drops the oldest frame of a full queue, ``latest`` keeps the
     newest frame only. A source that is held up goes on once a quarter of the queue is left.
 
-    size: frames; None for :data:`FRAMES`, and :data:`SMALL_FRAMES` where ``block`` meets small frames: a thread switch costs more
-    than such a frame, and a recording may be read ahead.
+    size: frames; None for :data:`FRAMES`, and up to :data:`AHEAD_FRAMES` where ``block`` meets small frames: a thread switch costs
+    more than such a frame, and a recording may be read ahead.
     """
 
     def __init__(self, size: int | None, overload: Overload, counts: Counts, wake: Wake) -> None:
@@ -104,8 +104,8 @@ class Feed:
             queue, wake = self.queue, self._wake
             if self._may_grow:
                 self._may_grow = False
-                if nbytes(arrived.frame) <= SMALL_BYTES:
-                    self._size = SMALL_FRAMES
+                fit = AHEAD_BYTES // max(1, nbytes(arrived.frame))
+                self._size = max(FRAMES, min(AHEAD_FRAMES, fit))
             if self._blocks:
                 while len(queue) >= self._size and not self.ended:
                     self._held_up = True

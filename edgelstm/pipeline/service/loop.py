@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.pipeline.service.feed import Wake
+from edgelstm.pipeline.service.feed import Arrived, Wake
 from edgelstm.pipeline.service.guard import Ranges, glance
 from edgelstm.pipeline.service.member import Due, Member
 from edgelstm.pipeline.service.series import Caller, Series
@@ -178,71 +178,68 @@ class Loop:
                 self.is_idle = True
                 self._do_jobs()
 
-    def _wait(self) -> list[Member] | None:
-        """Members to be stepped together, none at a tick; None at the end."""
+    def _wait(self) -> list[tuple[Member, Arrived | None]] | None:
+        """Members to be stepped together, each with a frame of its feed; none at a tick; None at the end."""
+        with self.wake.lock:
+            ready = self._await()
+            return None if ready is None else [(member, member.take()) for member in ready]
+
+    def _await(self) -> list[Member] | None:
+        """The members alone; under the lock."""
         wake = self.wake
-        with wake.lock:
-            while True:
-                if self._jobs:
+        while True:
+            if self._jobs:
+                return []
+            self.beat = now = time.monotonic()
+            if wake.look or now >= self._look_at:
+                wake.look, self._look_at = False, now + TICK
+                for member in self.members:
+                    member.check_loss(now)
+            ready = self._ready()
+            if ready:
+                if len(ready) == len(self.members):
+                    return ready
+                deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self.max_wait
+                if now >= deadline:
+                    return ready
+                awaited = [m.feed for m in self.members if _is_awaited(m, deadline)]
+                if not awaited:
+                    return ready
+                for feed in awaited:
+                    feed.awaited = True
+                wake.missing = len(awaited)
+                wake.wait(min(deadline - now, TICK))
+                for feed in awaited:
+                    feed.awaited = False
+            elif any(m.is_done for m in self.members):
+                return []
+            elif (self._readers <= 0 or self._stopping) and not any(self._is_due(m) for m in self.members):
+                self.is_idle = True
+                return None
+            else:
+                wake.idle = True
+                told = wake.wait(TICK)
+                wake.idle = False
+                if not told:
                     return []
-                self.beat = now = time.monotonic()
-                if wake.look or now >= self._look_at:
-                    wake.look, self._look_at = False, now + TICK
-                    for member in self.members:
-                        member.check_loss(now)
-                ready = self._ready()
-                if ready:
-                    if len(ready) == len(self.members):
-                        return ready
-                    deadline = min(m.feed.oldest_at if len(m.feed) else now for m in ready) + self.max_wait
-                    if now >= deadline:
-                        return ready
-                    awaited = [m.feed for m in self.members if _is_awaited(m, deadline)]
-                    if not awaited:
-                        return ready
-                    for feed in awaited:
-                        feed.awaited = True
-                    wake.missing = len(awaited)
-                    wake.wait(min(deadline - now, TICK))
-                    for feed in awaited:
-                        feed.awaited = False
-                elif any(m.is_done for m in self.members):
-                    return []
-                elif (self._readers <= 0 or self._stopping) and not any(
-                    self._is_due(m) for m in self.members
-                ):
-                    self.is_idle = True
-                    return None
-                else:
-                    wake.idle = True
-                    told = wake.wait(TICK)
-                    wake.idle = False
-                    if not told:
-                        return []
 
     def _ready(self) -> list[Member]:
-        free = self.rooms - len(self.runner.streams)
-        ready = []
-        for member in self.members:
-            if member.paused or not member.has_frame or member.is_held:
-                continue
-            if member.stream is None:
-                if not free:
-                    continue
-                free -= 1
-            ready.append(member)
+        ready = [m for m in self.members if m.has_frame and not m.paused and not m.is_held]
+        joining = [m for m in ready if m.stream is None]
+        for member in joining[self.rooms - len(self.runner.streams) :] if joining else ():
+            ready.remove(member)
         return ready
 
     def _is_due(self, member: Member) -> bool:
         """Whether the loop has to go on for it: one that is paused waits to be resumed, but not at the end."""
         return member.has_frame and not (member.paused and self._stopping)
 
-    def _round(self, ready: list[Member]) -> None:
+    def _round(self, ready: list[tuple[Member, Arrived | None]]) -> None:
         due: dict[str, tuple[Member, Due]] = {}
-        for member in ready:
+        for member, taken in ready:
             if member.stream is None:
                 member.join(self.runner)
-            found = member.next()
+            found = member.next(taken)
             if found is not None:
                 due[member.name] = (member, found)
         if due:

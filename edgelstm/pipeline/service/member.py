@@ -87,6 +87,8 @@ class Member:
         self._writers = writers
         self._pending: deque[tuple[Arrived, bool]] = deque()
         self._before: Frame | None = None
+        #: The state began anew, and no step was made since.
+        self._is_anew = False
         self._ending = False
         self._loss_seen = False
         self._resumed: StreamPart | None = None
@@ -98,6 +100,10 @@ class Member:
         #: How many frames that is, and the clock at that step: they are read again after a restart.
         self._gathered_open = 0
         self._dealt_with: float | None = None
+
+    def take(self) -> Arrived | None:
+        """What :meth:`next` begins with, under the loop's lock, which is taken once for all members of a call; None: what waits here."""
+        return None if self._pending else self.feed.take()
 
     @property
     def has_frame(self) -> bool:
@@ -257,6 +263,7 @@ class Member:
         elif self._resumed is not None:  # it has no place yet, and would begin with what the checkpoint had
             self._resumed = replace(self._resumed, states=self.guard.initial())
         self.guard.forget()
+        self._is_anew = True
         self._interrupt(anew=True)
         if self._pending:
             waits = [(arrived, filled) for arrived, filled in self._pending if not filled]
@@ -277,17 +284,18 @@ class Member:
             if outputs is not None:
                 outputs.forget(self.name)
 
-    def next(self) -> Due | None:
-        """The next frame that is to be stepped; those that are not are counted. None when there is none now."""
+    def next(self, taken: Arrived | None) -> Due | None:
+        """The next frame that is to be stepped, from what :meth:`take` gave on; those that are not are counted. None when there is none now."""
         while True:
             if self._pending:
                 due = self._ready(*self._pending.popleft())
                 if due is not None:
                     return due
                 continue
-            arrived = self.feed.take()
+            arrived = taken or self.feed.take()
             if arrived is None:
                 return None
+            taken = None
             if self._judge(arrived):
                 due = self._ready(arrived, False)
                 if due is not None:
@@ -324,7 +332,9 @@ class Member:
             self.counts.add("stepped_late")
         if verdict.reset is not None:
             self.reset(verdict.reset)
-        if verdict.fill:
+        if verdict.fill and self._is_anew:  # what is missing is of what was before
+            self.counts.add("unfilled:reset", verdict.fill)
+        elif verdict.fill:
             self._held = self._part(before)
             filler = self._before if self.rules.gap.word == "repeat" else _blank(frame)
             if filler is not None:
@@ -409,6 +419,7 @@ class Member:
     def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, now: float, good: bool) -> None:
         """The step is done, ``now``; outputs are views that last until the next one. good: the state was found to be so already."""
         assert self.stream is not None
+        self._is_anew = False
         if not due.filled:
             self.position = (due.frame.index, due.stamp)
         if good:

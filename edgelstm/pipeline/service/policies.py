@@ -20,6 +20,8 @@ Bad = Literal["skip", "rollback", "reset"]
 GAP = r"reset|hold|(repeat|blank):[1-9][0-9]{0,3}"
 #: So many late frames in a row are no late frames: the clock was set back.
 LATE_IN_A_ROW = 8
+#: Seconds that steps in time of ``max_gap`` may be longer: a float64 of a time since 1970 has no microsecond.
+ROUNDING = 1e-6
 #: Steps in time of which the usual one is the median.
 REMEMBERED = 16
 
@@ -115,7 +117,7 @@ class Clock:
             return self._not_in_time("duplicate" if step == 0 else "late")
         self._late_in_a_row = 0
         self.last = stamp
-        gap = step <= 0 or (said_gap if self._max_gap is None else step > self._max_gap)
+        gap = step <= 0 or (said_gap if self._max_gap is None else step > self._max_gap + ROUNDING)
         if not gap:
             self._steps.append(step)
             return IN_TIME

@@ -72,6 +72,17 @@ def made(
     return events
 
 
+def test_a_hold_time_in_a_time_since_1970_is_over_with_its_last_frame() -> None:
+    """By the rounding of such a time it was over a frame later, now and then."""
+    rule = Rule("y", "max", True, 1.0, 0.0, hold=0.3)
+    fired = []
+    for k in range(100):
+        alarm, begin = Alarm(rule), 1.7e9 + 0.37 * k
+        events = [alarm.step(2.0, begin + 0.1 * n) for n in range(4)]
+        fired.append(events.index("fired") if "fired" in events else None)
+    assert fired == [3] * 100
+
+
 @given(rules, numbers)
 @settings(deadline=None, max_examples=300)
 def test_it_does_what_looking_at_the_whole_past_does(rule: Rule, moves: list[tuple[int, float]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,14 @@ def test_reset_begins_anew_behind_a_gap(runner: Runner) -> None:
 
 def test_a_step_of_exactly_max_gap_is_none(runner: Runner) -> None:
     counts, _ = one(runner, [(0, 1), (2, 1)], gap="reset", max_gap=2)
+    assert "gaps" not in counts
+
+
+def test_a_step_of_max_gap_in_a_time_since_1970_is_none(runner: Runner) -> None:
+    """Every other one was longer, by the rounding of such a time, and began the state anew."""
+    stamps = [1.7e9 + 0.1 * k for k in range(200)]
+    assert max(b - a for a, b in pairwise(stamps)) > 0.1
+    counts, _ = one(runner, [(stamp, 1) for stamp in stamps], gap="reset", max_gap=0.1)
     assert "gaps" not in counts
 
 
@@ -345,6 +354,25 @@ def test_a_state_that_waits_for_its_first_frame_is_reset_too(runner: Runner, how
     assert made.counts[f"reset:{how}"] == 1
 
 
+@pytest.mark.parametrize("gap", ["repeat:4", "blank:4"])
+def test_nothing_stands_in_for_what_was_missing_before_the_state_began_anew(runner: Runner, gap: str) -> None:
+    """A source that was away: the state began anew with its return, and then took four frames of before."""
+    for name in runner.streams:
+        runner.stream(name).close()
+    loop = Loop("m", runner, 8, 0.0)
+    made, heard = member(loop, "a", gap=gap, max_gap=2, loss="reset_on_return")
+    loop.add(made)
+    made.feed.put(Arrived(frame(0, 1), 0.0, 0.0))
+    made.feed.lose()
+    for index, (stamp, value) in enumerate([(6, 3), (7, 4), (10, 5)], 1):
+        made.feed.put(Arrived(frame(index, value), float(stamp), 0.0))
+    made.feed.end()
+    loop.run()
+    filler = 4 if gap[0] == "r" else 0
+    assert heard.values == [*sums([1]), *sums([3, 4]), sums([3, 4, filler, filler, 5])[-1]]
+    assert (made.counts["unfilled:reset"], made.counts["filled"]) == (4, 2)
+
+
 @given(st.integers(0, 6), st.sampled_from(["repeat:4", "blank:4"]))
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_reset_amid_frames_that_stand_in(runner: Runner, when: int, gap: str) -> None:
@@ -359,12 +387,12 @@ def test_a_reset_amid_frames_that_stand_in(runner: Runner, when: int, gap: str) 
     loop.add(made)
     real = [1.0, 2.0, *([2.0] if gap[0] == "r" else [0.0]) * 4, 3.0, 4.0]
     for _ in range(when):
-        loop._round([made])
+        loop._round([(made, made.take())])
     made.reset("asked")
     part = made.part()
     assert part is None or part.states["s"] == START
     loop.run()
-    left = [*real[when:2], *(real[max(when, 2) : 6] if when <= 2 else []), *real[max(when, 6) :]]
+    left = [*real[when:2], *(real[2:6] if when < 2 else []), *real[max(when, 6) :]]
     assert heard.values[-1] == sums(left)[-1]
     counts = made.counts.to_json()
     assert counts["read"] == counts["stepped"] == 4
