@@ -86,8 +86,9 @@ class Channel:
         #: Where, and how many, last frames are kept when a state goes bad.
         self.keep: KeepRules | None = None
         self.keepers: list[Keeper] = []
-        #: Its members wait; those to come too.
+        #: Its members wait, those to come too; or the members of these names alone.
         self.paused = False
+        self.paused_alone: frozenset[str] = frozenset()
         #: Whether somebody may look at its frames and outputs.
         self.shows = False
         #: Times that its source was opened again.
@@ -333,7 +334,8 @@ class Channel:
         clock = Clock(rules.gap, s.late, s.max_gap, s.rate)
         guard = Guard(self.signature, s.bad, s.keep_every, self.ranges)
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
-        member.paused, member.pulse.deadline, member.pulse.keeps = self.paused, s.deadline, self.shows
+        member.paused = self.paused or name in self.paused_alone
+        member.pulse.deadline, member.pulse.keeps = s.deadline, self.shows
         member.links, member.new_links = self.links(), self.links
         if self.section.units is None:
             member.readable = self.readable()
@@ -387,12 +389,16 @@ class Channel:
         """Its members that have not left; for the loop's thread."""
         return [m for m in self.loop.members if m.name in self.counts]
 
-    def pause(self, paused: bool) -> None:
-        """Hold its members, or let them go on; called by the loop's thread."""
-        self.paused = paused
+    def pause(self, paused: bool, name: str | None = None) -> None:
+        """Hold its members, or the one of that name, or let them go on; called by the loop's thread."""
+        if name is None:
+            self.paused, self.paused_alone = paused, frozenset()
+        else:
+            held = frozenset(m.name for m in self.mine()) if self.paused else self.paused_alone
+            self.paused, self.paused_alone = False, held | {name} if paused else held - {name}
         for member in self.mine():
-            member.paused = paused
-            if not paused:
+            before, member.paused = member.paused, self.paused or member.name in self.paused_alone
+            if before and not member.paused:
                 member.feed.wait_anew()
 
     def remove(self) -> None:

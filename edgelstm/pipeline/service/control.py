@@ -81,15 +81,15 @@ class Control:
 
     def pause(self, name: str) -> None:
         """Its frames wait, as those of a full queue do: ``overload`` says whether the source does too."""
-        channel, _ = self.find(name)
-        self.do(channel.loop, lambda: channel.pause(True))
-        log.info("stream %s: paused", channel.name)
+        channel, own = self.find(name)
+        self.do(channel.loop, lambda: channel.pause(True, own))
+        log.info("stream %s: paused", name)
 
     def resume(self, name: str) -> None:
         """Go on. What was missed is a gap, where ``max_gap`` is declared."""
-        channel, _ = self.find(name)
-        self.do(channel.loop, lambda: channel.pause(False))
-        log.info("stream %s: goes on", channel.name)
+        channel, own = self.find(name)
+        self.do(channel.loop, lambda: channel.pause(False, own))
+        log.info("stream %s: goes on", name)
 
     def reset(self, name: str, cause: str = "asked") -> None:
         """Its state begins anew with the next frame: a scene changed, a patient left, a machine was restarted."""
@@ -264,7 +264,7 @@ class Control:
         source: Source | None,
         part: SectionPart | None = None,
         writers: list[Writer] | None = None,
-        paused: bool = False,
+        paused: tuple[bool, frozenset[str]] = (False, frozenset()),
         clocks: bool = True,
         learnt: Callable[[Channel], None] | None = None,
         began: datetime | None = None,
@@ -279,7 +279,7 @@ class Control:
         else:
             self._make_room(loop, rooms)
         channel = service.channel(name, section, source)
-        channel.paused = paused
+        channel.paused, channel.paused_alone = paused
         try:
             if part is not None:
                 same = part.model == loop.digest and part.setup == channel.setup
@@ -379,7 +379,7 @@ class Control:
             source = source or service.source(name, section, within=LONGEST)
             try:
                 same = section.rate == old.rate
-                paused, learnt = channel.paused, channel.learnt
+                paused, learnt = (channel.paused, channel.paused_alone), channel.learnt
                 self._start(name, section, source, part, writers, paused, same, learnt, channel.counts_from)
             except BaseException:
                 if source is not None:

@@ -169,7 +169,7 @@ def state_of(channel: Channel, name: str) -> tuple[str, str | None]:
         return "failed", str(channel.reader.error)
     member = next((m for m in list(channel.loop.members) if m.name == name), None)
     trouble = None if channel.reader is None else channel.reader.trouble
-    if channel.paused:
+    if channel.paused or name in channel.paused_alone:
         return "paused", None
     if member is None:
         if channel.is_over or name in channel.counts:

@@ -185,6 +185,29 @@ def test_a_paused_stream_waits_and_goes_on(folder: Path) -> None:
     assert values(folder / "a.jsonl") == sums(frames(folder))
 
 
+def test_one_stream_of_a_key_is_paused_alone(folder: Path) -> None:
+    """All streams of its source were, without a word."""
+    zoo.lstm().save(folder / "lstm.onnx")
+    rows = "".join(f"{'ab'[k % 2]},{k},{k},{k}\n" for k in range(400))
+    (folder / "t.csv").write_text("unit,x,y,z\n" + rows)
+    text = '[models.m]\npath = "lstm.onnx"\nmax_wait = 0\n'
+    with Running(text + toml("t", source="t.csv:key=unit", queue=400, rate=2000), folder) as service:
+        control = service.control
+        until(lambda: service.count("t:a", "stepped") > 5 and service.count("t:b", "stepped") > 5)
+        control.pause("t:a")
+        at, other = service.count("t:a", "stepped"), service.count("t:b", "stepped")
+        until(lambda: service.count("t:b", "stepped") > other + 20)
+        assert service.count("t:a", "stepped") == at
+        control.pause("t")
+        control.resume("t:b")
+        other = service.count("t:b", "stepped")
+        until(lambda: service.count("t:b", "stepped") > other)
+        assert service.count("t:a", "stepped") == at
+        control.resume("t")  # all of them
+        report = service.ends()
+    assert [report.streams[f"t:{key}"]["stepped"] for key in "ab"] == [200, 200]
+
+
 def test_a_service_stops_though_a_stream_is_paused(folder: Path) -> None:
     with Running(MODEL + toml("a"), folder) as service:
         service.control.add("b", section("b", sink=[]))
