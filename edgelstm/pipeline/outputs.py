@@ -47,6 +47,7 @@ class Outputs:
     ) -> None:
         if units not in get_args(Units):
             raise EdgeLstmError("units", found=units, expected=" or ".join(get_args(Units)))
+        self.units = units
         self._dtypes = {t.name: t.dtype for t in signature.outputs}
         self._undo: dict[str, Transform] = {}
         self.signature = signature

@@ -292,7 +292,9 @@ def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -
     place, ops = source.place, next(iter(inputs.ops.values()), ())
     unit = place.unit(ops)
     report.frame_unit, report.interval = unit, place.interval
-    report.units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
+    # Those of the source's own values, without what was done to them, or behind it.
+    named = place.unit(()) if outputs.units == "source" else unit
+    report.units = {} if named is None else dict.fromkeys(outputs.converted, named)
     own = 0 if outputs.signature.window is None else 1
     frame = len(outputs.signature.inputs[0].frame_shape) - own
     leads = {

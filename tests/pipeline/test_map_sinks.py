@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import edgelstm
+import zoo
 from edgelstm.demo.scores import csi
 from edgelstm.demo.scores import score as demo_score
 from edgelstm.errors import EdgeLstmError
@@ -72,6 +73,35 @@ def test_units_are_named_only_where_they_are_known() -> None:
     assert place.unit(parse_ops("log1p")) is None
     assert place.unit(parse_ops("scale=0.12,3")) is None
     assert Place().unit(()) is None
+
+
+@pytest.mark.parametrize(
+    ("units", "unit", "factor"), [("model", None, 0.12), ("physical", "mm/h", 0.12), ("source", None, 1.0)]
+)
+def test_a_unit_is_that_of_the_values(
+    radar: str, tmp_path: Path, units: str, unit: str | None, factor: float
+) -> None:
+    """Counts of 0.01 mm, which `units = "source"` gives, were called mm/h."""
+    h5netcdf = pytest.importorskip("h5netcdf")
+    pytest.importorskip("pydantic")
+    zoo.persistence(leads=1, shape=(1, 70, 70)).save(tmp_path / "m.onnx")
+    ops = "nodata=65535;scale=0.12;crop=400,300,70,70"
+    report = edgelstm.run(
+        tmp_path / "m.onnx", radar, tmp_path / "run.nc", limit=2, units=units, preprocess=[ops], threads=1
+    )
+    assert report.units == ({} if unit is None else {"forecast": unit})
+    edgelstm.Pipeline.from_text(
+        f'[models.m]\npath = "m.onnx"\n[streams.s]\nsource = {json.dumps(radar)}\nlimit = 2\nsink = "serve.nc"\n'
+        f'units = "{units}"\npreprocess = "{ops}"\n',
+        tmp_path,
+    ).run()
+    with open_source(radar, limit=1) as source:
+        counts = next(iter(source)).data[400:470, 300:370].astype(np.float64)
+    for name in ("run.nc", "serve.nc"):
+        with h5netcdf.File(tmp_path / name) as file:
+            found = file["forecast"]
+            assert found.attrs.get("units") == unit
+            np.testing.assert_allclose(found[0, 0], np.where(counts == 65535, 0, counts) * factor, rtol=1e-5)
 
 
 def test_netcdf_and_geotiff_hold_the_forecast_in_mm_an_hour_where_it_falls(
@@ -164,8 +194,6 @@ def test_a_forecast_is_not_held_against_frames_behind_a_gap(
 
 
 def test_what_has_no_forecast_is_not_scored(tmp_path: Path) -> None:
-    import zoo
-
     zoo.lstm().save(tmp_path / "m.onnx")
     np.save(tmp_path / "x.npy", np.zeros((4, 3), np.float32))
     with pytest.raises(EdgeLstmError, match="no forecast to score: found output y"):
@@ -251,8 +279,6 @@ def test_netcdf_of_outputs_of_any_name_and_type(tmp_path: Path) -> None:
 
 def test_the_newest_map_is_replaced_by_a_whole_one_only(tmp_path: Path) -> None:
     rasterio = pytest.importorskip("rasterio")
-    import zoo
-
     zoo.persistence(shape=(1, 8, 9)).save(tmp_path / "m.onnx")
     x = np.random.default_rng(0).random((3, 1, 8, 9)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

@@ -241,7 +241,9 @@ def context_of(channel: Channel, model: Path, outputs: Outputs) -> Context:
         if t.name in frame_outputs(signature) and len(t.frame_shape) - own == frame + 1
     }
     place, ops = source.place, next(iter(channel.inputs().ops.values()), ())
-    unit = place.unit(ops)
+    unit = place.unit(
+        ops if outputs.units == "physical" else ()
+    )  # of the source's own values, without what was done to them
     units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
     grid = None if place.grid is None else place.grid.through(ops)
     return Context(

@@ -111,9 +111,7 @@ def _variable(file: Any, called: str, spec: TensorSpec, context: Context) -> Any
     shape, names = spec.frame_shape, []
     grid = context.grid
     shape = (shape[2], *shape[:2]) if _is_turned(spec, grid) else shape
-    on_grid = (
-        grid is not None and spec.name in context.units and shape[-2:] == (grid.rows, grid.columns)
-    ) or (grid is not None and spec.name in context.leads and shape[-2:] == (grid.rows, grid.columns))
+    on_grid = grid is not None and shape[-2:] == (grid.rows, grid.columns)
     lead = context.leads.get(spec.name)
     sizes = list(shape)
     if on_grid:
