@@ -6,7 +6,7 @@ import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from edgelstm.workflows.frames import Preprocessing, Progress, operations, say_l
 from edgelstm.workflows.streaming import Counts, Job, Loop, Stage, Step, named_sources, out_path
 
 if TYPE_CHECKING:
-    from edgelstm.pipeline import Context, Outputs, Source, View
+    from edgelstm.pipeline import Outputs, Source, View
     from edgelstm.pipeline.inputs import OnGap
     from edgelstm.pipeline.outputs import Units
     from edgelstm.verify.forecast import ForecastScorer, ForecastScores
@@ -137,6 +137,7 @@ def run(
     read, line by line, before the first frame (``said`` of the report). Nothing is left behind when it fails.
     """
     from edgelstm.pipeline import Inputs, Outputs, open_sink, open_source
+    from edgelstm.pipeline.context import context_of
     from edgelstm.pipeline.inputs import cut
     from edgelstm.pipeline.sinks import in_physical_units
 
@@ -182,9 +183,13 @@ def run(
         for name, opened in sources.items():
             inputs = Inputs(first, ops, hop=parts[name][1], on_gap=on_gap)
             sink = None
-            context = replace(_context(report, opened, inputs, outputs[-1]), hop=parts[name][2])
+            signatures, done = [r.signature for r in runners], next(iter(inputs.ops.values()), ())
+            model_file, cut_at = Path(report.model).name, parts[name][2]
+            context = context_of(opened, signatures, done, outputs[-1], model=model_file, hop=cut_at)
+            report.frame_unit, report.interval = opened.place.unit(done), opened.place.interval
+            report.units = dict(context.units)
             for made in outputs:
-                made.check_hop(parts[name][2])
+                made.check_hop(cut_at)
             if output is not None:
                 path = out_path(str(output), name, len(sources) > 1)
                 if path != "-" and one_file(path) in map(one_file, report.outs.values()):
@@ -282,36 +287,6 @@ def _begin(runners: Sequence[Runner], path: PathLike, sources: Mapping[str, Sour
     states = parted(state, len(runners)) if len(runners) > 1 else [state]
     for runner, own in zip(runners, states, strict=True):
         runner.stream(next(iter(sources))).restore(own, any_model=True)
-
-
-def _context(report: RunReport, source: Source, inputs: Any, outputs: Outputs) -> Context:
-    """What is known of the outputs: their units if they were converted, the grid that preprocessing left."""
-    from edgelstm.pipeline import Context
-    from edgelstm.pipeline.outputs import frame_outputs
-
-    place, ops = source.place, next(iter(inputs.ops.values()), ())
-    unit = place.unit(ops)
-    report.frame_unit, report.interval = unit, place.interval
-    # Those of the source's own values, without what was done to them, or behind it.
-    named = place.unit(()) if outputs.units == "source" else unit
-    report.units = {} if named is None else dict.fromkeys(outputs.converted, named)
-    own = 0 if outputs.signature.window is None else 1
-    frame = len(outputs.signature.inputs[0].frame_shape) - own
-    leads = {
-        t.name: t.frame_shape[own]
-        for t in outputs.signature.outputs
-        if t.name in frame_outputs(outputs.signature) and len(t.frame_shape) - own == frame + 1
-    }
-    grid = None if place.grid is None else place.grid.through(ops)
-    return Context(
-        place.start,
-        place.interval,
-        grid,
-        report.units,
-        leads,
-        model=Path(report.model).name,
-        source=source.description,
-    )
 
 
 def _scorer(signature: Any, ops: Any, threshold: float | None, windows: bool) -> ForecastScorer:

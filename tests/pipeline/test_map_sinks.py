@@ -104,6 +104,31 @@ def test_a_unit_is_that_of_the_values(
             np.testing.assert_allclose(found[0, 0], np.where(counts == 65535, 0, counts) * factor, rtol=1e-5)
 
 
+def test_what_a_second_model_makes_of_the_first_ones_outputs_is_in_no_unit_of_the_source(
+    radar: str, tmp_path: Path
+) -> None:
+    """It was called mm/h, whatever it was."""
+    h5netcdf = pytest.importorskip("h5netcdf")
+    pytest.importorskip("pydantic")
+    zoo.conv_lstm(channels=1, hidden=1, size=70).save(tmp_path / "m.onnx")
+    ops = "nodata=65535;scale=0.12;crop=400,300,70,70;log1p=0.25"
+    model = tmp_path / "m.onnx"
+    report = edgelstm.run(
+        model, radar, tmp_path / "run.nc", then=[model], limit=2, preprocess=[ops], threads=1
+    )
+    assert report.units == {}
+    edgelstm.Pipeline.from_text(
+        '[models.m]\npath = "m.onnx"\nthen = "n"\n[models.n]\npath = "m.onnx"\n[streams.s]\n'
+        f'source = {json.dumps(radar)}\nlimit = 2\nsink = "serve.nc"\npreprocess = "{ops}"\n',
+        tmp_path,
+    ).run()
+    for name in ("run.nc", "serve.nc"):
+        with h5netcdf.File(tmp_path / name) as file:
+            assert "units" not in file["h_next"].attrs
+            assert file["h_next"].dimensions == ("time", "y", "x")
+            assert file["x"][0] == 300_500.0
+
+
 def test_netcdf_and_geotiff_hold_the_forecast_in_mm_an_hour_where_it_falls(
     radar: str, nowcast: Path, tmp_path: Path
 ) -> None:

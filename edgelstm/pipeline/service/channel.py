@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import sha256
 from edgelstm.graph.signature import Signature
+from edgelstm.pipeline.context import context_of
 from edgelstm.pipeline.inputs import Inputs, cut
 from edgelstm.pipeline.optext import parse_preprocess
 from edgelstm.pipeline.outputs import Outputs, readable
-from edgelstm.pipeline.place import Place
+from edgelstm.pipeline.place import Context, Place
 from edgelstm.pipeline.postprocess import parse_postprocess
 from edgelstm.pipeline.service.alarm import Alarms
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
@@ -138,6 +139,15 @@ class Channel:
     def _last_ops(self) -> Any:
         """Preprocessing of the last model that the section has in place of its own."""
         return self.ops if len(self._stages) == 1 else None
+
+    def context(self, model: str, outputs: Outputs) -> Context:
+        """What is known of the outputs, for sinks that say it; nothing before the source is there."""
+        if self.source is None:
+            return Context()
+        ops = next(iter(self.inputs().ops.values()), ())
+        return context_of(
+            self.source, self._stages, ops, outputs, model=model, start=self.counts_from, hop=self.hop
+        )
 
     def links(self) -> list[Link]:
         """What lies between models in series, of one member."""

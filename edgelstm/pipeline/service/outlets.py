@@ -10,8 +10,6 @@ from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import refuse_overwrite
-from edgelstm.pipeline.outputs import Outputs, frame_outputs
-from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.service.alarm import Rule
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.anomaly import Scores
@@ -68,7 +66,7 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
                 path,
                 made.signature,
                 fps=section.rate or (current[0].source.fps if current[0].source else None),
-                context=context_of(current[0], model, made),
+                context=current[0].context(model.name, made),
                 append=True,
                 options=options,
                 events=events,
@@ -226,26 +224,3 @@ def free(path: str) -> str:
     if number > 1:
         log.info("%s is there: writing to %s", Path(path).name, target.name)
     return f"{target}/" if folder else str(target)
-
-
-def context_of(channel: Channel, model: Path, outputs: Outputs) -> Context:
-    """What is known of the outputs, for sinks that say it."""
-    signature, source = channel.last, channel.source
-    if source is None:
-        return Context()
-    own = 0 if signature.window is None else 1
-    frame = len(signature.inputs[0].frame_shape) - own
-    leads = {
-        t.name: t.frame_shape[own]
-        for t in signature.outputs
-        if t.name in frame_outputs(signature) and len(t.frame_shape) - own == frame + 1
-    }
-    place, ops = source.place, next(iter(channel.inputs().ops.values()), ())
-    unit = place.unit(
-        ops if outputs.units == "physical" else ()
-    )  # of the source's own values, without what was done to them
-    units = {} if unit is None else dict.fromkeys(outputs.converted, unit)
-    grid = None if place.grid is None else place.grid.through(ops)
-    return Context(
-        channel.counts_from, place.interval, grid, units, leads, channel.hop, model.name, source.description
-    )
