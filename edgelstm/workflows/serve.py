@@ -56,6 +56,7 @@ class Pipeline:
         self._follower: Follower | None = None
         self._watch: FileWatch | None = None
         self._prepare: Prepare | None = None
+        self._reloading = threading.Lock()
         #: By name and path of the model.
         self._model_watches: dict[tuple[str, str], FileWatch] = {}
         #: Where the service answers by HTTP, while it does.
@@ -252,10 +253,11 @@ class Pipeline:
         _ = self.control
         if self._path is None or self._follower is None:
             raise EdgeLstmError("reload", found="a pipeline from a text", expected="one from a file")
-        parsed = read(self._path, self._environment)
-        self.redactor.learn(parsed.redactor)
-        failed = self._follower.load(_shipped(parsed.config))
-        self._watch_models(parsed.config.models)
+        with self._reloading:  # read and done as one: of two versions the later one stays
+            parsed = read(self._path, self._environment)
+            self.redactor.learn(parsed.redactor)
+            failed = self._follower.load(_shipped(parsed.config))
+            self._watch_models(parsed.config.models)
         log.info("pipeline file: read again%s", f", {len(failed)} not taken over" if failed else "")
         return {name: self.redactor.text(text) for name, text in failed.items()}
 

@@ -134,6 +134,26 @@ def test_a_client_that_does_not_read_holds_up_nobody_and_is_left(monkeypatch: py
             each.close()
 
 
+def test_clients_that_left_a_stream_which_stands_still_hold_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a camera that is away: nothing was written to them, so nobody saw that they had gone, and after 32 looks there were no places."""
+    monkeypatch.setattr(mjpeg, "ASK", 0.05)
+    port = free_port()
+    with open_sink(f"mjpeg://127.0.0.1:{port}/{{stream}}", IMAGE) as sink:
+        sink.write(frame(0, "north"), grey(0.5), 0.0)
+        for _ in range(mjpeg.CLIENTS):
+            with socket.create_connection(("127.0.0.1", port), 60) as client:
+                client.sendall(b"GET /north HTTP/1.0\r\nHost: localhost\r\n\r\n")
+                assert client.recv(1)
+
+        def answers() -> bool:
+            try:
+                return bool(urllib.request.urlopen(f"http://127.0.0.1:{port}/north.jpg").read())
+            except urllib.error.HTTPError:
+                return False
+
+        until(answers, "a place")
+
+
 def test_a_stream_that_ended_leaves_nothing() -> None:
     port = free_port()
     with open_sink(f"mjpeg://127.0.0.1:{port}/{{stream}}", IMAGE) as sink:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import ipaddress
 import logging
+import select
 import socket
 import socketserver
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -32,6 +33,8 @@ log = logging.getLogger("edgelstm.serve")
 
 #: Clients at a time, and seconds that one may take for a picture before it is left.
 CLIENTS, PATIENCE = 32, 10.0
+#: Seconds from one look to the next whether a client whose stream stands still is there.
+ASK = 1.0
 BOUNDARY = "frame"
 QUALITY = 85
 
@@ -107,11 +110,14 @@ class Views:
         with self.changed:
             return sorted(self._newest)
 
-    def after(self, path: str, number: int) -> tuple[int, bytes] | None:
-        """Wait for a picture later than ``number``; its number and JPEG. None at the end."""
+    def after(
+        self, path: str, number: int, is_gone: Callable[[], bool] = lambda: False
+    ) -> tuple[int, bytes] | None:
+        """Wait for a picture later than ``number``; its number and JPEG. None at the end, and when nobody waits any more, which is asked now and then."""
         with self.changed:
             while not self.ended and path in self._newest and self._newest[path][0] <= number:
-                self.changed.wait()
+                if not self.changed.wait(ASK) and is_gone():
+                    return None
             if self.ended or path not in self._newest:
                 return None
             newest, picture = self._newest[path]
@@ -216,10 +222,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _stream(self, path: str) -> None:
         self._begin(f"multipart/x-mixed-replace; boundary={BOUNDARY}")
         number = 0
-        while (made := self.server.views.after(path, number)) is not None:
+        while (made := self.server.views.after(path, number, self._is_gone)) is not None:
             number, picture = made
             head = f"--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\nX-Timestamp: {time.time():.3f}\r\n\r\n"
             self.wfile.write(head.encode() + picture + b"\r\n")
+
+    def _is_gone(self) -> bool:
+        """Whether the client hung up: of a stream that stands still, no write tells."""
+        try:
+            readable, _, _ = select.select([self.connection], [], [], 0)
+            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+        except (OSError, ValueError):
+            return True
 
     def log_message(self, *_: Any) -> None:
         """Nothing: a log line for each look would fill the disk."""
