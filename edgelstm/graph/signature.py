@@ -41,8 +41,7 @@ class TensorSpec:
     shape: tuple[Dim, ...]
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise EdgeLstmError("a tensor without a name", expected="a non-empty name")
+        _check_name("a tensor's name", self.name)
         _check_dtype(self.name, self.dtype)
         _check_shape(self.name, self.shape)
 
@@ -91,8 +90,7 @@ class StateSpec:
             ("input", self.input),
             ("output", self.output),
         ):
-            if not value:
-                raise EdgeLstmError(f"a state whose {label} is empty", expected="a non-empty name")
+            _check_name(f"a state's {label}", value)
         if self.name == RESERVED:
             raise EdgeLstmError(
                 f"a state called {RESERVED!r}",
@@ -354,6 +352,14 @@ class Signature:
         return cls.from_json(data, where)
 
 
+def _check_name(what: str, name: object) -> None:
+    # A zero byte ends a name in a snapshot's file, and for programs in C.
+    if not isinstance(name, str) or not name or "\0" in name:
+        raise EdgeLstmError(
+            what, found=repr(name), expected="a name: text that is not empty, without zero bytes"
+        )
+
+
 def _check_dtype(name: str, dtype: object) -> None:
     if dtype not in DTYPES:
         raise EdgeLstmError(f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}")
@@ -413,15 +419,15 @@ def _dims(items: Any) -> tuple[Dim, ...]:
 
 
 def _tensor(item: Any) -> TensorSpec:
-    return TensorSpec(str(item["name"]), item["dtype"], _dims(item["shape"]))
+    return TensorSpec(item["name"], item["dtype"], _dims(item["shape"]))
 
 
 def _state(item: Any) -> StateSpec:
     initial = item.get("initial", "zeros")
     return StateSpec(
-        name=str(item["name"]),
-        input=str(item["input"]),
-        output=str(item["output"]),
+        name=item["name"],
+        input=item["input"],
+        output=item["output"],
         dtype=item["dtype"],
         shape=_dims(item["shape"]),
         initial=_initial(initial, item),

@@ -32,7 +32,7 @@ GOOD: dict[str, Any] = {
 }
 
 shapes = st.lists(st.integers(1, 5), max_size=3)
-names = st.text(min_size=1, max_size=6)
+names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
 
 
 @st.composite
@@ -137,6 +137,20 @@ def test_any_json_is_a_signature_or_refused(data: st.DataObject) -> None:
         Signature.from_json(mutated)
     with contextlib.suppress(EdgeLstmError):
         Signature.loads(data.draw(st.text()))
+
+
+@pytest.mark.parametrize("name", ["", "a\0b", 1, None, ["x"]])
+def test_a_name_is_text_without_zero_bytes(name: Any) -> None:
+    with pytest.raises(EdgeLstmError, match="a tensor's name"):
+        TensorSpec(name, "float32", ("N", 2))
+    data = {
+        "schema": 1,
+        "inputs": [],
+        "outputs": [{"name": name, "dtype": "float32", "shape": ["N", 2]}],
+        "states": [],
+    }
+    with pytest.raises(EdgeLstmError, match="where: a tensor's name"):
+        Signature.from_json(data, "where")
 
 
 def test_unknown_names_are_told() -> None:
