@@ -2,11 +2,13 @@
 #include "edgelstm.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstddef>
 #include <cstring>
 #include <deque>
 #include <new>
 #include <set>
+#include <thread>
 
 #include "error.h"
 #include "program.h"
@@ -17,7 +19,8 @@ using edgelstm::Program;
 
 struct edgelstm_stream {
   edgelstm_program* program;
-  std::atomic<int> row{-1};  // -1: freed
+  int row = -1;
+  std::atomic<bool> freed{false};
   std::atomic_flag busy = ATOMIC_FLAG_INIT;
 };
 
@@ -92,14 +95,12 @@ class Use {
  public:
   Use(edgelstm_stream* const* streams, size_t count) : streams_(streams) {
     for (; taken_ < count; taken_++) {
-      if (!streams[taken_]->busy.test_and_set(std::memory_order_acquire)) {
-        if (streams[taken_]->row >= 0) continue;
-        taken_++;
-        release();
-        throw invalid("a stream that was freed", "Free a stream when nothing uses it any more");
-      }
+      bool free = !streams[taken_]->busy.test_and_set(std::memory_order_acquire), gone = streams[taken_]->freed;
+      if (free && !gone) continue;
       bool twice = std::find(streams, streams + taken_, streams[taken_]) != streams + taken_;
+      if (free) taken_++;
       release();
+      if (gone) throw invalid("a stream that was freed", "Free a stream when nothing uses it any more");
       throw twice ? invalid("step: the same stream twice") : Error(EDGELSTM_BUSY, kBusy, "Give each stream to one thread");
     }
   }
@@ -189,7 +190,11 @@ void edgelstm_stream_free(edgelstm_stream* stream) {
   std::lock_guard<std::mutex> turn(program.members);
   if (program.streams.erase(stream) == 0) return;  // twice
   std::unique_ptr<edgelstm_stream> held(stream);
-  program.give_row(stream->row.exchange(-1));
+  // A call that another thread has on it goes to its end first: the row is the next stream's.
+  stream->freed = true;
+  while (stream->busy.test_and_set(std::memory_order_acquire)) std::this_thread::sleep_for(std::chrono::microseconds(20));
+  stream->busy.clear(std::memory_order_release);
+  program.give_row(stream->row);
   try {
     program.freed.push_back(std::move(held));
   } catch (const std::bad_alloc&) {
@@ -215,7 +220,7 @@ int edgelstm_step(edgelstm_stream* const* streams, size_t count, const edgelstm_
     auto turn = program.turn();
     std::vector<Frames>& order = program.order();
     order.clear();
-    for (size_t k = 0; k < count; k++) order.push_back({inputs + k * takes, outputs + k * gives, streams[k]->row.load()});
+    for (size_t k = 0; k < count; k++) order.push_back({inputs + k * takes, outputs + k * gives, streams[k]->row});
     std::sort(order.begin(), order.end(), [](const Frames& a, const Frames& b) { return a.row < b.row; });
     program.step();
   });

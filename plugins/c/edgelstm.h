@@ -7,7 +7,8 @@
  * nothing has changed: no state, no output, no pointer that was to be filled.
  *
  * Threads: programs are independent of each other. Streams of one program may be used from several threads and take turns; a
- * stream that another thread is using is EDGELSTM_BUSY. Close a program and free a stream when no call is running on it.
+ * stream that another thread is using is EDGELSTM_BUSY. To free a stream waits for a call that is running on it; a program is closed
+ * when no call is running.
  */
 #ifndef EDGELSTM_H
 #define EDGELSTM_H

@@ -4,6 +4,8 @@
 #include <edgelstm.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -87,6 +89,37 @@ void two_threads(edgelstm_program *program, int rounds) {
   other.join();
 }
 
+// A thread steps and resets a stream that another frees: who has its place then has a state of its own.
+void freed_amid_a_call(edgelstm_program *program, int rounds) {
+  std::vector<char> first(edgelstm_state_size(program)), found(first.size());
+  edgelstm_stream *stream;
+  edgelstm_error error;
+  need(edgelstm_stream_new(program, &stream, nullptr) == EDGELSTM_OK, "stream_new");
+  need(edgelstm_state_save(stream, first.data(), first.size(), nullptr) == EDGELSTM_OK, "state_save");
+  std::atomic<edgelstm_stream *> used{stream};
+  std::atomic<bool> done{false};
+  std::thread other([&] {
+    float x[3] = {1, 2, 3}, y[2];
+    edgelstm_input in = {x, sizeof x};
+    edgelstm_output out = {y, sizeof y};
+    while (!done) {
+      edgelstm_stream *one = used;
+      edgelstm_error why;
+      for (int code : {edgelstm_step(&one, 1, &in, &out, &why), edgelstm_reset(one, &why)})
+        need(code == EDGELSTM_OK || code == EDGELSTM_BUSY || code == EDGELSTM_INVALID, "a stream that was freed");
+    }
+  });
+  for (int k = 0; k < rounds; k++) {
+    edgelstm_stream_free(stream);
+    need(edgelstm_stream_new(program, &stream, &error) == EDGELSTM_OK, "a place that is free again");
+    need(edgelstm_state_save(stream, found.data(), found.size(), &error) == EDGELSTM_OK && found == first, "a state of its own");
+    used = stream;
+    std::this_thread::sleep_for(std::chrono::microseconds(draw(60)));
+  }
+  done = true;
+  other.join();
+}
+
 }  // namespace
 
 int main(int, char **arguments) {
@@ -105,6 +138,9 @@ int main(int, char **arguments) {
   }
   edgelstm_program *program = open(model, runtime, 3);
   two_threads(program, rounds);
+  edgelstm_close(program);
+  program = open(model, runtime, 1);
+  freed_amid_a_call(program, rounds < 900 ? rounds : 900);  // 1024 that were freed are remembered
   edgelstm_close(program);
   std::printf("good\n");
 }

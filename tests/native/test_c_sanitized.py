@@ -23,6 +23,25 @@ def flags_of(looks: str) -> list[str]:
     return [f"-fsanitize={looks}", "-fno-sanitize-recover=all", "-g", "-O1"]
 
 
+def test_streams_come_and_go_while_threads_use_them(tmp_path: Path) -> None:
+    """The program for the builds below, with the usual one."""
+    library, program = c_library.built(), tmp_path / "stress"
+    command = [
+        "c++",
+        "-std=c++17",
+        str(HERE / "stress.cpp"),
+        "-o",
+        str(program),
+        *library.cflags,
+        *library.libs,
+    ]
+    subprocess.run([*command, "-pthread"], capture_output=True, check=True)
+    zoo.lstm().save(tmp_path / "model.onnx")
+    command = [str(program), str(tmp_path / "model.onnx"), str(find_onnxruntime()), "900"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout == "good\n", done.stdout + done.stderr
+
+
 @pytest.mark.thorough
 @pytest.mark.parametrize("looks", KINDS)
 def test_nothing_is_found(looks: str, tmp_path: Path) -> None:
