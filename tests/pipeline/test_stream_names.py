@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,56 @@ def test_files_of_run(tmp_path: Path) -> None:
             edgelstm.run(tmp_path / "m.onnx", dict.fromkeys(names, x), tmp_path / "y.csv", threads=1)
     assert one_file("a/../B.csv") == "b.csv"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "x.npy"]
+
+
+def of_outputs(*names: str, shape: tuple[int, ...] = ()) -> Signature:
+    specs = tuple(TensorSpec(name, "float32", ("N", *shape)) for name in names)
+    return Signature((TensorSpec("frames", "float32", ("N", 3)),), specs, ())
+
+
+@pytest.mark.parametrize("names", [("a/b", "a_b"), ("Y", "y"), ("a", "b")])
+def test_pictures_of_two_outputs_are_two_files(tmp_path: Path, names: tuple[str, str]) -> None:
+    image = pytest.importorskip("PIL.Image")
+    with open_sink(f"{tmp_path}/made/", of_outputs(*names, shape=(4, 4))) as sink:
+        values = {name: np.full((4, 4), k, np.float32) for k, name in enumerate(names)}
+        sink.write(frame(0), values, 0.0)
+    paths = sorted((tmp_path / "made").iterdir())
+    assert len({one_file(path) for path in paths}) == 2
+    assert {np.asarray(image.open(path)).max() for path in paths} == {0, 255}
+
+
+def test_columns_of_outputs_are_none_of_ours(tmp_path: Path) -> None:
+    """In Parquet the last of one name had taken the place of the others."""
+    names = ("time", "index", "output_time")
+    for suffix in ("csv", "parquet"):
+        if suffix == "parquet":
+            pytest.importorskip("pyarrow")
+        with open_sink(tmp_path / f"a.{suffix}", of_outputs(*names)) as sink:
+            values = {name: np.array(k + 0.5, np.float32) for k, name in enumerate(names)}
+            sink.write(frame(7, time=2.0), values, 0.0)
+        rows = list(edgelstm.pipeline.open_source(f"{tmp_path}/a.{suffix}:columns=time,index,output_time"))
+        assert rows[0].data.tolist() == [2.0, 7.0, 0.5]
+        more = "output_index,output_output_time"
+        (row,) = edgelstm.pipeline.open_source(f"{tmp_path}/a.{suffix}:columns={more}")
+        assert row.data.tolist() == [1.5, 2.5]
+
+
+def test_the_map_of_one_step_takes_no_other_s_place(tmp_path: Path) -> None:
+    pytest.importorskip("rasterio")
+    maps = of_outputs("y", shape=(4, 4))
+
+    def write(name: str, *steps: tuple[str, str]) -> int:
+        with open_sink(tmp_path / name, maps) as sink:
+            for index, (stream, step) in enumerate(steps):
+                one = replace(frame(index, stream), name=step)
+                sink.write(one, {"y": np.full((4, 4), index, np.float32)}, 0.0)
+        return len([path for path in tmp_path.iterdir() if path.name.startswith(name[0])])
+
+    assert write("a{time}.tif", ("k", "00:05"), ("k", "00:10"), ("k", "00:10")) == 2
+    assert write("b{index}.tif", ("k:a", "00:05"), ("k:b", "00:05")) == 2
+    assert write("c.tif", ("k", "00:05"), ("k", "00:10")) == 1
+    with pytest.raises(EdgeLstmError, match=r"found k, cam1_12 and k, cam11_2; expected \{index\}"):
+        write("d{time}.tif", ("k", "cam1_12"), ("k", "cam11_2"))
+    for name in ("e{time}.tif", "e.tif"):
+        with pytest.raises(EdgeLstmError, match=r"a file for two steps: found k:a.* and k:b"):
+            write(name, ("k:a", "00:05"), ("k:b", "00:05"))

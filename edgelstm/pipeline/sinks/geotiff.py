@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.files import atomic_path
+from edgelstm.files import atomic_path, one_file
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context
@@ -22,6 +22,10 @@ from edgelstm.pipeline.sources.source import Array, Frame
 
 if TYPE_CHECKING:
     from edgelstm.pipeline.sinks import Write
+
+
+#: Files whose steps are remembered.
+NEWEST = 256
 
 
 @contextmanager
@@ -35,6 +39,7 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
     spec = image_outputs(signature, view)[0]
     profile = _profile(rasterio, spec, context)
     check_folder(path)
+    paths = StepPaths(path)
 
     def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         bands = as_maps(outputs[spec.name], spec)
@@ -49,7 +54,7 @@ def geotiff(path: Path, signature: Signature, view: View, context: Context) -> I
                     if unit is not None:
                         file.set_band_unit(band + 1, unit)
             with (
-                atomic_path(step_path(path, frame.index, frame.name)) as temporary,
+                atomic_path(paths(frame)) as temporary,
                 temporary.open("wb") as made,
             ):
                 made.write(memory.getbuffer())
@@ -97,6 +102,31 @@ def check_folder(path: Path) -> None:
         raise EdgeLstmError(
             f"can't write {path}", found=error.strerror or str(error), hint=f"Create {path.parent}"
         ) from error
+
+
+class StepPaths:
+    """The file of each step, none of which takes the place of another's."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._each = "{index}" in path.name or "{time}" in path.name
+        #: By the newest files, whose step is in it.
+        self._steps: dict[str, tuple[str | None, str | None]] = {}
+
+    def __call__(self, frame: Frame) -> Path:
+        """Raises EdgeLstmError where another step, or of one file for all another stream, has that name."""
+        made = step_path(self._path, frame.index, frame.name)
+        mine = frame.stream, frame.name if self._each else None
+        there = self._steps.setdefault(one_file(made), mine)
+        if there != mine:
+            raise EdgeLstmError(
+                f"{made}: a file for two steps",
+                found=" and ".join(", ".join(filter(None, step)) for step in (there, mine)),
+                expected="{index} in its name",
+            )
+        if len(self._steps) > NEWEST:
+            del self._steps[next(iter(self._steps))]
+        return made
 
 
 def step_path(path: Path, index: int, name: str) -> Path:

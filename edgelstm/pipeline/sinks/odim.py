@@ -18,7 +18,7 @@ from edgelstm.files import atomic_path
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context, Grid
-from edgelstm.pipeline.sinks.geotiff import check_folder, step_path
+from edgelstm.pipeline.sinks.geotiff import StepPaths, check_folder
 from edgelstm.pipeline.sinks.panels import as_maps, image_outputs, size_of
 from edgelstm.pipeline.sources.source import Array, Frame
 
@@ -74,14 +74,14 @@ def odim(to: Target) -> Iterator[Write]:
             hint='units = "physical" gives mm/h where the source is radar; quantity = "..." names any other',
         )
     check_folder(to.path)
-    where = _where(rasterio, grid)
+    where, paths = _where(rasterio, grid), StepPaths(to.path)
 
     def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
         bands = as_maps(outputs[spec.name], spec)
         bands = bands[:, :: -1 if grid.dy > 0 else 1, :: -1 if grid.dx < 0 else 1]  # row 0 is north
         made = start + timedelta(seconds=frame.time or 0.0)
         dues = [_due(made, lead, leads, to.context) for lead in range(len(bands))]
-        path = step_path(to.path, frame.index, frame.name)
+        path = paths(frame)
         files = (
             [(path, list(zip(dues, bands, strict=True)))]
             if LEAD not in path.name

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import atomic_path
+from edgelstm.files import atomic_path, one_file
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context
@@ -70,12 +70,12 @@ def png_folder(
     """``000000.png`` ... by frame index, ``000000_NAME.png`` when several outputs are images. Grey or RGB, 8 bits."""
     image = require("PIL.Image", "images", "writing PNG images")
     composers = {spec.name: _composer(spec, view, context, fps) for spec in image_outputs(signature, view)}
+    tails = _tails(list(composers))
     with _atomic_folder(folder) as temporary:
 
         def save(name: str, done: Iterator[tuple[Frame, Array]]) -> None:
-            tail = f"_{_file_name(name)}" if len(composers) > 1 else ""
             for frame, picture in done:
-                target = temporary / f"{frame.index:06d}{tail}.png"
+                target = temporary / f"{frame.index:06d}{tails[name]}.png"
                 try:
                     image.fromarray(picture).save(target, compress_level=1)
                 except OSError:  # a full disk: half a picture is none
@@ -161,8 +161,14 @@ def even(picture: Array) -> Array:
     return np.ascontiguousarray(np.pad(picture, odd, mode="edge"))
 
 
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]", "_", name)
+def _tails(names: list[str]) -> dict[str, str]:
+    """What tells the files of one output from those of another, on any disk; nothing where there is but one."""
+    if len(names) == 1:
+        return {names[0]: ""}
+    tails = {name: "_" + re.sub(r"[^\w.-]", "_", name) for name in names}
+    if len({one_file(tail) for tail in tails.values()}) == len(names):
+        return tails
+    return {name: f"_{place}{tail}" for place, (name, tail) in enumerate(tails.items(), 1)}
 
 
 @contextmanager

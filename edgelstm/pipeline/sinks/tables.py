@@ -31,7 +31,7 @@ FIXED = ("stream", "index", "name", "time", "milliseconds")
 
 
 def columns(signature: Signature) -> list[str]:
-    """One for each element of each output: ``y`` of one element, else ``y[0]``, ``y[1,2]``."""
+    """One for each element of each output: ``y`` of one element, else ``y[0]``, ``y[1,2]``; ``output_time`` where another column is called ``time``."""
     names = [name for spec in signature.outputs for name in _names(spec)]
     if len(names) > MAX_COLUMNS:
         raise EdgeLstmError(
@@ -40,7 +40,12 @@ def columns(signature: Signature) -> list[str]:
             expected=f"at most {MAX_COLUMNS}",
             hint="Write to .npz",
         )
-    return [*FIXED, *names]
+    head = dict.fromkeys(FIXED)
+    for name in names:
+        while name in head:
+            name = f"output_{name}"
+        head[name] = None
+    return list(head)
 
 
 @contextmanager
