@@ -39,7 +39,7 @@ class Choice {
       recent_[at_] = time, at_ = (at_ + 1) % kRecent;
       known_ = std::min(known_ + 1, kRecent);
       turn_++;
-      bool slower = compared_ != 0 && known_ >= kSoon && turn_ >= kSoon && turn_ % 8 == 0 && usual() > kClearly * compared_;
+      bool slower = compared_ != 0 && known_ >= kShortest && turn_ >= kShortest && turn_ % 8 == 0 && usual() > kClearly * compared_;
       if (turn_ >= period_ || slower) probe_ = 1;
       return;
     }
@@ -55,12 +55,12 @@ class Choice {
       std::copy(tried_, tried_ + kTried, recent_);
       known_ = at_ = kTried, passed_ = 0, period_ = kShortest;
     } else {
-      period_ = other < kClearly * before ? kShortest : std::min(std::max(2 * period_, kShortest), kLongest);
+      period_ = other < kClearly * before ? kShortest : std::min(std::max(2 * period_, 2 * kShortest), kLongest);
     }
   }
 
  private:
-  static constexpr int kFirst = 9, kRecent = 60, kTried = 3, kSoon = 32, kShortest = 128, kLongest = 4096;
+  static constexpr int kFirst = 9, kRecent = 60, kTried = 3, kShortest = 32, kLongest = 4096;
   static constexpr float kClearly = 1.25f;
 
   // What two thirds of the last steps kept to.
