@@ -29,6 +29,7 @@ from edgelstm.pipeline.service.report import ServeReport
 from edgelstm.pipeline.service.resume import resume
 from edgelstm.pipeline.service.saving import ANSWER, Saver
 from edgelstm.pipeline.service.series import Caller, Series, numbered
+from edgelstm.pipeline.service.settled import settled
 from edgelstm.pipeline.service.share import share
 from edgelstm.pipeline.service.swap import take_over
 from edgelstm.pipeline.service.watchdog import look
@@ -296,6 +297,7 @@ class Service:
             self.ready_reader(channel)
         if self._saver is not None:
             self._saver.save()  # so that a crash right away is one of this run
+        self._stack.enter_context(settled())
         try:
             with self.changing:
                 for loop in self.loops.values():

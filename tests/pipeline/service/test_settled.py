@@ -1,0 +1,79 @@
+"""While a service runs, Python's collector goes through what is new alone."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import zoo
+from edgelstm.pipeline.service.settled import settled
+
+
+@pytest.fixture(autouse=True)
+def thawed() -> Iterator[None]:
+    """The tests are such a program themselves."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
+class Ring:
+    """Holds itself."""
+
+    def __init__(self) -> None:
+        self.own = self
+
+
+def test_what_is_new_is_collected_and_everything_again_behind_it() -> None:
+    assert gc.get_freeze_count() == 0
+    old = Ring()
+    with settled():
+        assert gc.get_freeze_count() > 0
+        new = Ring()
+        refs = weakref.ref(old), weakref.ref(new)
+        del old, new
+        gc.collect()
+        assert refs[0]() is not None
+        assert refs[1]() is None
+        with settled():  # another service in this process
+            pass
+        assert gc.get_freeze_count() > 0
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert refs[0]() is None
+
+
+def test_where_the_program_did_so_itself_it_is_left_alone() -> None:
+    gc.freeze()
+    try:
+        with settled():
+            pass
+        assert gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
+def test_a_service_leaves_it_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("pydantic")
+    from edgelstm import Pipeline
+    from edgelstm.pipeline.service.loop import Loop
+
+    zoo.running_sum().save(tmp_path / "m.onnx")
+    np.save(tmp_path / "a.npy", np.ones(3, np.float32))
+    seen, run = [], Loop.run
+
+    def looked(self: Loop) -> None:
+        seen.append(gc.get_freeze_count())
+        run(self)
+
+    monkeypatch.setattr(Loop, "run", looked)
+    text = '[models.m]\npath = "m.onnx"\n[streams.a]\nsource = "a.npy"\n'
+    report = Pipeline.from_text(text, tmp_path).run()
+    assert report.streams["a"]["stepped"] == 3
+    assert seen[0] > 0
+    assert gc.get_freeze_count() == 0
