@@ -11,14 +11,17 @@ import pytest
 import native_library
 from edgelstm import export
 from edgelstm.graph.step import StepModel
+from edgelstm.quantize.calibrate import Recording, calibrate
+from edgelstm.quantize.qdq import quantize
 from edgelstm.runtime import Runner
 from edgelstm.runtime.native.cells import rewrite
 from edgelstm.runtime.onnxruntime import OrtProgram
+from recordings import smooth_frames
 from stepping import from_text
 from tolerances import assert_close
 
 
-def compare(step: bytes, expected: dict[str, int], steps: int = 6) -> None:
+def compare(step: bytes, expected: dict[str, int], steps: int = 6, k: float = 500) -> None:
     """The operators that a graph gets, and its numbers beside those it has without them."""
     made = rewrite(step, 1)
     assert made is not None
@@ -32,9 +35,9 @@ def compare(step: bytes, expected: dict[str, int], steps: int = 6) -> None:
             frame = rng.normal(size=a.signature.inputs[0].frame_shape).astype(np.float32)
             found, wanted = ours.step(frame), theirs.step(frame)
             for name, value in wanted.items():
-                assert_close(found[name], value, np.float32, k=500)
+                assert_close(found[name], value, np.float32, k=k)
         for name, value in theirs.snapshot().items():
-            assert_close(ours.snapshot()[name], value, np.float32, k=500)
+            assert_close(ours.snapshot()[name], value, np.float32, k=k)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,18 @@ def test_a_published_denoiser_becomes_a_handful_of_nodes(
     path = tmp_path / "step.onnx"
     export(source, path, states=states, limit=3)
     compare(path.read_bytes(), expected)
+
+
+@pytest.mark.thorough
+def test_what_stands_around_quantised_products_is_found_too(shared_dir: Path, tmp_path: Path) -> None:
+    """Shapes are followed through codes, and constants that a converter wrote as nodes are read."""
+    source = shared_dir / "models" / "dtln" / "model_2.onnx"
+    if not source.is_file():
+        pytest.skip(f"the published model is not here: {source}")
+    step = export(source, tmp_path / "step.onnx", states={"input_5": "tf_op_layer_stack_5"}, limit=3).step
+    quantised = quantize(step, calibrate(step, [Recording("s", smooth_frames(step, 30))], threads=1))
+    expected = {"FusedGates": 1, "FusedGatesQuantizeLinearU8": 1, "FusedMove": 4, "FusedNorm": 1}
+    compare(quantised.to_bytes(), expected, k=20_000)  # a code of the second row may be another
 
 
 #: A cell whose states lie in one tensor, interleaved; a dense layer after it. Weights and its end are filled in.
@@ -120,3 +135,15 @@ def test_a_normalisation_is_found_whose_axes_are_an_input() -> None:
     found: Any = rewrite(data, 1)
     assert found.counts["FusedNorm"] == 1
     compare(data, found.counts)
+
+
+def test_shapes_are_followed_through_codes_and_constants_that_are_nodes() -> None:
+    end = """q = QuantizeLinear(h_next, small, zero) q1 = Concat<axis = 0>(q)
+    h_again = DequantizeLinear(q1, small, zero) m = MatMul(h_again, v) y = Sigmoid(m)"""
+    graph = (
+        GRAPH.replace("m = MatMul(h_next, v)", "axis = Constant<value = int64[1] {1}>()")
+        .replace("(h_next, one)", "(h_next, axis)")
+        .replace("int64[1] one", "float small = {0.01}, uint8 zero = {128}, int64[1] one")
+    )
+    expected = {"FusedLSTMCell": 1, "FusedDense": 1, "FusedMove": 2}
+    compare(step(end, graph).to_bytes(), expected, k=20_000)

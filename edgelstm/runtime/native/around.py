@@ -211,15 +211,17 @@ def _move(graph: OnnxGraph, shapes: Shapes) -> None:
         if name in places and shapes.moves(graph.nodes[places[name]]):
             ready = max(places.get(source, -1) for source in shapes.sources(name))
             groups.setdefault(ready, []).append(name)
-    for ready in sorted(groups, reverse=True):  # from the end, so that places stay right
-        _move_group(graph, shapes, ready, groups[ready])
+    before = list(graph.nodes)
+    for ready in sorted(groups, reverse=True):
+        _move_group(graph, shapes, before[ready] if ready >= 0 else None, groups[ready])
 
 
 #: Sources and outputs of a FusedMove.
 MOST = 8
 
 
-def _move_group(graph: OnnxGraph, shapes: Shapes, ready: int, names: list[str]) -> None:
+def _move_group(graph: OnnxGraph, shapes: Shapes, ready: Node | None, names: list[str]) -> None:
+    """ready: the node behind which all that they are made of is there; None: at the beginning."""
     sources = sorted({source for name in names for source in shapes.sources(name)})
     if len(names) > MOST or len(sources) > MOST:
         return
@@ -240,7 +242,8 @@ def _move_group(graph: OnnxGraph, shapes: Shapes, ready: int, names: list[str]) 
             kept.append(
                 replace(old, outputs=["" if name in taken else name for name in old.outputs], data=None)
             )
-    after = [old for old in before[: ready + 1] if old in kept]
+    first = 0 if ready is None else before.index(ready) + 1
+    after = [old for old in before[:first] if old in kept]
     graph.nodes[:] = [*after, node, *(old for old in kept if old not in after)]
     if any(
         old.data is None and not old.domain for old in graph.nodes

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from edgelstm.runtime.native.wire import FLOAT, Node, OnnxGraph
+from edgelstm.runtime.native.wire import FLOAT, INT8, UINT8, Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
 
 Shape = tuple[int, ...]
@@ -52,6 +52,12 @@ class Shapes:
             name: shape
             for name, shape in graph.input_shapes.items()
             if graph.inputs.get(name) == FLOAT and shape is not None
+        }
+        #: Of values in eight bits, which are no floats.
+        self._coded = {
+            name: shape
+            for name, shape in graph.input_shapes.items()
+            if graph.inputs.get(name) in (UINT8, INT8) and shape is not None
         }
         self._numbers: dict[str, int] = {}  # of sources
         self._names: list[str] = []
@@ -148,6 +154,7 @@ class Shapes:
 
     def _follow(self, node: Node, given: Mapping[str, Shape]) -> None:
         try:
+            self._follow_codes(node)
             if node.domain == "" and node.op in _MOVES:
                 codes = self._moved(node)
                 for name, array in zip(node.outputs, codes or [], strict=False):
@@ -160,6 +167,23 @@ class Shapes:
                 self.known |= {name: given[name] for name in node.outputs if name in given}
         except (ValueError, IndexError, TypeError):  # no graph that ONNX Runtime would take: it says so
             return
+
+    def _follow_codes(self, node: Node) -> None:
+        """Where values become codes, are joined, and become floats again."""
+        coded, first = self._coded, node.inputs[0] if node.inputs else ""
+        if node.domain == "edgelstm" and node.op.startswith("FusedGates") and len(node.outputs) > 2:
+            if (shape := self._shape(node)) is not None:
+                coded[node.outputs[2]] = shape
+        elif node.domain == "" and node.op == "QuantizeLinear" and first in self.known:
+            coded[node.outputs[0]] = self.known[first]
+        elif node.domain == "" and node.op == "Concat" and all(name in coded for name in node.inputs):
+            shapes, axis = [coded[name] for name in node.inputs], node.attributes.get("axis", 0)
+            assert isinstance(axis, int)
+            joined = list(shapes[0])
+            joined[axis] = sum(shape[axis] for shape in shapes)
+            coded[node.outputs[0]] = tuple(joined)
+        elif node.domain == "" and node.op == "DequantizeLinear" and first in coded:
+            self.known[node.outputs[0]] = coded[first]
 
     def _shape(self, node: Node) -> Shape | None:
         if node.domain == "edgelstm":

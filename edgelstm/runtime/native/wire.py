@@ -104,6 +104,7 @@ class OnnxGraph:
         self._graph = list(_fields(graph))
         self.nodes = [_node(value) for value in self._all(_NODE)]
         self.tensors = dict(_tensor(value) for value in self._all(_INITIALIZER))
+        self.tensors |= {name: tensor for node in self.nodes for name, tensor in _constant(node)}
         self.inputs = dict(_typed(value) for value in self._all(_INPUT))
         #: -1 for a size that is not fixed.
         self.input_sizes = {_name(value): _dims(value) for value in self._all(_INPUT)}
@@ -223,6 +224,17 @@ def _node(data: memoryview) -> Node:
             node.attributes[name] = found
             node.nested = node.nested or nested
     return node
+
+
+def _constant(node: Node) -> Iterator[tuple[str, Tensor]]:
+    """The name and tensor of a Constant of int64: axes, sizes, places."""
+    if node.domain or node.op != "Constant" or node.data is None:
+        return
+    for attribute in (v for n, _, v in _fields(node.data) if n == 5 and isinstance(v, memoryview)):
+        for value in (v for n, _, v in _fields(attribute) if n == 5 and isinstance(v, memoryview)):
+            _, tensor = _tensor(value)
+            if tensor.dtype == INT64:
+                yield node.outputs[0], tensor
 
 
 def _attribute(data: memoryview) -> tuple[str, Attribute, bool]:
