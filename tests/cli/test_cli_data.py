@@ -105,3 +105,15 @@ def test_several_sources_to_one_pattern(run: Run) -> None:
     assert code == 0
     assert json.loads(text)["outs"] == {"a": "y_a.csv", "right": "y_right.csv"}
     assert Path("y_a.csv").read_text().splitlines()[1].startswith("a,0,")
+
+
+def test_a_name_between_colons_is_no_picture(run: Run) -> None:
+    """rich makes an emoji of :x: and of :key: in whatever is printed."""
+    zoo.lstm().save("m.onnx")
+    Path("t.csv").write_text("key,a,b,c\nx,1,2,3\n")
+    code, _, error = run("run", "m.onnx", "--source", "none.csv:x:key=key:key:")
+    assert code == 2
+    assert "none.csv:x:key=key:key:" in error
+    code, text, _ = run("run", "m.onnx", "--source", "t.csv:key=key", "-o", "a:x:b.csv")
+    assert code == 0
+    assert ":x:" in "".join(text.split())
