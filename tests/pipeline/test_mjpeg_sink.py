@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import io
+import os
 import socket
 import threading
 import time
@@ -18,6 +19,7 @@ import pytest
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.pipeline import open_sink
+from edgelstm.pipeline.ready import readable, writable
 from edgelstm.pipeline.sinks import Options, mjpeg
 from peers import SIGNATURE, frame, free_port, until
 
@@ -152,6 +154,26 @@ def test_clients_that_left_a_stream_which_stands_still_hold_no_place(monkeypatch
                 return False
 
         until(answers, "a place")
+
+
+def test_files_above_1023_are_waited_for_too() -> None:
+    """``select`` refuses them: an ``rtsp://`` sink failed for good, and a ``gst:`` source too, in a service of many streams."""
+    resource = pytest.importorskip("resource")
+    low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if high != resource.RLIM_INFINITY and high < 2000:
+        pytest.skip(f"this machine lets a process have {high} files")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(low, 2000), high))
+    ours, theirs = socket.socketpair()
+    try:
+        number = os.dup2(ours.fileno(), 1500)
+        assert not readable(number, 0)
+        assert writable(number, 60)
+        theirs.sendall(b"x")
+        assert readable(number, 60)
+        os.close(number)
+    finally:
+        ours.close(), theirs.close()
+        resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
 
 
 def test_a_stream_that_ended_leaves_nothing() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import ipaddress
 import logging
-import select
 import socket
 import socketserver
 import threading
@@ -21,6 +20,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.optional import require
+from edgelstm.pipeline.ready import readable
 from edgelstm.pipeline.sinks.delivery import LOOK, in_path, shared
 from edgelstm.pipeline.sinks.panels import Panels, image_outputs
 from edgelstm.pipeline.sinks.pictures import enlarged
@@ -230,8 +230,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _is_gone(self) -> bool:
         """Whether the client hung up: of a stream that stands still, no write tells."""
         try:
-            readable, _, _ = select.select([self.connection], [], [], 0)
-            return bool(readable) and not self.connection.recv(1, socket.MSG_PEEK)
+            return readable(self.connection, 0) and not self.connection.recv(1, socket.MSG_PEEK)
         except (OSError, ValueError):
             return True
 

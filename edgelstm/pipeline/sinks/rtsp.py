@@ -6,7 +6,6 @@ import importlib.util
 import json
 import logging
 import os
-import select
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.ready import readable, writable
 from edgelstm.pipeline.sinks import rtsp_server
 from edgelstm.pipeline.sinks.colours import rgb
 from edgelstm.pipeline.sinks.delivery import LOOK, Undelivered, in_path, shared
@@ -138,7 +138,7 @@ class Server:
         assert process.stdout is not None
         threading.Thread(target=self._listen, args=(process,), daemon=True).start()
         os.set_blocking(process.stdin.fileno(), False)
-        if not select.select([process.stdout], [], [], START)[0] or not process.stdout.readline().strip():
+        if not readable(process.stdout, START) or not process.stdout.readline().strip():
             with suppress(subprocess.TimeoutExpired):
                 process.wait(1)
             said = self._said
@@ -159,7 +159,7 @@ class Server:
         pipe, rest = self._process.stdin.fileno(), memoryview(data)
         deadline = time.monotonic() + PATIENCE
         while rest:
-            if select.select([], [pipe], [], LOOK)[1]:
+            if writable(pipe, LOOK):
                 rest = rest[os.write(pipe, rest[: 1 << 16]) :]
             elif stop.is_set() or time.monotonic() > deadline:
                 raise TimeoutError("it takes nothing more")

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import select
 import struct
 import subprocess
 import sys
@@ -23,6 +22,7 @@ import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Place
+from edgelstm.pipeline.ready import readable
 from edgelstm.pipeline.sources.address import TIMES, Address, split_fragment
 from edgelstm.pipeline.sources.clock import CaptureClock, utc
 from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_size
@@ -220,7 +220,7 @@ class _Running:
         while place < size:
             if self._stopped.is_set():
                 return None
-            if not select.select([pipe], [], [], 0.1)[0]:
+            if not readable(pipe, 0.1):
                 if time.monotonic() > until:
                     raise EdgeLstmError(self.what, found=f"nothing came for {within:g} s")
                 continue
