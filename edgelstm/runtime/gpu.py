@@ -61,6 +61,11 @@ class GpuProgram(RowProgram):
             self._begin()
             return super().step(frames, state, active)
 
+    def step_arrays(self, frames: Sequence[Any], state: RowState, active: Sequence[int]) -> list[Outputs]:
+        """See :meth:`RowProgram.step_arrays`. With names: which of them lie on the host has to be known where some do not."""
+        name = self.signature.inputs[0].name
+        return self.step([{name: frame} for frame in frames], state, active)
+
     def step_row(self, frame: Any, state: RowState, row: int) -> Outputs:
         """See :meth:`RowProgram.step_row`."""
         cuda = self._cuda
