@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -16,6 +18,11 @@ from edgelstm.errors import EdgeLstmError
 MARGIN = 4 << 20
 #: Bytes of a :class:`Reserve`, or a sixteenth of a small disk.
 RESERVE = 1 << 20
+
+#: Where so much was free beside what is needed, that is so for as many seconds.
+PLENTY, FRESH = 64 << 20, 0.05
+#: By folder, when it was looked at, and what was free then.
+_seen: dict[Path, tuple[float, int]] = {}
 
 
 class NoRoom(OSError):
@@ -31,7 +38,12 @@ class Full(EdgeLstmError):
 
 def check_room(folder: Path, needed: int) -> None:
     """Raise :class:`NoRoom` unless ``needed`` bytes can be written there."""
+    now = time.monotonic()
+    looked, free = _seen.get(folder, (-math.inf, 0))
+    if now - looked < FRESH and free > needed + PLENTY:  # to ask a share is a way over the network
+        return
     disk = shutil.disk_usage(folder)
+    _seen[folder] = now, disk.free
     if disk.free < needed + min(MARGIN, disk.total // 8):
         raise NoRoom
 
