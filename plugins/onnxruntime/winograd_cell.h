@@ -1,9 +1,11 @@
 // FusedConvLSTMCell: a ConvLSTM's step whose convolution is 3x3, by Winograd's algorithm (winograd.h).
 #pragma once
 
+#include <atomic>
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <vector>
 
 #include "node.h"
@@ -48,26 +50,29 @@ class Scratch {
     made.floats = std::make_unique<Floats>(count), made.count = count;
     return made;
   }
-  void give(Loan::Memory memory) {
-    std::lock_guard<std::mutex> guard(lock_);
-    free_.push_back(std::move(memory));
+  void give(Loan::Memory memory) noexcept {
+    try {
+      std::lock_guard<std::mutex> guard(lock_);
+      free_.push_back(std::move(memory));
+    } catch (const std::bad_alloc&) {  // then it is freed
+    }
   }
 
   std::mutex lock_;
   std::vector<Loan::Memory> free_;
 };
 
-// h', c' of one ConvLSTM layer on maps. Inputs: x [N, I, H, W], h [N, R, H, W], c [N, units, H, W], W [gates * units, (I + R) * 9]: a
+// h', c' of one ConvLSTM layer on maps. Inputs: x [N, I, H, W], h [N, R, H, W] (missing with recurrent 0: all of it is x), c [N, units, H, W], W [gates * units, (I + R) * 9]: a
 // kernel of 3x3 row by row, over x, then h, padded with zeros to the size of the maps (missing where it is lent); b [gates * units]
 // (may be missing), p_i, p_f, p_o: constants, one number, [units], or [units, H, W]. Gates i, f, g, o; i, g, o if coupled.
 class ConvLstmCell {
  public:
   static constexpr const char* kName = "FusedConvLSTMCell";
   static constexpr size_t kInputs = 8, kOutputs = 2;
-  static bool optional(size_t k) { return k >= 3; }
+  static bool optional(size_t k) { return k == 1 || k >= 3; }
   static int type(size_t) { return ort::kFloat; }
 
-  explicit ConvLstmCell(const Info& info) : threads_(info.integer("threads", 1)) {
+  explicit ConvLstmCell(const Info& info) : threads_(info.integer("threads", 1)), recurrent_(info.integer("recurrent", 1) != 0) {
     step_ = {};
     step_.variant = info.variant();
     int64_t gates = step_.variant.gates();
@@ -94,9 +99,10 @@ class ConvLstmCell {
     int64_t dims[4];
     if (context.shape(0, dims, 4) != 4) refuse(kName, "x has to be [N, inputs, height, width]");
     s.rows = dims[0], s.inputs = dims[1], s.height = dims[2], s.width = dims[3], s.hidden = channels_ - s.inputs;
-    if (s.inputs < 1 || s.hidden < 1) refuse(kName, "x is " + text(Shape(dims, dims + 4)) + ", W takes " + std::to_string(channels_) + " channels");
+    if (s.inputs < 1 || (recurrent_ ? s.hidden < 1 : s.hidden != 0))
+      refuse(kName, "x is " + text(Shape(dims, dims + 4)) + ", W takes " + std::to_string(channels_) + " channels");
     s.x = context.data(context.value(0));
-    s.h = maps(context, 1, {s.rows, s.hidden, s.height, s.width}, "h");
+    s.h = recurrent_ ? maps(context, 1, {s.rows, s.hidden, s.height, s.width}, "h") : s.x;
     Shape out{s.rows, s.units, s.height, s.width};
     s.c = maps(context, 2, out, "c");
     int64_t size = s.height * s.width;
@@ -141,15 +147,21 @@ class ConvLstmCell {
     s.patches = patches.data();
     s.direct_tiles = reinterpret_cast<unsigned char*>(s.patches + blocks * kPoints * s.block * s.stride);
     size_t products = kPoints * (s.block * s.variant.gates() * k.lanes + channels_);
+    std::atomic<bool> short_of_memory{false};
     for (s.first_line = 0; s.first_line < lines; s.first_line += together) {
       s.lines = lines - s.first_line < together ? lines - s.first_line : together;
       memset(s.direct_tiles, 0, tiles);
       divided(context, sharing_[0], s.lines * groups, shared, s.rows, [&](int64_t a, int64_t b) { k.conv_input(s, a, b); });
       divided(context, sharing_[1], panels * ((s.lines * s.across + s.block - 1) / s.block), shared, s.rows, [&](int64_t a, int64_t b) {
-        Scratch::Loan loan(scratch_[1], products);
-        k.conv_lstm(s, a, b, loan.data());
+        try {  // nothing may leave a thread of ONNX Runtime's
+          Scratch::Loan loan(scratch_[1], products);
+          k.conv_lstm(s, a, b, loan.data());
+        } catch (const std::bad_alloc&) {
+          short_of_memory = true;
+        }
       });
     }
+    if (short_of_memory) throw std::bad_alloc();
   }
 
   template <class Work>
@@ -165,6 +177,7 @@ class ConvLstmCell {
   mutable Scratch scratch_[2];
   mutable Sharing sharing_[2];
   int64_t threads_, channels_;
+  bool recurrent_;
 };
 
 }  // namespace edgelstm

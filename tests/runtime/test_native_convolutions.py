@@ -10,12 +10,15 @@ import pytest
 from onnx import helper, numpy_helper
 from test_native import compare_streamed, counts
 
+import edgelstm
 import native_library
 import zoo
 from edgelstm.graph.gates import DOMAIN, GateVariant
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.graph.step import StepModel, make_step
+from edgelstm.runtime import Runner
 from edgelstm.runtime.native.cells import rewrite
+from tolerances import assert_close
 
 WHOLE, GATES = {"FusedConvLSTMCell": 1}, {"FusedGates": 1}
 SIZE, CHANNELS, UNITS = (8, 12), 9, 10
@@ -85,6 +88,7 @@ def test_a_convolution_over_x_and_h_and_its_gates_become_one_operator(library: P
         ),
         cell(apart("conv"), split=True),
         cell(apart("add"), split=True, bias=(4 * UNITS, 1, 1)),
+        cell(joined(("x", "h", "h")), channels=CHANNELS + 2 * UNITS),
         zoo.conv_lstm(9, 11, 7),  # peepholes
         zoo.conv_lstm(9, 11, 7, peephole=False),
     ):
@@ -99,12 +103,11 @@ def test_a_convolution_over_x_and_h_and_its_gates_become_one_operator(library: P
         cell(joined(kernel_shape=[5, 5], pads=[2] * 4), kernel=5),
         cell(joined(kernel_shape=[1, 1], pads=[0] * 4), kernel=1),
         cell(joined(pads=[0, 0, 2, 2])),
-        cell([helper.make_node("Conv", ["h", "w", "b"], ["z"], pads=[1] * 4)], channels=UNITS),
         zoo.conv_lstm(2, 3, 12),
         zoo.conv_lstm(64, 64, 8),
         zoo.conv_lstm(16, 16, 5),
     ],
-    ids=["dilation", "kernel of 5", "kernel of 1", "other padding", "not x", "few channels", "few tiles for so many weights", "tiles that are mostly empty"],
+    ids=["dilation", "kernel of 5", "kernel of 1", "other padding", "few channels", "few tiles for so many weights", "tiles that are mostly empty"],
 )  # fmt: skip
 def test_other_convolutions_stay_with_onnx_runtime(step: StepModel) -> None:
     assert counts(step) == GATES
@@ -132,3 +135,40 @@ def test_without_lending_the_file_has_the_weights_and_is_whole_by_itself(library
     theirs = native_library.session(step.to_bytes(), library).run(None, feeds)
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_gates_that_go_on_from_others_count_as_states_of_their_size(library: Path, tmp_path: Path) -> None:
+    """A forecaster's cells begin with the encoder's new states, and its first one has no input."""
+    torch = pytest.importorskip("torch")
+    nn = pytest.importorskip("edgelstm.frontends.torch.nn")
+    torch.manual_seed(0)
+    network = nn.EncoderForecaster(1, [16, 16], size=(16, 24), patch=2, stem=8, horizon=2, kernel=3)
+    nn.save(network, tmp_path / "m.safetensors")
+    step = edgelstm.export(tmp_path / "m.safetensors", limit=3).step
+    assert counts(step) == {"FusedConvLSTMCell": 6}
+    compare_streamed(step, library)
+
+
+def test_a_model_of_two_layers_stays_at_torch_s_float64_on_rain_radar(
+    library: Path, tmp_path: Path, radar_dir: Path
+) -> None:
+    torch = pytest.importorskip("torch")
+    h5py = pytest.importorskip("h5py")
+    nn = pytest.importorskip("edgelstm.frontends.torch.nn")
+    torch.manual_seed(0)
+    network = nn.ConvLSTM(1, [16, 12], size=(20, 16), kernel=3)
+    nn.save(network, tmp_path / "m.safetensors")
+    step = edgelstm.export(tmp_path / "m.safetensors", limit=3).step
+    assert counts(step) == {"FusedConvLSTMCell": 2}
+    exact, states = network.double(), None
+    with Runner(native_library.opened(step.to_bytes(), library, threads=2)) as runner:
+        stream = runner.stream("a")
+        for path in sorted(radar_dir.glob("**/*.h5"))[:12]:
+            with h5py.File(path) as file:
+                codes = file["image1/image_data"][300:320, 250:266]
+            rain = np.where(codes == 65535, 0, codes * 0.01)[None].astype(np.float32)
+            with torch.no_grad():
+                before = exact.initial_states() if states is None else states
+                y, states = exact(torch.from_numpy(rain[None]).double(), *(s.double() for s in before))
+            found = stream.step(rain)
+            assert_close(found["y"] if isinstance(found, dict) else found, y[0].numpy(), np.float32, k=32)

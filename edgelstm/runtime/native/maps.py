@@ -2,6 +2,7 @@
 
     Concat(x, h) -> Conv 3x3 -> FusedGates_*            FusedConvLSTMCell
     Conv 3x3 (x) + Conv 3x3 (h) -> FusedGates_*         the same
+    Conv 3x3 (anything) -> FusedGates_*                 the same
 
 Stride 1, no dilation, no groups, padded with zeros to the size it had. The operator's way (Winograd's) makes 4x4 places at once.
 """
@@ -23,11 +24,13 @@ TILE = 4
 LEAST_CHANNELS, LEAST_UNITS, LEAST_USE = 16, 10, 0.5
 #: All weights are read for every map: few tiles pay only for few channels * units.
 MANY_TILES, FEW_TILES, FEW_WEIGHTS = 9, 4, 4096
+#: A step's memory grows with a row of tiles.
+WIDEST = 4096
 
 
 @dataclass(frozen=True)
 class _Convolution:
-    """Convolutions of 3x3 over two values, summed: weight [rows, channels of both, 3, 3], and its name; bias [rows]."""
+    """Convolutions of 3x3 over one value or two, summed: weight [rows, channels of both, 3, 3], and its name; bias [rows]."""
 
     sources: list[str]
     weight: Array
@@ -43,8 +46,8 @@ def conv_lstm(
     node: the gates; z, c, peepholes: what they read ("" for a peephole left out); attributes: their variant's.
     """
     conv = _convolution(links, z)
-    sizes = links.graph.input_sizes.get(c)
-    if conv is None or len(conv.sources) != 2 or sizes is None or len(sizes) != 4:
+    sizes = _sizes(links, c)
+    if conv is None or sizes is None or len(sizes) != 4:
         return None
     units, rest = divmod(len(conv.bias), 3 if attributes.get("coupled") else 4)
     height, width = sizes[2:]
@@ -57,18 +60,31 @@ def conv_lstm(
         links.graph.add_floats(bias, conv.bias)
     matrix = np.ascontiguousarray(conv.weight.reshape(len(conv.bias), -1))
     lent: dict[str, Attribute] = {"lent": links.lend(conv.name, matrix)}
-    names = [*conv.sources, c, "", bias, *peepholes]
+    if len(conv.sources) == 1:
+        lent["recurrent"] = 0
+    names = [*conv.sources, *[""] * (2 - len(conv.sources)), c, "", bias, *peepholes]
     return Node("FusedConvLSTMCell", names, node.outputs, DOMAIN, {**attributes, **lent})
 
 
 def _pays(units: int, channels: int, height: int, width: int) -> bool:
     """Whether a step is faster so than with ONNX Runtime's convolution. height, width: at most 0 where they are not known."""
-    if height < 1 or width < 1:
+    if height < 1 or not 1 <= width <= WIDEST:
         return False
     tiles = math.ceil(height / TILE) * math.ceil(width / TILE)
     used = height * width / (tiles * TILE**2)
     enough = tiles >= MANY_TILES or (tiles >= FEW_TILES and channels * units <= FEW_WEIGHTS)
     return enough and channels >= LEAST_CHANNELS and units >= LEAST_UNITS and used >= LEAST_USE
+
+
+def _sizes(links: Links, c: str) -> tuple[int, ...] | None:
+    """A cell state's shape, -1 where it is not fixed: a state of the graph's, or what other gates made of one."""
+    while (
+        (node := links.producers.get(c)) is not None
+        and node.domain == DOMAIN
+        and node.op.startswith("FusedGates_")
+    ):
+        c = node.inputs[1]
+    return links.graph.input_sizes.get(c)
 
 
 def _convolution(links: Links, value: str) -> _Convolution | None:
@@ -83,7 +99,7 @@ def _convolution(links: Links, value: str) -> _Convolution | None:
                 return None
             bias = links.constants[node.inputs[2]].reshape(-1)
         concat = links.producer(node.inputs[0], "Concat")
-        joined = concat is not None and concat.attributes.get("axis") in (1, -3)
+        joined = concat is not None and concat.attributes.get("axis") in (1, -3) and len(concat.inputs) == 2
         sources = concat.inputs if concat is not None and joined else node.inputs[:1]
         return _Convolution(list(sources), weight, f"{node.inputs[1]}/edgelstm.conv", bias)
     if (node := links.producer(value, "Add")) is not None:
