@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from edgelstm.dtypes import to_float32
+from edgelstm.dtypes import CODED, to_float32
 from edgelstm.errors import EdgeLstmError, count_of, some
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.operations import Array, Transform
@@ -32,7 +32,7 @@ class Outputs:
     memory of its own (``stream``), and ``raw`` is the frame as it came.
 
     Outputs that have the shape of a frame, or of several side by side, are forecasts of frames and are converted, to
-    float32: :attr:`converted` names them. All others stay. :attr:`signature` is the model's with the outputs as they come
+    float32: :attr:`converted` names them. All others stay; what travels as bits (bfloat16, float8) becomes float32. :attr:`signature` is the model's with the outputs as they come
     out. overrides: as for :class:`Inputs`. Raises EdgeLstmError where units are asked for and no output has any, or
     what was done can't be undone.
     """
@@ -63,10 +63,13 @@ class Outputs:
             ops = {**signature.preprocessing, **(overrides or {})}.get(spec.name, ())
             undo = physical(ops) if units == "physical" else inverse(ops)
             self._undo = dict.fromkeys(found, undo)
+        self._coded = frozenset(name for name, dtype in self._dtypes.items() if dtype in CODED)
+        if self._undo or self._coded:
             self.signature = replace(
                 signature,
                 outputs=tuple(
-                    replace(t, dtype="float32") if t.name in found else t for t in signature.outputs
+                    replace(t, dtype="float32") if t.name in self._undo or t.name in self._coded else t
+                    for t in signature.outputs
                 ),
                 states=(),
             )
@@ -123,6 +126,8 @@ class Outputs:
         made = {
             name: self._undo[name](to_float32(array, self._dtypes[name]))
             if name in self._undo
+            else to_float32(array, self._dtypes[name])
+            if name in self._coded
             else np.asarray(array)
             for name, array in outputs.items()
         }

@@ -8,10 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper
 
+import edgelstm
 from edgelstm.errors import EdgeLstmError
-from edgelstm.graph.signature import Signature, TensorSpec
+from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
+from edgelstm.graph.step import make_step
 from edgelstm.pipeline import Frame, View, open_sink, open_source
 from edgelstm.pipeline.sinks.panels import Panels
 
@@ -366,3 +370,26 @@ with open_sink(r"{tmp_path / "a.jsonl"}", SIGNATURE, append=True) as sink:
         except ValueError:
             continue
     assert whole == [0, 4]
+
+
+def test_what_travels_as_bits_is_written_and_handed_on_as_what_it_is_worth(tmp_path: Path) -> None:
+    """An .npz had 16256 for 1, and a second model took that for a number."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["wide"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Add", ["wide", "s"], ["s_next"]),
+        helper.make_node("Cast", ["s_next"], ["y"], to=onnx.TensorProto.BFLOAT16),
+    ]
+    sig = Signature(
+        (TensorSpec("x", "bfloat16", ("N", 2)),),
+        (TensorSpec("y", "bfloat16", ("N", 2)),),
+        (StateSpec("s", "s", "s_next", "float32", ("N", 2)),),
+    )
+    model = tmp_path / "m.onnx"
+    make_step(nodes, sig, []).save(model)
+    np.save(tmp_path / "x.npy", np.ones((3, 2), np.float32))
+    edgelstm.run(model, str(tmp_path / "x.npy"), tmp_path / "y.npz", threads=1)
+    edgelstm.run(model, str(tmp_path / "x.npy"), tmp_path / "z.npz", then=[model], threads=1)
+    for name, wanted in (("y.npz", [1, 2, 3]), ("z.npz", [1, 3, 6])):
+        with np.load(tmp_path / name) as file:
+            assert file["y"].dtype == np.float32
+            assert file["y"][:, 0].tolist() == wanted
