@@ -65,6 +65,12 @@ struct Steps {
   int64_t channel, place;
 };
 
+// Where what is written is looked at: *bad becomes 1 for NaN and numbers out of low..high, which are finite. bad null: it is not.
+struct Bounds {
+  float low = 0, high = 0;
+  unsigned char* bad = nullptr;
+};
+
 // FusedGates over [rows, gates * channels, size] pre-activations.
 struct GatesStep {
   Variant variant;

@@ -1,10 +1,11 @@
 // A look at what a step wrote: NaN, infinity, or a number out of its bounds.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <deque>
+
+#include "kernels.h"
 
 namespace edgelstm {
 
@@ -32,25 +33,28 @@ inline bool within(const float* values, int64_t count, float low, float high) {
 // Floats that a step writes side by side. An operator that wrote all of them may look while a core's own cache has them.
 class Piece {
  public:
-  Piece(const float* data, int64_t count, float low, float high) : data_(data), count_(count), low_(low), high_(high) {}
+  Piece(const float* data, int64_t count, float low, float high) : data_(data), count_(count), bounds_{low, high, &bad_} {}
+  Piece(const Piece&) = delete;
+  Piece& operator=(const Piece&) = delete;
   bool is(const float* data, int64_t count) const { return data == data_ && count == count_; }
-  void begin() { seen_ = false, bad_.store(false, std::memory_order_relaxed); }
+  void begin() { seen_ = false, bad_ = 0; }
   void seen() { seen_ = true; }
+  const Bounds& bounds() const { return bounds_; }
   // Any thread may look at a part.
   void look(int64_t first, int64_t last) {
-    if (!within(data_ + first, last - first, low_, high_)) bad_.store(true, std::memory_order_relaxed);
+    if (!within(data_ + first, last - first, bounds_.low, bounds_.high)) __atomic_store_n(&bad_, 1, __ATOMIC_RELAXED);
   }
   bool is_good() {
     if (!seen_) look(0, count_);
-    return !bad_.load(std::memory_order_relaxed);
+    return bad_ == 0;
   }
 
  private:
   const float* data_;
   int64_t count_;
-  float low_, high_;
+  unsigned char bad_ = 0;
+  Bounds bounds_;
   bool seen_ = false;
-  std::atomic<bool> bad_{false};
 };
 
 // What the step is looked at for that this thread is in; null: nobody looks.
@@ -62,6 +66,12 @@ inline Piece* piece(const float* data, int64_t count) {
   for (Piece& each : *pieces)
     if (each.is(data, count)) return each.seen(), &each;
   return nullptr;
+}
+
+// The same for a kernel that looks itself.
+inline Bounds bounds(const float* data, int64_t count) {
+  Piece* found = piece(data, count);
+  return found == nullptr ? Bounds{} : found->bounds();
 }
 
 }  // namespace edgelstm

@@ -39,6 +39,7 @@ struct ConvStep {
   int64_t inputs, hidden, units, rows, height, width;
   const float *x, *h, *c;
   float *h_out, *c_out;
+  Bounds h_bounds, c_bounds;
 
   int64_t across, down;          // tiles in a row, rows of tiles in a map
   int64_t first_line, lines;

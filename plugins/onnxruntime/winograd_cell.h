@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "look.h"
 #include "node.h"
 #include "sharing.h"
 #include "winograd.h"
@@ -117,6 +118,7 @@ class ConvLstmCell {
     s.h_out = context.output(0, out.data(), 4), s.c_out = context.output(1, out.data(), 4);
     if (s.rows * size == 0) return;
     s.across = (s.width + kTile - 1) / kTile, s.down = (s.height + kTile - 1) / kTile;
+    s.h_bounds = bounds(s.h_out, s.rows * s.units * size), s.c_bounds = bounds(s.c_out, s.rows * s.units * size);
     work(context, s);
   }
 

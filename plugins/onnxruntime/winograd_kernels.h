@@ -288,6 +288,20 @@ INLINE void write_tile(float* maps, int64_t channel, int64_t width, const Place&
       for (int64_t j = 0; j < at.wide; j++) to[k * channel + i * width + j] = from[i * 4 + j][k];
 }
 
+// Whether what write_tile writes lies within bounds.
+INLINE bool within(const Bounds& bounds, const Place& at, int64_t count, const vf (&v)[16]) {
+  if (count >= L && at.high == 4 && at.wide == 4) {
+    vi good = ~vi{};
+    for (int k = 0; k < 16; k++) good &= (v[k] >= splat(bounds.low)) & (v[k] <= splat(bounds.high));
+    return !exceeds(~good & 1, vi{});
+  }
+  bool good = true;
+  for (int64_t k = 0; k < (count < L ? count : L); k++)
+    for (int64_t i = 0; i < at.high; i++)
+      for (int64_t j = 0; j < at.wide; j++) good &= (v[i * 4 + j][k] >= bounds.low) & (v[i * 4 + j][k] <= bounds.high);
+  return good;
+}
+
 INLINE Place place_of(const ConvStep& s, int64_t tile) {
   int64_t line = s.first_line + tile / s.across, y = line % s.down * kTile, x = tile % s.across * kTile;
   return {line / s.down, y, x, s.height - y < 4 ? s.height - y : 4, s.width - x < 4 ? s.width - x : 4};
@@ -326,6 +340,8 @@ INLINE void conv_cells(const ConvStep& s, int64_t panel, const Place& at, vf (&z
       finish(v, parts, old[k], false, vf{}, vf{}, vf{}, &h[k], &c[k]);
     }
   }
+  if (s.h_bounds.bad != nullptr && !within(s.h_bounds, at, count, h)) __atomic_store_n(s.h_bounds.bad, 1, __ATOMIC_RELAXED);
+  if (s.c_bounds.bad != nullptr && !within(s.c_bounds, at, count, c)) __atomic_store_n(s.c_bounds.bad, 1, __ATOMIC_RELAXED);
   write_tile(s.h_out + maps, size, s.width, at, count, h);
   write_tile(s.c_out + maps, size, s.width, at, count, c);
 }

@@ -102,10 +102,10 @@ def test_one_bad_number_is_seen_wherever_it_lies(steps: Any, size: int) -> None:
             array[place] = kept
 
 
-def spoil(runner: Runner, name: str, value: float, state: str = C) -> None:
+def spoil(runner: Runner, name: str, value: float, state: str = C, place: int = -1) -> None:
     """One number of a stream's state."""
     held = dict(runner.stream(name).snapshot())
-    held[state].reshape(-1)[-1] = value
+    held[state].reshape(-1)[place] = value
     runner.stream(name).restore(held)
 
 
@@ -140,6 +140,39 @@ def test_nan_in_one_of_many_streams_is_seen_in_that_step_and_is_that_stream_s(
             runner.stream(bad).reset()
             runner.step(frames)
             assert glance()
+
+
+@pytest.mark.parametrize(
+    ("step", "operator"),
+    [
+        (zoo.conv_lstm(2, 19, 11, peephole=False), "FusedConvLSTMCell"),  # lanes and tiles that are not full
+        (zoo.conv_lstm(4, 16, 12, peephole=False), "FusedConvLSTMCell"),
+        (zoo.conv_lstm(2, 3, 8, peephole=False), "FusedGates"),
+    ],
+    ids=["uneven", "even", "gates"],
+)
+def test_a_number_is_seen_wherever_it_lies_in_a_map(library: Path, step: StepModel, operator: str) -> None:
+    with opened(step, library, 2) as runner:
+        assert operator in runner._program.native.counts  # type: ignore[attr-defined]
+        glance = runner.glance({"c": (-10.0, 10.0)})
+        assert glance is not None
+        assert looks_itself(runner)
+        frames = dict.fromkeys(runner.streams, np.zeros(step.signature.inputs[0].frame_shape, np.float32))
+        size = runner.stream("s0").snapshot()["c"].size
+        for place in {0, size // 3, size // 2, size - 12, size - 1}:
+            for value, good in (
+                (9.0, True),
+                (1e6, False),
+                (-1e6, False),
+                (math.nan, False),
+                (math.inf, False),
+            ):
+                runner.step(frames)
+                glance()
+                spoil(runner, "s1", value, "c", place)
+                runner.step(frames)
+                assert glance() is good, (place, value)
+                runner.stream("s1").reset()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
