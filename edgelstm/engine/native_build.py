@@ -45,10 +45,10 @@ VARIANTS: dict[str, tuple[tuple[str, str, int, int, Sequence[str]], ...]] = {
     # 32 registers of 128 bits, multiply-add always there.
     "aarch64": (("neon", "kPortable", 4, 4, ()),),
 }
-#: By machine, the flags for what multiplies bytes (dot.cpp).
-DOT_FLAGS: dict[str, tuple[str, ...]] = {
-    "x86_64": (*_AVX512, "-mavx512vnni"),
-    "aarch64": ("-march=armv8.2-a+dotprod",),
+#: By machine, the flags of each variant of what multiplies bytes (dot.cpp).
+DOT_FLAGS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "x86_64": ((*_AVX512, "-mavx512vnni"), ("-mavx2", "-mfma", "-DDOT_VEX")),
+    "aarch64": (("-march=armv8.2-a+dotprod",),),
 }
 COMPILE_TIMEOUT = 600.0
 
@@ -110,7 +110,7 @@ def build_native(
         ("operators", ["operators.cpp", f'-DEDGELSTM_BUILD="{quoted}"']),
         ("calls", ["node.cpp"]),
         ("packed weights", ["packed.cpp"]),
-        ("products of bytes", ["dot.cpp", *DOT_FLAGS.get(machine, ())]),
+        *(("products of bytes", ["dot.cpp", *flags]) for flags in DOT_FLAGS.get(machine, ())),
         ("convolutions' weights", ["winograd.cpp"]),
         ("sessions", ["session.cpp"]),
     ]

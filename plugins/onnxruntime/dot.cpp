@@ -1,10 +1,16 @@
-// dot.h for AVX-512 with VNNI, and for Arm's dot product instructions. Compiled with their flags; nothing here is visible outside but
-// the tables, and nothing of the standard library's templates is used, which the linker might take from here.
+// dot.h for AVX-512 with VNNI, for AVX2 with it (DOT_VEX), and for Arm's dot product instructions. Compiled once for each; nothing here is
+// visible outside but the tables, and nothing of the standard library's templates is used, which the linker might take from here.
 #include "dot.h"
 
 #include <cstring>
 
-#if defined(__AVX512VNNI__)
+// AVX-VNNI: assemblers know it since binutils 2.36.
+#if defined(DOT_VEX) && !defined(__clang__) && __GNUC__ < 11
+#undef DOT_VEX
+extern const edgelstm::Dot edgelstm::kDotVex = {};
+#endif
+
+#if defined(__AVX512VNNI__) || defined(DOT_VEX)
 #pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own header
 #if !defined(__clang__)
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -14,7 +20,7 @@
 #include <arm_neon.h>
 #endif
 
-#if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
+#if defined(__AVX512VNNI__) || defined(DOT_VEX) || defined(__ARM_FEATURE_DOTPROD)
 
 namespace edgelstm {
 namespace {
@@ -75,6 +81,62 @@ INLINE int32_t added(const int8_t* p, int64_t count) {
   }
   return 128 * _mm512_reduce_add_epi32(sum);
 }
+#elif defined(DOT_VEX)
+constexpr int L = 8;
+constexpr uint8_t kFlip = 0x80;
+typedef __m256i Whole;
+typedef __m256 Real;
+INLINE Whole whole(int32_t x) { return _mm256_set1_epi32(x); }
+INLINE Whole codes(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+INLINE Whole four(const int8_t* p) {
+  int32_t bits;
+  memcpy(&bits, p, 4);
+  return _mm256_set1_epi32(bits);
+}
+// AVX-VNNI's form: the one of AVX-512 is another instruction.
+INLINE Whole dot(Whole sum, Whole code, Whole byte) {
+  __asm__("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(code), "x"(byte));
+  return sum;
+}
+INLINE Real real(Whole x) { return _mm256_cvtepi32_ps(x); }
+INLINE Real splat(float x) { return _mm256_set1_ps(x); }
+INLINE Real fused(Real a, Real b, Real c) { return _mm256_fmadd_ps(a, b, c); }
+INLINE Real times(Real a, Real b) { return _mm256_mul_ps(a, b); }
+INLINE Real load(const float* p) { return _mm256_loadu_ps(p); }
+INLINE void store(float* p, Real x) { _mm256_storeu_ps(p, x); }
+INLINE Real code_of(Whole code, int input) {
+  Whole low = _mm256_and_si256(_mm256_srl_epi32(code, _mm_cvtsi32_si128(8 * input)), _mm256_set1_epi32(255));
+  return _mm256_cvtepi32_ps(_mm256_sub_epi32(low, _mm256_set1_epi32(128)));
+}
+INLINE int32_t largest(const float* x, int64_t count) {
+  int32_t each[L] = {}, all = 0;
+  for (int64_t k = 0; k < count; k += L) {
+    int64_t left = count - k < L ? count - k : L;
+    int32_t bits[L] = {};
+    memcpy(bits, x + k, left * sizeof(float));
+    for (int j = 0; j < L; j++) each[j] = (bits[j] & 0x7fffffff) > each[j] ? bits[j] & 0x7fffffff : each[j];
+  }
+  for (int32_t one : each) all = one > all ? one : all;
+  return all;
+}
+INLINE void split(const float* x, int64_t count, float scale, int8_t* to, int64_t plane) {
+  float some[L] = {};
+  if (count < L) memcpy(some, x, count * sizeof(float)), x = some;
+  __m256i q = _mm256_cvtps_epi32(_mm256_mul_ps(load(x), splat(scale))), flip = whole(0x808080);
+  __m256i bytes = _mm256_xor_si256(_mm256_add_epi32(q, flip), flip);
+  __m128i each = _mm_setr_epi8(2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12, -1, -1, -1, -1);
+  // Bytes of one kind side by side in each half, then in both.
+  bytes = _mm256_shuffle_epi8(bytes, _mm256_broadcastsi128_si256(each));
+  bytes = _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+  int8_t all[32];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(all), bytes);
+  for (int p = 0; p < 3; p++) memcpy(to + p * plane, all + p * L, count < L ? count : L);
+}
+INLINE int32_t added(const int8_t* p, int64_t count) {
+  int32_t sum = 0;
+  for (int64_t k = 0; k < count; k++) sum += p[k];
+  return 128 * sum;
+}
 #else
 constexpr int L = 4;
 constexpr uint8_t kFlip = 0;
@@ -113,10 +175,10 @@ INLINE void split(const float* x, int64_t count, float scale, int8_t* to, int64_
   float some[L] = {};
   if (count < L) memcpy(some, x, count * sizeof(float)), x = some;
   int32x4_t q = vcvtnq_s32_f32(vmulq_n_f32(vld1q_f32(x), scale)), flip = vdupq_n_s32(0x808080);
-  int32_t bytes[L];
-  vst1q_s32(bytes, veorq_s32(vaddq_s32(q, flip), flip));
-  for (int64_t k = 0; k < L && k < count; k++)
-    for (int p = 0; p < 3; p++) to[p * plane + k] = static_cast<int8_t>(bytes[k] >> (16 - 8 * p));
+  static const uint8_t kEach[16] = {2, 6, 10, 14, 1, 5, 9, 13, 0, 4, 8, 12, 255, 255, 255, 255};
+  uint8_t all[16];
+  vst1q_u8(all, vqtbl1q_u8(vreinterpretq_u8_s32(veorq_s32(vaddq_s32(q, flip), flip)), vld1q_u8(kEach)));
+  for (int p = 0; p < 3; p++) memcpy(to + p * plane, all + p * L, count < L ? count : L);
 }
 INLINE int32_t added(const int8_t*, int64_t) { return 0; }
 #endif
@@ -235,6 +297,8 @@ void sums(const DotRow* row, int rows, const uint8_t* all, int64_t next, int pan
 
 #if defined(__AVX512VNNI__)
 extern const Dot kDotVnni = {"avx512vnni", L, kFlip, encode, sums};
+#elif defined(DOT_VEX)
+extern const Dot kDotVex = {"avx2vnni", L, kFlip, encode, sums};
 #else
 extern const Dot kDotNeon = {"neondot", L, kFlip, encode, sums};
 #endif

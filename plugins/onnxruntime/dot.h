@@ -36,6 +36,7 @@ struct Dot {
 
 #if defined(__x86_64__)
 extern const Dot kDotVnni;
+extern const Dot kDotVex;  // lanes 0 where the compiler is too old for it
 #elif defined(__aarch64__)
 extern const Dot kDotNeon;
 #endif

@@ -8,7 +8,8 @@
 namespace edgelstm {
 
 struct Instructions {
-  bool avx2 = false, avx512 = false, avx512vnni = false;  // with FMA; F, DQ, BW and VL; and VNNI
+  bool avx2 = false, avx2vnni = false;      // with FMA; and AVX-VNNI
+  bool avx512 = false, avx512vnni = false;  // F, DQ, BW and VL; and VNNI
 };
 
 inline Instructions instructions() {
@@ -24,6 +25,7 @@ inline Instructions instructions() {
   found.avx2 = (b & bit_AVX2) != 0;
   found.avx512 = found.avx2 && (b & k512) == k512 && (kept & 0xe0) == 0xe0;
   found.avx512vnni = found.avx512 && (c & (1u << 11)) != 0;
+  found.avx2vnni = found.avx2 && __get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)) != 0;
   return found;
 }
 

@@ -37,10 +37,10 @@ Kernels with(const Dot& dot, Kernels kernels) {
 
 const Kernels* best() {
 #if defined(__x86_64__)
-  static const Kernels vnni = with(kDotVnni, kAvx512);
-  const Kernels* all[] = {&vnni, &kAvx512, &kAvx2, &kPortable};
+  static const Kernels vnni = with(kDotVnni, kAvx512), vex = with(kDotVex, kAvx2);
+  const Kernels* all[] = {&vnni, &kAvx512, &vex, &kAvx2, &kPortable};
   Instructions has = instructions();
-  bool there[] = {has.avx512vnni, has.avx512, has.avx2, true};
+  bool there[] = {has.avx512vnni, has.avx512, has.avx2vnni && kDotVex.lanes != 0, has.avx2, true};
 #elif defined(__aarch64__)
   static const Kernels neon = with(kDotNeon, kPortable);
   const Kernels* all[] = {&neon, &kPortable};

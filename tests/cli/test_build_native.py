@@ -82,4 +82,4 @@ def test_json_of_what_was_built(run: Run, cache: Path, tmp_path: Path) -> None:
     assert code == 0, err
     told = json.loads(out)
     assert told["path"] == str(cache)
-    assert told["instructions"] in ("avx512vnni", "avx512", "avx2", "portable", "neondot", "neon")
+    assert told["instructions"] in ("avx512vnni", "avx512", "avx2vnni", "avx2", "portable", "neondot", "neon")

@@ -32,7 +32,7 @@ def library() -> Path:
 def in_fixed_point(library: Path) -> bool:
     loaded = ctypes.CDLL(str(library))
     loaded.edgelstm_native_isa.restype = ctypes.c_char_p
-    return bytes(loaded.edgelstm_native_isa()).decode() in ("avx512vnni", "neondot")
+    return bytes(loaded.edgelstm_native_isa()).decode() in ("avx512vnni", "avx2vnni", "neondot")
 
 
 def sums(library: Path, codes: Array, scale: Array, x: Array, h: Array) -> Array:

@@ -65,7 +65,7 @@ class NativeLibrary:
             self._refuse("another version of edgelstm", f"schema {self.schema}", f"schema {SCHEMA}")
 
     def instructions(self) -> str:
-        """Which of its kernels this processor gets: avx512vnni, avx512, avx2, portable (Arm: neondot, neon). Loads the library."""
+        """Which of its kernels this processor gets: avx512vnni, avx512, avx2vnni, avx2, portable (Arm: neondot, neon). Loads the library."""
         try:
             loaded = ctypes.CDLL(str(self.path))
             name = loaded.edgelstm_native_isa

@@ -176,7 +176,7 @@ def _check_instructions(library: NativeLibrary) -> None:
         raise EdgeLstmError(
             f"EDGELSTM_NATIVE_ISA={named}",
             found=f"{found} as the best here",
-            expected="avx512vnni, avx512, avx2 or portable, of those that this processor has (on Arm: neondot or neon)",
+            expected="avx512vnni, avx512, avx2vnni, avx2 or portable, of those that this processor has (on Arm: neondot or neon)",
         )
 
 
