@@ -88,6 +88,21 @@ def test_a_recording_is_read_back(tmp_path: Path) -> None:
     )
 
 
+def test_a_recording_has_the_spacing_of_its_frames_where_nobody_knows_when_they_began(tmp_path: Path) -> None:
+    """A film's: it was as short as it took to compute."""
+    mcap_reader = pytest.importorskip("mcap.reader")
+    path = tmp_path / "out.mcap"
+    before = time.time_ns()
+    with open_sink(path, SIGNATURE) as sink:
+        for k in range(3):
+            sink.write(frame(k, None, 10.0 + 0.04 * k), {"y": np.zeros(2, np.float32)}, 0.0)
+    with path.open("rb") as file:
+        found = mcap_reader.make_reader(file).iter_messages(topics=["/stream/step"])
+        times = [message.log_time for _, _, message in found]
+    assert [t - times[0] for t in times] == [0, 40_000_000, 80_000_000]
+    assert before <= times[0] <= time.time_ns()
+
+
 def test_a_recording_of_numbers_alone_and_none_after_an_error(tmp_path: Path) -> None:
     path = tmp_path / "out.mcap"
     with pytest.raises(ZeroDivisionError), open_sink(path, SIGNATURE) as sink:

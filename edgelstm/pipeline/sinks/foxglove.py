@@ -57,7 +57,7 @@ def mcap(to: Target) -> Iterator[Write]:
     with atomic_path(to.path) as temporary:
         context = sdk.Context()
         writer = sdk.open_mcap(temporary, allow_overwrite=True, context=context)
-        topics = Topics(to, sdk, context)
+        topics = Topics(to, sdk, context, recorded=True)
 
         def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
             # The SDK tells a full disk to standard error, once for each message, until the file is closed.
@@ -120,10 +120,13 @@ def _wait_for_port(host: str, port: int) -> None:
 
 
 class Topics:
-    """The ``write`` of both."""
+    """The ``write`` of both. recorded: nobody looks while it is written."""
 
-    def __init__(self, to: Target, sdk: Any, context: Any) -> None:
+    def __init__(self, to: Target, sdk: Any, context: Any, recorded: bool = False) -> None:
         self._to, self._sdk, self._context = to, sdk, context
+        self._recorded = recorded
+        #: Of a source that knows times, but not since when: the nanoseconds since 1970 that we count them from.
+        self._began: int | None = None
         self._channels = require("foxglove.channels", "foxglove", to.name)
         self._messages = require("foxglove.messages", "foxglove", to.name)
         try:
@@ -164,10 +167,16 @@ class Topics:
         return self._made[topic]
 
     def _stamp(self, frame: Frame) -> int:
-        """Nanoseconds since 1970: when the frame was taken, where the source knows that, else now."""
+        """Nanoseconds since 1970: when the frame was taken, where the source knows that, else now; in a recording, in the frames' own spacing."""
         start = self._to.context.start
         if start is None or frame.time is None:
-            return time.time_ns()
+            now = time.time_ns()
+            if frame.time is None or not self._recorded:
+                return now
+            # A film is computed in less time than it lasts.
+            time_ns = round(frame.time * 1e9)
+            self._began = now - time_ns if self._began is None else self._began
+            return self._began + time_ns
         return max(0, round((start + timedelta(seconds=frame.time)).timestamp() * 1e9))
 
     def _image(self, picture: Array, stream: str, stamp: Any) -> Any:
