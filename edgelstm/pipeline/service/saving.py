@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -57,6 +58,7 @@ class Saver:
             if not writer.settle(max(0.0, deadline - time.monotonic())):
                 log.warning("sink %s: behind the checkpoint that is written now", writer.name)
         self._read_idle()  # of what stands still, what was delivered meanwhile counts
+        _keep(channels)
         there = {c.name for c in self._channels()}
         sections = {n: part for parts in self._parts.values() for n, part in parts.items() if n in there}
         try:
@@ -84,6 +86,21 @@ class Saver:
                 self._parts[name] = self._part(loop)
 
 
+def _keep(channels: Sequence[Channel]) -> None:
+    """Lines reach the disk before the states that passed them over: else a lost supply would take them, and nobody would write them again."""
+    for path in {w.path for c in channels for w in c.writers if _is_lines(w.path)}:
+        with suppress(OSError):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)
+
+
+def _is_lines(path: str) -> bool:
+    return Path(path).suffix.lower() == ".jsonl" and not is_address(path)
+
+
 def _sizes(channel: Channel) -> dict[str, int]:
     """Bytes of each file of lines."""
     sizes = {}
@@ -93,6 +110,6 @@ def _sizes(channel: Channel) -> dict[str, int]:
             sizes[writer.mark] = mark  # lines that lie before the end are of frames that are still to come
             continue
         with suppress(OSError):
-            if Path(writer.path).suffix.lower() == ".jsonl" and not is_address(writer.path):
+            if _is_lines(writer.path):
                 sizes[writer.mark] = Path(writer.path).stat().st_size
     return sizes

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zoo
+from edgelstm import Pipeline
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.checkpoint import MAGIC, Checkpoint, Folder, SectionPart, StreamPart
 
@@ -194,6 +195,26 @@ def test_after_kill_9_every_frame_is_delivered_once(tmp_path: Path) -> None:
     assert read(tmp_path / "a.jsonl") == [(k, 2.0 * (3 + k + 1)) for k in range(400)]
     counts = json.loads(out)["streams"]["a"]
     assert (counts["read"], counts["stepped"]) == (400, 400)
+
+
+def test_lines_are_on_the_disk_before_the_states_that_passed_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a lost supply takes lines along which no restart writes again."""
+    if not Path("/proc/self/fd").is_dir():
+        pytest.skip("this system does not say what a file's number stands for")
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def told(file: int) -> None:
+        synced.append(Path(f"/proc/self/fd/{file}").readlink().name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", told)
+    Pipeline.from_file(write(tmp_path, frames=20)).run()
+    kinds = ["lines" if name == "a.jsonl" else "states" for name in synced if not name.endswith(".lock")]
+    assert kinds[:2] == ["lines", "states"]
+    assert kinds == ["lines", "states"] * (len(kinds) // 2)
 
 
 def test_sigterm_saves_exactly_where_it_stopped(tmp_path: Path) -> None:
