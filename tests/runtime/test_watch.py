@@ -167,12 +167,13 @@ def test_a_number_is_seen_wherever_it_lies_in_a_map(library: Path, step: StepMod
                 (math.nan, False),
                 (math.inf, False),
             ):
+                for name in runner.streams:
+                    runner.stream(name).reset()
                 runner.step(frames)
-                glance()
+                assert glance()
                 spoil(runner, "s1", value, "c", place)
                 runner.step(frames)
                 assert glance() is good, (place, value)
-                runner.stream("s1").reset()
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
