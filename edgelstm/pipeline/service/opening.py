@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.service.isolated import open_isolated
 from edgelstm.pipeline.service.outlets import placed
 from edgelstm.pipeline.service.pair import Count, open_pair
-from edgelstm.pipeline.sources import Source, open_source
+from edgelstm.pipeline.sources import Source, is_live, open_source
 from edgelstm.pipeline.sources.given import PREFIX, Frames, open_given
 
 if TYPE_CHECKING:
@@ -53,11 +54,29 @@ def _open_one(
 ) -> Source:
     if not spec.startswith(PREFIX):
         opened = open_isolated if section.isolate == "process" else open_source
-        return opened(placed(base, spec), limit=limit, follow=section.follow)
+        return opened(_placed(base, spec), limit=limit, follow=section.follow)
     if section.isolate == "process":
         raise EdgeLstmError(f"isolate of source {spec}", expected="none: its frames are this process's")
     source = open_given(spec.removeprefix(PREFIX), given)
     return source if limit is None else source.limit(limit)
+
+
+def _placed(base: Path, spec: str) -> str:
+    """A source with its paths starting at ``base``: its own, and those of its options."""
+    spec = placed(base, spec)
+    if is_live(spec):
+        address, mark, options = spec.partition("#")
+        return address + mark + _OPTION.sub(lambda m: _there(base, m), options)
+    return spec if Path(spec).exists() else _OPTION.sub(lambda m: _there(base, m), spec)
+
+
+#: Options of sources that name files: of tables, and of cameras.
+_OPTION = re.compile(r"((?:^|[:&])(?:scale|ca)=)([^:&]+)")
+
+
+def _there(base: Path, match: re.Match[str]) -> str:
+    name, path = match.groups()
+    return match[0] if path == "own" else f"{name}{base / path}"  # an absolute one stays
 
 
 class Opening:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 pytest.importorskip("pydantic")
 
 import zoo
-from edgelstm import EdgeLstmError
+from edgelstm import EdgeLstmError, Pipeline
 from edgelstm.pipeline.service.control import Control, TakenName, UnknownStream
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.runtime.runner import Runner
@@ -206,6 +206,24 @@ def test_one_stream_of_a_key_is_paused_alone(folder: Path) -> None:
         control.resume("t")  # all of them
         report = service.ends()
     assert [report.streams[f"t:{key}"]["stepped"] for key in "ab"] == [200, 200]
+
+
+def test_paths_in_options_of_a_source_start_at_the_file_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scales were read from the folder that the service was started in: another file of that name, if there was one."""
+    zoo.lstm().save(tmp_path / "lstm.onnx")
+    (tmp_path / "t.csv").write_text("x,y,z\n" + "".join(f"{k},{k},{k}\n" for k in range(5)))
+    head = "key,column,min,max\n"
+    (tmp_path / "scales.csv").write_text(head + "".join(f",{c},0,4\n" for c in "xyz"))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "scales.csv").write_text(head + "".join(f",{c},0,8\n" for c in "xyz"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    text = '[models.m]\npath = "lstm.onnx"\n' + toml("t", source="t.csv:scale=scales.csv")
+    Pipeline.from_text(text, tmp_path).run()
+    with Runner.open(tmp_path / "lstm.onnx", threads=1) as runner:
+        wanted = [runner.stream("a").step(np.full(3, k / 4, np.float32))["y"].copy() for k in range(5)]
+    np.testing.assert_allclose(values(tmp_path / "t.jsonl"), wanted, rtol=1e-5)
 
 
 def test_a_service_stops_though_a_stream_is_paused(folder: Path) -> None:
