@@ -34,13 +34,6 @@ bool has(const std::string& path, const std::string& word) {
   return false;
 }
 
-std::string element_text(int element) {
-  for (const char* name : {"float32", "float16", "bfloat16", "float8e4m3fn", "float64", "int64", "int32", "int16", "int8", "uint8", "bool"})
-    if (type_of(name).element == element) return name;
-  return "type " + std::to_string(element);
-}
-
-
 class OrtStep : public Step {
  public:
   OrtStep(const Runtime& runtime, ort::Session* session, ort::RunOptions* options, ort::Binding* binding)
@@ -210,8 +203,10 @@ void OrtEngine::compare_with_graph() {
       r.check(r.GetDimensions(tensor, dims.data(), rank));
       std::vector<int64_t> expected = {signature.rows ? signature.rows : -1};
       expected.insert(expected.end(), spec->second->shape.begin(), spec->second->shape.end());
-      if (element != spec->second->type->element || dims != expected)
-        disagree("tensor " + edgelstm::quoted(name) + " is " + element_text(element) + " of rank " + std::to_string(rank) + ", expected " + spec->second->text());
+      if (element == spec->second->type->element && dims == expected) continue;
+      const char* type = name_of(element);
+      disagree("tensor " + edgelstm::quoted(name) + " is " + (type == nullptr ? "type " + std::to_string(element) : std::string(type)) + " of rank " +
+               std::to_string(rank) + ", expected " + spec->second->text());
     }
   }
 }

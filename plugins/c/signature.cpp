@@ -12,9 +12,9 @@ namespace {
 constexpr int64_t kMostElements = (int64_t{1} << 31) - 1;
 
 const Type kTypes[] = {
-    {"float32", 1, 4, "<f4"}, {"float16", 10, 2, "<f2"}, {"bfloat16", 16, 2, "<u2"}, {"float8e4m3fn", 17, 1, "|u1"},
-    {"float64", 11, 8, "<f8"}, {"int64", 7, 8, "<i8"}, {"int32", 6, 4, "<i4"}, {"int16", 5, 2, "<i2"},
-    {"int8", 3, 1, "|i1"}, {"uint8", 2, 1, "|u1"}, {"bool", 9, 1, "|b1"},
+    {"float32", kFloat32, 4, "<f4"}, {"float16", kFloat16, 2, "<f2"}, {"bfloat16", kBfloat16, 2, "<u2"}, {"float8e4m3fn", kFloat8, 1, "|u1"},
+    {"float64", kFloat64, 8, "<f8"}, {"int64", kInt64, 8, "<i8"}, {"int32", kInt32, 4, "<i4"}, {"int16", kInt16, 2, "<i2"},
+    {"int8", kInt8, 1, "|i1"}, {"uint8", kUint8, 1, "|u1"}, {"bool", kBool, 1, "|b1"},
 };
 
 [[noreturn]] void refuse(const std::string& what) { throw std::invalid_argument(what); }
@@ -99,6 +99,12 @@ const Type& type_of(const std::string& name) {
   for (const Type& type : kTypes)
     if (name == type.name) return type;
   refuse("an unknown dtype, " + name);
+}
+
+const char* name_of(int element) {
+  for (const Type& type : kTypes)
+    if (element == type.element) return type.name;
+  return nullptr;
 }
 
 std::string Spec::text() const {

@@ -7,13 +7,19 @@
 
 namespace edgelstm {
 
+// ONNXTensorElementDataType, of the types that a Signature knows.
+enum ElementType : int {
+  kFloat32 = 1, kUint8 = 2, kInt8 = 3, kInt16 = 5, kInt32 = 6, kInt64 = 7, kBool = 9, kFloat16 = 10, kFloat64 = 11, kBfloat16 = 16, kFloat8 = 17
+};
+
 struct Type {
   const char* name;   // as in the Signature
-  int element;        // ONNXTensorElementDataType
+  ElementType element;
   size_t size;        // bytes
   const char* descr;  // how NumPy stores it
 };
 const Type& type_of(const std::string& name);  // std::invalid_argument
+const char* name_of(int element);              // null for one that a Signature does not know
 
 struct Spec {
   std::string name;

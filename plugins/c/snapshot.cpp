@@ -326,7 +326,7 @@ std::vector<const void*> read_snapshot(const std::vector<State>& states, const s
     if (npy.fortran && npy.shape.size() > 1) refuse("state " + edgelstm::quoted(state.name) + " in Fortran's order", "Write it in C order");
     if (npy.content.size != state.bytes()) refuse("state " + edgelstm::quoted(state.name) + " is cut short");
     auto odd = [](uint8_t byte) { return byte > 1; };
-    if (strcmp(state.type->name, "bool") == 0 && std::any_of(npy.content.data, npy.content.data + npy.content.size, odd))
+    if (state.type->element == kBool && std::any_of(npy.content.data, npy.content.data + npy.content.size, odd))
       refuse("state " + edgelstm::quoted(state.name) + " holds what is neither true nor false");
     found.push_back(npy.content.data);
   }

@@ -119,15 +119,15 @@ Library& load_library(const char* given) {
 
 int element_of(trt::DataType type) {
   switch (type) {
-    case trt::DataType::kFLOAT: return type_of("float32").element;
-    case trt::DataType::kHALF: return type_of("float16").element;
-    case trt::DataType::kBF16: return type_of("bfloat16").element;
-    case trt::DataType::kFP8: return type_of("float8e4m3fn").element;
-    case trt::DataType::kINT8: return type_of("int8").element;
-    case trt::DataType::kINT32: return type_of("int32").element;
-    case trt::DataType::kINT64: return type_of("int64").element;
-    case trt::DataType::kUINT8: return type_of("uint8").element;
-    case trt::DataType::kBOOL: return type_of("bool").element;
+    case trt::DataType::kFLOAT: return kFloat32;
+    case trt::DataType::kHALF: return kFloat16;
+    case trt::DataType::kBF16: return kBfloat16;
+    case trt::DataType::kFP8: return kFloat8;
+    case trt::DataType::kINT8: return kInt8;
+    case trt::DataType::kINT32: return kInt32;
+    case trt::DataType::kINT64: return kInt64;
+    case trt::DataType::kUINT8: return kUint8;
+    case trt::DataType::kBOOL: return kBool;
     default: return -1;
   }
 }

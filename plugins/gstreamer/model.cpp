@@ -27,10 +27,6 @@ void check(int code, const edgelstm_error& error, const std::string& before = ""
   throw Fault(kind_of(code), before + error.what, "", "", error.hint);
 }
 
-bool is_one_of(const Spec& spec, std::initializer_list<const char*> names) {
-  return std::any_of(names.begin(), names.end(), [&](const char* name) { return strcmp(spec.type->name, name) == 0; });
-}
-
 // Grey or RGB behind height and width, as Keras has it.
 bool has_channels_last(const Shape& shape) { return shape.size() == 3 && (shape[2] == 1 || shape[2] == 3) && shape[0] > 4; }
 
@@ -40,20 +36,29 @@ T saturated(float value) {
   return T(std::min(std::max(rounded, low), high));
 }
 
-template <class T>
-void cast_all(const Values& from, std::vector<char>* to) {
+// The bits of a value in a shorter type, of which those of the exponent are all set in infinity alone.
+uint16_t checked(const Spec& spec, float value, uint16_t bits, uint16_t exponent) {
+  if ((bits & exponent) != exponent) return bits;
+  throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::to_string(value), std::string("numbers of ") + spec.type->name, "The state has not moved");
+}
+
+template <class T, class Convert>
+void cast_all(const Values& from, std::vector<char>* to, const Convert& convert) {
   for (size_t k = 0; k < from.size(); k++) {
-    T value = saturated<T>(from[k]);
+    T value = convert(from[k]);
     memcpy(to->data() + k * sizeof(T), &value, sizeof(T));
   }
 }
 
 template <class T>
-void read_all(const char* data, Values* to) {
+float as_float(T value) { return float(value); }
+
+template <class T>
+void read_all(const char* data, Values* to, float (*convert)(T) = as_float<T>) {
   for (size_t k = 0; k < to->size(); k++) {
     T value;
     memcpy(&value, data + k * sizeof(T), sizeof(T));
-    (*to)[k] = float(value);
+    (*to)[k] = convert(value);
   }
 }
 
@@ -89,7 +94,8 @@ Model::Model(const Settings& settings) {
   const Json* window = json_.find("window");
   if (window != nullptr && window->kind != Json::Kind::kNull)
     throw Fault(Kind::kModel, settings.model, "a window of several frames", "a step graph, which takes one frame at a time", "Export it without --window");
-  if (!is_one_of(input(), {"float32", "float16", "bfloat16", "float64", "uint8", "int8", "int16", "int32"}))
+  edgelstm::ElementType type = input().type->element;
+  if (type == edgelstm::kBool || type == edgelstm::kInt64 || type == edgelstm::kFloat8)
     throw Fault(Kind::kModel, "input '" + input().name + "'", input().type->name, "float32, float16, bfloat16, float64, uint8, int8, int16 or int32");
   choose_output(settings.output);
   read_postprocessing();
@@ -114,7 +120,7 @@ void Model::choose_output(const std::string& name) {
   }
   if (signature_.outputs.empty()) throw Fault(Kind::kModel, "the model", "no output, only states", "an output");
   if (!name.empty() && output().name != name) throw Fault(Kind::kSettings, "output", name, "one of " + names);
-  if (is_one_of(output(), {"float8e4m3fn"})) throw Fault(Kind::kModel, "output '" + output().name + "'", output().type->name, "a type that GStreamer's elements know");
+  if (output().type->element == edgelstm::kFloat8) throw Fault(Kind::kModel, "output '" + output().name + "'", output().type->name, "a type that GStreamer's elements know");
 }
 
 void Model::read_postprocessing() {
@@ -158,14 +164,14 @@ void Model::see_picture(const Settings& settings) {
 }
 
 const char* Model::tensor_type() const {
-  if (threshold_ || is_one_of(output(), {"bfloat16"})) return "float32";
-  return is_one_of(output(), {"bool"}) ? "uint8" : output().type->name;
+  if (becomes_float()) return "float32";
+  return output().type->element == edgelstm::kBool ? "uint8" : output().type->name;
 }
 
 // No axis of one in front: nnstreamer has the innermost first, and as many of one behind.
 Shape Model::tensor_shape() const { return output().shape; }
 
-size_t Model::tensor_bytes() const { return size_t(output().count) * (threshold_ || is_one_of(output(), {"bfloat16"}) ? 4 : output().type->size); }
+size_t Model::tensor_bytes() const { return size_t(output().count) * (becomes_float() ? 4 : output().type->size); }
 
 bool Model::takes_picture(int channels) const {
   Size size = raw_size(ops("preprocessing", input().name), input().shape);
@@ -203,7 +209,7 @@ void Model::prepare(const std::vector<Shape>& shapes, Element element, double wh
   low_ = 0, high_ = 1;
   undo_.clear();
   if (threshold_) return;  // marks, not values of frames
-  if (is_one_of(output(), {"uint8"})) {
+  if (output().type->element == edgelstm::kUint8) {
     high_ = 255;
   } else if (frame_like_ && white > 0 && inverse(all, &undo_)) {
     high_ = float(white);  // a frame, in the units of the source's
@@ -237,30 +243,15 @@ void Model::cast() {
   if (odd != 0)
     for (float value : frame_)
       if (!std::isfinite(value)) throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::isnan(value) ? "NaN" : "infinity", "finite numbers", "The state has not moved");
-  if (is_one_of(spec, {"float32"})) {
-    memcpy(in_.data(), frame_.data(), in_.size());
-  } else if (is_one_of(spec, {"float64"})) {
-    for (size_t k = 0; k < frame_.size(); k++) {
-      double value = frame_[k];
-      memcpy(in_.data() + 8 * k, &value, 8);
-    }
-  } else if (is_one_of(spec, {"float16", "bfloat16"})) {
-    bool half = is_one_of(spec, {"float16"});
-    for (size_t k = 0; k < frame_.size(); k++) {
-      uint16_t bits = half ? to_half(frame_[k]) : to_bfloat(frame_[k]);
-      uint16_t exponent = half ? 0x7c00 : 0x7f80;  // all of them: infinity
-      if ((bits & exponent) == exponent)
-        throw Fault(Kind::kFrames, "a frame for input '" + spec.name + "'", std::to_string(frame_[k]), std::string("numbers of ") + spec.type->name, "The state has not moved");
-      memcpy(in_.data() + 2 * k, &bits, 2);
-    }
-  } else if (is_one_of(spec, {"uint8"})) {
-    cast_all<uint8_t>(frame_, &in_);
-  } else if (is_one_of(spec, {"int8"})) {
-    cast_all<int8_t>(frame_, &in_);
-  } else if (is_one_of(spec, {"int16"})) {
-    cast_all<int16_t>(frame_, &in_);
-  } else {
-    cast_all<int32_t>(frame_, &in_);
+  switch (spec.type->element) {
+    case edgelstm::kFloat32: memcpy(in_.data(), frame_.data(), in_.size()); break;
+    case edgelstm::kFloat64: cast_all<double>(frame_, &in_, [](float value) { return double(value); }); break;
+    case edgelstm::kFloat16: cast_all<uint16_t>(frame_, &in_, [&](float value) { return checked(spec, value, to_half(value), 0x7c00); }); break;
+    case edgelstm::kBfloat16: cast_all<uint16_t>(frame_, &in_, [&](float value) { return checked(spec, value, to_bfloat(value), 0x7f80); }); break;
+    case edgelstm::kUint8: cast_all<uint8_t>(frame_, &in_, saturated<uint8_t>); break;
+    case edgelstm::kInt8: cast_all<int8_t>(frame_, &in_, saturated<int8_t>); break;
+    case edgelstm::kInt16: cast_all<int16_t>(frame_, &in_, saturated<int16_t>); break;
+    default: cast_all<int32_t>(frame_, &in_, saturated<int32_t>);
   }
 }
 
@@ -269,26 +260,22 @@ void Model::values(size_t first, size_t count, Values* to) const {
   to->resize(count);
   float* value = to->data();
   switch (output().type->element) {
-    case 1: memcpy(value, data, count * sizeof(float)); break;
-    case 2: case 9: read_all<uint8_t>(data, to); break;
-    case 3: read_all<int8_t>(data, to); break;
-    case 5: read_all<int16_t>(data, to); break;
-    case 6: read_all<int32_t>(data, to); break;
-    case 7: read_all<int64_t>(data, to); break;
-    case 11: read_all<double>(data, to); break;
-    default:
-      for (size_t k = 0; k < count; k++) {
-        uint16_t bits;
-        memcpy(&bits, data + 2 * k, 2);
-        value[k] = output().type->element == 10 ? from_half(bits) : from_bfloat(bits);
-      }
+    case edgelstm::kFloat32: memcpy(value, data, count * sizeof(float)); break;
+    case edgelstm::kUint8: case edgelstm::kBool: read_all<uint8_t>(data, to); break;
+    case edgelstm::kInt8: read_all<int8_t>(data, to); break;
+    case edgelstm::kInt16: read_all<int16_t>(data, to); break;
+    case edgelstm::kInt32: read_all<int32_t>(data, to); break;
+    case edgelstm::kInt64: read_all<int64_t>(data, to); break;
+    case edgelstm::kFloat64: read_all<double>(data, to); break;
+    case edgelstm::kFloat16: read_all<uint16_t>(data, to, from_half); break;
+    default: read_all<uint16_t>(data, to, from_bfloat);
   }
   if (threshold_)
     for (size_t k = 0; k < count; k++) value[k] = value[k] >= least_ ? 1.0f : 0.0f;
 }
 
 void Model::tensor(void* to) {
-  if (!threshold_ && !is_one_of(output(), {"bfloat16"})) {
+  if (!becomes_float()) {
     memcpy(to, out_.data(), out_.size());
     return;
   }

@@ -95,6 +95,7 @@ class Model {
   void read_postprocessing();
   void see_picture(const Settings& settings);
   void cast();
+  bool becomes_float() const { return threshold_ || output().type->element == edgelstm::kBfloat16; }  // marks; what nobody else reads
   void values(size_t first, size_t count, Values* to) const;
 };
 
