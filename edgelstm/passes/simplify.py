@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import ROWS, Shape
+from edgelstm.passes.drawn import RANDOM
 from edgelstm.passes.graph import Array, Graph, attribute, constant_tensor, is_standard, renamed, subgraphs
 from edgelstm.passes.no_ops import Facts, same_as
 from edgelstm.passes.shapes import infer_shapes, shapes_of
@@ -24,7 +25,7 @@ MAX_GROWTH = 1 << 16
 _COUNTS = (1, 6007, 7919)
 #: Their result is not fixed by their inputs, or they say where a target shall compute in few bits.
 _NEVER_FOLDED = {
-    *("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *RANDOM,
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"),
 }
 #: What exporters compute shapes with; the result is never much larger than what went in.

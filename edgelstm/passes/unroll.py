@@ -19,6 +19,7 @@ from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import TensorSpec
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import ROWS, Call, Operand, Shape, batches, is_reshape
+from edgelstm.passes.drawn import RANDOM
 from edgelstm.passes.graph import Graph, node_inputs, renamed
 from edgelstm.passes.recurrence import recurrences
 from edgelstm.passes.shapes import infer_shapes, note_shapes
@@ -26,15 +27,6 @@ from edgelstm.passes.split_joined import Hoist, split_joined
 
 #: ONNX Runtime takes 10 s to open a window of this many copied nodes, and four times that for twice as many.
 MAX_COPIES = 10_000
-#: These draw anew each time they run, so their result is no constant though nothing goes in.
-_RANDOM = {
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-}
 #: A Reshape inside the graph only renames; one that reads a graph input or writes a graph output copies. Frames of
 #: this many elements or more are therefore reshaped one by one, inside.
 _LARGE_FRAME = 4096
@@ -220,7 +212,7 @@ class _Window:
         return plan
 
     def _placement(self, node: onnx.NodeProto) -> Placement:
-        steady = node.op_type not in _RANDOM and self.reserved.isdisjoint(node.output)
+        steady = node.op_type not in RANDOM and self.reserved.isdisjoint(node.output)
         if steady and all(name in self.constants for name in node_inputs(node)):
             return "once"
         call = Call(node, self._operands(node.input), self._operands(node.output, varying=True))

@@ -13,6 +13,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from edgelstm.dtypes import CODED, to_float32
+from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.onnx.source import all_graphs
 from edgelstm.graph.step import StepModel
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
@@ -82,6 +84,10 @@ class Evaluator:
     """A model in float64 with a session's ``run``. Raises whatever onnx does for operators that it lacks."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
+        if passed_over := _passed_over(model):
+            raise EdgeLstmError(
+                "no float64 of this graph", found=f"onnx's evaluator passes over {passed_over}"
+            )
         self._evaluator = ReferenceEvaluator(in_double(model), new_ops=[Conv, Sigmoid])
 
     def run(self, names: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
@@ -90,6 +96,32 @@ class Evaluator:
             wide = {name: widened(value) for name, value in feeds.items()}
             results: Any = self._evaluator.run(list(names), wide)
         return [np.asarray(value) for value in results]
+
+
+#: Gates of recurrent operators as the evaluator computes them, whatever the node says.
+_GATES = {"LSTM": [b"Sigmoid", b"Tanh", b"Tanh"], "GRU": [b"Sigmoid", b"Tanh"]}
+
+
+def _passed_over(model: onnx.ModelProto) -> str | None:
+    """What a recurrent operator says and onnx's evaluator does not do; it computes another function without a word."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    for graph in all_graphs(model.graph):
+        for node in graph.node:
+            if node.op_type not in ("LSTM", "GRU", "RNN"):
+                continue
+            for a in node.attribute:
+                gates = _GATES.get(node.op_type)
+                usual = (
+                    a.name != "activations"
+                    or gates is None
+                    or list(a.strings) == gates * (len(a.strings) // len(gates))
+                )
+                bent = a.name in ("activation_alpha", "activation_beta") and bool(a.floats)
+                if not usual or bent or (a.name == "clip" and a.f) or (a.name == "input_forget" and a.i):
+                    return f"{a.name} of {node.op_type}"
+            if len(node.input) > 4 and node.input[4] and node.input[4] not in constants:
+                return f"sequence_lens of {node.op_type}"
+    return None
 
 
 def widened(value: Array, dtype: str = "") -> Array:

@@ -287,23 +287,28 @@ def _shown(step: StepModel, borders: Borders, pairs: Mapping[str, str], where: s
     for node in [n for n in graph.nodes if n.op_type == BEFORE and n.domain == DOMAIN]:
         graph.remove([node])
         graph.node("Identity", node.input, node.output)
+    moved: dict[
+        str, str
+    ] = {}  # what made way for an output of its name; another output may be the same value
     for output, source in zip(borders.outputs, sources, strict=False):
-        shape = shapes.get(source)
+        shape, kind = shapes.get(source), types.get(source, onnx.TensorProto.FLOAT)
+        source = moved.get(source, source)
         axis = fed.get(output)
         if axis is None:
             axis = _axis_of_streams(shape, borders, output, where)
         if source != output and graph.producer(output) is not None:
-            graph.rename(output, graph.fresh(f"{output}_inner"))
+            moved[output] = graph.fresh(f"{output}_inner")
+            graph.rename(output, moved[output])
         if shape is not None and 0 < axis < len(shape):
             inner = source
             if source == output:
-                inner = graph.fresh(f"{output}_in_file")
+                inner = moved[output] = graph.fresh(f"{output}_in_file")
                 graph.rename(output, inner)
             graph.node("Transpose", [inner], [output], perm=to_front(len(shape), axis))
             shape = [shape[axis], *shape[:axis], *shape[axis + 1 :]]
         elif source != output:
             graph.node("Identity", [source], [output])
-        shown.append(helper.make_tensor_value_info(output, types.get(source, onnx.TensorProto.FLOAT), shape))
+        shown.append(helper.make_tensor_value_info(output, kind, shape))
     carried = {s.output for s in step.signature.states}
     shown += [v for v in graph.model.graph.output if v.name in carried]
     copies = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in shown]
