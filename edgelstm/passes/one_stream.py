@@ -12,6 +12,7 @@ import onnx
 import onnx.reference
 from onnx import helper
 
+from edgelstm.graph.signature import Signature
 from edgelstm.graph.step import StepModel
 from edgelstm.passes.batching import Shape
 from edgelstm.passes.graph import Array, Graph, is_standard, node_inputs
@@ -71,15 +72,18 @@ def evaluated(
         return None
 
 
-def for_one_stream(step: StepModel) -> StepModel:
-    """Guarantees: the same graph, which takes one stream in a call; a runner with several calls it once for each."""
-    s = step.signature
-    signature = replace(
+def signature_of_one(s: Signature) -> Signature:
+    """The same for one stream in a call."""
+    return replace(
         s,
         inputs=tuple(replace(t, shape=(1, *t.shape[1:])) for t in s.inputs),
         outputs=tuple(replace(t, shape=(1, *t.shape[1:])) for t in s.outputs),
         states=tuple(replace(x, shape=(1, *x.shape[1:])) for x in s.states),
     )
+
+
+def for_one_stream(step: StepModel) -> StepModel:
+    """Guarantees: the same graph, which takes one stream in a call; a runner with several calls it once for each."""
     graph = Graph(step)
-    graph.declare(signature)
+    graph.declare(signature_of_one(step.signature))
     return graph.finish()

@@ -20,7 +20,6 @@ import numpy as np
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.graph.signature import Signature
 from edgelstm.graph.step import StepModel
-from edgelstm.passes.drawn import draws
 from edgelstm.passes.one_stream import for_one_stream
 from edgelstm.passes.stream_axis import find_mixing
 from edgelstm.runtime.onnxruntime import OrtProgram
@@ -64,13 +63,6 @@ def separate(
     number, where the source can't do with one row, and where even a graph for one stream lets them mix.
     """
     frames = list(islice(frames, CALLS * (step.signature.window or 1)))
-    if drawn := draws(step):
-        raise EdgeLstmError(
-            f"{where} draws random numbers in every call",
-            found=drawn,
-            expected="a graph that gives the same for the same frames",
-            hint="Export it as it is used, not as in training: model.eval(), training=TrainingMode.EVAL of torch.onnx.export",
-        )
     axis = step.signature.stream_axis
     mixing = find_mixing(step)
     if mixing is not None:

@@ -132,6 +132,7 @@ def export(
     state is farther from float64 than that, and when the model gives NaN or infinity for the frames.
     """
     from edgelstm.frontends import Request, load
+    from edgelstm.passes.drawn import draws
     from edgelstm.passes.unroll import unroll
 
     if limit < 1:
@@ -180,6 +181,13 @@ def export(
     if runtime is not None:
         step = lowered(step, runtime)  # before the proof: what is written is what was proved
     step.check()
+    if drawn := draws(step):
+        raise EdgeLstmError(
+            f"{loaded.description} draws random numbers in every call",
+            found=drawn,
+            expected="a graph that gives the same for the same frames",
+            hint="Export it as it is used, not as in training: model.eval(), training=TrainingMode.EVAL of torch.onnx.export",
+        )
     if source is not None and not isinstance(source, str):
         source = list(source)  # they are needed more than once
     request.say("keeping streams apart")

@@ -64,12 +64,6 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
         {},
         r"^Window is a window, not a step: found with the state carried it gives other results for two frames in one call than for one after the other",
     ),
-    "a start of its own": (
-        zoo.Learned,
-        (2,),
-        {},
-        r"^Learned starts from a state of its own: .*expected states=, arrays of its initial values",
-    ),
     "time on the other axis": (
         lambda: nn.LSTM(3, 4),
         (3,),

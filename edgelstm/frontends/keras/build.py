@@ -173,7 +173,8 @@ def _step(network: Network, entries: Sequence[_Entry]) -> Built:
         values.append(Value(e.name, shape, Time(length=e.length) if e.temporal else None, dtype=e.dtype))
     outputs = _emit(g, network, values)
     step = g.finish(inputs, outputs, None, "keras")
-    notes = _step_notes(entries, outputs)
+    anew = any(isinstance(layer, Recurrent) and not layer.stateful for layer in _direct(network))
+    notes = _step_notes(entries, outputs, anew)
     streamed = tuple(e.temporal for e in entries)
     return Built(step, streamed, tuple(e.length for e in entries), None, notes)
 
@@ -223,7 +224,7 @@ def _emit(g: Builder, network: Network, values: Sequence[Value]) -> dict[str, Va
     return dict(zip(unique, network.emit(g, values, ""), strict=True))
 
 
-def _step_notes(entries: Sequence[_Entry], outputs: Mapping[str, Value]) -> tuple[str, ...]:
+def _step_notes(entries: Sequence[_Entry], outputs: Mapping[str, Value], anew: bool) -> tuple[str, ...]:
     notes = []
     if not any(e.temporal for e in entries):
         notes.append("no layer works along time: every call stands alone, and there is no state")
@@ -238,7 +239,7 @@ def _step_notes(entries: Sequence[_Entry], outputs: Mapping[str, Value]) -> tupl
                 f"{name} comes {count_of(delay, 'frame')} late: it is zero, and {name}_ready False, until then"
             )
     lengths = {e.length for e in entries if e.temporal and e.length}
-    if lengths:
+    if lengths and anew:
         notes.append(
             f"Keras starts from zero every {count_of(max(lengths), 'frame')}; the stream goes on: reset it to do the same"
         )

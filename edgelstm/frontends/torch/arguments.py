@@ -108,6 +108,14 @@ def forms(
                 yield Form(arguments, time, keyword, frame_names, state_names)
             if lengths or batches:
                 yield Form(arguments, time, keyword, frame_names, state_names, lengths, batches)
+            unfilled_states = needed.difference(lengths, batches)
+            if (
+                not count
+                and unfilled_states
+                and all(STATE_NAME.search(name.lower()) for name in unfilled_states)
+            ):
+                nones = tuple(p.name for p in left if p.name in unfilled_states)
+                yield Form(arguments, time, keyword, frame_names, state_names, lengths, batches, nones)
         if len(named) == 1 and tuple(frames) != ("x",):
             for key in dict.fromkeys((*(keys if len(keys) == 1 else ()), *STATE_KEYS)) if count else (None,):
                 yield Form("mapping", time, key, tuple(frames))

@@ -51,6 +51,16 @@ STARTERS = (
     "reset_memory",
 )
 
+
+def methods_called(module: nn.Module, names: Sequence[str]) -> Iterator[tuple[str, Callable[..., Any]]]:
+    """Its methods of these names, in whatever way they are written: init_hidden, initHidden, _init_hidden."""
+    found = {name.lower().replace("_", ""): name for name in reversed(dir(type(module)))}
+    for each in names:
+        name = found.get(each.replace("_", ""), each)
+        if callable(method := getattr(module, name, None)):
+            yield name, method
+
+
 #: Ways to lay the streams into states that were given, at most: each is run.
 MOST_AXES = 81
 #: The states of so many streams, nested as the module nests them.
@@ -95,10 +105,9 @@ def candidates(
     if states is not None:
         for make in _given(states):
             yield Candidate(make, GIVEN)
-    for name in MAKERS:
-        if callable(method := getattr(module, name, None)):
-            for arguments in maker_arguments(method, frames, module, states):
-                yield Candidate(partial(made, method, arguments), f"states from its {name}()")
+    for name, method in methods_called(module, MAKERS):
+        for arguments in maker_arguments(method, frames, module, states):
+            yield Candidate(partial(made, method, arguments), f"states from its {name}()")
     for form in forms(module, tuple(frames), 0, (), batch_first):
         yield from _left_out(module, frames, form)
     for make, source in _by_attribute(module, frames):
@@ -298,6 +307,8 @@ def _left_out(module: nn.Module, frames: Frames, form: Form) -> Iterator[Candida
     try:
         parts = list(_state_parts(bare(2)))
     except Unfit as unfit:
+        if form.nones:  # that a state is needed says more
+            return
         reason, got = str(unfit), unfit.got
 
         def failed(n: int) -> Any:

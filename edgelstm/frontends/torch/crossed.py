@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import islice
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.frontends.torch.first_call import FirstCall
 from edgelstm.frontends.torch.inner_states import Inside
 from edgelstm.frontends.torch.kept import Kept
 from edgelstm.frontends.torch.pairing import said
@@ -41,7 +42,7 @@ def check_order(
     works: whether the module is a step with its results named so; only such names are proposed. Raises EdgeLstmError, which asks
     for ``results``, where the states do not go in and come back as one thing: then their order is the module's own word.
     """
-    if not isinstance(opened, TorchStep) or isinstance(opened.module, Inside | Kept):
+    if not isinstance(opened, TorchStep) or isinstance(opened.module, FirstCall | Inside | Kept):
         return ()
     form = opened.form
     if form.picked is None or form.time is not None or len(form.picked.states) < 2:

@@ -15,7 +15,7 @@ from edgelstm.frontends.torch.checkpoint import listed
 from edgelstm.frontends.torch.factory import load_weights, random_weights, resolve
 from edgelstm.frontends.torch.program import TorchProgram
 from edgelstm.frontends.torch.recognise import as_step, open_module
-from edgelstm.frontends.torch.trace import trace
+from edgelstm.frontends.torch.trace import trace, trace_or_for_one
 from edgelstm.graph.signature import Signature, TensorSpec
 from edgelstm.passes.stream_axis import find_mixing
 from edgelstm.runtime.protocol import Program
@@ -70,7 +70,8 @@ def load(source: Any, request: Request, name: str | None = None) -> Loaded:
             *notes,
         )
     request.say("tracing")
-    step = trace(opened)
+    opened, step, alone = trace_or_for_one(opened)
+    notes = (*notes, *alone)
     if request.results is None:
         from edgelstm.frontends.torch.crossed import check_order  # needs torch
 

@@ -173,8 +173,9 @@ def check_repeats(call: Call, n: int) -> None:
             if "bernoulli" in event.operator or "dropout" in event.operator
             else "Take the numbers as an input instead",
         )
+    scripted = isinstance(call.module, torch.jit.ScriptModule)
     reason = (
-        "random numbers that are not torch's"
+        ("random numbers, drawn inside the script" if scripted else "random numbers that are not torch's")
         if same_numbers
         else "something kept outside its attributes and buffers"
     )

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from edgelstm.dtypes import DTYPES
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.frontends.torch.arguments import parameters
-from edgelstm.frontends.torch.conventions import GIVEN, LEFT_OUT, Candidate, examples
+from edgelstm.frontends.torch.conventions import GIVEN, Candidate, examples
+from edgelstm.frontends.torch.first_call import FirstCall
 from edgelstm.frontends.torch.kept import Kept
 from edgelstm.frontends.torch.running import FEW, MORE, Frames, close, returned, run, sample, step
 from edgelstm.frontends.torch.torch_step import RETURNED, Form, Place, TorchStep, Unfit, called
@@ -39,14 +40,14 @@ def make_step(
     )
     places = [Place(k, 0) for k in range(len(few.states))] if one else _places(few.states, more.states)
     nested = first[0][1].build(first[0][0])
-    if candidate.source == LEFT_OUT and states is None:
-        _check_starts_at_zero(module, frames, form, candidate)
     initial = [place.take(first[0][0]) for place in places]
     given = _flat(states) if states is not None and candidate.source != GIVEN else None
     if given is not None:
         initial = _as_given(module, given, initial)
     names = list(map(str, states)) if isinstance(states, Mapping) else []
-    if isinstance(module, Kept):
+    if isinstance(module, FirstCall):
+        names = module.state_names
+    elif isinstance(module, Kept):
         names = _of_kept(module, names, places)
     elif len(names) != len(places):
         names = _state_names(module, form, nested, places, len(frames))
@@ -108,22 +109,22 @@ def _places(few: Sequence[Tensor], more: Sequence[Tensor]) -> list[Place]:
     return [Place(k, axis) for k, axis in enumerate(axes)]
 
 
-def _check_starts_at_zero(module: nn.Module, frames: Frames, form: Form, candidate: Candidate) -> None:
-    """A call without states gives what one from zeros gives. Raises EdgeLstmError."""
+def starts_at_zero(module: nn.Module, frames: Frames, form: Form, candidate: Candidate) -> bool:
+    """Whether a call without states gives what one from zeros gives. Raises EdgeLstmError where it draws its states."""
     bare = candidate.form or Form("none", form.time, frame_names=form.frame_names)
     given = sample(frames, FEW, time=form.time)
     untold = tensors_in(returned(module, bare, given, ()))
     told = tensors_in(returned(module, form, given, tensors_in(run(candidate.make, FEW))))
     if len(untold) != len(told) or not all(map(close, untold, told)):
         again = tensors_in(returned(module, bare, given, ()))
-        drawn = len(again) == len(untold) and not all(map(close, untold, again))
+        if len(again) != len(untold) or all(map(close, untold, again)):
+            return False
         raise EdgeLstmError(
             f"{called(module)} starts from a state of its own",
-            found="random numbers, drawn at every call"
-            if drawn
-            else "a first step without a state that differs from one that starts from zeros",
+            found="random numbers, drawn at every call",
             expected="states=, arrays of its initial values without the stream axis",
         )
+    return True
 
 
 # -- names --------------------------------------------------------------------------------------------------------------

@@ -198,6 +198,7 @@ def _types_note(module: nn.Module) -> tuple[str, ...]:
 
 def _notes(step: TorchStep) -> tuple[str, ...]:
     """What the user should know of how a step was made."""
+    from edgelstm.frontends.torch.first_call import FirstCall
     from edgelstm.frontends.torch.inner_states import Inside
     from edgelstm.frontends.torch.kept import Kept
     from edgelstm.frontends.torch.pairing import said
@@ -217,6 +218,11 @@ def _notes(step: TorchStep) -> tuple[str, ...]:
         if inner.one_stream:
             note += "; written for one stream, since what is kept has no place for more"
         return (note,)
+    if isinstance(inner, FirstCall):
+        return (
+            f"{inner.source_name} starts from more than zeros where its state is left out: a stream's first frame is computed so, by a "
+            "second copy of it, and the state 'started' chooses",
+        )
     if not isinstance(inner, Inside):
         return ()
     note = f"states of {', '.join(inner.paths)} are carried from frame to frame"

@@ -86,7 +86,10 @@ def run(function: Callable[..., Any], *args: Any, _fresh: bool = True, **kwargs:
 
 def raised(error: BaseException) -> str:
     """An exception of a user's module in one line, with the line of theirs that it came from."""
-    first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else ""
+    if "TorchScript interpreter" in first:  # then what went wrong is said last
+        first = lines[-1].removeprefix(f"{type(error).__name__}: ")
     place = where_raised(error)
     return f"raised {type(error).__name__}: {first}"[:300] + (f" ({place})" if place else "")
 

@@ -56,7 +56,7 @@ class Form:
 
     keyword: the argument a nested state is given as, or the key in the mapping; None: the one after the frames. names: the
     frames' arguments, or those of single states, where they go by name. lengths, batches: arguments that say how many
-    frames and streams there are. nesting: how the states are nested. picked: what came back. time: the axis of the frames
+    frames and streams there are; nones: arguments of states that are left out, and have no default. nesting: how the states are nested. picked: what came back. time: the axis of the frames
     that a sequence module runs along; timed: which outputs have that axis, too. keys: what the module's own tensors of states
     are called. whole: the states come back as one thing, as they go in. reordered: they come back in another order than
     they go in, which two frames in one call bear out.
@@ -69,6 +69,7 @@ class Form:
     state_names: tuple[str, ...] | None = None
     lengths: tuple[str, ...] = ()
     batches: tuple[str, ...] = ()
+    nones: tuple[str, ...] = ()
     nesting: Tree | None = None
     picked: Picked | None = None
     timed: tuple[bool, ...] = ()
@@ -88,7 +89,7 @@ class Form:
             frames += "[B, T, ...]" if self.time == 1 else "[T, B, ...]"
         extra = "".join(
             f", {name}={'B' if name in self.batches else 'T'}" for name in (*self.lengths, *self.batches)
-        )
+        ) + "".join(f", {name}=None" for name in self.nones)
         if self.arguments == "mapping":
             return f"forward({{{frames}, {self.keyword!r}: states}})"
         if self.arguments == "none":
@@ -130,6 +131,7 @@ class Form:
         if self.arguments == "mapping":
             return [{**kwargs, **({self.keyword: nested} if self.keyword else {})}], {}
         kwargs |= dict.fromkeys(self.lengths, 1 if self.time is None else first.shape[self.time])
+        kwargs |= dict.fromkeys(self.nones)
         kwargs |= dict.fromkeys(self.batches, first.shape[1 if self.time == 0 else 0])
         if self.arguments == "leaves":
             if self.state_names is None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from io import StringIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import onnx
 
@@ -23,6 +24,7 @@ from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.graph import renamed
 from edgelstm.passes.join_inputs import join_inputs
 from edgelstm.passes.merge_views import merge_views
+from edgelstm.passes.one_stream import signature_of_one
 from edgelstm.passes.simplify import simplify
 from edgelstm.passes.unstack import unstack
 
@@ -31,6 +33,26 @@ if TYPE_CHECKING:
 
     from edgelstm.frontends.torch.torch_step import TorchStep
     from edgelstm.frontends.torch.windows import TorchWindow
+
+Opened = TypeVar("Opened", "TorchStep", "TorchWindow")
+
+
+def trace_or_for_one(opened: Opened) -> tuple[Opened, StepModel, tuple[str, ...]]:
+    """:func:`trace`; for one stream where the code fixes their number, if it can do with one. Also what is to be said of that."""
+    try:
+        return opened, trace(opened), ()
+    except FixedStreams as error:
+        alone = copy.copy(opened)
+        alone.signature = signature_of_one(opened.signature)
+        try:
+            step = trace(alone)
+        except EdgeLstmError:
+            raise error from None
+        return (
+            alone,
+            step,
+            (f"written for one stream (several take one call each): {error.what}, by {error.found}",),
+        )
 
 
 def trace(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **options: Any) -> StepModel:
@@ -109,10 +131,14 @@ def _export(step: TorchStep | TorchWindow) -> onnx.ModelProto:
     return model
 
 
+class FixedStreams(EdgeLstmError):
+    """A forward whose code needs one number of streams; a graph for one may be had of it."""
+
+
 def _fixed(name: str) -> EdgeLstmError:
-    return EdgeLstmError(
+    return FixedStreams(
         f"{name}.forward fixes the number of streams",
-        found="code that needs one size on axis 0, such as view(1, ...) or a branch on x.shape[0]",
+        found="code that needs one size on axis 0, such as len(x), view(1, ...) or a branch on x.shape[0]",
         expected="a forward that does the same for any number of streams",
     )
 
@@ -128,10 +154,15 @@ def _refused(name: str, error: BaseException, files: Sequence[str]) -> EdgeLstmE
         return _fixed(name)
     reason = next((line.strip() for e in reversed(chain) for line in str(e).splitlines() if line.strip()), "")
     place = where_raised(error, files)
+    hint = "Branches on the values of tensors and calls outside torch can't be exported"
+    if "complex" in text:
+        hint = "torch exports few operators on complex numbers: write them with pairs of real ones, as torch.view_as_real gives them"
+    elif "data-dependent" in text or (isinstance(chain[-1], RuntimeError | TypeError) and "prim::If" in text):
+        hint = "A branch on the value of a tensor has to be written with torch.where(condition, a, b): a graph computes both sides"
     return EdgeLstmError(
         f"torch can't export {name}.forward",
         found=f"{type(chain[-1]).__name__}: {reason}"[:400] + (f" ({place})" if place else ""),
-        hint="Branches on the values of tensors and calls outside torch can't be exported",
+        hint=hint,
     )
 
 
@@ -139,14 +170,19 @@ def _refused(name: str, error: BaseException, files: Sequence[str]) -> EdgeLstmE
 def _quiet() -> Iterator[None]:
     """Nothing of what the exporter prints, warns of or logs; its errors reach us as exceptions."""
     # Globally, since torch sets up loggers of its own, with levels of their own, while it runs.
+    import torch
+
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
+    shown = torch._C._jit_is_onnx_log_enabled()
+    torch._C._jit_set_onnx_log_enabled(False)  # of the older exporter: the whole graph, where it fails
     try:
         with warnings.catch_warnings(), redirect_stdout(StringIO()), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)
+        torch._C._jit_set_onnx_log_enabled(shown)
 
 
 def _named(model: onnx.ModelProto, signature: Signature) -> StepModel:

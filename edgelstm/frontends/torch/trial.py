@@ -11,30 +11,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.arguments import forms
 from edgelstm.frontends.torch.conventions import (
     INSIDE,
     KEPT,
+    LEFT_OUT,
     STARTERS,
     Candidate,
     candidates,
     made,
     maker_arguments,
+    methods_called,
 )
+from edgelstm.frontends.torch.first_call import FirstCall
 from edgelstm.frontends.torch.fitting import Mixed, fit
 from edgelstm.frontends.torch.inner_states import Inside, find, initial
 from edgelstm.frontends.torch.kept import Kept
 from edgelstm.frontends.torch.memory import Call, Memory, at_the_door, recall
-from edgelstm.frontends.torch.naming import make_step
+from edgelstm.frontends.torch.naming import make_step, starts_at_zero, stream_axis
 from edgelstm.frontends.torch.refusal import Attempt, forgets, refusal, restarts
 from edgelstm.frontends.torch.running import (
     FEW,
+    MORE,
     Frames,
     NoNumbers,
     close,
     returned,
     run,
     sample,
+    step,
     with_numbers,
 )
 from edgelstm.frontends.torch.snapshot import Snapshot, put_back, remember
@@ -46,6 +52,7 @@ from edgelstm.frontends.torch.torch_step import (
     TorchStep,
     Unfit,
     Windowed,
+    called,
 )
 from edgelstm.frontends.torch.tree import describe, flatten, leaves, tensors_in
 from edgelstm.frontends.torch.windows import window_that_works
@@ -93,6 +100,12 @@ def _probe(
             continue
         form, candidate, memory, kept = found
         if kept is None:
+            if (
+                candidate.source == LEFT_OUT
+                and states is None
+                and not starts_at_zero(module, frames, form, candidate)
+            ):
+                module, form, candidate = _with_first_call(module, frames, form, candidate)
             return make_step(module, frames, form, candidate, states, outputs)
         assert memory is not None
         if not carry_state:
@@ -163,10 +176,9 @@ def _started(module: nn.Module, frames: Frames, states: Any) -> Iterator[None]:
     remember(module)
     yield
     for part in module.modules():
-        for name in STARTERS:
-            method = getattr(part, name, None)
-            if isinstance(part, torch.jit.ScriptModule) or not callable(method):
-                continue
+        if isinstance(part, torch.jit.ScriptModule):
+            continue
+        for _, method in methods_called(part, STARTERS):
             for arguments in maker_arguments(method, frames, part, states):
                 put_back(module)
                 before = Snapshot(module)
@@ -199,6 +211,13 @@ def _taking(
             try:
                 fitting = fit(module, frames, candidate, form, states, results)
                 found = _remembering(module, frames, fitting, candidate)
+                zero = candidate.source != LEFT_OUT or states is not None
+                if found and not (zero or starts_at_zero(module, frames, fitting, candidate)):
+                    raise EdgeLstmError(
+                        f"{called(module)} starts from a state of its own, and keeps others",
+                        found="a first step without a state that differs from one that starts from zeros",
+                        expected="states=, arrays of its initial values without the stream axis",
+                    )
             except Unfit as unfit:
                 attempts.append((candidate, form, unfit))
                 continue
@@ -212,6 +231,8 @@ def _keeping(
     """The module as one that takes frames alone and keeps its states to itself."""
     of_one: Made | None = None
     for form in forms(module, tuple(frames), 0, (), batch_first):
+        if form.nones:
+            continue
         candidate = Candidate(_nothing, KEPT, form)
         try:
             back = returned(module, form, sample(frames, 1, time=form.time), ())
@@ -260,6 +281,33 @@ def _remembering(module: nn.Module, frames: Frames, form: Form, candidate: Candi
     outer = Candidate(make, KEPT, kept.form)
     fitting = kept.form if kept.one_stream else fit(kept, frames, outer, kept.form, None, None)
     return fitting, outer, memory, kept
+
+
+def _with_first_call(
+    module: nn.Module, frames: Frames, form: Form, candidate: Candidate
+) -> tuple[nn.Module, Form, Candidate]:
+    """A module that starts from more than zeros, its first call computed as it computes it. Raises EdgeLstmError."""
+    few, more = (
+        step(module, form, sample(frames, n), tensors_in(run(candidate.make, n))) for n in (FEW, MORE)
+    )
+    axes = [
+        stream_axis(f"state {k}", a, b) for k, (a, b) in enumerate(zip(few.states, more.states, strict=True))
+    ]
+    assert candidate.form is not None
+    first = FirstCall(module, form, candidate.form, tuple(axes))
+
+    def make(n: int) -> list[Tensor]:
+        return [*tensors_in(run(candidate.make, n)), torch.zeros(n, dtype=torch.bool)]
+
+    outer = Candidate(make, KEPT, first.form)
+    try:
+        return first, fit(first, frames, outer, first.form, None, None), outer
+    except Unfit as unfit:
+        raise EdgeLstmError(
+            f"{called(module)} starts from a state of its own",
+            found=f"a first step without a state that differs from one that starts from zeros; computed beside the others it {unfit}",
+            expected="states=, arrays of its initial values without the stream axis",
+        ) from unfit
 
 
 def _inside(
