@@ -50,7 +50,8 @@ class Choice {
     std::sort(tried_, tried_ + kTried);
     float before = usual(), other = tried_[kTried / 2];
     compared_ = std::min(before, other);
-    if (other < before) {
+    // A thread that does not run leaves a divided step as long as one alone, and comes back sooner than it would be looked for.
+    if (other < (now ? kLess * before : before)) {
       divided_.store(!now, std::memory_order_relaxed);
       std::copy(tried_, tried_ + kTried, recent_);
       known_ = at_ = kTried, passed_ = 0, period_ = kShortest;
@@ -61,7 +62,7 @@ class Choice {
 
  private:
   static constexpr int kFirst = 9, kRecent = 60, kTried = 3, kShortest = 32, kLongest = 4096;
-  static constexpr float kClearly = 1.25f;
+  static constexpr float kClearly = 1.25f, kLess = 0.9f;
 
   // What two thirds of the last steps kept to.
   float usual() const {

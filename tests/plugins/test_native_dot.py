@@ -16,6 +16,7 @@ from test_native_weights import Gru, Lstm, cell_model
 
 import native_library
 from edgelstm.graph.gates import GateVariant
+from native_library import naive
 from tolerances import assert_close
 
 Array = np.ndarray[Any, Any]
@@ -180,3 +181,21 @@ def test_rows_of_every_kind_keep_their_bits_beside_each_other(library: Path) -> 
         for place, k in enumerate(order):
             for a, b in zip(together, rows[k], strict=True):
                 assert a[place].tobytes() == b[0].tobytes()
+
+
+@pytest.mark.parametrize("inputs", [5, 6, 64])
+def test_a_cell_without_a_recurrent_input_takes_all_of_x(library: Path, inputs: int) -> None:
+    rng = np.random.default_rng(0)
+    codes, scale = rng.integers(-128, 128, (12, inputs)).astype(np.int8), np.full(12, 0.01, np.float32)
+    feeds = {
+        "x": rng.normal(size=(2, inputs)).astype(np.float32),
+        "c": rng.normal(size=(2, 3)).astype(np.float32),
+    }
+    constants = [numpy_helper.from_array(a, n) for n, a in (("w", codes), ("scale", scale))]
+    names = ["x", "", "c", "w", *[""] * 5, "scale"]
+    cell = cell_model("FusedLSTMCellI8", names, feeds, constants, 2, recurrent=0, **attributes(GateVariant()))
+    x, c = (a.astype(float) for a in feeds.values())
+    w = naive.worth(codes, scale.astype(float))
+    expected = naive.lstm_cell(GateVariant(), x, np.zeros((2, 0)), c, w, np.zeros(12))
+    for a, b in zip(native_library.session(cell, library).run(None, feeds), expected, strict=True):
+        assert_close(a, b, np.float32, k=64)
