@@ -28,20 +28,8 @@ INLINE vf values_at(const float* values, const Steps& steps, int64_t channel, in
   return steps.place ? load(from + place, count) : splat(*from);
 }
 
-// Stores x as ONNX's QuantizeLinear does: rounded to the nearest, halves to even, clipped to what the codes reach; NaN, as ONNX
-// Runtime has it, becomes the least code.
 template <class Code>
-INLINE void quantise(const GatesStep& s, vf x, int64_t channel, int64_t place, int64_t at, int64_t count) {
-  constexpr float least = Code(-1) > 0 ? 0 : -128, most = least + 255;
-  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  if (s.h_factor != nullptr) x = x * values_at(s.h_factor, s.factor_steps, channel, place, count);
-  vf zero = values_at(s.h_zero, s.code_steps, channel, place, count);
-  vf low = least - zero, high = most - zero;
-  x = x / values_at(s.h_scale, s.code_steps, channel, place, count);
-  x = x > low ? x : low;
-  x = x < high ? x : high;
-  vi codes = (vi)((x + magic) + zero) - (vi)splat(magic);
-  Code* to = static_cast<Code*>(s.codes_out) + at;
+INLINE void store_codes(Code* to, vi codes, int64_t count) {
   if (count >= L) {
     store_codes(to, codes);
   } else {
@@ -49,6 +37,37 @@ INLINE void quantise(const GatesStep& s, vf x, int64_t channel, int64_t place, i
     store_codes(some, codes);
     memcpy(to, some, count);
   }
+}
+
+// As ONNX's QuantizeLinear: rounded to the nearest, halves to even, clipped to what the codes reach; NaN, as ONNX Runtime has it,
+// becomes the least code.
+template <class Code>
+INLINE vi codes_of(vf x, vf scale, vf zero) {
+  constexpr float least = Code(-1) > 0 ? 0 : -128, most = least + 255;
+  constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+  vf low = least - zero, high = most - zero;
+  x = x / scale;
+  x = x > low ? x : low;
+  x = x < high ? x : high;
+  return (vi)((x + magic) + zero) - (vi)splat(magic);
+}
+
+// Keeps the compiler from making one multiply-add, which rounds once, of a product that is rounded and what is added to it.
+INLINE void rounded(vf* x) {
+#if defined(__SSE2__)
+  asm("" : "+x"(*x));
+#elif defined(__aarch64__)
+  asm("" : "+w"(*x));
+#else
+  asm("" : "+m"(*x));
+#endif
+}
+
+template <class Code>
+INLINE void quantise(const GatesStep& s, vf x, int64_t channel, int64_t place, int64_t at, int64_t count) {
+  if (s.h_factor != nullptr) x = x * values_at(s.h_factor, s.factor_steps, channel, place, count);
+  vf scale = values_at(s.h_scale, s.code_steps, channel, place, count), zero = values_at(s.h_zero, s.code_steps, channel, place, count);
+  store_codes(static_cast<Code*>(s.codes_out) + at, codes_of<Code>(x, scale, zero), count);
 }
 
 // Places in a stretch of a map, of which c, h and codes are made one after the other: each is a chain of instructions that wait for one
@@ -113,5 +132,31 @@ void gates(const GatesStep& s, int64_t first, int64_t last) {
     gates_of(s, static_cast<const uint8_t*>(s.z), first, last);
   } else {
     gates_of(s, static_cast<const float*>(s.z), first, last);
+  }
+}
+
+template <class Code>
+INLINE void two_codes_of(const TwoCodesStep& s, int64_t first, int64_t last) {
+  const vf zero = splat(s.zero);
+  for (int64_t map = first; map < last; map++) {
+    const int64_t channel = map % s.channels;
+    each_vector(s.size, [&](int64_t k, int64_t left) __attribute__((always_inline)) {
+      int64_t at = map * s.size + k;
+      vf x = load(s.x + at, left), factor = s.factor != nullptr ? values_at(s.factor, s.factor_steps, channel, k, left) : splat(1);
+      vi codes = codes_of<Code>(x * factor, splat(s.scale), zero);
+      store_codes(static_cast<Code*>(s.codes) + at, codes, left);
+      vf worth = (__builtin_convertvector(codes, vf) - zero) * s.worth;
+      if (s.worth_factor != nullptr) worth = worth * values_at(s.worth_factor, s.worth_steps, channel, k, left);
+      rounded(&worth);
+      store_codes(static_cast<Code*>(s.rest) + at, codes_of<Code>((x - worth) * factor, splat(s.rest_scale), zero), left);
+    });
+  }
+}
+
+void two_codes(const TwoCodesStep& s, int64_t first, int64_t last) {
+  if (s.made == Codes::kUint8) {
+    two_codes_of<uint8_t>(s, first, last);
+  } else {
+    two_codes_of<int8_t>(s, first, last);
   }
 }

@@ -361,6 +361,6 @@ void activate(int kind, const float* x, float* y, int64_t count) {
 
 }  // namespace
 
-extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, dense, norm, conv_input, conv_lstm, activate, nullptr};
+extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, two_codes, dense, norm, conv_input, conv_lstm, activate, nullptr};
 
 }  // namespace edgelstm

@@ -89,6 +89,17 @@ struct GatesStep {
   void* codes_out;
 };
 
+// Of x [maps, size]: y = x * factor as codes, and (x - (codes - zero) * worth * worth_factor) * factor as further ones. A factor that
+// is null is 1. Scales and zero are one number.
+struct TwoCodesStep {
+  const float *x, *factor, *worth_factor;
+  Steps factor_steps, worth_steps;
+  int64_t channels, size;  // a map's channel is its number modulo channels
+  Codes made;
+  float scale, worth, rest_scale, zero;
+  void *codes, *rest;
+};
+
 // y = activation(W x + b) * factor: a dense layer. activation: 0 none, 1 sigmoid, 2 tanh, 3 relu.
 struct DenseStep {
   const float *panels, *bias;      // [panel][inputs][lanes], [panel][lanes]
@@ -113,6 +124,7 @@ struct Kernels {
   void (*gru)(const GruStep&, int64_t first_panel, int64_t last_panel);
   void (*gru_candidate)(const GruStep&, int64_t first_panel, int64_t last_panel);  // second half where not `after`
   void (*gates)(const GatesStep&, int64_t first, int64_t last);  // of rows * channels
+  void (*two_codes)(const TwoCodesStep&, int64_t first, int64_t last);  // of maps
   void (*dense)(const DenseStep&, int64_t first_panel, int64_t last_panel);
   void (*norm)(const NormStep&);
   void (*conv_input)(const struct ConvStep&, int64_t first, int64_t last);  // winograd.h

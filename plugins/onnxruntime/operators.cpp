@@ -4,6 +4,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <type_traits>
 
 #include "around.h"
 #include "gates.h"
@@ -281,17 +282,17 @@ ort::Status* failed(const std::exception& error) {
   return api().CreateStatus(argument ? ort::Code::kInvalidArgument : ort::Code::kFail, error.what());
 }
 
-// Outputs are floats and all there, but those of the gates and of FusedMove.
+// Outputs are floats, and all there but those of FusedMove, unless the operator says otherwise.
+template <class Op, class = void>
+struct Outputs {
+  static int type(size_t) { return ort::kFloat; }
+  static bool optional(size_t k) { return k > 0 && Op::kOutputs > 2; }
+};
 template <class Op>
-int output_type(size_t k) {
-  if constexpr (IsGates<Op>::value) return Op::output_type(k);
-  return ort::kFloat;
-}
-template <class Op>
-bool output_optional(size_t k) {
-  if constexpr (IsGates<Op>::value) return Op::kQuantises && k == 0;
-  return k > 0 && Op::kOutputs > 2;
-}
+struct Outputs<Op, std::void_t<decltype(Op::output_type(0))>> {
+  static int type(size_t k) { return Op::output_type(k); }
+  static bool optional(size_t k) { return Op::output_optional(k); }
+};
 
 template <class Op>
 const ort::CustomOp* definition() {
@@ -301,14 +302,14 @@ const ort::CustomOp* definition() {
     o.GetName = [](const ort::CustomOp*) { return Op::kName; };
     o.GetExecutionProviderType = [](const ort::CustomOp*) -> const char* { return nullptr; };
     o.GetInputType = [](const ort::CustomOp*, size_t k) { return Op::type(k); };
-    o.GetOutputType = [](const ort::CustomOp*, size_t k) { return output_type<Op>(k); };
+    o.GetOutputType = [](const ort::CustomOp*, size_t k) { return Outputs<Op>::type(k); };
     o.GetInputTypeCount = [](const ort::CustomOp*) { return Op::kInputs; };
     o.GetOutputTypeCount = [](const ort::CustomOp*) { return Op::kOutputs; };
     o.GetInputCharacteristic = [](const ort::CustomOp*, size_t k) {
       return Op::optional(k) ? ort::Presence::kOptional : ort::Presence::kRequired;
     };
     o.GetOutputCharacteristic = [](const ort::CustomOp*, size_t k) {
-      return output_optional<Op>(k) ? ort::Presence::kOptional : ort::Presence::kRequired;
+      return Outputs<Op>::optional(k) ? ort::Presence::kOptional : ort::Presence::kRequired;
     };
     o.GetInputMemoryType = [](const ort::CustomOp*, size_t) { return 0; };
     o.CreateKernelV2 = [](const ort::CustomOp*, const void*, const ort::KernelInfo* info, void** kernel) -> ort::Status* {
@@ -352,6 +353,7 @@ ort::Status* add_operators(ort::SessionOptions* options) {
                                     definition<Gates<Codes::kNone, Codes::kInt8>>(), definition<Gates<Codes::kNone, Codes::kUint8>>(),
                                     definition<Gates<Codes::kInt8, Codes::kInt8>>(), definition<Gates<Codes::kInt8, Codes::kUint8>>(),
                                     definition<Gates<Codes::kUint8, Codes::kInt8>>(), definition<Gates<Codes::kUint8, Codes::kUint8>>(),
+                                    definition<TwoCodes<Codes::kInt8>>(), definition<TwoCodes<Codes::kUint8>>(),
                                     definition<Dense>(), definition<Norm>(), definition<Move>(),
                                     definition<ConvLstmCell>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;

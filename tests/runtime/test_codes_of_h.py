@@ -86,7 +86,7 @@ def compare(step: StepModel, library: Path, wanted: dict[str, int], steps: int) 
     assert found is not None
     assert dict(found.counts) == wanted
     folded = native_library.opened(data, library, streams=3, threads=1)
-    with patch.object(cells, "fold_codes", lambda links: None):
+    with patch.multiple(cells, fold_codes=lambda links: None, fold_two_codes=lambda links: None):
         apart = native_library.opened(data, library, streams=3, threads=1)
     assert folded.native is not None
     assert apart.native is not None
@@ -114,7 +114,7 @@ def compare(step: StepModel, library: Path, wanted: dict[str, int], steps: int) 
 U8, I8 = "FusedGatesU8QuantizeLinearU8", "FusedGatesQuantizeLinearI8"
 CASES: dict[str, tuple[Callable[[], StepModel], dict[str, int]]] = {
     "peepholes on maps": (lambda: in_codes("peepholes"), {U8: 1}),
-    "maps": (lambda: in_codes("maps"), {U8: 1}),
+    "maps": (lambda: in_codes("maps"), {U8: 1, "FusedQuantizeLinearTwiceU8": 1}),
     "scales of channels": (lambda: with_scales(in_codes("peepholes")), {U8: 1}),
     "factors of channels": (lambda: with_factors(in_codes("peepholes")), {U8: 1}),
     "int8": (lambda: in_codes("peepholes", "tensorrt"), {I8: 1}),

@@ -23,6 +23,7 @@ from edgelstm.runtime.native.codes import fold_codes
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
 from edgelstm.runtime.native.maps import conv_lstm
+from edgelstm.runtime.native.two_codes import fold_two_codes
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
 
@@ -71,13 +72,14 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
     if not found:
         return None
     fold_codes(links)
+    fold_two_codes(links)
     drop_unused(graph)
     fuse_around(links)
     made: dict[str, int] = {}
     for node in graph.nodes:
         if node.domain == DOMAIN and node.op.startswith("Fused") and not node.op.startswith(PREFIX):
             made[node.op] = made.get(node.op, 0) + 1
-            if threads > 1 and node.op == "FusedDense":
+            if threads > 1 and node.op.startswith(("FusedDense", "FusedQuantizeLinearTwice")):
                 node.attributes["threads"] = threads
     if not lend:
         _keep_matrices(graph, links)

@@ -63,7 +63,7 @@ def fold_codes(links: Links) -> None:
 def _stored(links: Links, readers: Readers, h: str, reader: Node) -> _Stored | None:
     """How a node that reads h makes codes of it; None where it does not, or in a way that is not the gates'."""
     if reader.domain == "" and reader.op == "QuantizeLinear":
-        dtype = _codes(links, reader, h)
+        dtype = code_type(links, reader, h)
         return None if dtype is None else _Stored([reader], "", dtype)
     if reader.domain or reader.op != "Mul" or len(reader.inputs) != 2:
         return None
@@ -84,11 +84,11 @@ def _stored(links: Links, readers: Readers, h: str, reader: Node) -> _Stored | N
         or (after[0].domain, after[0].op) != ("", "QuantizeLinear")
     ):
         return None
-    dtype = _codes(links, after[0], scaled)
+    dtype = code_type(links, after[0], scaled)
     return None if dtype is None else _Stored([reader, after[0]], factor, dtype)
 
 
-def _codes(links: Links, quantize: Node, value: str) -> int | None:
+def code_type(links: Links, quantize: Node, value: str) -> int | None:
     """The type of the codes that a QuantizeLinear makes of a value; None where it is none of eight bits, with constants of one number
     or one a channel."""
     x, scale, zero = (*quantize.inputs, "")[:3]

@@ -174,6 +174,14 @@ class Shapes:
         if node.domain == "edgelstm" and node.op.startswith("FusedGates") and len(node.outputs) > 2:
             if (shape := self._shape(node)) is not None:
                 coded[node.outputs[2]] = shape
+        elif (
+            node.domain == "edgelstm"
+            and node.op.startswith("FusedQuantizeLinearTwice")
+            and first in self.known
+        ):
+            rows, *rest = self.known[first]
+            shape = (2 * rows if node.attributes.get("rows") else rows, *rest)
+            coded.update(dict.fromkeys(node.outputs, shape))
         elif node.domain == "" and node.op == "QuantizeLinear" and first in self.known:
             coded[node.outputs[0]] = self.known[first]
         elif node.domain == "" and node.op == "Concat" and all(name in coded for name in node.inputs):
