@@ -191,7 +191,7 @@ def test_one_stream_of_a_key_is_paused_alone(folder: Path) -> None:
     rows = "".join(f"{'ab'[k % 2]},{k},{k},{k}\n" for k in range(400))
     (folder / "t.csv").write_text("unit,x,y,z\n" + rows)
     text = '[models.m]\npath = "lstm.onnx"\nmax_wait = 0\n'
-    with Running(text + toml("t", source="t.csv:key=unit", queue=400, rate=2000), folder) as service:
+    with Running(text + toml("t", source="t.csv:key=unit", queue=400, rate=200), folder) as service:
         control = service.control
         until(lambda: service.count("t:a", "stepped") > 5 and service.count("t:b", "stepped") > 5)
         control.pause("t:a")
@@ -412,8 +412,8 @@ def test_a_stream_that_is_being_changed_or_removed_still_has_its_name(
 
 def test_two_changes_before_a_frame_lose_none(folder: Path) -> None:
     """The first set another rate, by which the frames are stamped: those behind the second were late for the old stamp, eight of them."""
-    with Running(MODEL + toml("a", rate=300), folder) as service:
-        until(lambda: service.count("a", "stepped") > 20)
+    with Running(MODEL + toml("a", rate=100), folder) as service:
+        until(lambda: service.count("a", "stepped") > 10)
         service.control.pause("a")
         service.control.configure("a", section("a", rate=2000))
         service.control.configure("a", section("a", rate=2000, cut="reset", cut_above=1e6))
@@ -425,9 +425,9 @@ def test_two_changes_before_a_frame_lose_none(folder: Path) -> None:
 
 def test_another_preprocessing_begins_anew_and_delivers_nothing_twice(folder: Path) -> None:
     """As after a restart: all frames of the file were read once more."""
-    with Running(MODEL + toml("a", rate=1000), folder) as service:
+    with Running(MODEL + toml("a", rate=100), folder) as service:
         until(lambda: service.count("a", "stepped") > 10)
-        service.control.configure("a", section("a", rate=1000, preprocess="scale=2"))
+        service.control.configure("a", section("a", rate=2000, preprocess="scale=2"))
         report = service.ends()
     x = frames(folder)
     fits = [k for k in range(1, 300) if values(folder / "a.jsonl") == sums(x[:k]) + sums(2 * x[k:])]

@@ -132,10 +132,10 @@ def test_one_that_fails_fails_the_pair() -> None:
         list(both)
 
 
-def write(folder: Path) -> None:
+def write(folder: Path, count: int = 40) -> None:
     zoo.two_inputs().save(folder / "model.onnx")
     for name, late in (("l", 0.0), ("r", 0.004)):
-        rows = [f"{k / 10 + late},{k},{2 * k}" for k in range(40) if not (name == "r" and k in (7, 8))]
+        rows = [f"{k / 10 + late},{k},{2 * k}" for k in range(count) if not (name == "r" and k in (7, 8))]
         (folder / f"{name}.csv").write_text("t,p,q\n" + "\n".join(rows) + "\n")
 
 
@@ -164,8 +164,8 @@ def test_two_inputs_of_a_model_are_fed_by_two_sources(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 def test_a_pair_of_processes_goes_on_when_one_of_them_dies(tmp_path: Path) -> None:
-    write(tmp_path)
-    text = PAIR + 'isolate = "process"\nretries = 5\nretry = 0.01\nrate = 50\n'
+    write(tmp_path, 400)  # far more than are read ahead: the process that dies is not done
+    text = PAIR + 'isolate = "process"\nretries = 5\nretry = 0.01\nrate = 100\n'
     with Running(text, tmp_path) as running:
         until(lambda: running.count("s", "stepped") > 3)
         reader: Any = running.control.service.channels[0].reader
@@ -175,7 +175,7 @@ def test_a_pair_of_processes_goes_on_when_one_of_them_dies(tmp_path: Path) -> No
         report = running.ends()
     counts = report.streams["s"]
     assert not report.failed
-    assert counts["stepped"] == counts["read"] == 38
+    assert counts["stepped"] == counts["read"] == 398
     assert counts["lost"] == counts["returned"] == 1
     assert counts["unpaired:b"] == 2, "those before it was lost are not counted again"
 
