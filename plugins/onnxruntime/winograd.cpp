@@ -31,11 +31,12 @@ ConvWeights::ConvWeights(const float* w, const float* b, int64_t units, int64_t 
       bias(panels * gates * lanes),
       limit(channels + lanes) {
   static const Points points;
-  for (int64_t gate = 0; gate < gates; gate++)
-    for (int64_t unit = 0; unit < units; unit++) {
-      int64_t panel = unit / lanes, lane = gate * lanes + unit % lanes, row = gate * units + unit;
-      if (b != nullptr) bias.data()[panel * gates * lanes + lane] = b[row];
-      for (int64_t c = 0; c < channels; c++) {
+  for (int64_t panel = 0; panel < panels; panel++)
+    for (int64_t c = 0; c < channels; c++)
+      for (int64_t lane = 0; lane < gates * lanes; lane++) {  // innermost, since lanes lie side by side
+        int64_t unit = panel * lanes + lane % lanes, row = lane / lanes * units + unit;
+        if (unit >= units) continue;
+        if (b != nullptr) bias.data()[panel * gates * lanes + lane] = b[row];
         const float* taps = w + (row * channels + c) * kTaps;
         float* plain = direct.data() + (panel * channels + c) * kTaps * gates * lanes + lane;
         for (int tap = 0; tap < kTaps; tap++) plain[tap * gates * lanes] = taps[tap];
@@ -48,7 +49,6 @@ ConvWeights::ConvWeights(const float* w, const float* b, int64_t units, int64_t 
             to[(i * kPatch + j) * channels * gates * lanes] =
                 static_cast<float>(half[i][0] * points.g[j][0] + half[i][1] * points.g[j][1] + half[i][2] * points.g[j][2]);
       }
-    }
   for (int64_t c = 0; c < channels; c++) {
     float most = 0;
     bool finite = true;
