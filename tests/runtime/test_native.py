@@ -232,6 +232,10 @@ def test_for_many_streams_large_products_are_left_to_onnx_runtime(library: Path)
     assert program.native is not None
     assert dict(program.native.counts) == {"FusedLSTMCell": 1, "FusedGates": 1}
     compare_streamed(step, library, streams=7, steps=3)
+    with pytest.raises(EdgeLstmError, match="For more than 4 streams cells of more than 65536 weights"):
+        native_library.opened(
+            gru(f"{TORCH}\n{MOVE}", True, units=150).to_bytes(), library, streams=5, native=True
+        )
 
 
 def test_an_error_inside_a_step_is_onnx_runtime_s_own_and_moves_no_stream(library: Path) -> None:

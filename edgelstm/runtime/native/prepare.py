@@ -15,7 +15,7 @@ from edgelstm.dtypes import np_dtype
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import PathLike, read_bytes
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
-from edgelstm.runtime.native.cells import rewrite
+from edgelstm.runtime.native.cells import FEW_STREAMS, SMALL, rewrite
 from edgelstm.runtime.native.library import BUILD_HINT, OLDEST_ONNXRUNTIME, NativeLibrary, find_native_library
 from edgelstm.runtime.native.session import NativeSession
 from edgelstm.runtime.protocol import Array
@@ -95,6 +95,9 @@ def prepare(
             raise EdgeLstmError(
                 f"{'model' if isinstance(model, bytes) else model} has nothing that our operators compute",
                 expected="LSTM or GRU cells, or FusedGates, in float32, with the weights in the model's file",
+                hint=None
+                if streams <= FEW_STREAMS
+                else f"For more than {FEW_STREAMS} streams cells of more than {SMALL} weights are ONNX Runtime's own, which is faster",
             )
         return None
     return Native(rewritten.data, rewritten.counts, library, rewritten.matrices)
