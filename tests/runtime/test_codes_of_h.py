@@ -10,6 +10,7 @@ from unittest.mock import Mock, patch
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import helper, numpy_helper
 
@@ -120,6 +121,24 @@ CASES: dict[str, tuple[Callable[[], StepModel], dict[str, int]]] = {
     "int8": (lambda: in_codes("peepholes", "tensorrt"), {I8: 1}),
     "vectors": (lambda: in_codes("vectors"), {"FusedGatesQuantizeLinearU8": 2}),
 }
+
+
+@pytest.mark.parametrize("name", ["peepholes", "maps"])
+def test_convolutions_of_our_codes_run_in_the_layout_that_others_run_in(
+    library: Path, name: str, tmp_path: Path
+) -> None:
+    """ONNX Runtime turns quantised ones to channels last, which is faster, where it knows how many axes their input has."""
+    found = rewrite(in_codes(name).to_bytes(), 1, lend=False)
+    assert found is not None
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(library))
+    ort.InferenceSession(found.data, options, providers=["CPUExecutionProvider"])
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    convolution = next(n for n in nodes if n.op_type == "QLinearConv")
+    if tuple(map(int, ort.__version__.split(".")[:2])) >= (1, 22):
+        assert any(a.name == "channels_last" and a.i == 1 for a in convolution.attribute)
 
 
 @pytest.mark.parametrize("case", CASES)

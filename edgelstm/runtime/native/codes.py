@@ -49,6 +49,7 @@ def fold_codes(links: Links) -> None:
         gone += stored.nodes
         quantize = stored.nodes[-1]
         constants = [stored.factor, *quantize.inputs[1:]]
+        graph.declare(quantize.outputs[0], node.inputs[1], stored.dtype)
         kept = h in graph.outputs or any(reader not in stored.nodes for reader in readers[h])
         graph.nodes[k] = Node(
             node.op + _CODES[stored.dtype],

@@ -61,6 +61,8 @@ def fold_two_codes(links: Links) -> None:
         ):
             outputs, gone = [joined.outputs[0]], [*gone, joined]
             attributes["rows"] = 1
+        elif not all(graph.declare(name, found.x, found.dtype) for name in outputs):
+            continue
         if found.factor:
             attributes["factor"] = 1
         if found.worth_factor:

@@ -22,7 +22,7 @@ FLOATS = frozenset({1, 10, 11, 16, *range(17, 21), 23, 24})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_OPSETS, _MODEL_GRAPH = 8, 7
-_NODE, _INITIALIZER, _INPUT = 1, 5, 11
+_NODE, _INITIALIZER, _INPUT, _VALUE_INFO = 1, 5, 11, 13
 _GRAPHS = (6, 11)  # of an attribute: g, graphs
 
 Attribute = int | float | str | list[int] | None
@@ -143,6 +143,24 @@ class OnnxGraph:
         body = dims + _tag(2, _VARINT) + _varint(dtype) + _text(8, name) + _block(9, raw)
         self._made.append(_block(_INITIALIZER, body))
         self.tensors[name] = Tensor(values.shape, dtype, memoryview(raw))
+
+    def declare(self, name: str, like: str, dtype: int) -> bool:
+        """Say that a value of that type has as many axes, of the same sizes, as an input of the graph; False where that is none, or has no
+        shape. ONNX Runtime does not know it of what our operators make, and leaves a convolution of it in a slower layout."""
+        info = next((value for value in self._all(_INPUT) if _name(value) == like), None)
+        for place in (2, 1, 2):  # type, tensor_type, shape
+            if info is not None:
+                info = next(
+                    (v for n, _, v in _fields(info) if n == place and isinstance(v, memoryview)), None
+                )
+        if info is None:
+            return False
+        tensor = _tag(1, _VARINT) + _varint(dtype) + _block(2, bytes(info))
+        if name not in self.outputs and all(
+            _name(value) != name for value in self._all(_VALUE_INFO)
+        ):  # which say it
+            self._made.append(_block(_VALUE_INFO, _text(1, name) + _block(2, _block(1, tensor))))
+        return True
 
     def encode(self, domain: str, version: int) -> bytes:
         """The file with the nodes as they are now, and no initialiser that none of them reads; importing ``domain`` too."""
