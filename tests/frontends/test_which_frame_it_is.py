@@ -158,3 +158,43 @@ class IndexedN(Indexed):
 def test_an_index_of_the_step_is_not_taken_for_a_count(make: Any, name: str) -> None:
     with pytest.raises(EdgeLstmError, match=f"needs '{name}', a number that its results depend on"):
         edgelstm.export(make().eval(), None, frame=(3,))
+
+
+def test_a_window_that_keeps_its_state_does_not_pass_as_another_form() -> None:
+    """With [B, T, X] a burn-in shows; as [T, X] of one stream nn.LSTM runs as well, and all would be zeros."""
+
+    class Keeps(BurnIn):
+        state: Any = None
+
+        def forward(self, x: Any) -> Any:
+            if self.state is not None and self.state[0].shape[1] != x.shape[0]:
+                self.state = None
+            y, self.state = self.lstm(x, self.state)
+            return self.after(self.head(y))
+
+    with pytest.raises(EdgeLstmError, match=r"is a window, not a step: .*6 frames in one call"):
+        edgelstm.export(Keeps().eval(), None, frame=(3,), carry_state=True)
+
+
+@pytest.mark.parametrize(
+    ("widen", "said"),
+    [
+        (lambda x: x.double(), "take types from the weights or the frame"),
+        (lambda x: x.cuda(), "in place of .cuda()"),
+    ],
+)
+def test_code_that_fixes_type_or_device_is_told_what_to_write(widen: Any, said: str) -> None:
+    class Fixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(3, 4)
+
+        def forward(self, x: Any, h: Any) -> Any:
+            h = self.cell(widen(x), h)
+            return h, h
+
+    if torch.cuda.is_available() and ".cuda" in said:
+        pytest.skip("there is a GPU to go to")
+    with pytest.raises(EdgeLstmError) as refused:
+        edgelstm.export(Fixed().eval(), None, frame=(3,), states={"h": (4,)})
+    assert said in str(refused.value)

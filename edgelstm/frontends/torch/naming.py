@@ -229,7 +229,15 @@ def dtype_of(name: str, tensor: Tensor) -> str:
     """A Signature's name for the dtype. Raises EdgeLstmError for others."""
     dtype = str(tensor.dtype).removeprefix("torch.")
     if dtype not in DTYPES:
-        raise EdgeLstmError(f"dtype of {name!r}", found=dtype, expected=f"one of {', '.join(DTYPES)}")
+        hint = (
+            "Hand complex numbers in and out as pairs of real ones: torch.view_as_real, torch.view_as_complex"
+        )
+        raise EdgeLstmError(
+            f"dtype of {name!r}",
+            found=dtype,
+            expected=f"one of {', '.join(DTYPES)}",
+            hint=hint if "complex" in dtype else None,
+        )
     return dtype
 
 

@@ -20,6 +20,14 @@ FORMS = (
     "cell(x, (h, c)) -> (h, c); or forward(x, *states) -> (outputs, next states); "
     "or forward(x[B, T, ...], state) -> (y, state)"
 )
+#: What torch says of code that fixes where or in what type it computes, and what to write instead.
+_SAID = {
+    "compiled with CUDA": "Modules are exported on the CPU: make tensors with x.new_zeros(...) or device=x.device in place of .cuda()",
+    "on the same device": "Modules are exported on the CPU: make tensors with x.new_zeros(...) or device=x.device",
+    "must have the same dtype": "Modules are exported in float32, whatever their weights are in: take types from the weights or the frame, "
+    "x.to(self.weight.dtype), in place of .double() and .half()",
+    "same dtype as": "Modules are exported in float32: take types from the weights or the frame in place of .double() and .half()",
+}
 UNKNOWN = "If only its states are unknown, give one stream's shapes, as states={'h': (64,)} or --state h=64"
 
 
@@ -110,6 +118,7 @@ def refusal(
             0,
             "If only its states are unknown, give one stream's shapes, as states={'h': (64,)} or --state h=64",
         )
+    hints += [hint for said, hint in _SAID.items() if said in str(unfit)][:1]
     return EdgeLstmError(
         f"{name}.forward is not step-shaped",
         found=f"{how}it {unfit}",

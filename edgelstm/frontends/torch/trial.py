@@ -255,7 +255,8 @@ def _keeping(
             return found
         # Another form may tell streams apart: a sequence without streams looks like a frame of several.
         of_one = of_one or found
-    return of_one
+    # A window in the right form must not pass as a frame of one stream in a form that happens to run.
+    return None if any(isinstance(unfit, Windowed) for _, _, unfit in attempts) else of_one
 
 
 def _nothing(n: int) -> tuple[Any, ...]:
