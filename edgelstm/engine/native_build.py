@@ -48,7 +48,7 @@ VARIANTS: dict[str, tuple[tuple[str, str, int, int, Sequence[str]], ...]] = {
 #: By machine, the flags of each variant of what multiplies bytes (dot.cpp).
 DOT_FLAGS: dict[str, tuple[tuple[str, ...], ...]] = {
     "x86_64": ((*_AVX512, "-mavx512vnni"), ("-mavx2", "-mfma", "-DDOT_VEX")),
-    "aarch64": (("-march=armv8.2-a+dotprod",),),
+    "aarch64": ((),),
 }
 COMPILE_TIMEOUT = 600.0
 

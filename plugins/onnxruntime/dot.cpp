@@ -16,11 +16,17 @@ extern const edgelstm::Dot edgelstm::kDotVex = {};
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 #include <immintrin.h>
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__aarch64__)
 #include <arm_neon.h>
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
+#define KNOWN ""
+#else
+#define KNOWN ".arch armv8.2-a+dotprod\n\t"
+#endif
 #endif
 
-#if defined(__AVX512VNNI__) || defined(DOT_VEX) || defined(__ARM_FEATURE_DOTPROD)
+#if defined(__AVX512VNNI__) || defined(DOT_VEX) || defined(__aarch64__)
 
 namespace edgelstm {
 namespace {
@@ -149,7 +155,11 @@ INLINE Whole four(const int8_t* p) {
   memcpy(&bits, p, 4);
   return vdupq_n_s32(bits);
 }
-INLINE Whole dot(Whole sum, Whole code, Whole byte) { return vdotq_s32(sum, vreinterpretq_s8_s32(code), vreinterpretq_s8_s32(byte)); }
+// vdotq_s32, without flags for it: compilers do not agree on them.
+INLINE Whole dot(Whole sum, Whole code, Whole byte) {
+  __asm__(KNOWN "sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(code), "w"(byte));
+  return sum;
+}
 INLINE Real real(Whole x) { return vcvtq_f32_s32(x); }
 INLINE Real splat(float x) { return vdupq_n_f32(x); }
 INLINE Real fused(Real a, Real b, Real c) { return vfmaq_f32(c, a, b); }
@@ -304,4 +314,7 @@ extern const Dot kDotNeon = {"neondot", L, kFlip, encode, sums};
 #endif
 
 }  // namespace edgelstm
+#if defined(__aarch64__) && defined(__clang__)
+#pragma clang attribute pop
+#endif
 #endif
