@@ -12,9 +12,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.due import Due
 from edgelstm.pipeline.service.feed import Arrived, Wake
 from edgelstm.pipeline.service.guard import Ranges, glance
-from edgelstm.pipeline.service.member import Due, Member
+from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.series import Caller, Series
 from edgelstm.runtime.protocol import Array
 from edgelstm.runtime.runner import Stream

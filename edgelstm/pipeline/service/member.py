@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from edgelstm.pipeline.outputs import Outputs
 from edgelstm.pipeline.service.checkpoint import StreamPart
 from edgelstm.pipeline.service.copies import Copies
 from edgelstm.pipeline.service.counters import Counts, is_worth_a_line
+from edgelstm.pipeline.service.due import Due
 from edgelstm.pipeline.service.feed import Arrived, Feed
 from edgelstm.pipeline.service.guard import Guard
 from edgelstm.pipeline.service.kept import Keeper
@@ -30,19 +31,6 @@ from edgelstm.pipeline.sources.source import Array, Frame
 from edgelstm.runtime.finite import all_finite, can_be_infinite
 
 log = logging.getLogger("edgelstm.serve")
-
-
-@dataclass(slots=True)
-class Due:
-    """What a step takes. filled: the frame stands in for a missing one, and what comes out goes nowhere. at: when it came."""
-
-    frame: Frame
-    stamp: float
-    arrays: Mapping[str, Array]
-    filled: bool
-    at: float = 0.0
-    #: Of models in series: what the last one was handed.
-    raw: Any = None
 
 
 class Member:
