@@ -29,14 +29,21 @@ LOOK = 0.5
 class Reader:
     """Reads a source to its end and gives its frames to ``deliver``, which says whether to go on.
 
-    first: the source, if it is open already. rate: frames a second, None for as they come. retries: how often a source that
-    fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew. after, since: index and time of the
-    last frame that was dealt with: those up to it are passed over, also when the source is opened again; by time where the source
-    knows it, else by index. A live source gives each frame once: none is passed over, its index counts on, and those that come faster than
-    ``rate`` are left out. first_name: the name of the frame that the index counts from. Where a source without time begins
-    with another one, those up to ``last_name`` are passed over if it has a frame of that name (``moved`` is told its index), else ``elsewhere``
-    is called, and all of its frames are new. rooms: streams at
-    one time, at most. epoch: seconds since 1970 that ``Frame.time`` counts from, None for the source's start. limit: frames of a live source, however often it is opened. hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`. lost: called when the source fails and is tried again. ended: called once, at the end.
+    A live source gives each frame once: none is passed over, its index counts on, and those that come faster than ``rate`` are left out.
+
+    first: the source, if it is open already.
+    rate: frames a second, None for as they come.
+    retries: how often a source that fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew.
+    after, since: index and time of the last frame that was dealt with: those up to it are passed over, also when the source is opened
+        again; by time where the source knows it, else by index.
+    first_name: the name of the frame that the index counts from. Where a source without time begins with another one, those up to
+        ``last_name`` are passed over if it has a frame of that name (``moved`` is told its index), else ``elsewhere`` is called, and all
+        of its frames are new.
+    rooms: streams at one time, at most.
+    epoch: seconds since 1970 that ``Frame.time`` counts from, None for the source's start.
+    limit: frames of a live source, however often it is opened.
+    hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`.
+    lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
     def __init__(

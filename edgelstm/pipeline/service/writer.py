@@ -30,10 +30,15 @@ TOLD_EVERY = 60.0
 class Writer:
     """Takes outputs, which must stay valid, and writes them one by one.
 
-    behind: by stream, index and name of the frames whose outputs the sink has from before a restart. overload, of a full queue: ``drop_oldest``, or ``block``: its streams are held up until half of it is empty, see :attr:`holds`. A sink that fails is closed, and
-    what it would have got is counted; one that raises :class:`Undelivered` goes on with the next. open_sink: is given what is set when it has to give up. path: of its file. mark: under which a checkpoint knows it.
-    later: it is opened once :meth:`learnt` says so, and what comes before waits in the queue. readable: it gets the outputs that
-    are for people, see :func:`edgelstm.pipeline.outputs.readable`; beside: and the model's input with them.
+    A sink that fails is closed, and what it would have got is counted; one that raises :class:`Undelivered` goes on with the next.
+
+    open_sink: is given what is set when it has to give up.
+    overload: of a full queue: ``drop_oldest``, or ``block``: its streams are held up until half of it is empty, see :attr:`holds`.
+    behind: by stream, index and name of the frames whose outputs the sink has from before a restart.
+    path: of its file. mark: under which a checkpoint knows it.
+    later: it is opened once :meth:`learnt` says so, and what comes before waits in the queue.
+    readable: it gets the outputs that are for people, see :func:`edgelstm.pipeline.outputs.readable`; beside: and the model's input with
+        them.
     """
 
     def __init__(
