@@ -80,7 +80,17 @@ def by_itself(module: Any, frames: np.ndarray) -> np.ndarray:
     return np.array(found)
 
 
-@pytest.mark.parametrize("make", [FrameBefore, Encoded, Learned, NothingAtFirst, NeedsNone, Along])
+@pytest.mark.parametrize(
+    "make",
+    [
+        FrameBefore,
+        NeedsNone,
+        *(
+            pytest.param(make, marks=pytest.mark.thorough)
+            for make in (Encoded, Learned, NothingAtFirst, Along)
+        ),
+    ],
+)
 def test_every_stream_begins_as_the_module_does(make: Any, tmp_path: Path) -> None:
     module = make().eval()
     edgelstm.export(module, tmp_path / "m.onnx", frame=(3,), limit=20)

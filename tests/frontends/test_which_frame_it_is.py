@@ -79,9 +79,9 @@ class OwnForecasts(nn.Module):
     ("make", "carry", "found"),
     [
         (BurnIn, True, "6 frames in one call .*, from frame 6 on"),
-        (Truncated, True, "64 outputs for 96 frames"),
-        (ScaledIfLong, True, "24 frames in one call"),
-        (Positions, True, "from frame 51 on"),
+        pytest.param(Truncated, True, "64 outputs for 96 frames", marks=pytest.mark.thorough),
+        pytest.param(ScaledIfLong, True, "24 frames in one call", marks=pytest.mark.thorough),
+        pytest.param(Positions, True, "from frame 51 on", marks=pytest.mark.thorough),
         (OwnForecasts, False, "from frame 11 on"),
     ],
 )
@@ -90,12 +90,14 @@ def test_a_call_that_knows_which_frame_it_is_at_is_no_step(make: Any, carry: boo
         edgelstm.export(make().eval(), None, frame=(3,), carry_state=carry)
 
 
+@pytest.mark.thorough
 def test_a_plain_recurrence_of_the_same_kind_is_a_step() -> None:
     assert edgelstm.export(
         Sequence().eval(), None, frame=(3,), carry_state=True, limit=20
     ).model.signature.states
 
 
+@pytest.mark.thorough
 def test_one_that_amplifies_rounding_is_a_step() -> None:
     class Wild(nn.Module):
         def __init__(self) -> None:
