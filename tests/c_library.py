@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from building import alone
 from edgelstm.dtypes import np_dtype
 from edgelstm.engine.c_build import CLibrary, build_c, find_onnxruntime, sources_hash
 from edgelstm.engine.native_build import find_compiler
@@ -73,11 +74,12 @@ def built(*flags: str) -> CLibrary:
     with_engines = headers if headers.is_dir() else None
     prefix = ROOT / "build" / "c-tests" / (name + ("-tensorrt" if with_engines else ""))
     library = CLibrary(prefix, sources_hash(SOURCES.parent))
-    if library.path.is_file():
-        return library
-    # Quicker to compile; what takes time in it is ONNX Runtime.
-    quick = ("-O1", *flags)
-    return build_c(prefix, source=ROOT / "plugins", tensorrt_include=with_engines, flags=quick)
+    with alone(prefix):
+        if library.path.is_file():
+            return library
+        # Quicker to compile; what takes time in it is ONNX Runtime.
+        quick = ("-O1", *flags)
+        return build_c(prefix, source=ROOT / "plugins", tensorrt_include=with_engines, flags=quick)
 
 
 @cache

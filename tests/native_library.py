@@ -13,6 +13,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+from building import alone
 from edgelstm.engine.native_build import build_native, find_compiler, sources_hash
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.native.library import FILE_NAME, VARIABLE, machine_name
@@ -51,9 +52,9 @@ def built() -> Path:
     if reason := missing():
         pytest.skip(reason)
     path = ROOT / "build" / "native-tests" / sources_hash(SOURCES)[:16] / FILE_NAME
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        build_native(path, source=ROOT / "plugins")
+    with alone(path):
+        if not path.is_file():
+            build_native(path, source=ROOT / "plugins")
     return path
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import c_library
+from building import alone
 from edgelstm.engine.gst_build import GstPlugin, build_gst, find_gstreamer, sources_hash
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline.sources import gstreamer
@@ -38,15 +39,12 @@ def built() -> GstPlugin:
     source = c_library.ROOT / "plugins"
     prefix = c_library.ROOT / "build" / "gst-tests" / sources_hash(source)[:16]
     plugin = GstPlugin(prefix, sources_hash(source))
-    if plugin.path.is_file():
-        return plugin
-    own = prefix.with_name(f"{prefix.name}-{os.getpid()}")  # others may be building too
-    shutil.copytree(library.prefix, own)
-    build_gst(own, source=source, flags=("-O1",))
-    try:
-        own.rename(prefix)
-    except OSError:
-        shutil.rmtree(own)
+    with alone(prefix):
+        if not plugin.path.is_file():
+            own = prefix.with_name(f"{prefix.name}-{os.getpid()}")  # whole or not at all
+            shutil.copytree(library.prefix, own)
+            build_gst(own, source=source, flags=("-O1",))
+            own.rename(prefix)
     return plugin
 
 

@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path
 
 import c_library
+from building import alone
 from plugins.adapter_library import headers_of
 
 SOURCE = Path(__file__).with_suffix(".cpp")
@@ -74,16 +75,19 @@ def _compiled(name: str, sources: list[Path], flags: list[str], rest: str) -> Pa
     )
     folder = c_library.ROOT / "build" / "c-tests" / f"{name}-{digest.hexdigest()[:16]}"
     path = folder / name
-    if path.is_file():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
+    with alone(path):
+        if not path.is_file():
+            _compile(path, sources, flags, rest)
+    return path
+
+
+def _compile(path: Path, sources: list[Path], flags: list[str], rest: str) -> None:
+    folder, made = path.parent, path.with_name(f"{os.getpid()}.so")
     (folder / "rest.h").write_text(rest)
-    made = folder / f"{os.getpid()}.so"
     command = [
         "c++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", "-w", *flags, f"-I{folder}", f"-I{c_library.SOURCES}", *map(str, sources),
-        f"-Wl,-soname,standin-{name}", "-o", str(made), "-ldl", "-pthread",
+        f"-Wl,-soname,standin-{path.name}", "-o", str(made), "-ldl", "-pthread",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6000:]
     made.rename(path)
-    return path
