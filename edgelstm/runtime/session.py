@@ -142,7 +142,7 @@ def open_native(
         trial = Trial.of(plain, signature)
         del plain  # its weights, before ours take their place
         session = _native_session(found, ort, threads, spin)
-        trouble = trial.trouble(session)
+        trouble = trial.trouble(session, coded=b"QuantizeLinear" in found.data)
     except EdgeLstmError as error:
         trouble = str(error)
     except Exception as error:  # ONNX Runtime raises several unrelated classes
@@ -177,7 +177,9 @@ def with_operators(data: bytes, threads: int, streams: int) -> bytes:
         raise AssertionError("what is wanted is an error where it is not there")
     plain = open_session(data, 1, spin=False)
     trial = Trial.of(plain, read_signature(plain, "model"))
-    trouble = trial.trouble(_native_session(found, ort, threads, False))
+    trouble = trial.trouble(
+        _native_session(found, ort, threads, False), coded=b"QuantizeLinear" in found.data
+    )
     if trouble is not None:
         raise EdgeLstmError("our operators give other numbers", found=trouble)
     return found.data

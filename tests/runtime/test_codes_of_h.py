@@ -215,6 +215,12 @@ def test_a_code_that_rounding_moves_by_one_keeps_no_graph_from_our_operators(lib
     found[0, 7] = 2
     assert "1 of 400 codes differ, by up to 2" in str(preparing._apart("h", apart, found))
     assert "400 of 400" in str(preparing._apart("h", apart, apart + 1))
+    y = np.random.default_rng(0).normal(size=(1, 400)).astype(np.float32)
+    near = y.copy()
+    near[0, 7] += 0.05
+    assert preparing._apart("y", y, near, coded=True) is None
+    assert "off by 0.05" in str(preparing._apart("y", y, near))
+    assert "off by" in str(preparing._apart("y", y, np.roll(y, 1), coded=True))
     step = in_codes("peepholes")
     for seed in range(8):
         with patch.object(np.random, "default_rng", Mock(return_value=np.random.default_rng(seed))):

@@ -49,7 +49,7 @@ def fold_codes(links: Links) -> None:
         gone += stored.nodes
         quantize = stored.nodes[-1]
         constants = [stored.factor, *quantize.inputs[1:]]
-        graph.declare(quantize.outputs[0], node.inputs[1], stored.dtype)
+        graph.declare(quantize.outputs[0], _first_state(links, node.inputs[1]), stored.dtype)
         kept = h in graph.outputs or any(reader not in stored.nodes for reader in readers[h])
         graph.nodes[k] = Node(
             node.op + _CODES[stored.dtype],
@@ -59,6 +59,18 @@ def fold_codes(links: Links) -> None:
             {**node.attributes, "factor": 1} if stored.factor else node.attributes,
         )
     graph.nodes[:] = [node for node in graph.nodes if node not in gone]
+
+
+def _first_state(links: Links, c: str) -> str:
+    """The value of that shape from which a cell state came through other cells, as in a forecaster's later frames."""
+    makers = {
+        node.outputs[1]: node
+        for node in links.graph.nodes
+        if node.op.startswith("FusedGates") and len(node.outputs) > 1
+    }
+    for _ in makers:
+        c = makers[c].inputs[1] if c in makers else c
+    return c
 
 
 def _stored(links: Links, readers: Readers, h: str, reader: Node) -> _Stored | None:

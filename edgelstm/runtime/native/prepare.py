@@ -23,6 +23,8 @@ from edgelstm.runtime.protocol import Array
 VARIABLE = "EDGELSTM_NATIVE"
 #: How far results may lie apart, relative to the largest value of a tensor. Both round in float32; a wrong cell is off by far more.
 TOLERANCE = 1e-3
+#: How far apart they may lie in the 2-norm, as part of it, where values are rounded to codes on the way.
+CODED = 0.01
 #: How many of a tensor's codes may be off by one, as part of all.
 CODES_APART = 0.01
 #: Streams of the comparison: several, but one where they are large, since what a session once took for its work it keeps.
@@ -136,14 +138,15 @@ class Trial:
         names = [v.name for v in session.get_outputs()]
         return cls(feeds, names, session.run(names, feeds))
 
-    def trouble(self, session: Any) -> str | None:
-        """None if a session with our operators gives the same, else what differs."""
+    def trouble(self, session: Any, coded: bool = False) -> str | None:
+        """None if a session with our operators gives the same, else what differs. coded: values are rounded to codes on the way, of which
+        one here and there may be another, and then what is made of it."""
         if isinstance(session, NativeSession):
             found = session.run(self.names, self.feeds, self.results)
         else:
             found = session.run(self.names, self.feeds)
         pairs = zip(self.names, self.results, found, strict=True)
-        return next((text for n, a, b in pairs if (text := _apart(n, a, b))), None)
+        return next((text for n, a, b in pairs if (text := _apart(n, a, b, coded))), None)
 
 
 def say_once(text: str) -> None:
@@ -153,7 +156,7 @@ def say_once(text: str) -> None:
         log.warning("%s", text)
 
 
-def _apart(name: str, expected: Array, found: Array) -> str | None:
+def _apart(name: str, expected: Array, found: Array, coded: bool = False) -> str | None:
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return f"{name}: {found.dtype}{list(found.shape)}, expected {expected.dtype}{list(expected.shape)}"
     a, b = expected.astype(np.float64), found.astype(np.float64)
@@ -167,6 +170,8 @@ def _apart(name: str, expected: Array, found: Array) -> str | None:
     finite = np.isfinite(a)
     scale = max(1.0, float(np.abs(a[finite]).max(initial=0.0)))
     if np.allclose(a, b, rtol=TOLERANCE, atol=TOLERANCE * scale, equal_nan=True):
+        return None
+    if coded and finite.all() and np.linalg.norm(a - b) <= CODED * np.linalg.norm(a):
         return None
     worst = float(np.nanmax(np.abs(np.where(finite, a - b, np.inf))))
     return f"{name}: off by {worst:.3g} where values reach {scale:.3g}"
