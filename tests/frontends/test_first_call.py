@@ -162,3 +162,24 @@ def test_a_method_in_camel_case_makes_what_is_missing() -> None:
 
     result = edgelstm.export(Cells().eval(), None, frame=(3,), carry_state=True, limit=20)
     assert [s.name for s in result.model.signature.states] == ["memory"]
+
+
+class TwoStarts(Gru):
+    """States from its own method, or left out."""
+
+    def __init__(self, start: float) -> None:
+        super().__init__()
+        self.value = start
+
+    def init_hidden(self, batch: int) -> Any:
+        return torch.full((batch, 4), self.value)
+
+    def forward(self, x: Any, h: Any = None) -> Any:
+        h = self.cell(x, x.new_zeros(x.shape[0], 4) if h is None else h)
+        return h, h
+
+
+@pytest.mark.parametrize("start", [0.0, 1.0])
+def test_of_two_starts_that_differ_the_one_taken_is_named(start: float, tmp_path: Path) -> None:
+    exported = edgelstm.export(TwoStarts(start), tmp_path / "m.onnx", frame=(3,), limit=5)
+    assert any("init_hidden() of TwoStarts" in note for note in exported.notes) == bool(start)

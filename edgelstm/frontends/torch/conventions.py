@@ -74,6 +74,7 @@ class Candidate:
     make: MakeStates
     source: str
     form: Form | None = None
+    maker: str | None = None  # the module's method that makes them
 
     def forms(
         self, module: nn.Module, frames: Frames, count: int, keys: tuple[str, ...], batch_first: bool | None
@@ -107,7 +108,8 @@ def candidates(
             yield Candidate(make, GIVEN)
     for name, method in methods_called(module, MAKERS):
         for arguments in maker_arguments(method, frames, module, states):
-            yield Candidate(partial(made, method, arguments), f"states from its {name}()")
+            made_by = f"{name}()"
+            yield Candidate(partial(made, method, arguments), f"states from its {made_by}", maker=made_by)
     for form in forms(module, tuple(frames), 0, (), batch_first):
         yield from _left_out(module, frames, form)
     for make, source in _by_attribute(module, frames):

@@ -202,6 +202,7 @@ def _notes(step: TorchStep) -> tuple[str, ...]:
     from edgelstm.frontends.torch.inner_states import Inside
     from edgelstm.frontends.torch.kept import Kept
     from edgelstm.frontends.torch.pairing import said
+    from edgelstm.frontends.torch.torch_step import called
 
     inner = step.module
     if step.form.reordered and step.form.picked is not None:
@@ -222,6 +223,11 @@ def _notes(step: TorchStep) -> tuple[str, ...]:
         return (
             f"{inner.source_name} starts from more than zeros where its state is left out: a stream's first frame is computed so, by a "
             "second copy of it, and the state 'started' chooses",
+        )
+    if step.begun_by is not None:
+        return (
+            f"streams begin with the states that {step.begun_by} of {called(inner)} makes; where its states are left out it begins with "
+            "others (--state NAME=FILE.npy gives those)",
         )
     if not isinstance(inner, Inside):
         return ()

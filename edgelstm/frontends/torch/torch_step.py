@@ -194,10 +194,14 @@ class TorchStep(nn.Module):
         self.form = form
         self.places = tuple(places)
         self.signature = signature
+        #: What makes its first states, where a call without states begins with others.
+        self.begun_by: str | None = None
 
     def around(self, module: nn.Module) -> TorchStep:
         """The same step of another module."""
-        return TorchStep(module, self.form, self.places, self.signature)
+        other = TorchStep(module, self.form, self.places, self.signature)
+        other.begun_by = self.begun_by
+        return other
 
     def forward(self, *given: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         count = len(self.signature.inputs)

@@ -106,7 +106,10 @@ def _probe(
                 and not starts_at_zero(module, frames, form, candidate)
             ):
                 module, form, candidate = _with_first_call(module, frames, form, candidate)
-            return make_step(module, frames, form, candidate, states, outputs)
+            taken = make_step(module, frames, form, candidate, states, outputs)
+            if states is None and candidate.maker and _begins_otherwise(module, frames, form, candidate):
+                taken.begun_by = candidate.maker
+            return taken
         assert memory is not None
         if not carry_state:
             raise forgets(module, memory, None)
@@ -166,6 +169,16 @@ def _mixing(
                 raise forgets(module, memory, None)
             return make_step(kept, frames, form, candidate, states, outputs)
     return make_step(first.module, frames, first.form, first.candidate, states, outputs)
+
+
+def _begins_otherwise(module: nn.Module, frames: Frames, form: Form, candidate: Candidate) -> bool:
+    """Whether a call without states is one, and begins with other states than the candidate's."""
+    try:
+        return not starts_at_zero(module, frames, form, candidate)
+    except Unfit:
+        return False
+    except EdgeLstmError:  # draws them
+        return True
 
 
 Made = tuple[Form, Candidate, Memory | None, nn.Module | None]
