@@ -106,10 +106,10 @@ def _probe(
                 and not starts_at_zero(module, frames, form, candidate)
             ):
                 module, form, candidate = _with_first_call(module, frames, form, candidate)
-            taken = make_step(module, frames, form, candidate, states, outputs)
+            made_step = make_step(module, frames, form, candidate, states, outputs)
             if states is None and candidate.maker and _begins_otherwise(module, frames, form, candidate):
-                taken.begun_by = candidate.maker
-            return taken
+                made_step.begun_by = candidate.maker
+            return made_step
         assert memory is not None
         if not carry_state:
             raise forgets(module, memory, None)
