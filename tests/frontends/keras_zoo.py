@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,14 @@ from edgelstm.frontends.keras import LoadedKeras, hdf5, hdf5_reader, load_keras
 from edgelstm.runtime.onnxruntime import OrtProgram
 from tolerances import assert_close
 
-keras = pytest.importorskip("keras", reason="Keras is in the dev extra")
+# What Keras would import for wrappers and pictures that no test makes: 1.5 s of each process together.
+_NOT_FOR_KERAS = [name for name in ("sklearn", "matplotlib") if name not in sys.modules]
+sys.modules.update(dict.fromkeys(_NOT_FOR_KERAS))
+try:
+    keras = pytest.importorskip("keras", reason="Keras is in the dev extra")
+finally:
+    for _name in _NOT_FOR_KERAS:
+        del sys.modules[_name]
 pytest.importorskip("torch")
 layers = keras.layers
 
