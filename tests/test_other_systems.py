@@ -20,7 +20,7 @@ from edgelstm.workflows.streaming import named_sources
 
 ROOT = Path(__file__).resolve().parents[1]
 TAKEN = """
-import builtins, importlib.abc, io, json, os, platform, signal, subprocess, sys, tempfile
+import builtins, importlib.abc, io, json, os, platform, shutil, signal, subprocess, sys, tempfile
 import h5py, numpy, onnx, onnxruntime, pydantic, rich.console, rich.progress, rich.table, safetensors.numpy, typer
 import email, http.server, logging.handlers, multiprocessing, zipfile
 from numpy.lib import format
@@ -31,6 +31,9 @@ POSIX = '''fork forkpty getuid geteuid getgid getegid uname setsid killpg getpgi
 posix_fallocate posix_fadvise sendfile fchown chown statvfs pread pwrite O_CLOEXEC O_NONBLOCK'''.split()
 LINUX = '''sched_getaffinity sched_setaffinity memfd_create eventfd getrandom copy_file_range pipe2
 splice posix_spawnp pidfd_open'''.split()
+if system == "win32":  # where Python asks Windows itself
+    room = shutil.disk_usage(os.getcwd())
+    shutil.disk_usage = lambda path: room
 for name in LINUX + (POSIX if system == "win32" else []):
     if hasattr(os, name):
         delattr(os, name)

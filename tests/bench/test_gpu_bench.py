@@ -50,6 +50,7 @@ def test_without_a_gpu_it_says_so_and_measures_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.thorough
 def test_on_the_processor(tmp_path: Path) -> None:
     """Every kind of contestant but torch.compile, which needs half a minute."""
     pytest.importorskip("torch")

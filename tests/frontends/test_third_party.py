@@ -86,6 +86,7 @@ def test_the_detector_with_its_state_carried(detector: Any) -> None:
     np.testing.assert_allclose(outputs, whole, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.thorough
 def test_the_satellite_forecaster_streams(shared_dir: Path) -> None:
     """From its Lightning checkpoint, which names a class that nothing has to import, by the factory's name."""
     exported = edgelstm.export(

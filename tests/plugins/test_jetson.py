@@ -150,6 +150,7 @@ def arm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
     remote.close()
 
 
+@pytest.mark.thorough
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_arm_computes_the_reference(host: ctypes.CDLL, arm: Any, data: st.DataObject) -> None:

@@ -44,7 +44,13 @@ on_every_example = settings(
 )
 
 
-@pytest.fixture(params=VERSIONS)
+#: Those between the oldest and the newest differ from them in little: `make thorough`, `make plugin-check`.
+BETWEEN = VERSIONS[1:-1]
+
+
+@pytest.fixture(
+    params=[pytest.param(v, marks=pytest.mark.thorough if v in BETWEEN else ()) for v in VERSIONS]
+)
 def adapter(request: pytest.FixtureRequest, adapters: Adapters) -> Adapter:
     return adapters[request.param]
 

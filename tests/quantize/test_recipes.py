@@ -27,8 +27,11 @@ def test_every_example_has_a_recipe() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    # Those of the larger model take as long as all others together.
-    [pytest.param(p, marks=pytest.mark.thorough if p.stem == "moving_digits" else ()) for p in RECIPES],
+    # Those of the larger models take as long as all others together.
+    [
+        pytest.param(p, marks=pytest.mark.thorough if p.stem in ("moving_digits", "nowcast_radar") else ())
+        for p in RECIPES
+    ],
     ids=lambda p: p.stem,
 )
 def test_the_recipe_makes_an_int8_model_that_follows_the_float_one(path: Path, tmp_path: Path) -> None:
