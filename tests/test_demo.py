@@ -76,6 +76,7 @@ def test_the_page_runs_in_a_browser(demo: Path, tmp_path: Path) -> None:
         assert text in done.stdout
 
 
+@pytest.mark.thorough
 def test_a_model_that_computes_something_else_is_caught(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +159,7 @@ def test_radar(radar_dir: Path, tmp_path: Path) -> None:
     assert "2010-08-26 05:25 UTC" not in page
 
 
+@pytest.mark.thorough
 def test_radar_that_the_network_was_trained_on_is_not_scored(radar_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     for path in sorted(radar_dir.glob("*.h5"))[:8]:

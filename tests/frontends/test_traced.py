@@ -121,7 +121,20 @@ def open_case(case: Case) -> tuple[TorchProgram, StepModel]:
     return TorchProgram(step, streams=3), graph
 
 
-@pytest.mark.parametrize("name", CASES)
+#: Near others: `make thorough`.
+NEAR = (
+    "LSTM, batch first, no bias",
+    "LSTM, projected",
+    "our ConvLSTM cell",
+    "a user's cell with two convolutions",
+    "a user's sequence, time first",
+    "a user's nested states",
+)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.thorough if name in NEAR else ()) for name in CASES]
+)
 def test_source_and_export_agree(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     case = CASES[name]
     source, graph = open_case(case)
