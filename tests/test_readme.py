@@ -34,6 +34,7 @@ def test_the_python_example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (tmp_path / "plant.onnx").is_file()
 
 
+@pytest.mark.thorough  # `make demo` walks the same way
 def test_the_readme_s_commands_run(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     lines = commands(README)

@@ -85,7 +85,10 @@ def assert_types(result: Built, products: list[dict[str, Any]], precision: str) 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.thorough if name == "moving_digits" else ()) for name in STEPS],
+    [
+        pytest.param(name, marks=pytest.mark.thorough if name in ("moving_digits", "nowcast_radar") else ())
+        for name in STEPS
+    ],
 )
 def test_steps(name: str, precision: str) -> None:
     step, calibration = prepared(name)
