@@ -39,6 +39,17 @@ def model_identity(path: PathLike) -> str:
     return together.hexdigest()
 
 
+def model_stamp(path: PathLike) -> object:
+    """What tells that one of those files was replaced or written to meanwhile; None for a file that can't be read."""
+    source = Path(path)
+    try:
+        names = _external(source) if source.suffix.lower() == ".onnx" else []
+        found = [each.stat() for each in (source, *(source.parent / name for name in names))]
+    except OSError:
+        return None
+    return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found]
+
+
 def _external(source: Path) -> list[str]:
     """Names of the files beside an ONNX file that hold weights of it, found without the onnx package."""
     if source.stat().st_size == 0:

@@ -17,7 +17,7 @@ from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.frames import BadFrame, FrameCheck
-from edgelstm.runtime.identity import model_identity
+from edgelstm.runtime.identity import model_identity, model_stamp
 from edgelstm.runtime.open import open_program
 from edgelstm.runtime.outside import Outside, OutsideRange
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
@@ -108,6 +108,10 @@ def _handed(outputs: Outputs, copy: bool | None) -> Outputs:
     return {n: a.copy() for n, a in outputs.items()} if copy else dict(outputs)
 
 
+#: How often a file is opened that is replaced at that very moment.
+TRIES = 3
+
+
 class Runner:
     """Streams of one model on one device.
 
@@ -185,12 +189,20 @@ class Runner:
         Raises EdgeLstmError for a file that is missing, corrupt, or has no Signature, for an unknown device, and for what
         the device lacks.
         """
-        program = open_program(path, device, streams=streams, threads=threads, outputs=outputs, native=native)
-        try:
-            return cls(program, on_bad_frame=on_bad_frame, model=model_identity(path))
-        except BaseException:
+        for _ in range(TRIES):
+            before = model_stamp(path)
+            program = open_program(
+                path, device, streams=streams, threads=threads, outputs=outputs, native=native
+            )
+            try:
+                model = model_identity(path)
+                if model_stamp(path) == before:  # else the hash may be of another file than what was opened
+                    return cls(program, on_bad_frame=on_bad_frame, model=model)
+            except BaseException:
+                program.close()
+                raise
             program.close()
-            raise
+        raise EdgeLstmError(f"{path} is being written", hint="Write another file, then rename it")
 
     @property
     def signature(self) -> Signature:

@@ -296,15 +296,15 @@ class Pipeline:
     def _opened(self, writes: bool = True) -> Iterator[tuple[Service, Prepare]]:
         """The service, closed behind it, and what makes further models ready. Errors and our own log lines come without secrets."""
         from edgelstm.pipeline.service.redact import redact_logs
-        from edgelstm.pipeline.service.service import Service
+        from edgelstm.pipeline.service.service import EXPORTS, Service
 
         undo = redact_logs("edgelstm", self.redactor)
         try:
-            with tempfile.TemporaryDirectory(prefix="edgelstm-serve-") as folder:
+            with tempfile.TemporaryDirectory(prefix=EXPORTS) as folder:
 
                 def prepare(name: str, section: ModelSection) -> tuple[Path, Ranges, str]:
-                    path = self._model(name, section.path, Path(folder))
-                    return path, self._ranges(name, section, path), self._hash(section) if writes else ""
+                    path, digest = self._model(name, section.path, Path(folder))
+                    return path, self._ranges(name, section, path), digest if writes else ""
 
                 models = {name: prepare(name, section) for name, section in self.config.models.items()}
                 service = Service(
@@ -367,21 +367,26 @@ class Pipeline:
                     expected="low < high",
                 )
 
-    def _model(self, name: str, path: str, folder: Path) -> Path:
-        """The model's file; a described ``.safetensors`` is exported, into ``folder``."""
+    def _model(self, name: str, path: str, folder: Path) -> tuple[Path, str]:
+        """The model's file, and its hash; a described ``.safetensors`` is exported, into ``folder``."""
         from edgelstm.pipeline.service.outlets import placed
 
         if "://" in path:
             raise EdgeLstmError(f"path of model {name}", found="an address", expected="a file")
         source = check_file(placed(self._base, shipped(path)))
+        digest = model_identity(source)
         if source.suffix.lower() != ".safetensors":
-            return source
+            return source, digest
         from edgelstm.workflows.export import export
 
         log.info("model %s: exporting %s", name, source.name)
         made = Path(tempfile.mkdtemp(dir=folder)) / f"{name}.onnx"
         export(source, made, limit=8)
-        return made
+        if model_identity(source) != digest:
+            raise EdgeLstmError(
+                f"model {name}: {source} is being written", hint="Write another file, then rename it"
+            )
+        return made, digest
 
 
 def _shipped(config: Config) -> Config:

@@ -17,6 +17,7 @@ import zoo
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline import open_source
 from edgelstm.pipeline.sources import folder as folder_module
+from running import until
 
 h5py = pytest.importorskip("h5py")
 
@@ -100,6 +101,8 @@ def test_a_folder_that_is_watched(
     reserved = whole.replace(values, bytes(len(values)))
     source = open_source(str(tmp_path), follow=True)
     found: list[int] = []
+    left_out: list[str] = []
+    source.left_out.tell = left_out.append
     more = threading.Event()
 
     def read() -> None:
@@ -126,10 +129,13 @@ def test_a_folder_that_is_watched(
     more.clear()
     radar(tmp_path, 10, 10)
     assert more.wait(60)
+    radar(tmp_path, 7, 7)
+    until(lambda: "late" in left_out)
     source.stop()
     reader.join(60)
     assert not reader.is_alive()
     assert found == [1, 5, 10]
+    assert left_out == ["no_time", "late"]
     assert "no time in the file's name" in caplog.text
 
 

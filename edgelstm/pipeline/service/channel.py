@@ -62,6 +62,8 @@ class Channel:
         self.postprocess = (
             None if section.postprocess is None else parse_postprocess(_list(section.postprocess), last)
         )
+        #: Hash of the scales that its source brings frames to; None while that is not there.
+        self.scales = None if source is None else source.scales
         self.source, self._hop = source, section.hop
         #: The source that is read now, and what it said last of time and place; who is told when that changes.
         self._current: Source | None = None
@@ -172,6 +174,13 @@ class Channel:
                 expected=f"{self.source.place.grid}",
                 hint="Give it a stream of its own",
             )
+        if self.scales not in (None, source.scales):
+            log.warning("stream %s: its state begins anew: its source has other scales now", self.name)
+            with self._lock:
+                members = list(self.members.values())
+            for member in members:
+                member.feed.begin_anew()
+        self.scales = source.scales
         self._current = made
         self._learn()
         return made
@@ -198,6 +207,9 @@ class Channel:
             if self._removed:
                 return False
             member = self.member(name)
+            if self._resumed is not None and name in self._resumed.gone:
+                member.counts.add("reset:restart")
+                log.warning("stream %s: its state begins anew: it had ended before the restart", name)
         if arrived.frame.last:
             with self._lock:
                 self.members.pop(name, None)
@@ -221,6 +233,14 @@ class Channel:
         """Hash of what the state depends on beside the model. A hash, since a source's address may hold a password."""
         s = self.section
         return sha256(json.dumps([s.source, s.preprocess, s.hop]).encode())
+
+    @property
+    def made(self) -> str:
+        """Hash of all that is done to a frame before a model takes it: what the section says, and what the models declare."""
+        first = self._stages[0]
+        ops = [{**first.preprocessing, **(self.ops or {})}, *(s.preprocessing for s in self._stages[1:])]
+        between = [s.postprocessing for s in self._stages[:-1]]
+        return sha256(json.dumps([ops, between, first.window], sort_keys=True).encode())
 
     @property
     def origin(self) -> str:
@@ -254,6 +274,7 @@ class Channel:
         finally:
             stream.close()
         self._resumed, self._read, self._gone = part, part.floor, dict(part.gone)
+        self.scales = part.scales if self.scales is None else self.scales  # of a source that is not there yet
         if part.last:
             self._names.append((part.floor, part.last))
         for name, each in part.streams.items():
@@ -313,12 +334,13 @@ class Channel:
             opened = [i for m in (*self._lefts.values(), *mine) if (i := m.open_index()) is not None]
             floor = min(opened) - 1 if opened else self._read
             # A frame that was dropped for a newer one is dealt with: what is open never lies behind it.
-            self._gone = {name: index for name, index in self._gone.items() if index > floor}
+            newest = len(self._gone) - NAMED
+            gone = [(n, i) for k, (n, i) in enumerate(self._gone.items()) if i > floor or k >= newest]
+            self._gone = dict(gone)
             parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
             last = next((name for index, name in self._names if index == floor), "")
             first = None if self.reader is None else self.reader.first_name
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
-            gone = dict(self._gone)
             whose = Whose.of(self.loop.file, self.loop.kin, self.signature)
             return SectionPart(
                 model,
@@ -326,13 +348,15 @@ class Channel:
                 first,
                 floor,
                 parts,
-                gone,
+                dict(gone),
                 marks,
                 alarms,
                 self.clock,
                 self.origin,
                 whose,
                 last,
+                self.made,
+                self.scales,
             )
 
     def member(self, name: str) -> Member:
@@ -389,6 +413,10 @@ class Channel:
         """A frame of one of its sources has no partner; ``index``: of the next pair. Known ones are not counted again."""
         if self.reader is None or index > self.reader.last_index:
             self.counts.setdefault(self.name, Counts()).add(f"unpaired:{input}")
+
+    def left_out(self, reason: str) -> None:
+        """A frame of its source never became one."""
+        self.counts.setdefault(self.name, Counts()).add(f"left_out:{reason}")
 
     def count(self, name: str) -> None:
         """Count what befell all of its streams."""

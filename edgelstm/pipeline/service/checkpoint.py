@@ -94,8 +94,8 @@ class SectionPart:
 
     model: hash of its file. setup: hash of what the section says of source and preprocessing. first: name of the first frame of the source, which tells whether a source still begins where it
     did. marks: length in bytes of each file of lines, by sink, before the states were read: what lies behind that is of frames
-    since, or was written already. floor: all frames up to this index are dealt with. streams: by name; gone: those that ended behind ``floor``, with
-    the index of their last frame.
+    since, or was written already. floor: all frames up to this index are dealt with. streams: by name; gone: those that ended behind ``floor``, and
+    the last ones before it, with the index of their last frame.
     """
 
     model: str
@@ -114,6 +114,10 @@ class SectionPart:
     whose: Whose = field(default_factory=lambda: Whose())
     #: Name of the frame at ``floor``; empty where it is not known.
     last: str = ""
+    #: Hash of all that is done to a frame before the model takes it, what the models declare too; empty where it is not known. Hash of the scales that
+    #: the source brought it to: None where that is not known.
+    made: str = ""
+    scales: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,6 +151,8 @@ class Checkpoint:
                 "clock": s.clock,
                 "origin": s.origin,
                 "last": s.last,
+                "made": s.made,
+                "scales": s.scales,
                 "whose": {
                     "file": s.whose.file,
                     "kin": list(s.whose.kin),
@@ -225,6 +231,8 @@ def _section(raw: Any, payload: memoryview) -> SectionPart:
         origin,
         _whose(raw.get("whose")),
         str(raw.get("last", "")),
+        str(raw.get("made", "")),
+        None if raw.get("scales") is None else str(raw["scales"]),
     )
 
 

@@ -18,7 +18,7 @@ from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.config import StreamSection, cross_check
 from edgelstm.pipeline.service.loop import Loop
 from edgelstm.pipeline.service.member import Member
-from edgelstm.pipeline.service.resume import is_of_source
+from edgelstm.pipeline.service.resume import is_made_alike, is_of_source
 from edgelstm.pipeline.service.saving import ANSWER
 from edgelstm.pipeline.service.service import Service
 from edgelstm.pipeline.service.writer import close_all
@@ -282,7 +282,7 @@ class Control:
         channel.paused, channel.paused_alone = paused
         try:
             if part is not None:
-                same = part.model == loop.digest and part.setup == channel.setup
+                same = part.model == loop.digest and is_made_alike(part, channel)
                 channel.remember_alarms(part, goes_on=same and clocks)
                 if same:
                     self.do(loop, lambda: channel.resume(part, clocks))

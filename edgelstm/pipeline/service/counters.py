@@ -13,6 +13,7 @@ class Counts:
     """Counters of one stream; any thread may add.
 
     read: frames that its source gave. stepped: frames that went through the model. dropped:REASON: frames that did not.
+    left_out:REASON: what a source came by and never gave.
     filled: steps with a frame that stood in for a missing one. reset:CAUSE, rolled_back:CAUSE: what was done to the state.
     delivered, undelivered:REASON: outputs at a sink. lost, returned: the source.
 

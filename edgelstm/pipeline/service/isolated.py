@@ -19,13 +19,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.place import Grid, Place
-from edgelstm.pipeline.sources.source import MAX_FRAME_BYTES, Array, Frame, NothingYet, Source
+from edgelstm.pipeline.sources.source import MAX_FRAME_BYTES, Array, Frame, LeftOut, NothingYet, Source
 
 log = logging.getLogger("edgelstm.serve")
 
@@ -42,7 +43,10 @@ def open_isolated(spec: str, *, limit: int | None = None, follow: bool = False) 
     """The source at ``spec``, opened in a process of its own. Raises EdgeLstmError, also for what that process dies of."""
     if not hasattr(os, "memfd_create"):
         raise EdgeLstmError("isolate = process", found=sys.platform, expected="Linux")
-    return _Isolated(_Child({"source": spec, "limit": limit, "follow": follow}))
+    made = _Isolated(_Child({"source": spec, "limit": limit, "follow": follow}))
+    if made.is_named:  # by the files of a folder
+        made.holds = lambda name: "/" not in name and (Path(spec) / name).is_file()
+    return made
 
 
 class _Isolated(Source):
@@ -68,6 +72,8 @@ class _Isolated(Source):
             streams=hello["streams"],
             live=hello["live"],
         )
+        self.is_named = hello["named"]
+        self.scales, self.left_out = hello["scales"], child.left_out
 
     def __iter__(self) -> Iterator[Frame]:
         if self._child.is_used:
@@ -95,10 +101,11 @@ class _Isolated(Source):
 class _Child:
     """The process, from its start to its end."""
 
-    def __init__(self, job: dict[str, Any]) -> None:
+    def __init__(self, job: dict[str, Any], left_out: LeftOut | None = None) -> None:
         import fcntl  # not everywhere
 
         self._job = job
+        self.left_out = left_out or LeftOut()
         self.is_used = self._reads = False
         self._lock = threading.Lock()
         self._killed = False
@@ -130,7 +137,7 @@ class _Child:
 
     def again(self) -> _Child:
         """Another one that does the same."""
-        return _Child(self._job)
+        return _Child(self._job, self.left_out)
 
     def frames(self) -> Iterator[tuple[Frame, float | None]]:
         """One by one, to the end, with the seconds from frame to frame that are known by then. Raises EdgeLstmError when the process dies or lies."""
@@ -188,6 +195,9 @@ class _Child:
                 raise _lie(repr(line[:80]))
             if "log" in said:
                 log.warning("%s", said["log"])
+                continue
+            if "left_out" in said:
+                self.left_out.tell("late" if said["left_out"] == "late" else "no_time")
                 continue
             if "error" in said:
                 error = _error(said) or _lie("no error")
@@ -267,6 +277,8 @@ def _hello(said: dict[str, Any]) -> dict[str, Any]:
             "start": start,
             "grid": _grid(said["grid"]),
             "units": _units(said["units"]),
+            "named": bool(said["named"]),
+            "scales": str(said["scales"])[:64],
         }
     except (KeyError, TypeError, ValueError) as error:
         raise _lie(f"{type(error).__name__}: {error}") from None

@@ -66,8 +66,11 @@ def main(memory: int) -> None:
                 interval=place.interval,
                 grid=None if place.grid is None else place.grid.to_json(),
                 units=list(place.units.items()),
+                scales=source.scales,
+                named=source.holds is not None,
             )
             source.gives_bad = True
+            source.left_out.tell = lambda reason: say(left_out=reason)
             _give(source, memory, free, say)
         say(end=True)
     except EdgeLstmError as error:

@@ -112,6 +112,11 @@ class _Paired(Source):
             live=any(lane.source.live for lane in lanes),
         )
 
+        for lane in lanes:
+            lane.source.left_out.tell = lambda reason: self.left_out.tell(reason)
+        if any(lane.source.scales for lane in lanes):
+            self.scales = " ".join(lane.source.scales or "-" for lane in lanes)
+
     def __iter__(self) -> Iterator[Frame]:
         if self._current is not None:
             return super().__iter__()

@@ -9,10 +9,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timezone
+from pathlib import Path
 
 from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.pipeline.service.feed import Arrived
 from edgelstm.pipeline.sources import NothingYet, Source
+from edgelstm.pipeline.sources.folder import natural
 from edgelstm.pipeline.sources.source import Frame
 
 log = logging.getLogger("edgelstm.serve")
@@ -35,7 +37,7 @@ class Reader:
     rate: frames a second, None for as they come.
     retries: how often a source that fails is opened again, ``retry`` seconds later, then twice as long; a frame starts the count anew.
     after, since: index and time of the last frame that was dealt with: those up to it are passed over, also when the source is opened
-        again; by time where the source knows it, else by index.
+        again; by time where the source knows it, by name in a folder, else by index.
     first_name: the name of the frame that the index counts from. Where a source without time begins with another one, those up to
         ``last_name`` are passed over if it has a frame of that name (``moved`` is told its index), else ``elsewhere`` is called, and all
         of its frames are new.
@@ -43,6 +45,7 @@ class Reader:
     epoch: seconds since 1970 that ``Frame.time`` counts from, None for the source's start.
     limit: frames of a live source, however often it is opened.
     hang_after: seconds that the source may take to open or to give a frame, see :meth:`check_hang`.
+    left_out: called with the reason, for each frame that is.
     lost: called when the source fails and is tried again. ended: called once, at the end.
     """
 
@@ -65,6 +68,7 @@ class Reader:
         ended: Callable[[], None],
         elsewhere: Callable[[], None],
         moved: Callable[[int], None] = lambda index: None,
+        left_out: Callable[[str], None] = lambda reason: None,
         hang_after: float | None = None,
         limit: int | None = None,
         epoch: float | None = None,
@@ -79,8 +83,8 @@ class Reader:
         self._after, self._since, self._rooms = after, since, rooms
         #: Name of the source's first frame.
         self.first_name = first_name
-        self._elsewhere, self._moved = elsewhere, moved
-        #: Name of the frame ``after``, until a frame is read behind it, and whether those up to it are passed over by name.
+        self._elsewhere, self._moved, self._left_out = elsewhere, moved, left_out
+        #: Name of the frame ``after``, and whether those up to it are passed over by name.
         self._last_name = last_name
         self._by_name = False
         self._lost, self._ended = lost, ended
@@ -223,15 +227,13 @@ class Reader:
                 if source.live:
                     gap = frame.gap or gap
                     if not self._is_due():
+                        self._left_out("rate")
                         self._since_asked = time.monotonic()
                         continue
                     frame, gap = replace(frame, index=self._after + 1, gap=gap), None
                 elif frame.index == 0:
                     self._begins_with(source, frame, has_time=epoch is not None)
-                if self._by_name:
-                    if frame.name == self._last_name:
-                        self._by_name, self._after = False, frame.index
-                        self._moved(frame.index)
+                if self._by_name and not self._is_behind(source, frame):
                     self._since_asked = time.monotonic()
                     continue
                 when = None if epoch is None or frame.time is None else epoch + frame.time
@@ -253,7 +255,7 @@ class Reader:
                 at = stamp(frame, self._rate or source.fps, BEGAN + now) if when is None else when
                 if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
                     return
-                self._after, self._last_name = frame.index, None
+                self._after, self._last_name = frame.index, frame.name
                 if frame.bad is None or when is not None:  # else it does not tell how far the source is
                     self._since = at
                 if source.live and self._limit is not None and frame.index + 1 >= self._limit:
@@ -272,18 +274,23 @@ class Reader:
         name = frame.name
         first = name if frame.mark is None else f"{name} [{frame.mark}]"
         before, self.first_name = self.first_name, first
+        if has_time or self._after < 0:
+            return
         # A name alone is of an older checkpoint.
-        if before not in (None, first, name) and not has_time and self._after >= 0:
-            if self._last_name is not None and source.holds is not None and source.holds(self._last_name):
-                log.info(
-                    "stream %s: its source begins with %s and no longer with %s: goes on behind %s",
-                    self.name,
-                    first,
-                    before,
-                    self._last_name,
-                )
-                self._by_name = True
-                return
+        elsewhere, last = before not in (None, first, name), self._last_name
+        # Of a folder, whose numbers change with every file that came late or was removed.
+        self._by_name = (
+            last is not None and source.holds is not None and (not elsewhere or source.holds(last))
+        )
+        if elsewhere and self._by_name:
+            log.info(
+                "stream %s: its source begins with %s and no longer with %s: goes on behind %s",
+                self.name,
+                first,
+                before,
+                last,
+            )
+        elif elsewhere:
             log.warning(
                 "stream %s: its source begins with %s and no longer with %s: all its frames are new",
                 self.name,
@@ -292,6 +299,19 @@ class Reader:
             )
             self._after = -1
             self._elsewhere()
+
+    def _is_behind(self, source: Source, frame: Frame) -> bool:
+        """Whether the frame comes behind the last one by name; all that do then count from there."""
+        assert self._last_name is not None
+        assert source.holds is not None
+        found = frame.name == self._last_name
+        if not found and (source.holds(self._last_name) or _place(frame.name) < _place(self._last_name)):
+            return False
+        self._by_name, after = False, frame.index if found else frame.index - 1
+        if after != self._after:
+            self._after = after
+            self._moved(after)
+        return not found
 
     def _is_due(self) -> bool:
         """Of a live source, which nobody can hold up: whether it is time for a frame."""
@@ -314,6 +334,10 @@ class Reader:
             self._due = now
         self._stop.wait(max(0.0, self._due - now))
         self._due += 1 / self._rate
+
+
+def _place(name: str) -> tuple[list[int | str], str]:
+    return natural(Path(name))
 
 
 def stamp(frame: Frame, rate: float | None, now: float) -> float:

@@ -71,6 +71,8 @@ def _carried(part: SectionPart, channel: Channel, same: Callable[[str, str], boo
     except (EdgeLstmError, ValueError, KeyError, TypeError) as error:
         log.warning("stream %s: states of %s don't fit %s: %s", channel.name, whose.file, loop.file, error)
         return part
+    if not is_made_alike(part, channel):  # which is said
+        return replace(part, model=loop.digest, streams=streams)
     told = "had taken over from it" if loop.digest in whose.kin else "is said to be compatible"
     log.info(
         "stream %s: its states are of %s, which %s: their values go on in %s",
@@ -87,7 +89,7 @@ def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str
         return "the checkpoint is of another source"
     if part.model != model:
         return f"the checkpoint is of another model{_of(part, channel)}"
-    if part.setup != channel.setup:
+    if not is_made_alike(part, channel):
         return "the checkpoint is of another preprocessing"
     if age < -AHEAD:
         return f"the checkpoint was written {-age:.0f} s in the future: the clock was set"
@@ -95,6 +97,12 @@ def _why_not(part: SectionPart, channel: Channel, age: float, model: str) -> str
     if limit is not None and age > limit:
         return f"the checkpoint is {age:.1f} s old, max_gap is {limit:g} s"
     return None
+
+
+def is_made_alike(part: SectionPart, channel: Channel) -> bool:
+    """Whether the frames that its states have seen were made as the channel's are; older files tell only what the section said."""
+    scales = None in (part.scales, channel.scales) or part.scales == channel.scales
+    return part.setup == channel.setup and part.made in ("", channel.made) and scales
 
 
 def is_of_source(part: SectionPart, channel: Channel) -> bool:

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgelstm.serve")
 
 
+#: Begins the name of the folder in which described models are exported, a folder each.
+EXPORTS = "edgelstm-serve-"
+
+
 class Service:
     """Opened by the constructor, which raises EdgeLstmError with nothing left open; then :meth:`run`, once, or :meth:`close`.
 
@@ -157,6 +161,11 @@ class Service:
         loop = Loop(name, runner, rooms, wait, self.ranges_of(name))
         # One that hangs in a step can't be closed: it goes with the process.
         self._stack.callback(lambda: None if loop.stepping_since is not None else loop.runner.close())
+        opened = runner.runners if isinstance(runner, Series) else (runner,)
+        for each, one in zip(self.config.chain(name), opened, strict=True):
+            # It may be another file than when it was hashed. Of a described model another one is opened.
+            if self.hashes.get(each) and not self.models[each].parent.parent.name.startswith(EXPORTS):
+                self.hashes[each] = one.model
         loop.digest, loop.file = self.digest(name), self._files(name)
         loop.left = self._left
         loop.between = partial(self._between, loop)
@@ -267,7 +276,14 @@ class Service:
                 if channel.name == name:
                     channel.unpaired(input, index)
 
-        return open_section(section, self._base, self._given, unpaired)
+        def left_out(reason: str) -> None:
+            for channel in self.channels:
+                if channel.name == name:
+                    channel.left_out(reason)
+
+        source = open_section(section, self._base, self._given, unpaired)
+        source.left_out.tell = left_out
+        return source
 
     def _again(self, channel: Channel) -> Source:
         source = self._opened(channel.name, channel.section)
@@ -346,6 +362,7 @@ class Service:
             ended=channel.ended,
             elsewhere=channel.begin_anew,
             moved=channel.moved,
+            left_out=channel.left_out,
             hang_after=section.hang_after,
             limit=section.limit,
             epoch=None if channel.began is None else channel.began.timestamp(),

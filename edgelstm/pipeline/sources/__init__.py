@@ -168,7 +168,9 @@ def open_source(
     Raises EdgeLstmError when there is no such source or its first look (folder, header, first frame) is wrong; what is
     wrong with a later frame shows when it is read.
     """
-    source = _open(spec, Follow(follow, idle))
+    how = Follow(follow, idle)
+    source = _open(spec, how)
+    source.left_out = how.left_out
     return source if limit is None else source.limit(limit)
 
 

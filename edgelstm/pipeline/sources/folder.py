@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError, count_of
-from edgelstm.pipeline.sources.source import NOTHING, Frame
+from edgelstm.pipeline.sources.source import NOTHING, Frame, LeftOut
 from edgelstm.pipeline.sources.watch import Watch
 
 log = logging.getLogger(__name__)
@@ -26,11 +26,13 @@ SETTLED = 1.0
 
 @dataclass(frozen=True)
 class Follow:
-    """Wait for further files, for ``idle`` seconds after the last one or, None, for ever; no longer than until ``stopped``."""
+    """Wait for further files, for ``idle`` seconds after the last one or, None, for ever; no longer than until ``stopped``. left_out: told of
+    files that come too late."""
 
     on: bool = False
     idle: float | None = None
     stopped: threading.Event = field(default_factory=threading.Event, compare=False)
+    left_out: LeftOut = field(default_factory=LeftOut, compare=False)
 
     def __post_init__(self) -> None:
         if self.idle is not None and (not self.on or not self.idle >= 0):
@@ -101,9 +103,10 @@ def files_as_frames(
             there = _list(folder, suffixes)
             if there is not None:
                 seen.intersection_update(there)  # for months: what was removed need not be known
-            for place, path in _new(there or set(), seen, order):
+            for place, path in _new(there or set(), seen, order, follow.left_out):
                 if place < newest:
                     log.warning("left out, it came too late: %s", path)
+                    follow.left_out.tell("late")
                     continue
                 newest = place
                 queue.append(path)
@@ -111,7 +114,9 @@ def files_as_frames(
         watch.close()
 
 
-def _new(there: set[Path], seen: set[Path], order: Callable[[Path], Any]) -> list[tuple[Any, Path]]:
+def _new(
+    there: set[Path], seen: set[Path], order: Callable[[Path], Any], left_out: LeftOut
+) -> list[tuple[Any, Path]]:
     """Files that were not there before, in their order; they are known then."""
     found = []
     for path in there - seen:
@@ -122,6 +127,7 @@ def _new(there: set[Path], seen: set[Path], order: Callable[[Path], Any]) -> lis
             found.append((order(path), path))
         except EdgeLstmError as error:
             log.warning("left out: %s", error)
+            left_out.tell("no_time")
     return sorted(found)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError
-from edgelstm.files import read_bytes, write_text
+from edgelstm.files import read_bytes, sha256, write_text
 from edgelstm.pipeline.sources.source import Array
 
 COLUMNS = ("key", "column", "min", "max")
@@ -22,6 +23,12 @@ class Scales:
     """By stream (the key ``""`` is for every stream without its own): (min, max), float64 [columns] each."""
 
     limits: Mapping[str, tuple[Array, Array]]
+
+    @property
+    def digest(self) -> str:
+        """Tells these numbers from others."""
+        told = {key: [low.tolist(), high.tolist()] for key, (low, high) in self.limits.items()}
+        return sha256(json.dumps(told, sort_keys=True).encode())
 
     def apply(self, key: str, values: Array, where: object) -> Array:
         """``(values - min) / (max - min)``; a column that never changes becomes 0."""

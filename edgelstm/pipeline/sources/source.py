@@ -29,6 +29,13 @@ class NothingYet(EdgeLstmError):
     """A folder that further files come into holds none so far: what its frames are shows with the first."""
 
 
+class LeftOut:
+    """Frames that never become any: who wants to count them sets ``tell``, which is called with the reason, in a word."""
+
+    def __init__(self) -> None:
+        self.tell: Callable[[str], None] = lambda reason: None
+
+
 @dataclass(frozen=True)
 class Frame:
     """One raw frame.
@@ -125,6 +132,9 @@ class Source:
         self.streams = streams
         self.live = live
         self.gives_bad = False
+        self.left_out = LeftOut()
+        #: Hash of the numbers that frames were brought to a scale by; empty where they are as stored.
+        self.scales = ""
         self.holds, self.leaves_out = holds, leaves_out
         self._stopped = stopped or threading.Event()
         self._peeked: Frame | None = None

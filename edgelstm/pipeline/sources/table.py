@@ -123,13 +123,15 @@ def open_table(path: Path, given: Mapping[str, str], follow: Follow | None = Non
     if options.scale == "own":
         said.append("each stream brought to 0..1 by its own smallest and largest value in the file")
     said.extend(open_rows(path, header=options.header, decimal=options.decimal).said)
-    return Source(
+    made = Source(
         f"table {path}",
         lambda: _frames(path, columns, options, spans, scales),
         length=sum(span.rows for span in spans.values()),
         said=tuple(said),
         streams=_together(spans),
     )
+    made.scales = "" if scales is None else scales.digest
+    return made
 
 
 def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
@@ -161,13 +163,15 @@ def _open_growing(path: Path, options: Options, follow: Follow) -> Source:
     said = [f"{count_of(len(columns), 'column')}: {', '.join(columns)}"]
     if options.key is not None:
         said.append(f"{count_of(len(known), 'stream')} by {options.key!r}")
-    return Source(
+    made = Source(
         f"table {path}, followed",
         lambda: _frames(path, columns, options, {}, scales, follow, known),
         said=tuple(said),
         streams=max(1, len(known)),
         stopped=follow.stopped,
     )
+    made.scales = "" if scales is None else scales.digest
+    return made
 
 
 def open_rows(
@@ -338,7 +342,7 @@ def _frames(
                 values, bad = NOTHING, bad or error
             else:
                 name, stamp, gap, late = told, read.seconds, read.gap, read.late
-        last = spans[key].last == row.index if key in spans else False
+        last = options.key is not None and key in spans and spans[key].last == row.index
         stream = None if options.key is None else key
         yield Frame(
             index,

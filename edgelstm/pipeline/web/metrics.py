@@ -27,6 +27,8 @@ PLAIN = (
 #: Those with one: how they begin, the metric's name, its label, and what it is.
 REASONS = (
     ("dropped", "edgelstm_frames_dropped", "reason", "Frames that did not move the state"),
+    ("left_out", "edgelstm_frames_left_out", "reason", "Frames that came and were never read"),
+    ("unpaired", "edgelstm_frames_unpaired", "input", "Frames of one of several sources without a partner"),
     ("unfilled", "edgelstm_frames_unfilled", "reason", "Frames that should have stood in for missing ones"),
     ("reset", "edgelstm_state_resets", "cause", "States that began anew"),
     ("guard", "edgelstm_guard_trips", "kind", "States that were bad after a step"),

@@ -38,7 +38,7 @@ def age(seconds: float) -> str:
 
 def reasons(counts: Mapping[str, int]) -> str:
     """What was dropped, reset and the like, and why."""
-    kinds = ("dropped", "reset", "guard", "rolled_back", "undelivered", "unfilled")
+    kinds = ("dropped", "left_out", "unpaired", "reset", "guard", "rolled_back", "undelivered", "unfilled")
     return " · ".join(
         f"{kind.replace('_', ' ')} {reason} {count(n)}"
         for key, n in counts.items()

@@ -72,6 +72,7 @@ def test_a_place_that_makes_no_sense_is_not_believed(radar_dir: Path) -> None:
         good: dict[str, Any] = {
             **{k: getattr(far, k) for k in ("description", "length", "fps", "gaps", "said", "streams", "live")},
             "start": None, "interval": 300.0, "grid": near.place.grid.to_json(), "units": [[0.12, "mm/h"]],  # type: ignore[union-attr]
+            "scales": "", "named": False,
         }  # fmt: skip
     isolated._hello(good)
     for lie in (

@@ -160,12 +160,14 @@ def test_a_camera_is_not_held_up_by_a_rate() -> None:
     """What comes faster is left out: a queue of it would grow for ever."""
     made = source(list(range(2000)), True, False)
     made.live = True
+    left_out: list[str] = []
     came: list[Arrived] = []
     reader = Reader(
         "test",
         lambda: made,
         lambda a: came.append(a) or True,  # type: ignore[func-returns-value]
         rate=0.001,
+        left_out=left_out.append,
         lost=lambda: None,
         ended=lambda: None,
         elsewhere=lambda: None,
@@ -173,6 +175,7 @@ def test_a_camera_is_not_held_up_by_a_rate() -> None:
     reader.start()
     reader.join(60)
     assert [a.frame.name for a in came] == ["0"]
+    assert left_out == ["rate"] * 1999
 
 
 def test_one_that_never_opens_stays_within_its_budget() -> None:

@@ -6,7 +6,7 @@ const cards = new Map();
 const byField = (node, name) => node.querySelector(`[data-f="${name}"]`);
 const put = (node, text) => { if (node && node.textContent !== text) node.textContent = text; };
 const sum = (counts, kind) => Object.entries(counts).reduce((n, [key, value]) => key.startsWith(kind + ":") ? n + value : n, 0);
-const KINDS = ["dropped", "reset", "guard", "rolled_back", "undelivered", "unfilled"];
+const KINDS = ["dropped", "left_out", "unpaired", "reset", "guard", "rolled_back", "undelivered", "unfilled"];
 
 function say(text, bad = false) {
   said.textContent = text;
