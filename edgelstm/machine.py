@@ -74,6 +74,17 @@ def cpu() -> Cpu:
     return Cpu(model, platform.machine() or "unknown", features, usable, total)
 
 
+def python_command(module: str, *arguments: str) -> list[str]:
+    """What runs a module in a Python of its own that finds what this one finds, and nothing in the folder that happens to be the working one:
+    ``-m`` would look there first, for every module."""
+    here = Path().absolute() if Path().is_dir() else None
+    asked = [p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p]
+    wanted = [Path(__file__).parents[1], *(map(Path, asked) if here is None else (here / p for p in asked))]
+    path = [p for p in sys.path if p and (here is None or here / p != here or here in wanted)]
+    code = f"import sys; sys.path[:] = {path!r}; import runpy; runpy.run_module({module!r}, run_name='__main__', alter_sys=True)"
+    return [sys.executable, "-c", code, *arguments]
+
+
 def cuda_compiler() -> Path | None:
     """nvcc: ``$CUDACXX``, ``$CUDA_HOME``, ``$CUDA_PATH``, on the path, where CUDA is usually installed, or from PyPI."""
     for variable in ("CUDACXX", "CUDA_HOME", "CUDA_PATH"):

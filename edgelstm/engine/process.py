@@ -6,7 +6,6 @@ import json
 import logging
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -14,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.machine import python_command
 from edgelstm.runtime.sidecar import RuntimeName
 
 log = logging.getLogger("edgelstm.tensorrt")
@@ -60,7 +60,7 @@ def build_in_child(request: Request, where: str, progress: Progress | None = Non
     """
     errors: list[str] = []
     with tempfile.TemporaryFile() as stderr:
-        command = [sys.executable, "-m", "edgelstm.engine.child"]
+        command = python_command("edgelstm.engine.child")
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr) as child:
             assert child.stdin is not None
             assert child.stdout is not None

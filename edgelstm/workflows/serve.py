@@ -189,9 +189,9 @@ class Pipeline:
 
     def swap(self, model: str, path: PathLike, *, compatible: bool | None = None) -> float | None:
         """Let another file take over from a running model, between two frames, the streams' states carried: of the same Signature, in another
-        precision or with other weights. Gives how far its first step differs, as a share of the largest value of a state.
+        precision or with other weights. Gives how far its first step differs, as a share of the states' root mean square.
 
-        compatible: states mean the same to it though a step differs by more than 0.1; None: as the model's section says. Raises
+        compatible: states mean the same to it though a step differs by more than 0.2; None: as the model's section says. Raises
         EdgeLstmError, and the old one goes on, for a file that is half written, of another Signature, or not compatible.
         """
         service, prepare = self.control.service, self._prepare

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from edgelstm.errors import EdgeLstmError, count_of
+from edgelstm.machine import python_command
 from edgelstm.pipeline.place import Grid, Place
 from edgelstm.pipeline.sources.source import MAX_FRAME_BYTES, Array, Frame, LeftOut, NothingYet, Source
 
@@ -114,7 +115,7 @@ class _Child:
         try:
             fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
             self._process = subprocess.Popen(
-                [sys.executable, "-m", CHILD, str(self._memory)],
+                python_command(CHILD, str(self._memory)),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,

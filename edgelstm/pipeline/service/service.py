@@ -220,7 +220,7 @@ class Service:
                     hint=error.hint,
                 ) from error
         said = (
-            "" if apart is None else f": a first step differs by {apart:.2g} of the largest value of a state"
+            "" if apart is None else f": a first step differs by {apart:.2g} of the states' root mean square"
         )
         log.info("model %s: swapped%s", name, said)
         return apart

@@ -20,6 +20,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Context
 from edgelstm.pipeline.sinks.captions import Captioned, resized
 from edgelstm.pipeline.sinks.colours import rgb
+from edgelstm.pipeline.sinks.missing import Missing
 from edgelstm.pipeline.sinks.panels import INPUT, Panels, View, image_outputs
 from edgelstm.pipeline.sinks.room import check_room
 from edgelstm.pipeline.sources.source import Array, Frame
@@ -95,10 +96,12 @@ def png_folder(
 def video(
     path: Path, signature: Signature, view: View, context: Context, fps: float | None
 ) -> Iterator[Write]:
-    """H.264 where PyAV has the encoder, else MPEG-4; one frame a step."""
+    """H.264 where PyAV has the encoder, else MPEG-4; one frame a step, shown until the next one, so that those that are missing take their time."""
     av = require("av", "video", f"writing {path}")
     composer = _composer(image_outputs(signature, view)[0], view, context, fps)
     rate = Fraction(fps if fps is not None and fps >= 1 else DEFAULT_FPS).limit_denominator(1001)
+    period = 1 / fps if fps is not None and fps >= 1 else context.interval
+    missing = Missing(path, "a picture that stays", period, float(1 / rate))
     with atomic_path(path) as temporary:
         container = av.open(str(temporary), "w")
         try:
@@ -106,11 +109,11 @@ def video(
             # Fast, with little lookahead: the encoder shares the processor and the memory with the model.
             options = {"preset": "veryfast", "crf": "18"} if h264 else {}
             stream = container.add_stream("libx264" if h264 else "mpeg4", rate=rate, options=options)
-            started, count, size = False, 0, 0
+            started, count, size, place = False, 0, 0, 0
 
             def show(done: Iterator[tuple[Frame, Array]]) -> None:
-                nonlocal started, count, size
-                for _, shown in done:
+                nonlocal started, count, size, place
+                for frame, shown in done:
                     picture = even(enlarged(shown))
                     if not started:
                         stream.height, stream.width = picture.shape[:2]
@@ -118,7 +121,11 @@ def video(
                         started = True
                     count, size = count + 1, picture.size
                     pixels = "gray" if picture.ndim == 2 else "rgb24"
-                    _encode(container, stream, av.VideoFrame.from_ndarray(picture, pixels))
+                    made = av.VideoFrame.from_ndarray(picture, pixels)
+                    place += missing.before(frame)
+                    made.pts, made.time_base = place, 1 / rate
+                    place += 1
+                    _encode(container, stream, made)
 
             def write(frame: Frame, outputs: Mapping[str, Array], seconds: float) -> None:
                 # Compressed, a picture is a tenth of itself at the most.
@@ -133,6 +140,7 @@ def video(
             _encode(container, stream, None)
         finally:
             container.close()
+    missing.tell()
 
 
 def _encode(container: Any, stream: Any, picture: Any) -> None:

@@ -15,6 +15,7 @@ from edgelstm.errors import EdgeLstmError, count_of
 from edgelstm.files import atomic_path
 from edgelstm.graph.signature import Signature
 from edgelstm.pipeline.place import Context
+from edgelstm.pipeline.sinks.missing import Missing
 from edgelstm.pipeline.sinks.panels import View, as_float
 from edgelstm.pipeline.sinks.room import Full, check_room
 from edgelstm.pipeline.sources.source import Array, Frame
@@ -30,7 +31,7 @@ LONGEST = 2**32 - 64
 
 @contextmanager
 def wav(path: Path, signature: Signature, view: View, context: Context) -> Iterator[Write]:
-    """The samples of each step, one behind the other; -1 to 1 is the full range, what lies outside is cut and told."""
+    """The samples of each step, in time: silence stands for steps that are missing. -1 to 1 is the full range, what lies outside is cut and told."""
     specs = signature.outputs if view.output is None else (signature.output(view.output),)
     if len(specs) != 1 or context.hop is None:
         raise EdgeLstmError(
@@ -51,6 +52,7 @@ def wav(path: Path, signature: Signature, view: View, context: Context) -> Itera
             else None,
         )
     cut = written = 0
+    missing = Missing(path, "silence", hop / rate, hop / rate)
     with atomic_path(path) as temporary, wave.open(str(temporary), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
@@ -60,12 +62,17 @@ def wav(path: Path, signature: Signature, view: View, context: Context) -> Itera
             nonlocal cut, written
             values = as_float(outputs[spec.name], spec.dtype).ravel() * 32768.0
             cut += int(np.sum((values > 32767) | (values < -32768)))
-            check_room(path.parent, 2 * values.size)
-            if written + 2 * values.size > LONGEST:
+            free = missing.before(frame) * hop
+            size = 2 * (free + values.size)
+            check_room(path.parent, size)
+            if written + size > LONGEST:
                 raise Full(f"{path}: sound", found="more than 4 GiB", expected="what a WAV file can hold")
-            file.writeframes(np.clip(np.rint(values), -32768, 32767).astype("<i2").tobytes())
-            written += 2 * values.size
+            file.writeframes(
+                bytes(2 * free) + np.clip(np.rint(values), -32768, 32767).astype("<i2").tobytes()
+            )
+            written += size
 
         yield write
+    missing.tell()
     if cut:
         log.warning("%s: %d samples outside -1..1 were cut", path, cut)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -148,3 +149,14 @@ def test_frames_may_change_their_size(tmp_path: Path, resize: bool) -> None:
             assert float(picture.min()) % 2 == 0
         if not resize:
             assert report.streams["a"]["dropped:refused"] > 12
+
+
+def test_the_working_folder_lends_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be anybody's, and a file of its is no part of Python."""
+    np.save(tmp_path / "x.npy", np.zeros((2, 3)))
+    for name in ("json", "numpy", "zipfile", "edgelstm"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit(9)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
+    with open_isolated("x.npy") as source:
+        assert len(list(source)) == 2

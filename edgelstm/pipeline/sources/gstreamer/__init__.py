@@ -241,7 +241,9 @@ def _python(what: str) -> str:
         return sys.executable
     if Path(SYSTEM_PYTHON).is_file():
         probe = "import gi; gi.require_version('Gst', '1.0'); gi.require_version('GstVideo', '1.0')"
-        done = subprocess.run([SYSTEM_PYTHON, "-c", probe], capture_output=True, timeout=60, check=False)
+        done = subprocess.run(
+            [SYSTEM_PYTHON, "-c", probe], capture_output=True, timeout=60, check=False, cwd="/"
+        )
         if done.returncode == 0:
             return SYSTEM_PYTHON
     raise EdgeLstmError(
