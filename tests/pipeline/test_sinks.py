@@ -47,6 +47,20 @@ STEPS = [
 BOTH = signature(y=(2, 1, 6, 8), level=(3,))
 
 
+def test_outputs_that_are_called_as_the_steps_are(tmp_path: Path) -> None:
+    """Both are there, and come back as frames; names of other files of ours are names like any."""
+    names = ["time", "output_time", "name", "times", "kept", "attrs"]
+    steps = [{name: np.full(2, 10 * k + i, np.float32) for i, name in enumerate(names)} for k in range(3)]
+    fill(tmp_path / "out.npz", signature(**dict.fromkeys(names, (2,))), steps)
+    stored = ["output_output_time", "output_time", "output_name", "times", "kept", "output_attrs"]
+    with np.load(tmp_path / "out.npz") as data:
+        assert data["time"].tolist() == [0.0, 0.5, 1.0]
+        assert data["name"].tolist() == ["frame0", "frame1", "frame2"]
+        found = {name: data[name][:, 0].tolist() for name in stored}
+    assert found == {name: [i, 10 + i, 20 + i] for i, name in enumerate(stored)}
+    assert [sorted(f.data) for f in open_source(str(tmp_path / "out.npz"))] == [sorted(stored)] * 3
+
+
 def test_npz_stacks_outputs_over_time(tmp_path: Path) -> None:
     fill(tmp_path / "out.npz", BOTH, STEPS)
     with np.load(tmp_path / "out.npz") as data:

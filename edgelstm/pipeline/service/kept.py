@@ -12,7 +12,7 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -29,8 +29,8 @@ from edgelstm.runtime.snapshot import Snapshot
 log = logging.getLogger("edgelstm.serve")
 
 SCHEMA = 1
-#: Begins the names of the states in a file.
-STATE = "state."
+#: Begins the names of the states in a file; the other names that no input has there.
+STATE, RESERVED = "state.", ("times", "kept", "attrs")
 #: Seconds that a member waits for its file when it leaves.
 LAST = 10.0
 
@@ -125,6 +125,8 @@ class Keeper:
         }  # fmt: skip
         try:
             arrays = _stacked([f for f, _ in frames])
+            said["inputs"] = names = kept_names(arrays)
+            arrays = {names.get(name, name): array for name, array in arrays.items()}
             arrays["times"] = np.array([stamp for _, stamp in frames], np.float64)
             arrays["kept"] = np.frombuffer(json.dumps(said).encode(), np.uint8)
             arrays |= {STATE + name: np.asarray(value) for name, value in parts[0].state.items()}
@@ -172,6 +174,23 @@ def state_of(path: PathLike) -> Snapshot:
         if isinstance(error, EdgeLstmError):
             raise
         raise EdgeLstmError(f"{path} is damaged", found=f"{type(error).__name__}: {error}") from error
+
+
+def kept_names(inputs: Collection[str]) -> dict[str, str]:
+    """Of inputs that are called as something else in the file is, the names that their frames have there."""
+    names: dict[str, str] = {}
+    for name in inputs:
+        stored = name
+        while (
+            stored in RESERVED
+            or stored.startswith(STATE)
+            or (stored == "frames" and len(inputs) > 1)
+            or (stored != name and stored in inputs)
+        ):
+            stored = f"input_{stored}"
+        if stored != name:
+            names[name] = stored
+    return names
 
 
 def _stacked(frames: list[Frame]) -> dict[str, Array]:

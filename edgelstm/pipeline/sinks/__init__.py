@@ -291,7 +291,7 @@ def open_sink(
 
     ===========  ================================================================================================
     FILE.npz     an array for each output, stacked over time on axis 0; ``time`` (seconds from the first frame), ``name`` of each
-                 step, ``stream`` where a source holds several, ``attrs`` (JSON: units, start, grid)
+                 step, ``stream`` where a source holds several, ``attrs`` (JSON: units, start, grid); ``output_time`` is an output called so
     FILE.jsonl   a line for each frame: index, name, time, milliseconds; of each output min, mean, max, and all values
                  if there are at most 64
     -            the same lines on standard output, each as soon as it is known

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Of an archive with few members, and of buffers.
 HEADERS = 8192
+#: Names under which an archive says what its steps are.
+SAID = ("time", "name", "stream", "attrs")
 
 
 @contextmanager
@@ -42,6 +44,12 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
             spec.name: stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
             for spec in signature.outputs
         }
+        members: dict[str, str] = {}
+        for name in spools:  # ``output_time`` for one that is called as what is said of the steps
+            stored = name
+            while stored in SAID or (stored != name and stored in spools):
+                stored = f"output_{stored}"
+            members[name] = stored
         count = spooled = 0
         times = stack.enter_context(tempfile.TemporaryFile(dir=path.parent))
         texts = {
@@ -77,7 +85,7 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
                 }
                 spool = spools[spec.name]
                 spool.seek(0)
-                with archive.open(f"{spec.name}.npy", "w", force_zip64=True) as member:
+                with archive.open(f"{members[spec.name]}.npy", "w", force_zip64=True) as member:
                     npy.write_array_header_2_0(member, header)
                     shutil.copyfileobj(spool, member, 1024 * 1024)
             times.seek(0)
@@ -92,8 +100,6 @@ def npz(path: Path, signature: Signature, context: Context) -> Iterator[Write]:
             told = np.array(json.dumps(context.to_json()))
             said["attrs"] = (told.dtype, (), [told.tobytes()])
             for name, (dtype, shape, parts) in said.items():
-                if name in spools:
-                    continue
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
                     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
                     npy.write_array_header_2_0(member, header)

@@ -54,9 +54,8 @@ class Missing:
     def tell(self) -> None:
         """Say what was done; at the end."""
         if self.count:
-            log.warning(
-                "%s: %s in the place of %d steps that are missing", self._path, self._what, self.count
-            )
+            steps = count_of(self.count, "missing step")
+            log.warning("%s: %s in the place of %s", self._path, self._what, steps)
         if self._closed:
             breaks = count_of(self._closed, "break")
             log.warning("%s: closed up: %s of more than %g s", self._path, breaks, LONGEST)

@@ -6,6 +6,7 @@ to expect before anything is allocated; pickled objects are never loaded.
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 import tokenize
@@ -28,9 +29,12 @@ from edgelstm.pipeline.sources.source import Array, Frame, Source, check_frame_s
 
 #: One header at a time, see :func:`_read_header`.
 _PARSING = threading.Lock()
+#: Bytes of what the service says of frames that it kept, at most.
+MAX_SAID = 16 * 1024**2
 #: What zipfile and NumPy raise for bytes that are not what they claim to be (an encrypted member: RuntimeError).
 _DAMAGED = (
     ArithmeticError,
+    AttributeError,
     EOFError,
     KeyError,
     OSError,
@@ -130,13 +134,13 @@ def open_npz(path: Path, key: str | None) -> Source:
     try:
         with zipfile.ZipFile(path) as archive:
             members = {i.filename[:-4]: i for i in archive.infolist() if i.filename.endswith(".npy")}
-            if (
-                key is None and "attrs" in members
-            ):  # outputs of a run: what is said beside the values is no frame
+            renamed: dict[str, str] = {}
+            if key is None and "attrs" in members:
+                # Outputs of a run: what is said beside the values is no frame.
                 members = {n: m for n, m in members.items() if n not in ("attrs", "name", "stream", "time")}
-            if (
-                key is None and "kept" in members
-            ):  # frames that the service kept: beside them lie times and states
+            elif key is None and "kept" in members:
+                # Frames that the service kept: beside them lie times and states.
+                renamed = _renamed(archive, members["kept"])
                 members = {
                     n: m
                     for n, m in members.items()
@@ -153,7 +157,9 @@ def open_npz(path: Path, key: str | None) -> Source:
     if key is None and "frames" in members:
         key = "frames"
     arrays = {
-        name: _stored(f"{path}:{name}", partial(_Member, path, f"{name}.npy"), members[name].file_size)
+        renamed.get(name, name): _stored(
+            f"{path}:{name}", partial(_Member, path, f"{name}.npy"), members[name].file_size
+        )
         for name in ([key] if key is not None else sorted(members))
     }
     lengths = {name: array.shape[0] for name, array in arrays.items()}
@@ -174,6 +180,16 @@ def open_npz(path: Path, key: str | None) -> Source:
             yield dict(zip(arrays, together, strict=True))
 
     return _source(f"arrays {', '.join(arrays)} in {path}", length, path.stem, frames)
+
+
+def _renamed(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> dict[str, str]:
+    """What the service that kept frames says of names: those in the file, and the inputs that they are."""
+    if member.file_size > MAX_SAID:
+        raise ValueError(f"{member.filename} of {count_of(member.file_size, 'byte')}")
+    with archive.open(member) as stream:
+        _read_header(stream)
+        told = json.loads(stream.read())
+    return {str(stored): str(name) for name, stored in told.get("inputs", {}).items()}
 
 
 def _source(description: str, length: int, stem: str, frames: Callable[[], Iterator[Any]]) -> Source:

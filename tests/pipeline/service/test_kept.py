@@ -89,15 +89,22 @@ def test_a_folder_that_can_not_be_made_costs_the_file_alone(tmp_path: Path) -> N
 def test_several_inputs_come_back_by_name(tmp_path: Path) -> None:
     from edgelstm.pipeline.sources.source import Frame
 
+    # Some are called as what else lies in the file.
+    names = ["x", "frames", "times", "input_times", "kept", "attrs", "state.h", "time"]
     keeper = Keeper("a:1", "m", KeepRules(tmp_path), Counts())
     for k in range(3):
-        data = {"x": np.full(2, k, np.float32), "z": np.array(k, np.int64)}
+        data = {name: np.full(2, k * n, np.float32) for n, name in enumerate(names)}
         keeper.take(Frame(k, None, str(k), data), float(k), lambda: {"h": np.ones(3)})
     keeper.write("test")
     keeper.close()
     (path,) = tmp_path.iterdir()
     with open_source(str(path)) as source:
-        assert [sorted(f.data) for f in source] == [["x", "z"]] * 3  # type: ignore[arg-type]
+        frames = list(source)
+    for k, found in enumerate(frames):
+        assert isinstance(found.data, dict)
+        assert {name: array.tolist() for name, array in found.data.items()} == {
+            name: [k * n] * 2 for n, name in enumerate(names)
+        }
     np.testing.assert_array_equal(state_of(path)["h"], np.ones(3))
 
 
