@@ -86,7 +86,11 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
     disabled = ["NchwcTransformer"] if half or _found(source, b'"float16"') else []
-    if _found(source, b"DequantizeLinear") and not _found(source, b"QuantizeLinear"):
+    coded = _found(source, b"DequantizeLinear")
+    if coded and _found(source, b"QuantizeLinear"):
+        # On x86 without VNNI its products of uint8 and int8 saturate at 16 bits, and results are off by half. So there uint8 and uint8.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    elif coded:
         # Weights alone are in int8: it would dequantise them in every step, which takes longer than the step. So once.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
@@ -97,9 +101,10 @@ def open_session(
                 source, options, providers=list(providers), disabled_optimizers=disabled
             )
         except Exception as error:  # ONNX Runtime raises several unrelated classes
-            if "float8" not in str(error):
+            # It fuses Q/DQ pairs of fp8 into operators that have no fp8, and fails to make int8 weights uint8 that two products read (seen
+            # in 1.31). Unfused it computes in float32.
+            if "float8" not in str(error) and "AddInitializer" not in str(error):
                 raise
-            # It fuses Q/DQ pairs of fp8 into operators that have no fp8 (seen in 1.31). Unfused it computes in float32.
             options.add_session_config_entry("session.disable_quant_qdq", "1")
             return ort.InferenceSession(source, options, providers=list(providers))
     except Exception as error:

@@ -68,13 +68,21 @@ EXPORT int edgelstm_open(const void* model, size_t size, int threads, int spin, 
     check(api().SetInterOpNumThreads(options, 1));
     check(api().SetSessionLogSeverityLevel(options, 4));
     check(api().AddSessionConfigEntry(options, "session.intra_op.allow_spinning", spin ? "1" : "0"));
-    // Weights in int8 that no cell of ours took: dequantised once, not in every step.
     std::string_view text(static_cast<const char*>(model), size);
-    if (text.find("DequantizeLinear") != text.npos && text.find("QuantizeLinear") == text.npos)
-      check(api().AddSessionConfigEntry(options, "session.disable_quant_qdq", "1"));
+    const char exact[] = "session.x64quantprecision", unfused[] = "session.disable_quant_qdq";
+    bool codes = text.find("QuantizeLinear") != text.npos;
+    // Codes: on x86 without VNNI products of uint8 and int8 would saturate at 16 bits. Weights alone in int8, that no cell of ours took:
+    // dequantised once, not in every step.
+    if (text.find("DequantizeLinear") != text.npos) check(api().AddSessionConfigEntry(options, codes ? exact : unfused, "1"));
     check(add_operators(options));
     auto opened = std::make_shared<Opened>();
-    check(api().CreateSessionFromArray(env, model, size, options, &opened->session));
+    ort::Status* status = api().CreateSessionFromArray(env, model, size, options, &opened->session);
+    if (status != nullptr && codes) {  // there it fails where two products read the same weights; unfused it computes in float32
+      api().ReleaseStatus(status);
+      check(api().AddSessionConfigEntry(options, unfused, "1"));
+      status = api().CreateSessionFromArray(env, model, size, options, &opened->session);
+    }
+    check(status);
     check(api().CreateRunOptions(&opened->options));
     *out = new std::shared_ptr<Opened>(opened);
   });
