@@ -20,6 +20,7 @@ ALLOWED = (
     r"nvcc|NVRTC|libnvrtc",
     r"cmake or g\+\+ is not here|no C\+\+ compiler",
     r"aarch64|qemu",
+    r"this processor lacks it: its kernels are",  # AVX-512 or AVX-VNNI
     r"triton is not installed",  # torch for the CPU brings none
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
     r"no RTSP server of GStreamer|no GStreamer for Python|no GStreamer to build with",
