@@ -122,7 +122,10 @@ def over_and_over(frames: int) -> None:
 
 
 def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], tuple[float, float]]:
-    """Seconds that the look at the states adds, and seconds of the steps without it: of a call, in blocks of 50 calls, in turn."""
+    """Seconds that the look at the states adds, and seconds of the steps without it: of a call, in blocks of 50 calls, in turn.
+
+    Each block begins with calls that are not counted.
+    """
     from edgelstm import Runner
     from edgelstm.pipeline.service.guard import glance
 
@@ -138,7 +141,9 @@ def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], t
         """Seconds of the processor: what others on the machine do takes none of them."""
         state = runner._state
         for call in state.calls.values() if state.watch is not None else ():  # they look themselves
-            state.watch.add(call) if looked else call.steps.look([], bytearray(1))
+            state.watch.add(call) if looked else call.steps.look([])
+        for j in range(FIRST):  # what was just done left its traces in the caches
+            runner.step(given[j], copy=False)
         began = time.thread_time()
         for j in range(count):
             runner.step(given[j % DIFFERENT], copy=False)

@@ -16,7 +16,7 @@ from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.finite import SMALL, all_of, is_looked_at, look
 from edgelstm.runtime.native.prepare import Native
-from edgelstm.runtime.native.session import NOT_FINITE, Bound, NativeSession, Steps
+from edgelstm.runtime.native.session import IS_BAD, NOT_FINITE, Bound, NativeSession, Steps
 from edgelstm.runtime.native.watch import Watch
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 from edgelstm.runtime.rows import RowProgram, RowState, call_size, capacity
@@ -46,7 +46,8 @@ class _Call:
     the states that it writes are finite; states: these, [rows, ...] each.
 
     run: raises what ONNX Runtime raises, or gives a number other than 0 when a session of ours failed; run_watched: that of a
-    session of ours, which looks at the frames first. steps: what both are of, for such a session.
+    session of ours, which looks at the frames first. steps: what both are of, for such a session; tell: called where it says that it
+    wrote a bad state.
     """
 
     run: Callable[[], Any]
@@ -56,6 +57,7 @@ class _Call:
     finite: Callable[[], bool]
     states: dict[str, Array]
     steps: Steps | None
+    tell: Callable[[], None] = lambda: None
 
 
 class OrtProgram(RowProgram):
@@ -89,7 +91,7 @@ class OrtProgram(RowProgram):
         size = call_size(signature, streams, where)
         memory = _Memory(signature, capacity(streams, size), self._session)
         super().__init__(signature, streams, size, memory)
-        self._put_one = memory.put_one
+        self._put_one, self._check = memory.put_one, memory.check
         if memory.watches and size.least == 1:
             self.step_watched = self._step_watched
 
@@ -109,7 +111,7 @@ class OrtProgram(RowProgram):
         state.moved = ()
         state.ran[:] = (call,)
         if failed:
-            raise EdgeLstmError("ONNX Runtime failed in a step", found=self._session.failure())
+            self._check(call, failed)
         state.side[row] = 1 - side
         state.moved = (row,)
         return call.outputs[0]
@@ -200,8 +202,8 @@ class _Memory:
 
     def watch(self, ranges: Mapping[str, tuple[float, float]]) -> Watch | None:
         """See :class:`Watch`; None where calls can't look for themselves: without a session of ours, and at states in other types."""
-        looked_at = {s.name for s in self._looked_at if s.dtype == "float32"}
-        if len(looked_at) < len(self._looked_at) or set(ranges) - looked_at:
+        looked_at = [s.name for s in self._looked_at if s.dtype == "float32"]
+        if len(looked_at) < len(self._looked_at) or set(ranges).difference(looked_at):
             return None
         can = isinstance(self._session, NativeSession) and self._session.can_look
         return Watch(looked_at, ranges) if can else None
@@ -223,8 +225,14 @@ class _Memory:
         except Exception as error:  # ONNX Runtime raises several unrelated classes
             raise EdgeLstmError("ONNX Runtime failed in a step", found=first_line(error)) from error
         if failed:
-            raise EdgeLstmError("ONNX Runtime failed in a step", found=self._session.failure())
+            self.check(call, failed)
         return call.outputs
+
+    def check(self, call: _Call, said: int) -> None:
+        """What a call of a session of ours gave that is not 0: raises where it failed."""
+        if said != IS_BAD:
+            raise EdgeLstmError("ONNX Runtime failed in a step", found=self._session.failure())
+        call.tell()
 
     def warm(self, call: _Call) -> None:
         """Nothing is prepared."""

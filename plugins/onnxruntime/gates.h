@@ -125,7 +125,7 @@ class Gates {
     int64_t maps = s.rows * s.channels;
     bool shared = threads_ > 1 && maps * s.size > kWorthSharingGates;
     int64_t threads = shared ? threads_ : 1, size = s.size;
-    Piece* looked[] = {piece(s.h_out, maps * size), piece(s.c_out, maps * size)};
+    const Piece* looked[] = {piece(s.h_out, maps * size), piece(s.c_out, maps * size)};
     if (looked[0] == nullptr && looked[1] == nullptr)
       return context.share(maps, threads, [&s](int64_t a, int64_t b) { kernels().gates(s, a, b); });
     // So few maps at once that they are still in the nearest caches when they are looked at.
@@ -134,7 +134,7 @@ class Gates {
       for (int64_t first = a; first < b; first += some) {
         int64_t last = first + some < b ? first + some : b;
         kernels().gates(s, first, last);
-        for (Piece* each : looked)
+        for (const Piece* each : looked)
           if (each != nullptr) each->look(first * size, last * size);
       }
     });

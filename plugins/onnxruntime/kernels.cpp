@@ -351,6 +351,30 @@ void lstm(const LstmStep& s, int64_t first, int64_t last) {
 #include "around_kernels.h"
 #include "winograd_kernels.h"
 
+bool within(const float* values, int64_t count, float low, float high) {
+  constexpr int kChains = 4;  // no comparison waits for the one before
+  bool rest = true;
+  if (count < L) {
+    for (int64_t k = 0; k < count; k++) rest &= (values[k] >= low) & (values[k] <= high);
+    return rest;
+  }
+  vi good[kChains];
+  for (vi& each : good) each = ~vi{};
+  const vf least = splat(low), most = splat(high);
+  auto look = [&](int chain, const float* at) __attribute__((always_inline)) {
+    vf some = load(at);
+    good[chain] &= (some >= least) & (some <= most);
+  };
+  int64_t k = 0;
+  for (; k + kChains * L <= count; k += kChains * L)
+    for (int j = 0; j < kChains; j++) look(j, values + k + j * L);
+  for (; k + L <= count; k += L) look(0, values + k);
+  if (k < count) look(1, values + count - L);
+  vi all = good[0] & good[1] & good[2] & good[3];
+  for (int j = 0; j < L; j++) rest &= all[j] != 0;
+  return rest;
+}
+
 void activate(int kind, const float* x, float* y, int64_t count) {
   for (int64_t k = 0; k < count; k += L) {
     vf v = load(x + k, count - k);
@@ -361,6 +385,6 @@ void activate(int kind, const float* x, float* y, int64_t count) {
 
 }  // namespace
 
-extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, two_codes, dense, norm, conv_input, conv_lstm, activate, nullptr};
+extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, two_codes, dense, norm, conv_input, conv_lstm, within, activate, nullptr};
 
 }  // namespace edgelstm

@@ -5,7 +5,6 @@
 #include <string_view>
 
 #include "look.h"
-#include "node.h"
 
 namespace edgelstm {
 namespace {
@@ -38,8 +37,9 @@ struct Call {
   ort::Binding* binding = nullptr;
   const float* watched = nullptr;
   int64_t count = 0;
-  std::deque<Piece> looked;  // where each step is looked at, and what is written where one is bad
-  uint8_t* flag = nullptr;
+  std::vector<Piece> looked;  // where each step is looked at
+  bool offered = false;       // operators may look there themselves
+  unsigned char bad = 0;      // what such a look found
   ~Call() {
     if (binding != nullptr) api().ReleaseIoBinding(binding);
   }
@@ -118,32 +118,46 @@ EXPORT int edgelstm_bind(void* session, size_t inputs, size_t outputs, const cha
 
 EXPORT void edgelstm_unbind(void* call) { delete static_cast<Call*>(call); }
 
-// From here on a call looks at `count` pieces of floats that it writes, right after each step: where one holds NaN or a number outside
-// its low and high, which are finite, 1 is written to `flag`. The memory has to outlive the call.
-EXPORT int edgelstm_look(void* pointer, size_t count, const float* const* data, const int64_t* sizes, const float* low,
-                         const float* high, uint8_t* flag) {
+// From here on a call looks at `count` pieces of floats that it writes, right after each step, which gives 3 where one holds NaN or a
+// number outside its low and high, which are finite. The memory has to outlive the call.
+EXPORT int edgelstm_watch(void* pointer, size_t count, const float* const* data, const int64_t* sizes, const float* low,
+                          const float* high) {
   return tried([&] {
     auto& call = *static_cast<Call*>(pointer);
-    call.looked.clear();
-    for (size_t k = 0; k < count; k++) call.looked.emplace_back(data[k], sizes[k], low[k], high[k]);
-    call.flag = flag;
+    call.looked.clear(), call.offered = false, call.bad = 0;
+    for (size_t k = 0; k < count; k++) {
+      Piece one{data[k], sizes[k], {low[k], high[k], &call.bad}, false};
+      Piece* last = call.looked.empty() ? nullptr : &call.looked.back();
+      if (one.count >= kWorthOwnLook) {
+        call.offered = true;
+      } else if (last != nullptr && last->count < kWorthOwnLook && last->data + last->count == one.data &&
+                 last->bounds.low == one.bounds.low && last->bounds.high == one.bounds.high) {
+        last->count += one.count;  // small ones side by side are one
+        continue;
+      }
+      call.looked.push_back(one);
+    }
   });
 }
 
 EXPORT int edgelstm_run(void* pointer) {
   auto& call = *static_cast<Call*>(pointer);
-  for (Piece& piece : call.looked) piece.begin();
-  pieces = call.looked.empty() ? nullptr : &call.looked;
+  if (call.offered) {
+    for (Piece& piece : call.looked) piece.seen = false;
+    call.bad = 0;
+    pieces = &call.looked;
+  }
   ort::Status* status = api().RunWithBinding(call.opened->session, call.opened->options, call.binding);
-  pieces = nullptr;
+  if (call.offered) pieces = nullptr;
   if (status != nullptr) return tried([&] { check(status); });
-  for (Piece& piece : call.looked)
-    if (!piece.is_good()) *call.flag = 1;
-  return 0;
+  bool bad = call.bad != 0;
+  for (const Piece& piece : call.looked)
+    if (!piece.seen && !kernels().within(piece.data, piece.count, piece.bounds.low, piece.bounds.high)) bad = true;
+  return bad ? 3 : 0;
 }
 
 // As edgelstm_run; but 2, and nothing is done, where what is watched holds NaN or infinity.
 EXPORT int edgelstm_run_watched(void* pointer) {
   auto& call = *static_cast<Call*>(pointer);
-  return within(call.watched, call.count, -kLargest, kLargest) ? edgelstm_run(pointer) : 2;
+  return kernels().within(call.watched, call.count, -kLargest, kLargest) ? edgelstm_run(pointer) : 2;
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import itertools
+import os
 import sys
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from test_native_weights import KINDS, Gru
 from test_native_weights import Lstm as WideLstm
 
 import native_library
+import zoo
 from edgelstm.graph.gates import GateVariant
+from edgelstm.runtime.native.session import IS_BAD
+from edgelstm.runtime.runner import Runner
 from native_library import naive
 from tolerances import assert_close
 
@@ -23,7 +27,7 @@ from tolerances import assert_close
 def main(library: Path) -> None:
     loaded = ctypes.CDLL(str(library))
     loaded.edgelstm_native_isa.restype = ctypes.c_char_p
-    print(loaded.edgelstm_native_isa().decode())
+    print(name := loaded.edgelstm_native_isa().decode())
     variants = (
         GateVariant(),
         GateVariant(peephole=True, gate="hard_sigmoid", cell_clip=0.5),
@@ -65,7 +69,27 @@ def main(library: Path) -> None:
             assert_close(found, gru.expected(), np.float32, k=64 + units)
     check_some(library)
     check_maps(library)
+    if name == os.environ["EDGELSTM_NATIVE_ISA"]:  # else a program refuses to open
+        check_looks(library)
     print("good")
+
+
+def check_looks(library: Path) -> None:
+    """One bad number wherever it lies, in pieces of few vectors, full and not."""
+    program = native_library.opened(zoo.lstm().to_bytes(), library, native=True)
+    with Runner(program) as runner:
+        runner.glance()
+        runner.stream("s").step(np.zeros(3, np.float32))
+        steps = next(iter(runner._state.calls.values())).steps
+        for size in (*range(1, 40), 63, 64, 65, 100, 128):
+            array = np.full(size, 2, np.float32)
+            steps.look([(array, -2.0, 2.0)])
+            assert steps.run() == 0
+            for place, bad in itertools.product(range(size), (np.nan, -np.inf, 2.1, -2.1)):
+                array[place] = bad
+                assert steps.run() == IS_BAD, (size, place, bad)
+                array[place] = -2
+            assert steps.run() == 0
 
 
 if __name__ == "__main__":

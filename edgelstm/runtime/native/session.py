@@ -31,8 +31,8 @@ LENT = {"f4": 1, "i1": 3, "u2": 16}
 Bound = tuple[str, str, Array]
 #: Contiguous float32, the lowest and the highest number that are good there, both finite.
 Piece = tuple[Array, float, float]
-#: What a step gives that found NaN or infinity where it looked.
-NOT_FINITE = 2
+#: What a step gives that was not done: there is NaN or infinity in what it takes; and one that was: what it wrote is bad.
+NOT_FINITE, IS_BAD = 2, 3
 
 
 class NativeSession:
@@ -61,7 +61,7 @@ class NativeSession:
     @property
     def can_look(self) -> bool:
         """Whether :meth:`Steps.look` is there: a library that was built earlier lacks it."""
-        return hasattr(self._library, "edgelstm_look")
+        return hasattr(self._library, "edgelstm_watch")
 
     def bind(self, inputs: Sequence[Bound], outputs: Sequence[Bound], watched: Array | None = None) -> Steps:
         """A step over fixed memory, which it keeps; it outlives :meth:`close`. watched: float32, among the inputs."""
@@ -115,34 +115,31 @@ class NativeSession:
 class Steps:
     """A step over fixed memory; it has to be kept as long as one of its functions.
 
-    run: 0 when done, else :meth:`NativeSession.failure` says why it failed. run_watched: the same, but :data:`NOT_FINITE`, and nothing
-    is done, where what is watched holds NaN or infinity.
+    run: 0 when done; :data:`IS_BAD` when done and what it wrote is bad, as far as it looks; else :meth:`NativeSession.failure` says
+    why it failed. run_watched: the same, but :data:`NOT_FINITE`, and nothing is done, where what is watched holds NaN or infinity.
     """
 
     def __init__(self, library: Any, call: ctypes.c_void_p, memory: list[Array]) -> None:
         self._library, self._call = library, call
-        self._looked: Any = None
+        self._looked: Sequence[Piece] = ()
         self.run: Callable[[], int] = partial(library.edgelstm_run, call.value)
         self.run_watched: Callable[[], int] = partial(library.edgelstm_run_watched, call.value)
         weakref.finalize(self, _unbind, library, call, memory)
 
-    def look(self, pieces: Sequence[Piece], flag: bytearray) -> None:
-        """Look at these, right after each step from here on: 1 goes into ``flag`` where one holds NaN, infinity, or a number out of
-        its bounds. Before, it looks at what it did last."""
+    def look(self, pieces: Sequence[Piece]) -> None:
+        """Look at these, right after each step from here on, for NaN, infinity, and numbers out of their bounds."""
         count = len(pieces)
-        place = (ctypes.c_uint8 * 1).from_buffer(flag)
-        failed = self._library.edgelstm_look(
+        failed = self._library.edgelstm_watch(
             self._call,
             count,
             (ctypes.c_void_p * count)(*(array.ctypes.data for array, _, _ in pieces)),
             (ctypes.c_int64 * count)(*(array.size for array, _, _ in pieces)),
             (ctypes.c_float * count)(*(low for _, low, _ in pieces)),
             (ctypes.c_float * count)(*(high for _, _, high in pieces)),
-            place,
         )
         if failed:
             raise MemoryError
-        self._looked = pieces, place  # the call points there
+        self._looked = pieces  # the call points there
 
 
 def load(path: Path, onnxruntime: Any) -> Any:
@@ -190,6 +187,6 @@ def _functions(path: Path) -> Any:
     library.edgelstm_unbind.argtypes = [pointer]
     library.edgelstm_unbind.restype = None
     library.edgelstm_run.argtypes = library.edgelstm_run_watched.argtypes = [pointer]
-    if hasattr(library, "edgelstm_look"):
-        library.edgelstm_look.argtypes = [pointer, size, *[pointer] * 5]
+    if hasattr(library, "edgelstm_watch"):
+        library.edgelstm_watch.argtypes = [pointer, size, *[pointer] * 4]
     return library

@@ -2,43 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-#: A call found a bad number; the calls report to another watch now.
-_SEEN, _RETIRED = 1, 2
 _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Watch:
     """What calls report to that were added: whether a state that they wrote holds NaN or infinity, or lies out of its range.
 
-    states: names of those that are looked at, all in float32. ranges: lowest and highest number by name, some of them.
+    states: names of those that are looked at, all in float32; those that lie side by side in memory are looked at as one where they
+    stand side by side here. ranges: lowest and highest number by name, some of them.
     """
 
-    def __init__(self, states: Collection[str], ranges: Mapping[str, tuple[float, float]]) -> None:
+    def __init__(self, states: Sequence[str], ranges: Mapping[str, tuple[float, float]]) -> None:
         self._bounds = {name: _bounds(*ranges.get(name, (-_LARGEST, _LARGEST))) for name in states}
-        self._flag = flag = bytearray(1)
+        seen = retired = False
 
+        # Closures over plain variables: after a step every further thing that is touched has to be fetched anew.
         def good() -> bool:
-            if flag[0]:
-                flag[0] &= _RETIRED
+            nonlocal seen
+            if seen:
+                seen = retired
                 return False
             return True
 
+        def tell() -> None:
+            nonlocal seen
+            seen = True
+
+        def retire() -> None:
+            nonlocal seen, retired
+            seen = retired = True
+
         #: Whether nothing bad was written since it was asked last. What is retired gives False: nobody tells it anything.
         self.good: Callable[[], bool] = good
+        #: Something bad was written.
+        self.tell: Callable[[], None] = tell
+        #: The calls report elsewhere from here on.
+        self.retire: Callable[[], None] = retire
 
     def add(self, call: Any) -> None:
         """Let a call of a session of ours report here. Its memory has to outlive it, as its tensors do."""
-        pieces = [(call.states[name], low, high) for name, (low, high) in self._bounds.items()]
-        call.steps.look(pieces, self._flag)
-
-    def retire(self) -> None:
-        """The calls report elsewhere from here on."""
-        self._flag[0] = _RETIRED
+        call.steps.look([(call.states[name], low, high) for name, (low, high) in self._bounds.items()])
+        call.tell = self.tell
 
 
 def _bounds(low: float, high: float) -> tuple[float, float]:
