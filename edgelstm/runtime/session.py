@@ -86,11 +86,9 @@ def open_session(
     options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
     # 1.31 crashes in this optimizer (blocked layouts for convolutions) at a Transpose before a MatMul in float16.
     disabled = ["NchwcTransformer"] if half or _found(source, b'"float16"') else []
-    coded = _found(source, b"DequantizeLinear")
-    if coded and _found(source, b"QuantizeLinear"):
-        # On x86 without VNNI its products of uint8 and int8 saturate at 16 bits, and results are off by half. So there uint8 and uint8.
-        options.add_session_config_entry("session.x64quantprecision", "1")
-    elif coded:
+    # On x86 without VNNI its products of uint8 and int8 saturate at 16 bits, and results are off by half. So there uint8 and uint8.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    if _found(source, b"DequantizeLinear") and not _found(source, b"QuantizeLinear"):
         # Weights alone are in int8: it would dequantise them in every step, which takes longer than the step. So once.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:

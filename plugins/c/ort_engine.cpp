@@ -137,12 +137,11 @@ void OrtEngine::open(const edgelstm_options& options) {
     entry("session.intra_op.allow_spinning", options.no_spin ? "0" : "1");
     // 1.31 crashes in this optimizer at a Transpose before a MatMul in float16.
     if (has(where_, "\"float16\"")) entry("optimization.disable_specified_optimizers", "NchwcTransformer");
-    bool coded = has(where_, "DequantizeLinear"), codes = coded && has(where_, "QuantizeLinear");
     // On x86 without VNNI products of uint8 and int8 saturate at 16 bits, and results are off by half: there uint8 and uint8.
-    if (codes) entry("session.x64quantprecision", "1");
+    entry("session.x64quantprecision", "1");
     // It fuses Q/DQ pairs of fp8 into operators that have no fp8, and fails to make int8 weights uint8 that two products read. Unfused it
     // computes in float32. Weights alone in int8: dequantised once, not in every step.
-    if (unfused || (coded && !codes)) entry("session.disable_quant_qdq", "1");
+    if (unfused || (has(where_, "DequantizeLinear") && !has(where_, "QuantizeLinear"))) entry("session.disable_quant_qdq", "1");
     if (cuda_ != nullptr) add_provider(made);
     const char* operators = options.operators != nullptr ? options.operators : getenv("EDGELSTM_NATIVE_LIBRARY");
     if (operators != nullptr && *operators != '\0') {

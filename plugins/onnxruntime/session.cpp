@@ -68,12 +68,13 @@ EXPORT int edgelstm_open(const void* model, size_t size, int threads, int spin, 
     check(api().SetInterOpNumThreads(options, 1));
     check(api().SetSessionLogSeverityLevel(options, 4));
     check(api().AddSessionConfigEntry(options, "session.intra_op.allow_spinning", spin ? "1" : "0"));
+    // On x86 without VNNI products of uint8 and int8 would saturate at 16 bits.
+    check(api().AddSessionConfigEntry(options, "session.x64quantprecision", "1"));
     std::string_view text(static_cast<const char*>(model), size);
-    const char exact[] = "session.x64quantprecision", unfused[] = "session.disable_quant_qdq";
+    const char unfused[] = "session.disable_quant_qdq";
     bool codes = text.find("QuantizeLinear") != text.npos;
-    // Codes: on x86 without VNNI products of uint8 and int8 would saturate at 16 bits. Weights alone in int8, that no cell of ours took:
-    // dequantised once, not in every step.
-    if (text.find("DequantizeLinear") != text.npos) check(api().AddSessionConfigEntry(options, codes ? exact : unfused, "1"));
+    // Weights alone in int8, that no cell of ours took: dequantised once, not in every step.
+    if (text.find("DequantizeLinear") != text.npos && !codes) check(api().AddSessionConfigEntry(options, unfused, "1"));
     check(add_operators(options));
     auto opened = std::make_shared<Opened>();
     ort::Status* status = api().CreateSessionFromArray(env, model, size, options, &opened->session);

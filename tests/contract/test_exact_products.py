@@ -25,6 +25,10 @@ PRODUCTS = {
         <{CODES}, int8[16, 4] w = {SEVENS}>
         {{ q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  u = DequantizeLinear (w, v, o)  m = MatMul (d, u)
            r = QuantizeLinear (h, s, z)  e = DequantizeLinear (r, s, z)  n = MatMul (e, u)  y = Add (m, n)  t = Identity (x) }}""",
+    "frames of no fixed range": f"""g (float[N, 16] x, float[N, 4] h) => (float[N, 4] y, float[N, 4] t)
+        <float v = {{0.01}}, int8 o = {{0}}, int8[16, 4] w = {SEVENS}>
+        {{ q, s, z = DynamicQuantizeLinear (x)  i = MatMulInteger (q, w, z, o)  f = Cast <to = 1> (i)  r = Mul (f, s)  m = Mul (r, v)
+           t = Identity (m)  y = Add (m, h) }}""",
     "convolutions": f"""g (float[N, 16, 4, 4] x, float[N, 4, 4, 4] h) => (float[N, 4, 4, 4] y, float[N, 4, 4, 4] t)
         <{CODES}, int8[4, 16, 1, 1] w = {SEVENS}, float g = {{0.5}}>
         {{ q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  u = DequantizeLinear (w, v, o)  m = Conv (d, u)
