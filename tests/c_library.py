@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from building import alone
+import building
+from building import missing
 from edgelstm.dtypes import np_dtype
-from edgelstm.engine.c_build import CLibrary, build_c, find_onnxruntime, sources_hash
-from edgelstm.engine.native_build import find_compiler
+from edgelstm.engine.c_build import CLibrary, find_onnxruntime
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.signature import Signature
-from edgelstm.runtime.native.library import machine_name
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "plugins" / "c"
@@ -63,23 +62,13 @@ class Refused(Exception):
 @cache
 def built(*flags: str) -> CLibrary:
     """Skips the test where there is no compiler, or no library of ONNX Runtime."""
+    if reason := missing():
+        pytest.skip(reason)
     try:
-        find_compiler(None, machine_name())
         find_onnxruntime()
     except EdgeLstmError as error:
         pytest.skip(str(error))
-    name = sources_hash(SOURCES.parent)[:16] + "".join(flags).replace("=", "-")
-    # With TensorRT's headers of its first release that is taken, where they are beside the checkout.
-    headers = ROOT.parent / "shared" / "tensorrt-headers" / "10.3"
-    with_engines = headers if headers.is_dir() else None
-    prefix = ROOT / "build" / "c-tests" / (name + ("-tensorrt" if with_engines else ""))
-    library = CLibrary(prefix, sources_hash(SOURCES.parent))
-    with alone(prefix):
-        if library.path.is_file():
-            return library
-        # Quicker to compile; what takes time in it is ONNX Runtime.
-        quick = ("-O1", *flags)
-        return build_c(prefix, source=ROOT / "plugins", tensorrt_include=with_engines, flags=quick)
+    return building.c_library(*flags)
 
 
 @cache

@@ -13,10 +13,9 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from building import alone
-from edgelstm.engine.native_build import build_native, find_compiler, sources_hash
-from edgelstm.errors import EdgeLstmError
-from edgelstm.runtime.native.library import FILE_NAME, VARIABLE, machine_name
+import building
+from building import missing
+from edgelstm.runtime.native.library import VARIABLE
 from edgelstm.runtime.onnxruntime import OrtProgram
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,25 +36,11 @@ naive = _naive()
 
 
 @cache
-def missing() -> str | None:
-    """Why it can't be built here."""
-    try:
-        find_compiler(None, machine_name())
-    except EdgeLstmError as error:
-        return str(error)  # no C++ compiler is here
-    return None
-
-
-@cache
 def built() -> Path:
     """Its path; skips the test where there is no compiler."""
     if reason := missing():
         pytest.skip(reason)
-    path = ROOT / "build" / "native-tests" / sources_hash(SOURCES)[:16] / FILE_NAME
-    with alone(path):
-        if not path.is_file():
-            build_native(path, source=ROOT / "plugins")
-    return path
+    return building.operators()
 
 
 def opened(model: bytes | Path, library: Path, *, native: bool | None = None, **options: Any) -> OrtProgram:
@@ -72,7 +57,3 @@ def session(model: onnx.ModelProto | bytes, library: Path, threads: int = 1) -> 
     options.register_custom_ops_library(str(library))
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
-if __name__ == "__main__":  # before the tests, beside lint
-    print(missing() or f"{built().name}: built")

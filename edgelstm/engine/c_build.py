@@ -141,7 +141,7 @@ def build_c(
     """
     machine = target_machine or machine_name()
     if target_machine is None:
-        _check_system()
+        check_system()
     plugins = find_source(source)
     folder = plugins / "c"
     if not (folder / HEADER).is_file():
@@ -192,7 +192,7 @@ def build_c(
     return library
 
 
-def _check_system() -> None:
+def check_system() -> None:
     """Raise EdgeLstmError where linkers and names of libraries are others than Linux's."""
     hints = {
         "Darwin": "macOS: CMake builds it, tried with a cross-compiler alone: cmake -S plugins/native -B build -DCMAKE_INSTALL_PREFIX=FOLDER "

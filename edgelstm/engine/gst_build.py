@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgelstm.engine.c_build import FILE_NAME as C_LIBRARY
-from edgelstm.engine.c_build import CLibrary, build_c, cached_folder, find_c_library
+from edgelstm.engine.c_build import CLibrary, build_c, cached_folder, check_system, find_c_library
 from edgelstm.engine.c_build import sources_hash as c_sources_hash
 from edgelstm.engine.native_build import find_compiler, run_compiler
 from edgelstm.engine.plugin_build import Progress, find_source
@@ -78,6 +78,7 @@ def build_gst(
     Parameters are those of :func:`edgelstm.engine.c_build.build_c`. Raises EdgeLstmError, with what to install, for what is
     missing, and with the compiler's words if it fails.
     """
+    check_system()
     plugins = find_source(source)
     folder = plugins / "gstreamer"
     if not (folder / "element.cpp").is_file():
