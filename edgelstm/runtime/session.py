@@ -104,7 +104,9 @@ def open_session(
             if "float8" not in str(error) and "AddInitializer" not in str(error):
                 raise
             options.add_session_config_entry("session.disable_quant_qdq", "1")
-            return ort.InferenceSession(source, options, providers=list(providers))
+            return ort.InferenceSession(
+                source, options, providers=list(providers), disabled_optimizers=disabled
+            )
     except Exception as error:
         if "NOT_IMPLEMENTED" in str(error):
             raise EdgeLstmError(
