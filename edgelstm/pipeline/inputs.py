@@ -143,9 +143,13 @@ class Inputs:
                     )
 
     def push(
-        self, frame: Frame | Array | Mapping[str, Array], stream: str | None = None
+        self,
+        frame: Frame | Array | Mapping[str, Array],
+        stream: str | None = None,
+        ready: dict[str, Array] | None = None,
     ) -> dict[str, Array] | None:
-        """What the next step takes, or None until a window is full. Each ``stream`` has a window of its own."""
+        """What the next step takes, or None until a window is full. Each ``stream`` has a window of its own. ready: what calling gave for
+        this frame, where that was done."""
         if isinstance(frame, Frame) and frame.gap is not None:
             if self._on_gap == "error":
                 raise EdgeLstmError(
@@ -156,7 +160,7 @@ class Inputs:
                 )
             if self._on_gap == "reset":
                 self.forget(stream)
-        ready = self(frame)
+        ready = self(frame) if ready is None else ready
         if self.window is None:
             return ready
         assert self.hop is not None

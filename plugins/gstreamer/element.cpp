@@ -127,6 +127,8 @@ gboolean start(GstBaseTransform* transform) {
   GST_OBJECT_LOCK(self);
   edgelstm_gst::Settings settings = held.settings;
   std::string device = held.device, kept_in = held.state_file;
+  double max_gap = held.max_gap;
+  OnGap on_gap = held.on_gap;
   held.frames = held.gaps = 0;
   held.reset_wanted = false;
   GST_OBJECT_UNLOCK(self);
@@ -137,8 +139,15 @@ gboolean start(GstBaseTransform* transform) {
     if (device != "cpu") throw Fault(Kind::kSettings, "device", device, "cpu", "The C library runs on the processor; for a GPU: edgelstm run --device cuda, with a gst: source");
     auto model = std::make_shared<Model>(settings);
     std::string bytes;
+    double age = kept_in.empty() ? NAN : edgelstm_gst::state_age(kept_in);
+    // What is older is a gap, what lies ahead is of another clock.
+    bool old = max_gap > 0 && (age > max_gap || age < -60);
+    std::string found = old ? std::to_string(age) + " s old" : "";
+    if (old && on_gap == kError) throw Fault(Kind::kRead, "state-file " + kept_in, found, "at most max-gap, " + std::to_string(max_gap) + " s", "Move it away to begin at the model's initial state");
+    bool anew = old && on_gap == kReset;
+    if (anew) GST_ELEMENT_WARNING(self, RESOURCE, SETTINGS, ("state-file %s: found %s; expected at most max-gap, %g s. The state begins anew", kept_in.c_str(), found.c_str(), max_gap), (nullptr));
     // As much more than it needs as another writer of .npz files may put around the same values.
-    if (!kept_in.empty() && edgelstm_gst::read_state(kept_in, 2 * model->save().size() + 65536, &bytes)) {
+    if (!anew && !kept_in.empty() && edgelstm_gst::read_state(kept_in, 2 * model->save().size() + 65536, &bytes)) {
       model->load(bytes, kept_in);
       GST_INFO_OBJECT(self, "goes on from %s", kept_in.c_str());
     }

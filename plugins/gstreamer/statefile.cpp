@@ -5,8 +5,10 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <ctime>
 
 #include "fault.h"
 
@@ -37,6 +39,13 @@ bool read_state(const std::string& path, size_t most, std::string* bytes) {
   close(file);
   if (!trouble.empty()) fail(Kind::kRead, path, trouble);
   return true;
+}
+
+double state_age(const std::string& path) {
+  struct stat info;
+  struct timespec now;
+  if (stat(path.c_str(), &info) != 0 || clock_gettime(CLOCK_REALTIME, &now) != 0) return NAN;
+  return double(now.tv_sec - info.st_mtim.tv_sec) + 1e-9 * double(now.tv_nsec - info.st_mtim.tv_nsec);
 }
 
 void write_state(const std::string& path, const std::string& bytes) {

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -343,6 +345,23 @@ def test_the_state_goes_on_from_a_file(tmp_path: Path) -> None:
         assert [m[0] for m in each["messages"]] == ["error"]
         assert said in each["messages"][0][1]
     assert other.read_bytes() == short
+    # One that is older than a gap may be, as everything behind a gap.
+    old = [tmp_path / f"{word}.npz" for word in ("reset", "hold", "error")]
+    for path in old:
+        path.write_bytes(kept.read_bytes())
+        os.utime(path, (time.time() - 100,) * 2)
+    given = [
+        part(0, 2, **{"state-file": path, "max-gap": 50, "on-gap": word})
+        for path, word in zip(old, ("reset", "hold", "error"), strict=True)
+    ]
+    told = runs(*given)
+    assert [[m[0] for m in each["messages"]] for each in told] == [["warning"], [], ["error"]]
+    assert "s old; expected at most max-gap, 50 s" in told[0]["messages"][0][1]
+    assert result(given[0], "f4", 2, 8, 8).tobytes() == stepped(model, frames[:2]).tobytes()
+    assert (
+        result(given[1], "f4", 2, 8, 8).tobytes()
+        == stepped(model, np.concatenate([frames, frames[:2]]))[9:].tobytes()
+    )
     assert (tmp_path / "python.npz").read_bytes() == kept.read_bytes()
 
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from edgelstm.dtypes import CODED
 from edgelstm.errors import EdgeLstmError
 from edgelstm.files import sha256
 from edgelstm.graph.signature import Signature
@@ -370,6 +371,7 @@ class Channel:
         member = Member(name, rules, feed, clock, self.inputs(), self.outputs(), guard, counts, self.writers)
         member.paused = self.paused or name in self.paused_alone
         member.pulse.deadline, member.pulse.keeps = s.deadline, self.shows
+        member.pulse.coded = {t.name: t.dtype for t in self._stages[0].inputs if t.dtype in CODED}
         member.links, member.new_links = self.links(), self.links
         if self.section.units is None:
             member.readable = self.readable()

@@ -337,7 +337,7 @@ class Member:
             self._bad(arrived, _told(frame.bad), filled)
             return None
         try:
-            arrays: Mapping[str, Array] | None = self._inputs(frame)
+            arrays: dict[str, Array] | None = self._inputs(frame)
         except EdgeLstmError as error:
             self._open_window_anew()
             self._drop("refused", arrived, str(error), filled)
@@ -355,7 +355,7 @@ class Member:
         if not filled:
             self._before = frame if self.rules.gap.word == "repeat" else None
         if self._inputs.window is not None:
-            arrays = self._inputs.push(frame, self.name)
+            arrays = self._inputs.push(frame, self.name, arrays)
             if arrays is None:
                 self.counts.add("filled" if filled else "gathered")
                 if not filled:
@@ -415,15 +415,16 @@ class Member:
         elif (problem := self.guard.look(self.stream)) is not None:
             self._was_set_back(due, *problem)
             return
-        if self._writers or self.pulse.keeps:
+        watched = bool(self._writers) or self.pulse.keeps
+        if watched:
             outputs = self._copies.of(outputs)
         if due.filled:
             self.counts.add("filled")
         else:
             self.counts.stepped += 1
             self.pulse.stepped(seconds, due.at, now)
-            self.pulse.show(due.frame, due.arrays, outputs)
-        if self._writers:
+            self.pulse.frame = due.frame
+        if watched:
             self._deliver(due, outputs, seconds)
 
     def _was_set_back(self, due: Due, kind: str, words: str) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from edgelstm.dtypes import to_float32
 from edgelstm.pipeline.sources.source import Array, Frame
 
 #: Upper bounds of the buckets, in seconds: three a decade.
@@ -62,6 +63,8 @@ class Pulse:
         self.frame: Frame | None = None
         self.shown: Shown | None = None
         self.keeps = False
+        #: Types of the inputs that the model takes as raw bits.
+        self.coded: dict[str, str] = {}
         self._deadline: float | None = None
         self._overdue = 0
         self._steps, self._ages = Histogram(), Histogram()
@@ -76,7 +79,8 @@ class Pulse:
         """What there is to see of the last step."""
         self.frame = frame
         if self.keeps:
-            self.shown = Shown(frame, taken, outputs)
+            decoded = {n: to_float32(a, self.coded[n]) if n in self.coded else a for n, a in taken.items()}
+            self.shown = Shown(frame, decoded, outputs)
 
     def stepped(self, seconds: float, came: float, now: float) -> None:
         """A frame that came at ``came`` was stepped in ``seconds``, and has its output ``now`` (both ``time.monotonic``)."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_left
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,8 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import zoo
+from edgelstm import Pipeline
+from edgelstm.passes.unroll import unroll
 from edgelstm.pipeline import Frame
+from edgelstm.pipeline.preprocess import Preprocess
 from edgelstm.pipeline.service.pulse import BOUNDS, TOGETHER, Pulse
+from running import Running, until
+from stepping import from_text
 
 FRAME = Frame(0, None, "0", np.zeros(2, np.float32))
 SECONDS = st.one_of(st.sampled_from(BOUNDS), st.floats(0, 100))
@@ -72,3 +80,42 @@ def test_frames_and_outputs_are_kept_where_somebody_may_look_alone() -> None:
     pulse.show(FRAME, {}, y)
     assert pulse.shown is not None
     assert pulse.shown.outputs is y
+
+
+def test_what_is_shown_is_what_sinks_would_get(tmp_path: Path) -> None:
+    """Without a sink too, bits of bfloat16 are numbers, and postprocessing is done."""
+    pytest.importorskip("fastapi")
+    step = from_text(
+        "g (bfloat16[N,4,4] x, float[N,4,4] s) => (bfloat16[N,4,4] y, float[N,4,4] n)"
+        " { f = Cast<to=1>(x) n = Add(f, s) y = Cast<to=16>(n) }",
+        s="n",
+    )
+    step.save(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.full((3, 4, 4), 1.5, np.float32))
+    text = '[service]\nhttp = "127.0.0.1:0"\nstay = true\n[models.m]\npath = "m.onnx"\n[streams.s]\nsource = "x.npy"\n'
+    for more, value in (("", 4.5), ('postprocess = "threshold=2"\n', 1.0)):
+        with Running(text + more, tmp_path) as running:
+            until(lambda: running.count("s", "stepped") == 3)
+            service = running.pipeline._service
+            assert service is not None
+            shown = service.channels[0].pulses["s"].shown
+            assert shown is not None
+            assert shown.taken["x"].tolist() == [[1.5] * 4] * 4
+            assert shown.outputs["y"].tolist() == [[value] * 4] * 4
+            running.pipeline.stop()
+            running.ends()
+
+
+def test_a_frame_of_a_window_is_preprocessed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unroll(zoo.running_sum(), 4).save(tmp_path / "m.onnx")
+    np.save(tmp_path / "x.npy", np.arange(8, dtype=np.float64))
+    done: list[Any] = []
+    once = Preprocess.__call__
+    monkeypatch.setattr(Preprocess, "__call__", lambda self, raw: done.append(raw) or once(self, raw))
+    text = '[models.m]\npath = "m.onnx"\n[streams.s]\nsource = "x.npy"\nsink = "o.jsonl"\n'
+    report = Pipeline.from_text(text, tmp_path).run()
+    assert report.streams["s"] == {"delivered": 2, "gathered": 6, "read": 8, "stepped": 2}
+    assert [float(raw) for raw in done] == [0, 1, 2, 3, 4, 5, 6, 7]
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    sums = np.float32(2) * (3 + np.cumsum(np.arange(8)))
+    assert [line["outputs"]["y"]["values"] for line in lines] == [sums[:4].tolist(), sums[4:].tolist()]
