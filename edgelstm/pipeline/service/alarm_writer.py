@@ -97,6 +97,10 @@ class AlarmWriter(Writer):
             self._tell("cleared", frame, None, 0.0, counts)
         self._fired.clear()
 
+    def let_go(self) -> None:
+        super().let_go()
+        self._begin = lambda: 0.0
+
     def _tell(
         self, happened: Event, frame: Frame, number: float | None, seconds: float, counts: Counts
     ) -> None:

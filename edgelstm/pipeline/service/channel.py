@@ -344,21 +344,9 @@ class Channel:
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
             whose = Whose.of(self.loop.file, self.loop.kin, self.signature)
             return SectionPart(
-                model,
-                self.setup,
-                first,
-                floor,
-                parts,
-                dict(gone),
-                marks,
-                alarms,
-                self.clock,
-                self.origin,
-                whose,
-                last,
-                self.made,
-                self.scales,
-            )
+                model, self.setup, first, floor, parts, dict(gone), marks, alarms,
+                self.clock, self.origin, whose, last, self.made, self.scales,
+            )  # fmt: skip
 
     def member(self, name: str) -> Member:
         """A new stream."""
@@ -464,6 +452,17 @@ class Channel:
     def drop(self) -> None:
         """Its members leave, whatever waits; called by the loop's thread."""
         self.loop.drop(self.mine())
+
+    def let_go(self) -> None:
+        """It is in nobody's list any more: nothing that it holds holds it, so that it goes now. What was there when the service began is not
+        looked through for cycles, see :mod:`edgelstm.pipeline.service.settled`."""
+        self.learnt = lambda _: None
+        if self.reader is not None:
+            self.reader.let_go()
+        for member in (*self.members.values(), *self._lefts.values()):
+            member.new_links = list
+        self.members.clear()
+        self._lefts.clear()
 
     @property
     def is_over(self) -> bool:

@@ -178,6 +178,9 @@ class Control:
         finally:
             with self._names:
                 self._going.discard(name)
+            for writer in channel.writers:
+                writer.let_go()
+            channel.let_go()
         log.info("stream %s: removed", name)
 
     def configure(self, name: str, section: StreamSection) -> None:
@@ -296,6 +299,8 @@ class Control:
                 service.open_sinks(channel)
             else:
                 channel.writers.extend(writers)
+                for writer in writers:
+                    writer.released = channel.released
                 channel.began = began
                 if learnt is not None:
                     channel.learnt = learnt
@@ -358,6 +363,7 @@ class Control:
             raise _no_answer(channel.loop) from None
         finally:
             service.channels = [c for c in service.channels if c is not channel]
+            service.first.pop(channel.name, None)
 
     def _close(self, writers: list[Writer]) -> None:
         close_all(writers, self.service.config.service.drain)
@@ -396,6 +402,10 @@ class Control:
             else:
                 log.error("stream %s: goes on as it was: %s", name, error)
             raise
+        finally:
+            for writer in channel.writers if writers is None else ():
+                writer.let_go()
+            channel.let_go()
 
 
 def _taken(name: str) -> TakenName:

@@ -112,8 +112,9 @@ class _Paired(Source):
             live=any(lane.source.live for lane in lanes),
         )
 
+        told = self.left_out
         for lane in lanes:
-            lane.source.left_out.tell = lambda reason: self.left_out.tell(reason)
+            lane.source.left_out.tell = lambda reason: told.tell(reason)
         if any(lane.source.scales for lane in lanes):
             self.scales = " ".join(lane.source.scales or "-" for lane in lanes)
 

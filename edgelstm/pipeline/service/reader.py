@@ -145,6 +145,17 @@ class Reader:
         if source is not None:
             source.stop()
 
+    def let_go(self) -> None:
+        """Forget whom it reads for; after :meth:`stop`."""
+
+        def gone() -> Source:
+            raise EdgeLstmError("the stream was removed")
+
+        self._open, self._first = gone, None
+        self._deliver = lambda _: False
+        self._lost = self._ended = self._elsewhere = lambda: None
+        self._moved = self._left_out = lambda _: None  # type: ignore[assignment]
+
     def join(self, seconds: float) -> None:
         """Wait for the thread."""
         if self._thread.ident is not None:  # it was started

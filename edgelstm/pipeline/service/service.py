@@ -80,6 +80,8 @@ class Service:
         #: The service waits for further streams, though none is left.
         self.waits = config.service.stay
         self.is_running = False
+        #: Sources that were opened at the start, by stream, as long as it is there.
+        self.first: dict[str, Source] = {}
         self._threads: list[threading.Thread] = []
         self._notifier = Notifier()
         self._stop = stop or threading.Event()
@@ -104,7 +106,8 @@ class Service:
         for name, stream in config.streams.items():
             sources[name] = source = self.source(name, stream, opening.get(name))
             if source is not None:
-                self._stack.callback(source.close)
+                self.first[name] = source
+                self._stack.callback(partial(self._close_first, name))
         only = config.heads[0]
         for name in config.heads:
             rooms = sum(
@@ -127,6 +130,11 @@ class Service:
             resume(folder, self.channels, self._mean_the_same)
         for channel in self.channels:
             self.open_sinks(channel)
+
+    def _close_first(self, name: str) -> None:
+        source = self.first.pop(name, None)
+        if source is not None:
+            source.close()
 
     def open_runner(self, name: str, rooms: int) -> Caller:
         """A runner of model ``name``, and those behind it, with places for ``rooms`` streams."""
@@ -309,19 +317,12 @@ class Service:
 
     def run(self) -> ServeReport:
         """Until every source ended, or :meth:`stop`. Raises nothing for what happens to a stream: see the report."""
-        for channel in self.channels:
-            self.ready_reader(channel)
+        self._ready_all()
         if self._saver is not None:
             self._saver.save()  # so that a crash right away is one of this run
         self._stack.enter_context(settled())
         try:
-            with self.changing:
-                for loop in self.loops.values():
-                    self.start_loop(loop)
-                for channel in self.channels:
-                    if channel.reader is not None and not self._stop.is_set():
-                        channel.reader.start()
-                self.is_running = True
+            self._start_all()
             log.info("streams: %s", ", ".join(channel.name for channel in self.channels))
             self._notifier.ready(
                 f"{count_of(len(self.channels), 'stream')}, {count_of(len(self.loops), 'model')}"
@@ -344,6 +345,19 @@ class Service:
                 log.error("stream %s: %s", name, why)
                 report.failed.setdefault(f"stream {name}", why)
         return report
+
+    def _ready_all(self) -> None:
+        for channel in self.channels:
+            self.ready_reader(channel)
+
+    def _start_all(self) -> None:
+        with self.changing:
+            for loop in self.loops.values():
+                self.start_loop(loop)
+            for channel in self.channels:
+                if channel.reader is not None and not self._stop.is_set():
+                    channel.reader.start()
+            self.is_running = True
 
     def ready_reader(self, channel: Channel) -> None:
         """The thread that reads its source, to be started once its loop runs."""

@@ -309,6 +309,14 @@ class Writer:
     def removed(self) -> None:
         """The streams are removed from a service that goes on; before :meth:`close`."""
 
+    def let_go(self) -> None:
+        """Forget the streams that it wrote for; after :meth:`close`."""
+
+        def gone(stop: threading.Event) -> Sink:
+            raise EdgeLstmError("the stream was removed")
+
+        self._open, self.released = gone, lambda: None
+
     def finish(self) -> None:
         """Take nothing more; :meth:`close` waits for what is queued."""
         with self._wake:

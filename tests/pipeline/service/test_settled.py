@@ -12,6 +12,7 @@ import pytest
 
 import zoo
 from edgelstm.pipeline.service.settled import settled
+from running import MODEL, Running, folder_of_sums, section, toml, until
 
 
 @pytest.fixture(autouse=True)
@@ -77,3 +78,31 @@ def test_a_service_leaves_it_as_it_was(tmp_path: Path, monkeypatch: pytest.Monke
     assert report.streams["a"]["stepped"] == 3
     assert seen[0] > 0
     assert gc.get_freeze_count() == 0
+
+
+def test_a_stream_that_is_removed_leaves_nothing(tmp_path: Path) -> None:
+    """What was there at the start is not looked through for cycles: a stream of then has to go without that."""
+    folder_of_sums(tmp_path, a=100000, b=100000)
+    text = MODEL + toml("a", rate=200) + toml("b", rate=200)
+    text += '[streams.b.alarms.high]\nabove = 1e9\nsink = "alarms.jsonl"\n'
+    with Running(text, tmp_path) as running:
+        until(lambda: running.count("b", "stepped") > 5)
+        service = running.pipeline._service
+        assert service is not None
+        held = []
+        for name in "ab":
+            (channel,) = (c for c in service.channels if c.name == name)
+            each = (channel, channel.members[name], channel.reader, *channel.writers, channel.source)
+            held.append([weakref.ref(one) for one in each])
+        del channel, each
+        gc.disable()
+        try:
+            running.control.configure(
+                "a", section("a", rate=100)
+            )  # another in its place, which has the sinks
+            running.control.remove("b")
+            until(lambda: not [r for refs in (held[0][:3], held[1]) for r in refs if r() is not None])
+        finally:
+            gc.enable()
+        running.pipeline.stop()
+        running.ends()
