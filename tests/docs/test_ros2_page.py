@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
 import numpy as np
@@ -40,12 +42,21 @@ def test_the_node_steps_pictures_in_the_order_of_their_time(tmp_path: Path) -> N
     zoo.conv_lstm(channels=1, hidden=1, size=8).save(model)
     frames = np.random.default_rng(0).integers(0, 256, (7, 8, 8), dtype=np.uint8)
 
-    def node(*stamps: int, first: int = 0, encoding: str = "mono8") -> tuple[bytes, str]:
+    def node(
+        *stamps: int, first: int = 0, encoding: str = "mono8", max_gap: float = 1.0
+    ) -> tuple[bytes, str]:
         played = b"".join(
             f"{stamp} 8 8 9 {encoding}\n".encode() + np.pad(frames[first + k], ((0, 0), (0, 1))).tobytes()
             for k, stamp in enumerate(stamps)
         )
-        parameters = {"model": model, "height": 8, "width": 8, "leads": 1, "state_file": kept}
+        parameters = {
+            "model": model,
+            "height": 8,
+            "width": 8,
+            "leads": 1,
+            "state_file": kept,
+            "max_gap": max_gap,
+        }
         done = subprocess.run(
             [tmp_path / "node", *(f"{name}:={value}" for name, value in parameters.items())], input=played, capture_output=True,
             check=False, timeout=60, env={"EDGELSTM_ONNXRUNTIME": str(c_library.find_onnxruntime())},
@@ -56,8 +67,8 @@ def test_the_node_steps_pictures_in_the_order_of_their_time(tmp_path: Path) -> N
     # The bag begins again, then stands still for too long; another run goes on from the file.
     found, said = node(0, 100, 200, 50, 1300)
     assert said.count("the state begins anew") == 2
-    more, _ = node(1400, 1500, first=5)
-    refused, said = node(1600, encoding="rgb8")
+    more, _ = node(1400, 1500, first=5, max_gap=60.0)
+    refused, said = node(1600, encoding="rgb8", max_gap=60.0)
     assert (refused, "expected 8 x 8, mono8" in said) == (b"", True)
     with Runner.open(model, native=False) as runner:
         stream, wanted = runner.stream("s"), []
@@ -68,3 +79,8 @@ def test_the_node_steps_pictures_in_the_order_of_their_time(tmp_path: Path) -> N
         assert found + more == np.stack(wanted).tobytes()
         stream.snapshot().save(tmp_path / "python.npz")
     assert kept.read_bytes() == (tmp_path / "python.npz").read_bytes()
+    # A file that is older than a gap may be.
+    os.utime(kept, (time.time() - 100,) * 2)
+    found, said = node(1700, max_gap=60.0)
+    assert said.count("s old: the state begins anew") == 1
+    assert found == wanted[0].tobytes()
