@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.channel import Channel
 from edgelstm.pipeline.service.checkpoint import SectionPart
 from edgelstm.pipeline.service.config import StreamSection, cross_check
@@ -379,6 +380,12 @@ class Control:
             channel.reader.join(ANSWER)  # a camera can't be opened twice
         writers = channel.writers if keeps else None
         if writers is None:
+            for writer in channel.writers:  # the end of an alarm that is no more, or another now
+                if (
+                    isinstance(writer, AlarmWriter)
+                    and section.alarms.get(writer.alarm) != old.alarms[writer.alarm]
+                ):
+                    writer.removed()
             self._close(channel.writers)
 
         def start(section: StreamSection, source: Source | None) -> None:

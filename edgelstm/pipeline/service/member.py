@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -305,6 +306,10 @@ class Member:
         if frame.bad is not None and (frame.time is None or frame.is_empty):
             # It has no time that is to be believed. One that has counts as a frame with NaN does: what comes behind it has no gap before it.
             self._bad(replace(arrived, stamp=self._stamp(arrived)), _told(frame.bad))
+            return False
+        if not math.isfinite(arrived.stamp):
+            told, arrived = f"time stamp {arrived.stamp}", replace(arrived, stamp=self.clock.last or 0.0)
+            self._drop("no_time", arrived, told)
             return False
         before = self.clock.last
         verdict = self.clock.arrived(arrived.stamp, frame.gap is not None)

@@ -145,6 +145,9 @@ class _Paired(Source):
                         self._count(lane.name, self._next)  # it goes with none
                         continue
                     timed = _Timed(frame, lane.when(frame))
+                    if not math.isfinite(timed.at):
+                        self._count(lane.name, self._next)
+                        continue
                     with self._wake:
                         while len(lane.queue) >= WAITING and not lane.source.live and not stopped.is_set():
                             self._wake.wait()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -39,7 +40,11 @@ def open_given(name: str, given: Mapping[str, Frames]) -> Source:
             stamp, data = time.time(), item
             if isinstance(item, tuple):
                 stamp, data = float(item[0]), item[1]
-            yield Frame(index, stamp - start, utc(stamp), _checked(name, index, data))
+            try:
+                when = utc(stamp)
+            except (ValueError, OverflowError, OSError):  # what is no time of day is dropped, and counted
+                stamp, when = math.nan, "no time"
+            yield Frame(index, stamp - start, when, _checked(name, index, data))
 
     return Source(
         f"Python's {name}",

@@ -108,7 +108,7 @@ def test_a_thousand_streams_that_came_and_went_leave_nothing(folder: Path) -> No
 
 def test_many_threads_may_steer_at_a_time(folder: Path) -> None:
     wrong: list[BaseException] = []
-    with Running(MODEL + toml("a", rate=1000), folder) as service:
+    with Running("[service]\nstay = true\n" + MODEL + toml("a", rate=1000), folder) as service:
         control = service.control
 
         def steer(seed: int) -> None:
@@ -140,6 +140,8 @@ def test_many_threads_may_steer_at_a_time(folder: Path) -> None:
         for name in OTHERS:
             with suppress(UnknownStream):
                 control.remove(name)
+        until(lambda: service.count("a", "stepped") == len(frames(folder)))
+        service.pipeline.stop()
         service.ends()
     assert wrong == []
     assert values(folder / "a.jsonl") == sums(frames(folder))

@@ -1,0 +1,96 @@
+"""What nobody means to do and somebody does: stamps that are no times, a recording under the name of another, alarms that change while they fire."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import zoo
+from edgelstm import Pipeline
+
+pytest.importorskip("pydantic")
+
+from running import MODEL, Running, folder_of_sums, section, until
+
+HEAD = '[service]\ncheckpoint = "states"\n' + MODEL
+
+
+def lines(path: Path) -> list[Any]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("odd", [math.nan, math.inf, -math.inf, 1e30])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_stamp_that_is_no_time_costs_its_frame(tmp_path: Path, odd: float, place: int) -> None:
+    """And no checkpoint: it ended the source, and a state of no time ended the service."""
+    zoo.running_sum().save(tmp_path / "sum.onnx")
+    now = time.time()
+    given = [(now + k, np.array(k + 1, np.float32)) for k in range(3)]
+    given.insert(place, (odd, np.array(100, np.float32)))
+    text = HEAD + '[streams.s]\nsource = "python:x"\nsink = "o.jsonl"\n'
+    report = Pipeline.from_text(text, tmp_path, sources={"x": given}).run()
+    assert not report.failed
+    assert report.streams["s"] == {"delivered": 3, "dropped:no_time": 1, "read": 4, "stepped": 3}
+    assert [line["outputs"]["y"]["values"] for line in lines(tmp_path / "o.jsonl")] == [8.0, 12.0, 18.0]
+
+
+def test_a_pair_has_no_partner_at_no_time(tmp_path: Path) -> None:
+    zoo.two_inputs().save(tmp_path / "m.onnx")
+    now = time.time()
+    frames = {n: [(now + k, np.full(2, k, np.float32)) for k in range(4)] for n in "ab"}
+    frames["b"].insert(2, (math.nan, np.full(2, 77, np.float32)))
+    text = '[models.m]\npath = "m.onnx"\n[streams.s]\nsource = { a = "python:a", b = "python:b" }\nsink = "o.jsonl"\n'
+    report = Pipeline.from_text(text, tmp_path, sources=dict(frames)).run()
+    assert not report.failed
+    assert report.streams["s"]["unpaired:b"] == 1
+    assert [line["outputs"]["ab"]["values"] for line in lines(tmp_path / "o.jsonl")] == [
+        [2.0 * k] * 2 for k in range(4)
+    ]
+
+
+def test_another_recording_under_the_same_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its frames have the names of the old one's: by them, those that were read would be passed over."""
+    zoo.running_sum().save(tmp_path / "sum.onnx")
+    text = HEAD + '[streams.s]\nsource = "x.npy"\nsink = "o.jsonl"\n'
+    for first in (1, 1, 5):
+        np.save(tmp_path / "x.npy", np.arange(first, first + 4, dtype=np.float32))
+        report = Pipeline.from_text(text, tmp_path).run()
+    assert report.streams["s"]["reset:source"] == 1
+    assert "all its frames are new" in caplog.text
+    made = [line["outputs"]["y"]["values"] for line in lines(tmp_path / "o.jsonl")]
+    assert made == [2.0 * (3 + s) for s in (1, 3, 6, 10, 5, 11, 18, 26)]
+
+
+def test_an_alarm_that_becomes_another_has_its_end(tmp_path: Path) -> None:
+    """Who was told that it fired would wait for its end for ever."""
+    folder_of_sums(tmp_path)
+    np.save(tmp_path / "a.npy", np.full(100000, 1.0, np.float32))
+    rule = {"above": 10.0, "sink": "e.jsonl"}
+    text = (
+        MODEL
+        + '[streams.a]\nsource = "a.npy"\nrate = 100\n[streams.a.alarms.high]\nabove = 10\nsink = "e.jsonl"\n'
+    )
+    with Running(text, tmp_path) as running:
+
+        def events() -> list[str]:
+            path = tmp_path / "e.jsonl"
+            return [line["event"] for line in lines(path)] if path.exists() else []
+
+        until(lambda: events() == ["fired"])
+        running.control.configure(
+            "a", section("a", rate=100, sink=[], alarms={"high": {**rule, "above": 1e9}})
+        )
+        until(lambda: events() == ["fired", "cleared"])
+        running.control.configure("a", section("a", rate=100, sink=[], alarms={"high": rule}))
+        until(lambda: events() == ["fired", "cleared", "fired"])
+        running.control.configure("a", section("a", rate=50, sink=[], alarms={"high": rule}))
+        running.control.configure("a", section("a", rate=50, sink=[]))
+        until(lambda: events() == ["fired", "cleared", "fired", "cleared"])
+        running.pipeline.stop()
+        running.ends()
