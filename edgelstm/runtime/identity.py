@@ -39,15 +39,30 @@ def model_identity(path: PathLike) -> str:
     return together.hexdigest()
 
 
-def model_stamp(path: PathLike) -> object:
-    """What tells that one of those files was replaced or written to meanwhile; None for a file that can't be read."""
-    source = Path(path)
-    try:
-        names = _external(source) if source.suffix.lower() == ".onnx" else []
-        found = [each.stat() for each in (source, *(source.parent / name for name in names))]
-    except OSError:
-        return None
-    return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for s in found]
+class ModelStamp:
+    """What tells that a model's file, or one that it needs beside it, was replaced or written to: call it now and then. None while one can't be read."""
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = Path(path)
+        self._own: object = None
+        self._beside: list[str] = []
+
+    def __call__(self) -> object:
+        path = self._path
+        try:
+            own = _stamp(path)
+            if own != self._own:
+                onnx = path.suffix.lower() == ".onnx"
+                self._beside = _external(path) if onnx else [f"{path.name}.json"]  # of an engine, its sidecar
+                self._own = own
+            return own, *(_stamp(path.parent / name) for name in self._beside if _is_file(path.parent, name))
+        except OSError:
+            return None
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _external(source: Path) -> list[str]:

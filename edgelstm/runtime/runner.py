@@ -17,7 +17,7 @@ from edgelstm.files import PathLike
 from edgelstm.graph.signature import Signature
 from edgelstm.runtime.device import OutputPlace
 from edgelstm.runtime.frames import BadFrame, FrameCheck
-from edgelstm.runtime.identity import model_identity, model_stamp
+from edgelstm.runtime.identity import ModelStamp, model_identity
 from edgelstm.runtime.open import open_program
 from edgelstm.runtime.outside import Outside, OutsideRange
 from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
@@ -190,13 +190,14 @@ class Runner:
         the device lacks.
         """
         for _ in range(TRIES):
-            before = model_stamp(path)
+            stamp = ModelStamp(path)
+            before = stamp()
             program = open_program(
                 path, device, streams=streams, threads=threads, outputs=outputs, native=native
             )
             try:
                 model = model_identity(path)
-                if model_stamp(path) == before:  # else the hash may be of another file than what was opened
+                if stamp() == before:  # else the hash may be of another file than what was opened
                     return cls(program, on_bad_frame=on_bad_frame, model=model)
             except BaseException:
                 program.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgelstm.errors import EdgeLstmError, some
 from edgelstm.files import PathLike, check_file, read_bytes
-from edgelstm.runtime.identity import model_identity
+from edgelstm.runtime.identity import ModelStamp, model_identity
 from edgelstm.runtime.outside import OutsideRange
 from edgelstm.workflows.serve_check import Checked, try_first
 from edgelstm.workflows.shipped import SHIPPED, shipped
@@ -221,7 +221,9 @@ class Pipeline:
         for name, path in wanted - set(self._model_watches):
             changed = partial(self.swap, name, path)
             where = Path(placed(self._base, shipped(path)))
-            self._model_watches[name, path] = FileWatch(where, changed, True, f"model {name}")
+            self._model_watches[name, path] = FileWatch(
+                where, changed, True, f"model {name}", ModelStamp(where)
+            )
 
     def _section(self, given: Mapping[str, Any]) -> StreamSection:
         """A stream's section that somebody sent. Variables of the environment are not put in: they are the file's."""

@@ -307,7 +307,9 @@ class Channel:
             member.feed.begin_anew()
 
     def moved(self, index: int) -> None:
-        """The frame that was dealt with last has another index now; before the first frame is delivered."""
+        """The frame that was dealt with last has this index now, others may have other ones; before the first frame is delivered."""
+        for writer in self.writers:
+            writer.go_by_names()
         with self.loop.wake.lock:
             self._read = index
             self._names.clear()

@@ -171,9 +171,12 @@ class Checkpoint:
             }
             for name, s in self.sections.items()
         }
-        header = json.dumps(
-            {"schema": SCHEMA, "written": self.written, "sections": sections}, allow_nan=False
-        ).encode()
+        try:
+            header = json.dumps(
+                {"schema": SCHEMA, "written": self.written, "sections": sections}, allow_nan=False
+            ).encode()
+        except ValueError as error:
+            raise EdgeLstmError("a checkpoint", found=str(error)) from error
         body = MAGIC + len(header).to_bytes(8, "little") + header + b"".join(payload)
         return body + hashlib.sha256(body).digest()
 

@@ -14,7 +14,7 @@ from edgelstm.verify.anomaly import Detector
 from edgelstm.verify.step_errors import compared
 
 #: Streams are named in paths and logs.
-NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,99}$"
 Name = Annotated[str, Field(pattern=NAME)]
 Text = Annotated[str, Field(min_length=1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]

@@ -162,12 +162,19 @@ class Follower:
 
 
 class FileWatch:
-    """A thread that calls ``load`` when ``path`` changed, where ``watched``, and when :meth:`ask` asks for it. what: ``path`` in words."""
+    """A thread that calls ``load`` when ``path`` changed, where ``watched``, and when :meth:`ask` asks for it. what: ``path`` in words. look: what
+    tells one version from another, where that is more than the file."""
 
     def __init__(
-        self, path: Path, load: Callable[[], object], watched: bool, what: str = "the pipeline file"
+        self,
+        path: Path,
+        load: Callable[[], object],
+        watched: bool,
+        what: str = "the pipeline file",
+        look: Callable[[], object] | None = None,
     ) -> None:
         self._path, self._load, self._watched, self._what = path, load, watched, what
+        self._look = look or self._look_at_file
         self._seen = self._look()
         # A number, not an event: a signal handler may ask while its own thread holds the event's lock.
         self._asked = 0
@@ -184,7 +191,7 @@ class FileWatch:
         self._stop.set()
         self._thread.join(1.0)
 
-    def _look(self) -> object:
+    def _look_at_file(self) -> object:
         """What tells one version of the file from another; None while there is none, as when an editor replaces it."""
         try:
             found = self._path.stat()

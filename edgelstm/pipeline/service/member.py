@@ -319,7 +319,7 @@ class Member:
             self.counts.add("gaps")
             self._interrupt()
         if verdict.drop is not None:
-            self._drop(verdict.drop, arrived, f"time stamp {arrived.stamp:g} after {self.clock.last}")
+            self._drop(verdict.drop, arrived, f"time stamp {arrived.stamp:.15g} after {self.clock.last}")
             return False
         if verdict.late:
             self.counts.add("stepped_late")

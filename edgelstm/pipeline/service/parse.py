@@ -197,7 +197,7 @@ def _error(errors: list[Any], lines: Mapping[Path_, int], where: str) -> EdgeLst
     elif kind == "extra_forbidden":
         found, expected = f"the key {key[-1]}", ", ".join(_allowed(key)) or None
     elif kind == "string_pattern_mismatch" and first["loc"][-1] == "[key]":
-        expected = "a name of letters, digits, - and _"
+        expected = "a name of letters, digits, - and _, at most 100"
     elif kind == "string_pattern_mismatch" and key[-1] == "gap":
         expected = "hold, reset, repeat:N or blank:N"
     if len(errors) > 1:

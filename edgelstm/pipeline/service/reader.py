@@ -317,16 +317,15 @@ class Reader:
             self._elsewhere()
 
     def _is_behind(self, source: Source, frame: Frame) -> bool:
-        """Whether the frame comes behind the last one by name; all that do then count from there."""
+        """Whether the frame comes behind the last one by name; those that do count from there."""
         assert self._last_name is not None
         assert source.holds is not None
         found = frame.name == self._last_name
         if not found and (source.holds(self._last_name) or _place(frame.name) < _place(self._last_name)):
             return False
         self._by_name, after = False, frame.index if found else frame.index - 1
-        if after != self._after:
-            self._after = after
-            self._moved(after)
+        self._after = after
+        self._moved(after)
         return not found
 
     def _is_due(self) -> bool:

@@ -84,6 +84,7 @@ class Writer:
         self._late_at = -1
         self._lost = 0
         self._behind = {stream: dict(frames) for stream, frames in (behind or {}).items()}
+        self._by_name = False
         #: Since when it has been in a write.
         self._writing_since: float | None = None
         #: It was given up in there.
@@ -190,11 +191,18 @@ class Writer:
         """What comes is of another source than what the sink has, whatever its numbers and names."""
         self._behind = {}
 
+    def go_by_names(self) -> None:
+        """Frames have other numbers than those of what the sink has: files came late, or were removed."""
+        self._by_name = True
+
     def _was_written(self, frame: Frame) -> bool:
         stream, behind = str(frame.stream), self._behind
         frames = behind.get(stream, {})
-        found = frames.get(frame.index) == frame.name
-        for index in [i for i in frames if i <= frame.index]:  # frames come in order
+        last = frame.index
+        if self._by_name:
+            last = next((i for i, name in frames.items() if name == frame.name), -1)
+        found = frames.get(last) == frame.name
+        for index in [i for i in frames if i <= last]:  # frames come in order
             del frames[index]
         if not frames:
             behind.pop(stream, None)

@@ -180,3 +180,28 @@ def test_a_folder_goes_by_names(tmp_path: Path, caplog: pytest.LogCaptureFixture
     assert [line["outputs"]["y"]["values"] for line in lines] == [
         2.0 * (3 + s) for s in (0, 1, 4, 14, 25, 37)
     ]
+
+
+def test_lines_behind_a_checkpoint_go_by_names_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A crash, and two files that came late: what is there is not written again, though its number is another."""
+    zoo.running_sum().save(tmp_path / "m.onnx")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    text = '[streams.s]\nsource = "in"\nsink = "o.jsonl"\n'
+    for k in (0, 2):
+        np.save(folder / f"{k}.npy", np.float32(k))
+    serve(tmp_path, text, caplog)
+    saved = {path.name: path.read_bytes() for path in (tmp_path / "states").iterdir()}
+    for k in (4, 6):
+        np.save(folder / f"{k}.npy", np.float32(k))
+    serve(tmp_path, text, caplog)
+    for path in (tmp_path / "states").iterdir():
+        path.unlink()
+    for name, data in saved.items():  # as if it had been killed before the next one
+        (tmp_path / "states" / name).write_bytes(data)
+    for k in (1, 5, 8):
+        np.save(folder / f"{k}.npy", np.float32(k))
+    report, _ = serve(tmp_path, text, caplog)
+    assert report.streams["s"]["written_before"] == 2
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [line["name"] for line in lines] == [f"{k}.npy" for k in (0, 2, 4, 6, 5, 8)]

@@ -94,3 +94,30 @@ def test_an_alarm_that_becomes_another_has_its_end(tmp_path: Path) -> None:
         until(lambda: events() == ["fired", "cleared", "fired", "cleared"])
         running.pipeline.stop()
         running.ends()
+
+
+def test_weights_that_lie_beside_the_model_are_watched_too(tmp_path: Path) -> None:
+    """Only they change when a model is trained anew."""
+    import onnx
+    from onnx import numpy_helper
+
+    zoo.running_sum().save(tmp_path / "own.onnx")
+    np.save(tmp_path / "a.npy", np.ones(100000, np.float32))
+    for factor, weights in ((2, "w.bin"), (4, "new")):
+        model = onnx.load(tmp_path / "own.onnx")
+        model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.array([factor], np.float32), "two"))
+        where = tmp_path / f"{weights}.onnx"
+        onnx.save_model(model, where, save_as_external_data=True, location=weights, size_threshold=0)
+    (tmp_path / "w.bin.onnx").rename(tmp_path / "m.onnx")
+    text = '[models.m]\npath = "m.onnx"\nwatch = true\ncompatible = true\n[streams.a]\nsource = "a.npy"\nrate = 100\nsink = "o.jsonl"\n'
+    with Running(text, tmp_path) as running:
+        until(lambda: running.count("a", "delivered") > 3)
+        (tmp_path / "new").rename(tmp_path / "w.bin")
+
+        def factors() -> set[float]:
+            made = (tmp_path / "o.jsonl").read_text().splitlines()[:-1]
+            return {json.loads(line)["outputs"]["y"]["values"] / (4 + k) for k, line in enumerate(made)}
+
+        until(lambda: factors() == {2.0, 4.0})
+        running.pipeline.stop()
+        running.ends()
