@@ -64,7 +64,8 @@ def values(path: Path) -> list[float]:
 
 
 def test_the_oldest_go_and_nothing_else_does(tmp_path: Path, clock: Clock) -> None:
-    for name in ("a-20200101T000000Z.csv", "a-20200102T000000Z.csv", "b-20200101T000000Z.csv", "a-mine.csv"):
+    old = ("a-20200101T000000Z.csv", "a-20200102T000000Z.csv", "a-20990101T000000Z.csv")  # by a clock of then
+    for name in (*old, "b-20200101T000000Z.csv", "a-mine.csv"):
         (tmp_path / name).touch()
     with open_sink(tmp_path / "a.csv", SIGNATURE, options=Options(rotate=60, keep=2)) as sink:
         for index in range(2):

@@ -91,6 +91,11 @@ class AlarmWriter(Writer):
             else:
                 self._tell(event, frame, number, seconds, counts)
 
+    def had_fired(self, stream: str, index: int, counts: Counts) -> None:
+        """Of a stream that goes on behind frame ``index``: where its alarm had fired, that has its end too."""
+        if self.alarms.of(stream).fired:
+            self._fired[stream] = Frame(index, None, "", _NOTHING, stream=stream), counts
+
     def removed(self) -> None:
         """Its streams are gone, and nobody else would tell the end of an alarm."""
         for frame, counts in self._fired.values():

@@ -22,7 +22,6 @@ from edgelstm.pipeline.optext import parse_preprocess
 from edgelstm.pipeline.outputs import Outputs, readable
 from edgelstm.pipeline.place import Context, Place
 from edgelstm.pipeline.postprocess import parse_postprocess
-from edgelstm.pipeline.service.alarm import Alarms
 from edgelstm.pipeline.service.alarm_writer import AlarmWriter
 from edgelstm.pipeline.service.checkpoint import SectionPart, Whose
 from edgelstm.pipeline.service.counters import Counts
@@ -289,10 +288,15 @@ class Channel:
         """What its alarms knew, for when they are opened; ``goes_on``: the streams go on from there too."""
         self._alarms, self._goes_on = part.alarms, goes_on
 
-    def resume_alarm(self, name: str, alarms: Alarms) -> None:
+    def resume_alarm(self, writer: AlarmWriter) -> None:
         """Let an alarm go on: one that had fired has fired, even where the streams begin anew, so that its end is told."""
-        if name in self._alarms and not alarms.resume(self._alarms[name], self._goes_on):
-            log.warning("stream %s: alarm %s begins anew: it is another rule", self.name, name)
+        if writer.alarm not in self._alarms:
+            return
+        if not writer.alarms.resume(self._alarms[writer.alarm], self._goes_on):
+            log.warning("stream %s: alarm %s begins anew: it is another rule", self.name, writer.alarm)
+        for name in writer.alarms.streams:
+            part = None if self._resumed is None else self._resumed.streams.get(name)
+            writer.had_fired(name, -1 if part is None else part.index, self.counts.get(name) or Counts())
 
     def begin_anew(self) -> None:
         """The source begins elsewhere than before: what was said of its frames by number says nothing now."""

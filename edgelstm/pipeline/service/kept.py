@@ -68,6 +68,8 @@ class Keeper:
         self._parts: deque[_Part] = deque()
         self._writing: threading.Thread | None = None
         self._last: float | None = None
+        #: Names of its own files, in the order in which they were made.
+        self._made: list[str] = []
         #: Files that could not be written since the last one that was.
         self._failed = 0
 
@@ -135,7 +137,10 @@ class Keeper:
                 np.savez(temporary, allow_pickle=False, **arrays)
             # Not by a pattern for names of files: "north" must not clear away what "north-1" kept, and a key may hold a bracket.
             mine = re.compile(rf"{re.escape(safe)}-\d{{8}}T\d{{6}}\.\d{{6}}Z\.npz")
+            self._made = [*self._made, path.name][-self._rules.files :]
             kept = sorted(each for each in self._rules.folder.iterdir() if mine.fullmatch(each.name))
+            # The newest has the oldest name where the clock was set back.
+            kept.sort(key=lambda p: self._made.index(p.name) if p.name in self._made else -1)
             for old in kept[: -self._rules.files]:
                 old.unlink(missing_ok=True)
         except (OSError, ValueError, EdgeLstmError) as error:

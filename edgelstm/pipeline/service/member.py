@@ -492,6 +492,8 @@ def _told(error: EdgeLstmError) -> str:
 
 def _blank(frame: Frame) -> Frame:
     """The same with all values 0."""
-    if isinstance(frame.data, Mapping):
-        return replace(frame, data={name: np.zeros_like(a) for name, a in frame.data.items()})
-    return replace(frame, data=np.zeros_like(frame.data))
+    data = frame.data
+    made = (
+        {n: np.zeros_like(a) for n, a in data.items()} if isinstance(data, Mapping) else np.zeros_like(data)
+    )
+    return replace(frame, data=made, bad=None, missing=None)

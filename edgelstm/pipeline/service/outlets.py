@@ -119,7 +119,7 @@ def open_sinks(channel: Channel, base: Path, model: Path) -> None:
                     mark=mark_as,
                 )
                 channel.writers.append(alarm_writer)
-                channel.resume_alarm(name, alarm_writer.alarms)
+                channel.resume_alarm(alarm_writer)
         for each in channel.writers:
             each.released = channel.released
     except EdgeLstmError as error:

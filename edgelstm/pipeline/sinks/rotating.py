@@ -62,6 +62,8 @@ class _Parts:
         self._part: AbstractContextManager[Write] | None = None
         self._reserve: Reserve | None = None
         self._claim = Path()
+        #: Those that are there, in the order in which they were made.
+        self._made: list[Path] = []
         self._until = 0.0
         #: Steps in the part, and when the next one may be begun after one that failed.
         self._steps = 0
@@ -136,6 +138,7 @@ class _Parts:
         if part is not None:
             part.__exit__(kind, error, trace)  # type: ignore[arg-type]
             self._pause = PAUSE
+            self._made.append(self._claim)
             self._clear()
 
     def close(self) -> None:
@@ -169,8 +172,13 @@ class _Parts:
         if self._keep is None:
             return
         try:
-            for old in sorted(p for p in path.parent.iterdir() if mine.fullmatch(p.name))[: -self._keep]:
+            there = sorted(p for p in path.parent.iterdir() if mine.fullmatch(p.name))
+            # The newest has the oldest name where the clock was set back.
+            own = {made: k for k, made in enumerate(self._made)}
+            there.sort(key=lambda p: own.get(p.resolve(), -1))
+            for old in there[: -self._keep]:
                 old.unlink()
+            self._made = self._made[-self._keep :]
         except OSError as error:
             log.warning("%s: an old file can't be deleted: %s", self._to.name, error)
 

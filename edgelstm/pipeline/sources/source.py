@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -206,6 +206,8 @@ class Source:
         for count, frame in enumerate(self._frames(), 1):
             if self._stopped.is_set():
                 return
+            if not frame.name.isascii():  # a file's name may be no text, which no sink can write
+                frame = replace(frame, name=frame.name.encode("utf-8", "backslashreplace").decode())
             wrong = frame.bad or frame.late
             if wrong is not None and not self.gives_bad:
                 if not self.leaves_out:

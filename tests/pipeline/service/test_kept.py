@@ -71,9 +71,13 @@ def test_it_begins_with_the_state_before_its_first_frame(tmp_path: Path, run: Ru
 
 def test_files_are_bounded(tmp_path: Path) -> None:
     values = np.tile(np.array([0.5] * 20 + [100], np.float32), 60)
+    ahead = tmp_path / "kept" / "a-20990101T000000.000000Z.npz"  # of a clock that was set back since
+    ahead.parent.mkdir()
+    ahead.touch()
     report = serve(tmp_path, values, 'keep_seconds = 0.05\nkeep_files = 3\nbad = "reset"\n')
     counts = report.streams["a"]
-    assert len(list((tmp_path / "kept").iterdir())) == min(3, counts["kept"])
+    assert len(list((tmp_path / "kept").iterdir())) == min(3, 1 + counts["kept"])
+    assert ahead.exists() == (counts["kept"] < 3)
     assert counts["kept"] + counts.get("unkept", 0) == counts["guard:range"] == 60
     assert not [p for p in (tmp_path / "kept").iterdir() if p.name.startswith(".")]
 

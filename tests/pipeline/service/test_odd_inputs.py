@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -121,3 +122,23 @@ def test_weights_that_lie_beside_the_model_are_watched_too(tmp_path: Path) -> No
         until(lambda: factors() == {2.0, 4.0})
         running.pipeline.stop()
         running.ends()
+
+
+@pytest.mark.parametrize("sink", ["o.csv", "o.npz", "o.jsonl", "o.parquet"])
+def test_a_file_whose_name_is_no_text(tmp_path: Path, sink: str) -> None:
+    """It ended the sinks that write text."""
+    if sink.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    zoo.running_sum().save(tmp_path / "sum.onnx")
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in (b"1\xff.npy", b"2.npy"):
+        np.save(tmp_path / "x.npy", np.float32(1))
+        (tmp_path / "x.npy").rename(folder / os.fsdecode(name))
+    text = HEAD + f'[streams.s]\nsource = "in"\nsink = "{sink}"\n'
+    report = Pipeline.from_text(text, tmp_path).run()
+    assert not report.failed
+    assert report.streams["s"]["delivered"] == 2
+    assert b"1\\" in (tmp_path / sink).read_bytes() or sink == "o.npz"
+    report = Pipeline.from_text(text.replace(sink, "p.jsonl"), tmp_path).run()
+    assert report.streams["s"]["stepped"] == 2, "nothing is read twice"
