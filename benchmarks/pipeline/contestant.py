@@ -122,9 +122,11 @@ def over_and_over(frames: int) -> None:
 
 
 def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], tuple[float, float]]:
-    """Seconds that the look at the states adds, and seconds of the steps without it: of a call, in blocks of 50 calls, in turn.
+    """Seconds that the look at the states adds to a call, and seconds of a call without it.
 
-    Each block begins with calls that are not counted.
+    Calls in blocks of 50, with it and without in turn; each block begins with calls that are not counted, for what switching the look
+    on and off leaves in the caches. Each call is timed by itself, and the fifth that is fastest ends where the figure is: others on the
+    machine disturb the rest.
     """
     from edgelstm import Runner
     from edgelstm.pipeline.service.guard import glance
@@ -136,26 +138,32 @@ def guard(model: str, streams: int, threads: int, frames: int) -> Callable[[], t
     shape = runner.signature.inputs[0].frame_shape
     given = [dict(zip(names, f, strict=True)) for f in frames_of(shape, streams)]
     look = glance(runner)
+    clock = time.perf_counter
 
-    def block(looked: bool, count: int) -> float:
-        """Seconds of the processor: what others on the machine do takes none of them."""
+    def block(looked: bool, count: int) -> list[float]:
+        """Seconds of each call."""
         state = runner._state
         for call in state.calls.values() if state.watch is not None else ():  # they look themselves
             state.watch.add(call) if looked else call.steps.look([])
-        for j in range(FIRST):  # what was just done left its traces in the caches
-            runner.step(given[j], copy=False)
-        began = time.thread_time()
-        for j in range(count):
+        taken = []
+        first = min(FIRST, count)
+        for j in range(first + count):
+            began = clock()
             runner.step(given[j % DIFFERENT], copy=False)
             if looked:
                 look()
-        return (time.thread_time() - began) / count
+            taken.append(clock() - began)
+        return taken[first:]
 
     def turn() -> tuple[float, float]:
-        # Short blocks: what others do to the machine changes from one to the next little.
-        count = max(1, min(50, round(BLOCK / block(False, 2))))
-        pairs = [(block(False, count), block(True, count)) for _ in range(max(8, frames // count // 2))]
-        return statistics.median(b - a for a, b in pairs), statistics.median(a for a, _ in pairs)
+        count = max(1, min(50, round(BLOCK / statistics.median(block(False, 3)))))
+        without: list[float] = []
+        with_it: list[float] = []
+        for _ in range(max(8, frames // count // 2)):
+            without += block(False, count)
+            with_it += block(True, count)
+        fast, more = (statistics.quantiles(taken, n=5)[0] for taken in (without, with_it))
+        return more - fast, fast
 
     return turn
 
