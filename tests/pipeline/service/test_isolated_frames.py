@@ -153,10 +153,12 @@ def test_frames_may_change_their_size(tmp_path: Path, resize: bool) -> None:
 
 def test_the_working_folder_lends_no_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be anybody's, and a file of its is no part of Python."""
-    np.save(tmp_path / "x.npy", np.zeros((2, 3)))
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n3,4\n")
     for name in ("json", "numpy", "zipfile", "edgelstm"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit(9)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", ["", str(tmp_path), *sys.path])
-    with open_isolated("x.npy") as source:
-        assert len(list(source)) == 2
+    spec = f"{tmp_path / 'x.csv'}:scale=own"
+    with open_isolated(spec) as far, open_source(spec) as near:
+        assert len(list(far)) == 2
+        assert far.scales == near.scales != "", "what a state depends on is said across"

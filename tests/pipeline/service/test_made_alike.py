@@ -17,6 +17,8 @@ from edgelstm.pipeline.service.checkpoint import Folder
 from edgelstm.runtime import runner as runners
 from edgelstm.runtime.identity import model_identity
 
+#: The other process does the same, and takes its time to start.
+ISOLATE = ["none", pytest.param("process", marks=pytest.mark.thorough)]
 SERVE = '[service]\ncheckpoint = "states"\n[models.m]\npath = "m.onnx"\n'
 
 
@@ -38,7 +40,7 @@ def rows(folder: Path, count: int, most: float = 1.0) -> None:
     (folder / "t.csv").write_text("a,b,c\n" + text, encoding="utf-8")
 
 
-@pytest.mark.parametrize("isolate", ["none", "process"])
+@pytest.mark.parametrize("isolate", ISOLATE)
 @pytest.mark.parametrize("own", [False, True])
 def test_another_scale_is_another_preprocessing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, own: bool, isolate: str
@@ -162,7 +164,7 @@ def test_a_table_that_grew_between_two_runs(tmp_path: Path, caplog: pytest.LogCa
     assert report.streams["s:p"]["reset:restart"] == 1
 
 
-@pytest.mark.parametrize("isolate", ["none", "process"])
+@pytest.mark.parametrize("isolate", ISOLATE)
 def test_a_folder_goes_by_names(tmp_path: Path, caplog: pytest.LogCaptureFixture, isolate: str) -> None:
     """By numbers, a file that came late would let another be stepped twice, and one that was removed would hide one."""
     zoo.running_sum().save(tmp_path / "m.onnx")
