@@ -35,14 +35,34 @@ def conv_lstm_cell(
 ) -> tuple[Array, Array]:
     """FusedConvLSTMCell: h', c'. x [N, I, H, W], h [N, R, H, W], c [N, units, H, W], w [gates * units, I + R, 3, 3], b [gates * units];
     p: [1], [units, 1, 1] or [units, H, W] each."""
+    return variant.reference(convolved(x, h, w, b), c, *peepholes)
+
+
+def convolved(x: Array, h: Array, w: Array, b: Array) -> Array:
+    """The pre-activations of a ConvLSTM: [N, gates * units, H, W]."""
     xh = np.pad(np.concatenate([x, h], axis=1), [(0, 0), (0, 0), (1, 1), (1, 1)])
-    height, width = c.shape[2:]
-    z = b[:, None, None] + sum(
+    height, width = x.shape[2:]
+    z: Array = b[:, None, None] + sum(
         np.einsum("oc,nchw->nohw", w[:, :, i, j], xh[:, :, i : i + height, j : j + width])
         for i in range(3)
         for j in range(3)
     )
-    return variant.reference(z, c, *peepholes)
+    return z
+
+
+def gate_codes(z: Array, scale: Array, zero: Array, low: float, high: float) -> Array:
+    """What gates read in place of z [N, gates * units, H, W] where FusedConvLSTMCell* rounds it: scale, zero [gates]."""
+    steps = np.clip(np.rint(z), low, high).reshape(len(z), len(scale), -1, *z.shape[2:])
+    worth: Array = (steps - zero[:, None, None, None]) * scale[:, None, None, None]
+    return worth.reshape(z.shape)
+
+
+def quantised(h: Array, scale: Array, zero: Array, dtype: type) -> Array:
+    """QuantizeLinear(h, scale, zero), both [units, 1, 1] or one number, in h's own precision."""
+    limits = np.iinfo(dtype)
+    low, high = limits.min - zero.astype(h.dtype), limits.max - zero.astype(h.dtype)
+    codes: Array = (np.clip(np.rint(h / scale), low, high) + zero).astype(dtype)
+    return codes
 
 
 def gru_cell(x: Array, h: Array, w: Array, r: Array, b: Array, *, after: bool) -> Array:

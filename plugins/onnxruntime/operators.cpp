@@ -355,7 +355,11 @@ ort::Status* add_operators(ort::SessionOptions* options) {
                                     definition<Gates<Codes::kUint8, Codes::kInt8>>(), definition<Gates<Codes::kUint8, Codes::kUint8>>(),
                                     definition<TwoCodes<Codes::kInt8>>(), definition<TwoCodes<Codes::kUint8>>(),
                                     definition<Dense>(), definition<Norm>(), definition<Move>(),
-                                    definition<ConvLstmCell>()})
+                                    definition<ConvLstmCell<>>(),
+                                    definition<ConvLstmCell<Codes::kNone, Codes::kInt8>>(), definition<ConvLstmCell<Codes::kNone, Codes::kUint8>>(),
+                                    definition<ConvLstmCell<Codes::kInt8>>(), definition<ConvLstmCell<Codes::kUint8>>(),
+                                    definition<ConvLstmCell<Codes::kInt8, Codes::kInt8>>(), definition<ConvLstmCell<Codes::kInt8, Codes::kUint8>>(),
+                                    definition<ConvLstmCell<Codes::kUint8, Codes::kInt8>>(), definition<ConvLstmCell<Codes::kUint8, Codes::kUint8>>()})
       if (auto status = api().CustomOpDomain_Add(made, op)) return status;
     domain = made;
   }

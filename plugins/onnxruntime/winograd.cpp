@@ -24,7 +24,7 @@ struct Points {
 
 }  // namespace
 
-ConvWeights::ConvWeights(const float* w, const float* b, int64_t units, int64_t gates, int64_t channels, int lanes)
+ConvWeights::ConvWeights(const float* w, const float* b, int64_t units, int64_t gates, int64_t channels, int lanes, bool coded)
     : panels((units + lanes - 1) / lanes),
       transformed(panels * kPoints * channels * gates * lanes),
       direct(panels * channels * kTaps * gates * lanes),
@@ -55,11 +55,11 @@ ConvWeights::ConvWeights(const float* w, const float* b, int64_t units, int64_t 
     for (int64_t row = 0; row < gates * units; row++)
       for (int tap = 0; tap < kTaps; tap++) {
         float size = std::fabs(w[(row * channels + c) * kTaps + tap]);
-        finite = finite && size <= FLT_MAX;
+        finite = finite && size <= (coded ? kLargestOfCodes : FLT_MAX);
         most = size > most ? size : most;
       }
     // Of a channel with a weight that is no number nothing is ever transformed.
-    limit.data()[c] = !finite ? -1 : most > kReach / kLargest ? kReach / most : kLargest;
+    limit.data()[c] = !finite ? -1 : coded ? kLargest : most > kReach / kLargest ? kReach / most : kLargest;
   }
 }
 

@@ -18,15 +18,23 @@ constexpr int kTile = 4, kPatch = 6, kPoints = 36, kTaps = 9;
 // its neighbours, and NaN would spread to all of the tile. So a tile is computed by the definition where one number of its patch alone
 // could move a gate by more than this; and where numbers are larger than that, whatever their weights.
 constexpr float kReach = 64, kLargest = 1e30f;
+// Weights that multiply codes are smaller: no sum of theirs is infinite.
+constexpr float kLargestOfCodes = 1e24f;
 
-// A cell's weights as the kernels read them. w [gates * units, channels, 3, 3], b [gates * units] or null.
+// A cell's weights as the kernels read them. w [gates * units, channels, 3, 3], b [gates * units] or null. coded: it multiplies codes, of
+// which none is large or no number, so no tile needs the definition.
 struct ConvWeights {
-  ConvWeights(const float* w, const float* b, int64_t units, int64_t gates, int64_t channels, int lanes);
+  ConvWeights(const float* w, const float* b, int64_t units, int64_t gates, int64_t channels, int lanes, bool coded = false);
   int64_t panels;
   Floats transformed;  // [panel][point][channel][gate][lane]
   Floats direct;       // [panel][channel][tap][gate][lane]
   Floats bias;         // [panel][gate][lane]
   Floats limit;        // [channel], then a vector of zeros: magnitudes above are not transformed
+};
+
+// Codes that gates read in place of a pre-activation z: worth (round(z) - zero) * scale, z clipped to low..high.
+struct GateCodes {
+  float scale[4], zero[4], low, high;
 };
 
 // What a step reads and writes, x [rows, inputs, height, width], h [rows, hidden, height, width], the others [rows, units, height,
@@ -37,8 +45,15 @@ struct ConvStep {
   const float* peephole[3];      // i, f, o; null without
   int64_t p_channel[3], p_place[3];  // as GatesStep has them
   int64_t inputs, hidden, units, rows, height, width;
-  const float *x, *h, *c;
-  float *h_out, *c_out;
+  const void *x, *h;             // of that type, codes worth code - zero
+  Codes read;
+  float zero;
+  const GateCodes* gate_codes;   // null: gates read pre-activations as they are
+  const float* c;
+  float *h_out, *c_out;          // h_out may be null where codes are made of h
+  Codes made;                    // QuantizeLinear(h * factor), of that type
+  const float* coding;           // [panel][factor, scale, zero][lanes]
+  void* codes_out;
   Bounds h_bounds, c_bounds;
 
   int64_t across, down;          // tiles in a row, rows of tiles in a map

@@ -8,6 +8,7 @@
 #include <new>
 #include <vector>
 
+#include "gates.h"
 #include "look.h"
 #include "node.h"
 #include "sharing.h"
@@ -63,18 +64,37 @@ class Scratch {
   std::vector<Loan::Memory> free_;
 };
 
+template <Codes kIn, Codes kOut>
+constexpr const char* conv_lstm_name() {
+  constexpr const char* names[3][3] = {
+      {"FusedConvLSTMCell", "FusedConvLSTMCellQuantizeLinearI8", "FusedConvLSTMCellQuantizeLinearU8"},
+      {"FusedConvLSTMCellI8", "FusedConvLSTMCellI8QuantizeLinearI8", "FusedConvLSTMCellI8QuantizeLinearU8"},
+      {"FusedConvLSTMCellU8", "FusedConvLSTMCellU8QuantizeLinearI8", "FusedConvLSTMCellU8QuantizeLinearU8"},
+  };
+  return names[static_cast<int>(kIn)][static_cast<int>(kOut)];
+}
+
 // h', c' of one ConvLSTM layer on maps. Inputs: x [N, I, H, W], h [N, R, H, W] (missing with recurrent 0: all of it is x), c [N, units, H, W], W [gates * units, (I + R) * 9]: a
 // kernel of 3x3 row by row, over x, then h, padded with zeros to the size of the maps (missing where it is lent); b [gates * units]
-// (may be missing), p_i, p_f, p_o: constants, one number, [units], or [units, H, W]. Gates i, f, g, o; i, g, o if coupled.
+// (may be missing), p_i, p_f, p_o: constants, one number, [units], or [units, H, W]. Gates i, f, g, o; i, g, o if coupled. Then what
+// gates read in place of pre-activations z, if not them: codes q = round(z), clipped to low..high, worth (q - zero) * scale: a constant
+// of scales [gates], zeros [gates], low, high (may be missing; attribute rounded).
+// I8 and U8: x and h are codes, worth code - zero, an attribute. QuantizeLinear: as FusedGates..QuantizeLinear (gates.h), with
+// constants of one number or one a channel.
+template <Codes kIn = Codes::kNone, Codes kOut = Codes::kNone>
 class ConvLstmCell {
  public:
-  static constexpr const char* kName = "FusedConvLSTMCell";
-  static constexpr size_t kInputs = 8, kOutputs = 2;
-  static bool optional(size_t k) { return k == 1 || k >= 3; }
-  static int type(size_t) { return ort::kFloat; }
+  static constexpr const char* kName = conv_lstm_name<kIn, kOut>();
+  static constexpr bool kCoded = kIn != Codes::kNone, kQuantises = kOut != Codes::kNone;
+  static constexpr size_t kFactor = 9, kInputs = kFactor + (kQuantises ? 3 : 0), kOutputs = kQuantises ? 3 : 2;
+  static bool optional(size_t k) { return k == 1 || (k >= 3 && k != kFactor + 1); }
+  static int type(size_t k) { return k < 2 ? element(kIn) : k == kFactor + 2 ? element(kOut) : ort::kFloat; }
+  static int output_type(size_t k) { return k == 2 ? element(kOut) : ort::kFloat; }
+  static bool output_optional(size_t k) { return kQuantises && k == 0; }
 
   explicit ConvLstmCell(const Info& info) : threads_(info.integer("threads", 1)), recurrent_(info.integer("recurrent", 1) != 0) {
     step_ = {};
+    step_.read = kIn, step_.made = kOut, step_.zero = static_cast<float>(info.integer("zero", 0));
     step_.variant = info.variant();
     int64_t gates = step_.variant.gates();
     Tensor w = info.matrix(3, "lent", ort::kFloat), b = info.constant(4);
@@ -83,7 +103,9 @@ class ConvLstmCell {
     if (step_.units * gates != w.shape[0] || channels_ * kTaps != w.shape[1] || w.count() == 0)
       refuse(kName, "W is " + text(w.shape) + ", expected rows for " + std::to_string(gates) + " gates and 9 columns for each channel");
     if (b.data != nullptr && b.count() != w.shape[0]) refuse(kName, "b is " + text(b.shape) + ", expected [" + std::to_string(w.shape[0]) + "]");
-    weights_ = std::make_unique<ConvWeights>(w.data, b.data, step_.units, gates, channels_, kernels().lanes);
+    weights_ = std::make_unique<ConvWeights>(w.data, b.data, step_.units, gates, channels_, kernels().lanes, kCoded);
+    for (int64_t k = 0; kCoded && k < channels_; k++)
+      if (weights_->limit.data()[k] < 0) refuse(kName, "weights that multiply codes have to be finite, and below 1e24");
     step_.transformed = weights_->transformed.data(), step_.direct = weights_->direct.data();
     step_.bias = weights_->bias.data(), step_.limit = weights_->limit.data();
     for (size_t k = 0; info.integer("peephole", 0) && k < 3; k++) {
@@ -92,6 +114,33 @@ class ConvLstmCell {
       if (p.data == nullptr) refuse(kName, "peepholes have to be constants");
       peephole_[k].assign(p.data, p.data + p.count());
       step_.peephole[k] = peephole_[k].data();
+    }
+    if (info.integer("rounded", 0)) {
+      Tensor codes = info.constant(8);
+      if (codes.data == nullptr || codes.count() != 2 * gates + 2) refuse(kName, "the gates' codes have to be a constant of 2 numbers for each gate and 2");
+      for (int64_t g = 0; g < gates; g++) gate_codes_.scale[g] = codes.data[g], gate_codes_.zero[g] = codes.data[gates + g];
+      gate_codes_.low = codes.data[2 * gates], gate_codes_.high = codes.data[2 * gates + 1];
+      rounded_ = true;
+    }
+    if constexpr (kQuantises) {
+      Tensor scale = info.constant(kFactor + 1), zero = info.constant(kFactor + 2), factor = info.constant(kFactor);
+      if (info.integer("factor", 0) == 0) factor = {};
+      int64_t units = step_.units, lanes = kernels().lanes;
+      auto fits = [units](const Tensor& t) { return t.data == nullptr || t.count() == 1 || t.count() == units; };
+      size_t rank = factor.shape.size();
+      if (factor.count() > 1 && (rank < 3 || factor.shape[rank - 3] != units)) refuse(kName, "the factor is " + text(factor.shape) + ", expected one number or one a channel");
+      if (scale.data == nullptr || !fits(scale) || !fits(zero) || !fits(factor))
+        refuse(kName, "the codes' scale and zero point have to be constants, one number or one a channel");
+      coding_ = std::make_unique<Floats>(weights_->panels * 3 * lanes);
+      for (int64_t k = 0; k < weights_->panels * lanes; k++) {
+        int64_t unit = k < units ? k : 0;
+        auto of = [unit](const Tensor& t) { return t.count() == 1 ? 0 : unit; };
+        float* to = coding_->data() + k / lanes * 3 * lanes + k % lanes;
+        to[0] = factor.data == nullptr ? 1 : factor.data[of(factor)];
+        to[lanes] = scale.data[of(scale)];
+        to[2 * lanes] = zero.data == nullptr ? 0 : code(zero.data, of(zero), kOut);
+      }
+      step_.coding = coding_->data();
     }
   }
 
@@ -102,8 +151,9 @@ class ConvLstmCell {
     s.rows = dims[0], s.inputs = dims[1], s.height = dims[2], s.width = dims[3], s.hidden = channels_ - s.inputs;
     if (s.inputs < 1 || (recurrent_ ? s.hidden < 1 : s.hidden != 0))
       refuse(kName, "x is " + text(Shape(dims, dims + 4)) + ", W takes " + std::to_string(channels_) + " channels");
+    s.gate_codes = rounded_ ? &gate_codes_ : nullptr;
     s.x = context.data(context.value(0));
-    s.h = recurrent_ ? maps(context, 1, {s.rows, s.hidden, s.height, s.width}, "h") : s.x;
+    s.h = recurrent_ ? maps(context, 1, {s.rows, s.hidden, s.height, s.width}, "h") : context.data(context.value(0));
     Shape out{s.rows, s.units, s.height, s.width};
     s.c = maps(context, 2, out, "c");
     int64_t size = s.height * s.width;
@@ -116,6 +166,7 @@ class ConvLstmCell {
       s.p_channel[k] = whole ? size : 1, s.p_place[k] = whole ? 1 : 0;
     }
     s.h_out = context.output(0, out.data(), 4), s.c_out = context.output(1, out.data(), 4);
+    if constexpr (kQuantises) s.codes_out = context.output(2, out.data(), 4);
     if (s.rows * size == 0) return;
     s.across = (s.width + kTile - 1) / kTile, s.down = (s.height + kTile - 1) / kTile;
     s.h_bounds = bounds(s.h_out, s.rows * s.units * size), s.c_bounds = bounds(s.c_out, s.rows * s.units * size);
@@ -176,10 +227,12 @@ class ConvLstmCell {
   ConvStep step_;
   std::unique_ptr<ConvWeights> weights_;
   std::vector<float> peephole_[3];
+  GateCodes gate_codes_{};
+  std::unique_ptr<Floats> coding_;
   mutable Scratch scratch_[2];
   mutable Sharing sharing_[2];
   int64_t threads_, channels_;
-  bool recurrent_;
+  bool recurrent_, rounded_ = false;
 };
 
 }  // namespace edgelstm

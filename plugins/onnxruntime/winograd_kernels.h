@@ -84,20 +84,54 @@ INLINE void transform_out(const vf (&m)[6], vf (&y)[4]) {
   y[3] = (A3 * apart_a + m[5]) + B3 * apart_b;
 }
 
+// The same of codes, `next` bytes apart; and of their numbers into four bytes for each channel. Shifts put them in their places.
+template <class Code>
+INLINE void load_places(const Code* p, int64_t next, float zero, vf (&v)[4]) {
+  auto four = [&](int64_t k) __attribute__((always_inline)) {
+    int32_t codes;
+    memcpy(&codes, p + k * next, 4);
+    return codes;
+  };
+#if LANES == 16
+  vi all = {four(0), four(1), four(2),  four(3),  four(4),  four(5),  four(6),  four(7),
+            four(8), four(9), four(10), four(11), four(12), four(13), four(14), four(15)};
+#elif LANES == 8
+  vi all = {four(0), four(1), four(2), four(3), four(4), four(5), four(6), four(7)};
+#else
+  vi all = {four(0), four(1), four(2), four(3)};
+#endif
+  for (int j = 0; j < 4; j++) {
+    vi codes = Code(-1) > 0 ? (all >> 8 * j) & 255 : (all << (24 - 8 * j)) >> 24;
+    v[j] = __builtin_convertvector(codes, vf) - zero;
+  }
+}
+template <class Code>
+INLINE void store_places(Code* p, int64_t next, const vi (&codes)[4]) {
+  vi all = (codes[0] & 255) | (codes[1] & 255) << 8 | (codes[2] & 255) << 16 | codes[3] << 24;
+  for (int k = 0; k < L; k++) {
+    int32_t four = all[k];
+    memcpy(p + k * next, &four, 4);
+  }
+}
+
 constexpr int kRun = 16;  // tiles of a row whose input is turned into vectors at once
 constexpr int kColumns = kTile * kRun + 2;
 
 // One row of a stretch of tiles, places x0 - 1 to x0 + 4 * tiles, from maps of `count` channels (at most L) that lie `size` apart; the
-// largest magnitude goes into `largest`, as bits: NaN above infinity above numbers.
-INLINE void read_row(const float* row, int64_t size, int64_t count, int64_t x0, int64_t tiles, int64_t width, vf* to, vi* largest) {
+// largest magnitude goes into `largest`, as bits: NaN above infinity above numbers. Codes are worth code - zero, and none is large.
+template <class X>
+INLINE void read_row(const X* row, int64_t size, int64_t count, int64_t x0, int64_t tiles, int64_t width, float zero, vf* to, vi* largest) {
+  constexpr bool kCodes = sizeof(X) == 1;
   int64_t columns = kTile * tiles + 2;
   auto one = [&](int64_t k) __attribute__((always_inline)) {
     int64_t x = x0 - 1 + k;
     vf v{};
     if (x >= 0 && x < width)
-      for (int64_t j = 0; j < count; j++) v[j] = row[j * size + x];
-    vi bits = (vi)absolute(v);
-    *largest = bits > *largest ? bits : *largest;
+      for (int64_t j = 0; j < count; j++) v[j] = kCodes ? row[j * size + x] - zero : row[j * size + x];
+    if constexpr (!kCodes) {
+      vi bits = (vi)absolute(v);
+      *largest = bits > *largest ? bits : *largest;
+    }
     to[k] = v;
   };
   one(0);
@@ -106,10 +140,16 @@ INLINE void read_row(const float* row, int64_t size, int64_t count, int64_t x0, 
     vi most = *largest;
     for (; k + 4 < columns && x0 - 1 + k + 4 <= width; k += 4) {
       vf v[4];
-      load_places(row + x0 - 1 + k, size, v);
+      if constexpr (kCodes) {
+        load_places(row + x0 - 1 + k, size, zero, v);
+      } else {
+        load_places(row + x0 - 1 + k, size, v);
+      }
       for (int j = 0; j < 4; j++) {
-        vi bits = (vi)absolute(v[j]);
-        most = bits > most ? bits : most;
+        if constexpr (!kCodes) {
+          vi bits = (vi)absolute(v[j]);
+          most = bits > most ? bits : most;
+        }
         to[k + j] = v[j];
       }
     }
@@ -126,13 +166,14 @@ INLINE bool exceeds(vi bits, vi limit) {
 }
 
 // The input transform of [first, last) of lines * groups, a group at most L channels of x or of h.
-void conv_input(const ConvStep& s, int64_t first, int64_t last) {
+template <class X>
+INLINE void conv_input_of(const ConvStep& s, int64_t first, int64_t last) {
   int64_t of_x = (s.inputs + L - 1) / L, groups = of_x + (s.hidden + L - 1) / L, size = s.height * s.width;
   for (int64_t unit = first; unit < last; unit++) {
     int64_t line = unit / groups, group = unit % groups, stream = (s.first_line + line) / s.down, y0 = (s.first_line + line) % s.down * kTile - 1;
     bool is_x = group < of_x;
     int64_t channels = is_x ? s.inputs : s.hidden, channel = (is_x ? group : group - of_x) * L, count = channels - channel;
-    const float* maps = (is_x ? s.x : s.h) + (stream * channels + channel) * size;
+    const X* maps = static_cast<const X*>(is_x ? s.x : s.h) + (stream * channels + channel) * size;
     float* to = s.patches + (is_x ? 0 : s.inputs) + channel;
     vi limit = (vi)load(s.limit + (is_x ? 0 : s.inputs) + channel);
     for (int64_t start = 0; start < s.across; start += kRun) {
@@ -143,7 +184,7 @@ void conv_input(const ConvStep& s, int64_t first, int64_t last) {
         if (y0 + k < 0 || y0 + k >= s.height) {
           for (int64_t j = 0; j < kTile * tiles + 2; j++) input[k][j] = vf{};
         } else {
-          read_row(maps + (y0 + k) * s.width, size, count < L ? count : L, start * kTile, tiles, s.width, input[k], &largest);
+          read_row(maps + (y0 + k) * s.width, size, count < L ? count : L, start * kTile, tiles, s.width, s.zero, input[k], &largest);
         }
       }
       bool large = exceeds(largest, limit);
@@ -172,6 +213,16 @@ void conv_input(const ConvStep& s, int64_t first, int64_t last) {
         }
       }
     }
+  }
+}
+
+void conv_input(const ConvStep& s, int64_t first, int64_t last) {
+  if (s.read == Codes::kUint8) {
+    conv_input_of<uint8_t>(s, first, last);
+  } else if (s.read == Codes::kInt8) {
+    conv_input_of<int8_t>(s, first, last);
+  } else {
+    conv_input_of<float>(s, first, last);
   }
 }
 
@@ -307,15 +358,35 @@ INLINE Place place_of(const ConvStep& s, int64_t tile) {
   return {line / s.down, y, x, s.height - y < 4 ? s.height - y : 4, s.width - x < 4 ? s.width - x : 4};
 }
 
+// Of numbers: no tile of codes is computed by the definition.
 INLINE void read_patch(const ConvStep& s, const Place& at, float* patch) {
   int64_t size = s.height * s.width;
+  const float *x = static_cast<const float*>(s.x), *h = static_cast<const float*>(s.h);
   for (int64_t k = 0; k < s.inputs + s.hidden; k++) {
-    const float* map = k < s.inputs ? s.x + (at.stream * s.inputs + k) * size : s.h + (at.stream * s.hidden + k - s.inputs) * size;
+    const float* map = k < s.inputs ? x + (at.stream * s.inputs + k) * size : h + (at.stream * s.hidden + k - s.inputs) * size;
     for (int64_t i = 0; i < kPatch; i++)
       for (int64_t j = 0; j < kPatch; j++) {
         int64_t y = at.y - 1 + i, x = at.x - 1 + j;
         *patch++ = y >= 0 && y < s.height && x >= 0 && x < s.width ? map[y * s.width + x] : 0.0f;
       }
+  }
+}
+
+// The codes of 4x4 places of h, as QuantizeLinear makes them of h * factor. coding: of the panel.
+template <class Code>
+INLINE void write_codes(Code* maps, int64_t channel, int64_t width, const Place& at, int64_t count, const float* coding, const vf (&h)[16]) {
+  vf factor = load(coding), scale = load(coding + L), zero = load(coding + 2 * L);
+  Code* to = maps + at.y * width + at.x;
+  bool whole = count >= L && at.high == 4 && at.wide == 4;
+  for (int64_t i = 0; i < at.high; i++) {
+    vi codes[4];
+    for (int j = 0; j < 4; j++) codes[j] = codes_of<Code>(h[i * 4 + j] * factor, scale, zero);
+    if (whole) {
+      store_places(to + i * width, channel, codes);
+    } else {
+      for (int64_t k = 0; k < (count < L ? count : L); k++)
+        for (int64_t j = 0; j < at.wide; j++) to[k * channel + i * width + j] = static_cast<Code>(codes[j][k]);
+    }
   }
 }
 
@@ -331,6 +402,15 @@ INLINE void conv_cells(const ConvStep& s, int64_t panel, const Place& at, vf (&z
     if (s.peephole[j] != nullptr)
       read_tile(s.peephole[j] + unit * s.p_channel[j], s.p_channel[j], s.p_place[j], s.width, at, count, p[j]);
   }
+  if (s.gate_codes != nullptr) {
+    const GateCodes& q = *s.gate_codes;
+    constexpr float magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
+    for (int g = 0; g < G; g++)
+      for (int k = 0; k < 16; k++) {
+        vf rounded = (at_most(at_least(z[g][k], q.low), q.high) + magic) - magic;
+        z[g][k] = (rounded - q.zero[g]) * q.scale[g];
+      }
+  }
   for (int k = 0; k < 16; k++) {
     vf parts[4];
     for (int g = 0; g < G; g++) parts[g] = z[g][k];
@@ -342,7 +422,12 @@ INLINE void conv_cells(const ConvStep& s, int64_t panel, const Place& at, vf (&z
   }
   if (s.h_bounds.bad != nullptr && !within(s.h_bounds, at, count, h)) __atomic_store_n(s.h_bounds.bad, 1, __ATOMIC_RELAXED);
   if (s.c_bounds.bad != nullptr && !within(s.c_bounds, at, count, c)) __atomic_store_n(s.c_bounds.bad, 1, __ATOMIC_RELAXED);
-  write_tile(s.h_out + maps, size, s.width, at, count, h);
+  if (s.made == Codes::kUint8) {
+    write_codes(static_cast<uint8_t*>(s.codes_out) + maps, size, s.width, at, count, s.coding + panel * 3 * L, h);
+  } else if (s.made == Codes::kInt8) {
+    write_codes(static_cast<int8_t*>(s.codes_out) + maps, size, s.width, at, count, s.coding + panel * 3 * L, h);
+  }
+  if (s.h_out != nullptr) write_tile(s.h_out + maps, size, s.width, at, count, h);
   write_tile(s.c_out + maps, size, s.width, at, count, c);
 }
 

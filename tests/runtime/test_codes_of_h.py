@@ -215,6 +215,11 @@ def test_a_code_that_rounding_moves_by_one_keeps_no_graph_from_our_operators(lib
     found[0, 7] = 2
     assert "1 of 400 codes differ, by up to 2" in str(preparing._apart("h", apart, found))
     assert "400 of 400" in str(preparing._apart("h", apart, apart + 1))
+    codes = np.arange(400, dtype=np.uint8)[None]
+    found = codes.copy()
+    found[0, 7] += 3
+    assert preparing._apart("h", codes, found, coded=True) is None
+    assert "400 of 400" in str(preparing._apart("h", codes // 2, codes // 2 + 1, coded=True))
     y = np.random.default_rng(0).normal(size=(1, 400)).astype(np.float32)
     near = y.copy()
     near[0, 7] += 0.05

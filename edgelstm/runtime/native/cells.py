@@ -2,7 +2,7 @@
 
     Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell; also Gemm(h) + what does not depend on h, as windows have it
     FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in; see codes.py where they come out
-    Concat(x, h) -> Conv -> FusedGates_*     FusedConvLSTMCell, where that is faster (see maps.py)
+    Concat(x, h) -> Conv -> FusedGates_*     FusedConvLSTMCell, where that is faster; FusedConvLSTMCellI8, ..U8 of codes (see maps.py)
     the equations of a GRU                   FusedGRUCell (see gru.py)
 
 with I8 or BF16 behind a cell's name where its weights are int8 behind DequantizeLinear, or bfloat16 behind Cast;
@@ -22,7 +22,7 @@ from edgelstm.runtime.native.around import drop_unused, fuse_around
 from edgelstm.runtime.native.codes import fold_codes
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
-from edgelstm.runtime.native.maps import conv_lstm
+from edgelstm.runtime.native.maps import coded_conv_lstm, conv_lstm
 from edgelstm.runtime.native.two_codes import fold_two_codes
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
@@ -45,11 +45,14 @@ class Rewritten:
     matrices: dict[int, Array]
 
 
-def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -> Rewritten | None:
+def rewrite(
+    data: bytes, threads: int, streams: int = 1, *, lend: bool = True, bytes_slow: bool = False
+) -> Rewritten | None:
     """The file with native operators; None where nothing in it becomes one, or it is no ONNX file.
 
     threads: of the session that will run it. streams: at once, at most; for many, large products are left to ONNX Runtime, which
-    is faster at them. lend: whether matrices are lent; else they stay in the file, which is then whole by itself. Only graphs in float32
+    is faster at them. lend: whether matrices are lent; else they stay in the file, which is then whole by itself. bytes_slow: whether
+    this processor has no products of bytes, so that float32 is faster for convolutions of codes. Only graphs in float32
     throughout are rewritten: others keep their rounding. Nor are those whose weights lie in another file: a session opened from bytes
     looks for it in the folder it is run from, where another model's may lie under that name.
     """
@@ -62,7 +65,7 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
     links = Links(graph, None if streams <= FEW_STREAMS else SMALL)
     found = False
     for node in list(graph.nodes):
-        new = _gates(links, node) or find_gru(links, node)
+        new = _gates(links, node, bytes_slow) or find_gru(links, node)
         if new is None:
             continue
         if threads > 1:
@@ -90,7 +93,12 @@ def rewrite(data: bytes, threads: int, streams: int = 1, *, lend: bool = True) -
 _LENT = {f"FusedLSTMCell{kind}": (("lent", 3),) for kind in ("", "I8", "BF16")} | {
     f"FusedGRUCell{kind}": (("lent_w", 2), ("lent_r", 3)) for kind in ("", "I8", "BF16")
 }
-_LENT |= {"FusedDense": (("lent", 1),), "FusedConvLSTMCell": (("lent", 3),)}
+_LENT |= {"FusedDense": (("lent", 1),)}
+_LENT |= {
+    f"FusedConvLSTMCell{read}{made}": (("lent", 3),)
+    for read in ("", "I8", "U8")
+    for made in ("", "QuantizeLinearI8", "QuantizeLinearU8")
+}
 
 
 def _keep_matrices(graph: OnnxGraph, links: Links) -> None:
@@ -153,7 +161,7 @@ def _in_float32(graph: OnnxGraph) -> bool:
     return not ((found | {c for c in casts if isinstance(c, int)}) & FLOATS) - {FLOAT}
 
 
-def _gates(links: Links, node: Node) -> Node | None:
+def _gates(links: Links, node: Node, bytes_slow: bool) -> Node | None:
     if (
         node.domain != DOMAIN
         or not node.op.startswith(PREFIX)
@@ -173,6 +181,13 @@ def _gates(links: Links, node: Node) -> Node | None:
     if attributes.get("coupled") and len(peepholes) == 2:
         peepholes.insert(1, "")
     if codes:
+        cell = (
+            coded_conv_lstm(links, node, z, c, peepholes, attributes, (codes[0], codes[1]))
+            if bytes_slow
+            else None
+        )
+        if cell is not None:
+            return cell
         op = _CODED.get(links.graph.tensors[codes[1]].dtype) if codes[1] in links.graph.tensors else None
         names = [z, c, *peepholes, *[""] * (3 - len(peepholes)), *codes]
         return None if op is None else Node(op, names, node.outputs, DOMAIN, attributes)

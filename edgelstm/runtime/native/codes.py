@@ -2,6 +2,7 @@
 become the gates' own, which have h in their registers.
 
     FusedGates* -> Mul by a constant -> QuantizeLinear      FusedGates*QuantizeLinearI8, FusedGates*QuantizeLinearU8
+    FusedConvLSTMCell* -> the same                          FusedConvLSTMCell*QuantizeLinearI8, ..U8
 
 The codes have the bits that ONNX Runtime's QuantizeLinear would give. Where nobody else reads h, it is not written at all.
 """
@@ -18,6 +19,7 @@ from edgelstm.runtime.native.wire import INT8, UINT8, Node
 _CODES = {UINT8: "QuantizeLinearU8", INT8: "QuantizeLinearI8"}
 #: By operator: its inputs before those about codes.
 _INPUTS = {"FusedGates": 5, "FusedGatesI8": 7, "FusedGatesU8": 7}
+_INPUTS |= {f"FusedConvLSTMCell{read}": 9 for read in ("", "I8", "U8")}
 Readers = Mapping[str, list[Node]]
 
 
@@ -49,7 +51,7 @@ def fold_codes(links: Links) -> None:
         gone += stored.nodes
         quantize = stored.nodes[-1]
         constants = [stored.factor, *quantize.inputs[1:]]
-        graph.declare(quantize.outputs[0], _first_state(links, node.inputs[1]), stored.dtype)
+        graph.declare(quantize.outputs[0], _first_state(links, node.inputs[_old_cell(node)]), stored.dtype)
         kept = h in graph.outputs or any(reader not in stored.nodes for reader in readers[h])
         graph.nodes[k] = Node(
             node.op + _CODES[stored.dtype],
@@ -66,11 +68,16 @@ def _first_state(links: Links, c: str) -> str:
     makers = {
         node.outputs[1]: node
         for node in links.graph.nodes
-        if node.op.startswith("FusedGates") and len(node.outputs) > 1
+        if node.op.startswith(("FusedGates", "FusedConvLSTMCell")) and len(node.outputs) > 1
     }
     for _ in makers:
-        c = makers[c].inputs[1] if c in makers else c
+        c = makers[c].inputs[_old_cell(makers[c])] if c in makers else c
     return c
+
+
+def _old_cell(node: Node) -> int:
+    """The place of the cell state among its inputs."""
+    return 1 if node.op.startswith("FusedGates") else 2
 
 
 def _stored(links: Links, readers: Readers, h: str, reader: Node) -> _Stored | None:

@@ -27,12 +27,17 @@ TOLERANCE = 1e-3
 CODED = 0.01
 #: How many of a tensor's codes may be off by one, as part of all.
 CODES_APART = 0.01
+#: How many may be off by any number where gates read codes too, of which one here and there is another: then that moves h by some.
+CODES_MOVED = 0.1
 #: Streams of the comparison: several, but one where they are large, since what a session once took for its work it keeps.
 ROWS = 3
 LARGE = 1 << 16  # numbers in a stream's frame and states
 
 #: Whoever sets one of these means it: then what does not fit is an error.
 NAMED = ("EDGELSTM_NATIVE_LIBRARY", "EDGELSTM_NATIVE_ISA")
+
+#: Kernels (NativeLibrary.instructions) of x86 processors without VNNI. Of Arm's, ONNX Runtime's are fast there without.
+NO_PRODUCTS_OF_BYTES = ("avx512", "avx2", "portable")
 
 log = logging.getLogger(__name__)
 _said: set[str] = set()
@@ -91,7 +96,9 @@ def prepare(
             raise EdgeLstmError("the library of operators for ONNX Runtime is not here", hint=BUILD_HINT)
         return None
     data = model if isinstance(model, bytes) else read_bytes(model)
-    rewritten = rewrite(data, threads, streams, lend=lend)
+    # Whose kernels are these has no instruction for products of bytes, or is not to use it.
+    slow = b"QuantizeLinear" in data and library.instructions() in NO_PRODUCTS_OF_BYTES
+    rewritten = rewrite(data, threads, streams, lend=lend, bytes_slow=slow)
     if rewritten is None:
         if wanted:
             raise EdgeLstmError(
@@ -165,6 +172,11 @@ def _apart(name: str, expected: Array, found: Array, coded: bool = False) -> str
         steps = np.abs(a - b)
         many = int((steps > 0).sum())
         if steps.max(initial=0.0) <= 1 and many <= CODES_APART * steps.size + 1:
+            return None
+        moved = many <= CODES_MOVED * steps.size and np.linalg.norm(steps) <= CODED * np.linalg.norm(
+            a - a.mean()
+        )
+        if coded and moved:
             return None
         return f"{name}: {many} of {steps.size} codes differ, by up to {steps.max():.0f}"
     finite = np.isfinite(a)
