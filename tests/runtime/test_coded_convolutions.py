@@ -7,7 +7,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import onnx
 import pytest
+from onnx import helper, numpy_helper
 
 import native_library
 import zoo
@@ -106,3 +108,28 @@ def test_a_frame_of_nan_does_what_it_does_in_the_graph(library: Path) -> None:
     for name, value in found[1].items():
         assert np.isfinite(value).all() == np.isfinite(found[0][name]).all()
         assert np.linalg.norm(found[0][name] - value) < 0.01 * np.linalg.norm(value)
+
+
+def test_cells_that_read_the_same_weights_with_codes_of_other_worth_have_their_own() -> None:
+    """Of each: what its codes are worth lies in the weights that are lent."""
+    model = onnx.ModelProto()
+    model.ParseFromString(in_codes(target="tensorrt").to_bytes())
+    graph = model.graph
+    reader = next(n for n in graph.node if n.op_type == "Conv")
+    cell = next(n for n in graph.node if n.domain == "edgelstm")
+    codes = next(n for n in graph.node if n.output[0] == reader.input[0])
+    assert codes.op_type == "DequantizeLinear"
+    again = [onnx.NodeProto.FromString(n.SerializeToString()) for n in (codes, reader, cell)]
+    scale = next(t for t in graph.initializer if t.name == codes.input[1])
+    graph.initializer.append(numpy_helper.from_array(numpy_helper.to_array(scale) * 2, "other_scale"))
+    again[0].input[1], again[0].output[0] = "other_scale", "again/dq"
+    again[1].input[0], again[1].output[0] = "again/dq", "again/z"
+    again[2].input[0] = "again/z"
+    again[2].output[:] = ["again/h", "again/c"]
+    graph.node.extend(again)
+    graph.output.append(helper.make_tensor_value_info("again/h", 1, None))
+    both = rewrite(model.SerializeToString(), 1, bytes_slow=True)
+    assert both is not None
+    assert len(both.matrices) == 2
+    one, other = both.matrices.values()
+    np.testing.assert_allclose(2 * one, other, rtol=1e-6)

@@ -94,7 +94,7 @@ def coded_conv_lstm(
     if name not in links.graph.tensors:
         links.graph.add_floats(name, np.concatenate([scales.reshape(-1), zeros.reshape(-1) - zero, ends]))
     # In units of a code.
-    conv = _Convolution(conv.sources, conv.weight / step, f"{conv.name}/codes of {z}", conv.bias / step)
+    conv = _Convolution(conv.sources, conv.weight / step, f"{conv.name}/{step.item()}", conv.bias / step)
     return _cell(links, conv, node, z, c, peepholes, attributes, name)
 
 
@@ -130,7 +130,8 @@ def _cell(
             sources = [codes.value]
         extra["zero"] = codes.zero
     matrix = np.ascontiguousarray(weight.reshape(len(conv.bias), -1), np.float32)
-    extra["lent"] = links.lend(conv.name, matrix)
+    # Copies of a cell have one matrix; others may multiply the same weights with codes that are worth something else.
+    extra["lent"] = links.lend(f"{conv.name}*{1.0 if codes is None else codes.scale}", matrix)
     if len(sources) == 1:
         extra["recurrent"] = 0
     names = [*sources, *[""] * (2 - len(sources)), c, "", bias, *peepholes]
