@@ -5,8 +5,11 @@ Run as a program it makes what most of them load. That needs NumPy alone, so ``m
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -31,6 +34,19 @@ def alone(path: Path) -> Iterator[None]:
             return
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def library(name: str, command: Sequence[str | Path], sources: Iterable[Path]) -> Path:
+    """What the command makes with ``-o FILE`` from the sources: a shared library ``name``."""
+    words = [str(word) for word in command]
+    digest = hashlib.sha256(" ".join([native_build.files_hash(sources), *words]).encode()).hexdigest()
+    path = ROOT / "build" / "kernel-tests" / digest[:16] / name
+    with alone(path):
+        if not path.is_file():
+            made = path.with_suffix(f".{os.getpid()}")
+            subprocess.run([*words, "-o", str(made)], check=True)
+            made.rename(path)
+    return path
 
 
 @cache

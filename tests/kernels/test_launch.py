@@ -57,9 +57,8 @@ class Machine:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
-    folder = tmp_path_factory.mktemp("host")
-    return host_gates.compile_host_loop(folder), compile_cells(folder)
+def host() -> tuple[Any, Any]:
+    return host_gates.compile_host_loop(), compile_cells()
 
 
 @pytest.fixture

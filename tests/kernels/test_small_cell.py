@@ -19,6 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import building
 from edgelstm.errors import EdgeLstmError
 from edgelstm.graph.gates import GateVariant
 from edgelstm.kernels.compile import Nvcc, code_of, find_compiler, sources
@@ -31,16 +32,15 @@ ARCHS = os.environ.get("EDGELSTM_CUDA_ARCHS", "87").split(",")
 HERE = Path(__file__).parent
 
 
-def compile_cells(folder: Path) -> ctypes.CDLL:
+def compile_cells() -> ctypes.CDLL:
     """The kernel's code on the host; the test is skipped where there is no C++ compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
         pytest.skip("no C++ compiler: g++ is not on the PATH and CXX is not set")
-    library = folder / "libsmall_cell.so"
     flags = ["-std=c++17", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
     command = [compiler, *flags, f"-I{sources() / 'include'}", f"-I{HERE}", str(HERE / "small_cell_host.cpp")]
-    subprocess.run([*command, "-o", str(library)], check=True)
-    loaded = ctypes.CDLL(str(library))
+    files = [*(sources() / "include").rglob("*.h"), *HERE.glob("*.cpp"), *HERE.glob("*.h")]
+    loaded = ctypes.CDLL(str(building.library("libsmall_cell.so", command, files)))
     loaded.why_refused.restype = ctypes.c_char_p
     loaded.workspace_bytes.restype = loaded.run_plan.restype = ctypes.c_int64
     assert loaded.size_of_plan() == ctypes.sizeof(launch.Plan)
@@ -48,8 +48,8 @@ def compile_cells(folder: Path) -> ctypes.CDLL:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_cells(tmp_path_factory.mktemp("cell"))
+def host() -> ctypes.CDLL:
+    return compile_cells()
 
 
 @dataclass(frozen=True)

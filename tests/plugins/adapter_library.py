@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import shutil
 import subprocess
@@ -15,7 +16,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+import building
 from edgelstm import machine
+from edgelstm.engine.native_build import files_hash
 from edgelstm.engine.plugin_build import find_nvcc, headers_version
 from edgelstm.errors import EdgeLstmError
 from edgelstm.runtime.plugin_library import FILE_NAME, cache_folder
@@ -111,18 +114,28 @@ def build_probe(folder: Path, headers: Path, compiler: str | None = None, *, pro
 class Adapters:
     """Libraries by version; a version whose headers are not here skips the test that asks for it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self) -> None:
         self.built: dict[str, Adapter] = {}
-        self.kernels: Path | None = None
 
     def __getitem__(self, version: str) -> Adapter:
         if version not in self.built:
-            headers = headers_of(version)
-            folder = self.folder / version
-            library = build_library(folder, headers, self.kernels)
-            self.kernels = self.kernels or folder / "fused_gates.o"
-            self.built[version] = Adapter(version, library, build_probe(folder, headers))
+            headers, (*_, nvcc) = headers_of(version), tools()
+            parts = [f for name in ("include", "src", "tensorrt") for f in (PLUGINS / name).rglob("*.*")]
+            parts += [PLUGINS / "CMakeLists.txt", Path(__file__).with_name("adapter_probe.cpp")]
+            sources = files_hash(part for part in parts if part.is_file())
+            digest = hashlib.sha256(f"{sources} {nvcc} {ARCHITECTURE}".encode()).hexdigest()
+            base = PLUGINS.parent / "build" / "adapter-tests" / digest[:16]
+            folder = base / f"{version}-{headers_version(headers)}"
+            whole = folder / "whole"
+            with building.alone(base):
+                if not whole.is_file():
+                    # The kernels are those of the first one, and take longest.
+                    others = (other.with_name("fused_gates.o") for other in base.glob("*/whole"))
+                    kernels = next((kernel for kernel in others if kernel.is_file()), None)
+                    build_library(folder, headers, kernels)
+                    build_probe(folder, headers)
+                    whole.touch()
+            self.built[version] = Adapter(version, folder / FILE_NAME, folder / "libprobe.so")
         return self.built[version]
 
 

@@ -7,6 +7,6 @@ from adapter_library import Adapters
 
 
 @pytest.fixture(scope="session")
-def adapters(tmp_path_factory: pytest.TempPathFactory) -> Adapters:
+def adapters() -> Adapters:
     """Plugin libraries by TensorRT version: each is built when it is first asked for, the kernels once."""
-    return Adapters(tmp_path_factory.mktemp("adapters"))
+    return Adapters()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-import subprocess
 from collections.abc import Iterator
 from ctypes import POINTER, Structure, c_bool, c_float, c_int32, c_int64, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+import building
 from edgelstm.graph.gates import GateVariant
 
 Array = npt.NDArray[Any]
@@ -96,18 +96,16 @@ class Access(Structure):
 ACCESS = np.dtype([(name, np.uint64 if kind is c_uint64 else np.uint32) for name, kind in Access._fields_])
 
 
-def compile_host_loop(folder: Path) -> ctypes.CDLL:
+def compile_host_loop() -> ctypes.CDLL:
     """The host loop as a library; the test is skipped where there is no C++ compiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++")
     if not compiler:
         pytest.skip("no C++ compiler: g++ is not on the PATH and CXX is not set")
-    library = folder / "libhost_loop.so"
     source = Path(__file__).with_name("host_loop.cpp")
     flags = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Wconversion", "-Werror", "-fPIC"]
-    subprocess.run(
-        [compiler, *flags, "-shared", f"-I{PLUGINS / 'include'}", str(source), "-o", str(library)], check=True
-    )
-    host = ctypes.CDLL(str(library))
+    command = [compiler, *flags, "-shared", f"-I{PLUGINS / 'include'}", str(source)]
+    files = [*(PLUGINS / "include").rglob("*.h"), *source.parent.glob("*.cpp"), *source.parent.glob("*.h")]
+    host = ctypes.CDLL(str(building.library("libhost_loop.so", command, files)))
     host.fused_gates.restype = ctypes.c_char_p
     host.supported.restype = c_bool
     host.fused_gates_watched.restype = c_uint64

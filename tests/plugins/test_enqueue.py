@@ -31,8 +31,8 @@ def adapter(request: pytest.FixtureRequest, adapters: Adapters) -> Adapter:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_host_loop(tmp_path_factory.mktemp("host_loop"))
+def host() -> ctypes.CDLL:
+    return compile_host_loop()
 
 
 def node(adapter: Adapter, p: Params, *, in_place: bool) -> tuple[Plugin, list[Tensor], int]:

@@ -133,8 +133,8 @@ class Remote:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_host_loop(tmp_path_factory.mktemp("here"))
+def host() -> ctypes.CDLL:
+    return compile_host_loop()
 
 
 @pytest.fixture(scope="module")

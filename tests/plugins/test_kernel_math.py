@@ -47,8 +47,8 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
-    return compile_host_loop(tmp_path_factory.mktemp("host_loop"))
+def host() -> ctypes.CDLL:
+    return compile_host_loop()
 
 
 @pytest.fixture(params=[0, -1, 1, 2], ids=["rounded", "low", "high", "mixed"])
