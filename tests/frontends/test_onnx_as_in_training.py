@@ -35,6 +35,43 @@ def test_what_draws_numbers_is_refused_by_its_operator(tmp_path: Path, drawn: st
         edgelstm.export(path, None, states={"s": "t"})
 
 
+def test_statistics_that_go_on_being_counted_are_refused_by_their_operator(tmp_path: Path) -> None:
+    text = """g (float[N,4] x, float[N,4] s) => (float[N,4] y, float[N,4] t) {
+        b, m2, v2 = BatchNormalization<training_mode = 1>(x, one, nil, nil, one)  a = Add(b, s)  y = Tanh(a)  t = Identity(y) }"""
+    path = saved(tmp_path / "m.onnx", text, one=np.ones(4, np.float32), nil=np.zeros(4, np.float32))
+    with pytest.raises(EdgeLstmError, match=r"found BatchNormalization 'b' in training mode.*model\.eval"):
+        edgelstm.export(path, None, states={"s": "t"})
+
+
+COUNTED = """g (float[T,1,3] x) => (float[T,1,2] y) {
+    n = Shape(x)  t = Gather(n, zero)
+    last, y = Loop(t, yes, h0) <body = body (int64 it, bool go, float[1,2] h) => (bool on, float[1,2] after, float[1,2] out) {
+        on = Identity(go)  f = Gather<axis = 0>(x, it)  z = MatMul(f, w)  k = Cast<to = 1>(it)
+        p = Mul(h, half)  q = Add(p, z)  k2 = Mul(k, by)  after = Add(q, k2)  out = Identity(after) }> }"""
+
+
+@pytest.mark.parametrize("by", [1.0, 0.0])
+def test_a_loop_that_goes_by_the_number_of_its_iteration_is_no_step(tmp_path: Path, by: float) -> None:
+    """Over one frame that number is 0: only three frames in one call show it."""
+    rng = np.random.default_rng(0)
+    path = saved(
+        tmp_path / "m.onnx",
+        COUNTED,
+        zero=np.array(0),
+        yes=np.array(True),
+        h0=np.zeros((1, 2), np.float32),
+        w=rng.normal(size=(3, 2)).astype(np.float32),
+        half=np.float32(0.5),
+        by=np.float32(by),
+    )
+    if by:
+        with pytest.raises(EdgeLstmError, match="three frames in one call give other results"):
+            edgelstm.export(path, None, fix={"T": 1}, limit=4)
+        return
+    done = edgelstm.export(path, None, fix={"T": 1}, limit=4)
+    assert [s.name for s in done.step.signature.states] == ["s0"]
+
+
 def test_a_float64_of_another_function_is_no_judge(tmp_path: Path) -> None:
     """onnx's evaluator passes over input_forget, which the first frame, c being 0, does not show."""
     rng = np.random.default_rng(0)

@@ -27,9 +27,11 @@ from edgelstm.graph.signature import Signature, StateSpec
 from edgelstm.graph.step import StepModel, value_shape
 from edgelstm.passes.carry_state import carry_state
 from edgelstm.passes.control_flow import BEFORE, DOMAIN
+from edgelstm.passes.drawn import learns
 from edgelstm.passes.graph import Array, Graph
 from edgelstm.passes.rnn_operator import is_rnn
 from edgelstm.passes.shapes import element_types, note_shapes
+from edgelstm.passes.stream_axis import find_mixing
 from edgelstm.runtime.onnxruntime import OrtProgram
 
 #: Asked with the proposed pairs; True takes them.
@@ -153,6 +155,13 @@ def _imported(
     defaults = {} if states is None else take_defaults(model, states)
     borders, held = open_borders(upgraded(model, where), where, fix)
     step = resolve(borders, held, where)
+    if learning := learns(step):
+        raise EdgeLstmError(
+            f"{where} changes with every frame it sees",
+            found=f"{learning}: it normalises by the frames at hand, and goes on counting them",
+            expected="the statistics it was trained with",
+            hint="Export it as it is used, not as in training: model.eval(), training=TrainingMode.EVAL of torch.onnx.export",
+        )
     held_values = next(n for n in step.model.graph.node if n.op_type == HOLD).input
     values = dict(zip(borders.outputs, held_values, strict=False))
     rest = held_values[len(borders.outputs) :]
@@ -196,7 +205,7 @@ def _imported(
         note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
         return Imported(declared, OnnxProgram(model, borders, kept, whole=True), (note, *notes))
     kept = replace(signature, states=tuple(s for s in signature.states if s.input not in named))
-    if (whole := _along_the_streams(model, borders, kept, declared)) is not None:
+    if (whole := _along_the_streams(model, borders, kept, declared, where)) is not None:
         note = f"the file starts anew in each call; here its state is carried from frame to frame: {names}"
         return Imported(declared, whole, (note, *notes))
     # Called frame by frame the file forgets: what carries its state on is the graph as it was declared.
@@ -208,12 +217,13 @@ def _imported(
 
 
 def _along_the_streams(
-    model: onnx.ModelProto, borders: Borders, kept: Signature, declared: StepModel
+    model: onnx.ModelProto, borders: Borders, kept: Signature, declared: StepModel, where: str
 ) -> OnnxProgram | None:
     """The file over all frames so far, where the size that was fixed to 1 and taken for the streams is time: x [T, 1, X].
 
     A file that forgets says so itself: three frames in one call give at the last what the carried state gives. None where
-    they don't, or where it takes no such call: that size was streams.
+    they give what each gives alone, or where it takes no such call: that size was streams. Raises EdgeLstmError where they
+    give something else: such a file knows which frame of the call it is at.
     """
     free = {
         v.name
@@ -241,10 +251,22 @@ def _along_the_streams(
             np.allclose(theirs[t.name], made[t.name], rtol=1e-3, atol=1e-5, equal_nan=True)
             for t in kept.outputs
         )
+        alone = whole.step([frames[-1]], whole.new_state(), [0])[0]
+        streams = all(
+            np.allclose(theirs[t.name], alone[t.name], rtol=1e-3, atol=1e-5, equal_nan=True)
+            for t in kept.outputs
+        )
     except (EdgeLstmError, ValueError):
         return None
     finally:
         ours.close()
+    if not (same or streams) and find_mixing(declared) is None:
+        raise EdgeLstmError(
+            f"{where}: three frames in one call give other results than one after the other with the state carried",
+            found="a file that knows which frame of a call it is at, as by the number of a Loop's iteration or a table of positions",
+            expected="a recurrence that does the same at every frame",
+            hint="A step has no such number. If the file needs it, give it a door: export the model with the position as an input",
+        )
     return whole if same else None
 
 

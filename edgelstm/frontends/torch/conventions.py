@@ -165,7 +165,7 @@ def _given(states: Any) -> Iterator[MakeStates]:
     if isinstance(states, Mapping):
         named = {name: examples(value) for name, value in states.items()}
         values = tuple(named.values())
-        nestings = [values, *(values if len(values) == 1 else [named])]
+        nestings = [values, *(values if len(values) == 1 else ()), named]
     else:
         nestings = [examples(states)]
         values = nestings[0] if isinstance(nestings[0], tuple | list) else (nestings[0],)

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.kept import Kept, Layout, Slot, nested
+from edgelstm.frontends.torch.outside import changed_outside
 from edgelstm.frontends.torch.running import Frames, returned, run, sample
 from edgelstm.frontends.torch.snapshot import Place, Snapshot, put_back, remember
 from edgelstm.frontends.torch.torch_step import Form, Unfit, called
 from edgelstm.frontends.torch.torchscript import copied_script
 from edgelstm.frontends.torch.tree import leaves
-from edgelstm.frontends.torch.watch import reaches, watched
+from edgelstm.frontends.torch.watch import moves_of, reaches, watched
+from edgelstm.frontends.torch.written import Marks, assignments, other
 
 #: Calls after which what is kept must have its final shape: longer rings of frames are not waited for.
 LONGEST = 130
@@ -78,10 +80,12 @@ def recall(call: Call) -> Memory | None:
     n = _streams(call)
     before = Snapshot(module)
     call(n, 1, fresh=False)
-    states = [Snapshot(module)]
-    for seed in (2, 3):
-        call(n, seed, fresh=False)
-        states.append(Snapshot(module))
+    states, marks = [Snapshot(module)], [Marks(module)]
+    with assignments(module) as numbers:
+        for seed in (2, 3):
+            call(n, seed, fresh=False)
+            states.append(Snapshot(module))
+            marks.append(Marks(module))
     changed = states[0].changed(before)
     lasting = list(dict.fromkeys([*changed, *states[1].changed(states[0]), *states[2].changed(states[1])]))
     if once := [
@@ -96,14 +100,52 @@ def recall(call: Call) -> Memory | None:
         lasting = [p for p in lasting if p not in made]
         # What is made anew for another number of streams, and the same whatever the frames are, is no memory either.
         call(n, 9, fresh=True)
-        other = Snapshot(module).changed(states[0])
-        lasting = [p for p in lasting if p not in once or p in other]
+        others = Snapshot(module).changed(states[0])
+        lasting = [p for p in lasting if p not in once or p in others]
     put_back(module)
-    if not lasting:
+    _check_numbers(call, n, [p for p in numbers if p not in lasting and p in before.values])
+    # Written at every call though it was the same each time: a latch, a count of what these frames have none of.
+    written = [p for p in marks[2].written(marks[1]) if p in marks[1].written(marks[0])]
+    quiet = [p for p in written if p not in lasting and p in before.values]
+    if not lasting and not quiet:
         check_repeats(call, n)
         return None
-    slots, calls = _steady(call, n, lasting, before)
-    return _relevant(call, n, slots, calls)
+    slots, calls = _steady(call, n, [*lasting, *quiet], before)
+    return _relevant(call, n, slots, calls, frozenset(quiet))
+
+
+def _check_numbers(call: Call, n: int, places: Sequence[Place]) -> None:
+    """Raise EdgeLstmError for a number or True and False of Python's that a call makes from its frames and a later one goes by.
+
+    No graph holds it, and where these frames never change it nothing else would show it.
+    """
+    module = call.module
+    for place in places:
+        first = place.get(module)
+        if type(first) not in (bool, int, float):
+            continue
+        with watched() as watch:
+            usual = call(n, 5, fresh=True)
+        after = Snapshot(module)
+        put_back(module)
+        object.__setattr__(module.get_submodule(place.path), place.name, other(first))
+        try:
+            changed = call(n, 5, fresh=False)
+            same = _same(usual, changed) and place not in Snapshot(module).changed(after)
+        except Unfit:
+            same = False
+        object.__setattr__(module.get_submodule(place.path), place.name, first)
+        put_back(module)
+        if watch.escapes and not same:
+            where = next((event.where for event in watch.escapes if event.where), None)
+            raise EdgeLstmError(
+                f"{called(module)} keeps {str(place)!r} (a {type(first).__name__} of Python's) from call to call, which a graph would lose",
+                found="one that is made from the frames"
+                + (f" at {where}" if where else "")
+                + " and that later results go by",
+                expected="a tensor in its place, with a value for each stream",
+                hint=f"Such as self.{place.name} = torch.where(self.{place.name}, p > 0.4, p > 0.6), a buffer of bools [1, 1] at first",
+            )
 
 
 def _streams(call: Call) -> int:
@@ -174,6 +216,16 @@ def check_repeats(call: Call, n: int) -> None:
             else "Take the numbers as an input instead",
         )
     scripted = isinstance(call.module, torch.jit.ScriptModule)
+    if not same_numbers and not scripted:
+        kept = changed_outside(call.module, lambda: (call(n, 5, fresh=True), call(n, 6, fresh=True)))
+        put_back(call.module)
+        if kept:
+            raise EdgeLstmError(
+                f"{name} keeps {kept[0]} from call to call, where neither a graph nor a second stream can have it",
+                found="other results for the same frames, from the same attributes and buffers",
+                expected="what it keeps in an attribute of the module, such as self.state, which --carry-state carries; "
+                "or a forward that takes it and gives the next value back",
+            )
     reason = (
         ("random numbers, drawn inside the script" if scripted else "random numbers that are not torch's")
         if same_numbers
@@ -183,6 +235,9 @@ def check_repeats(call: Call, n: int) -> None:
         f"{name} gives other results for the same frames, from the same attributes",
         found=reason,
         expected="a forward that gives the same for the same frames and states",
+        hint=None
+        if same_numbers
+        else "Keep it in an attribute of the module, which --carry-state carries, or take it as an argument and give the next value back",
     )
 
 
@@ -235,8 +290,10 @@ def _shape(value: Any) -> Any:
     return [(tuple(t.shape), t.dtype) for t in tensors], repr(nesting.template)
 
 
-def _relevant(call: Call, n: int, slots: Sequence[Slot], calls: int) -> Memory | None:
-    """Those that results, or others of them, are made from."""
+def _relevant(
+    call: Call, n: int, slots: Sequence[Slot], calls: int, quiet: frozenset[Place] = frozenset()
+) -> Memory | None:
+    """Those that results, or others of them, are made from; of the ``quiet`` those that are not always handed on as they are."""
     module = call.module
     put_back(module)
     for seed in range(calls):
@@ -268,6 +325,9 @@ def _relevant(call: Call, n: int, slots: Sequence[Slot], calls: int) -> Memory |
         ) from unfit
     finally:
         _buffers_again(module, slots)
+    for place in quiet:
+        if moves_of(after[place], sources[place]):
+            del sources[place]
     branches = [
         (event, place)
         for event in escapes

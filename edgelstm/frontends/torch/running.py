@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edgelstm.frontends.torch.arguments import unfilled
+from edgelstm.frontends.torch.on_cpu import on_cpu
 from edgelstm.frontends.torch.snapshot import put_back
 from edgelstm.frontends.torch.torch_step import PAIRED, RAISED, UNBOUND, Form, Result, Unfit
 from edgelstm.frontends.torch.watch import is_users, where_raised
@@ -74,7 +75,7 @@ def run(function: Callable[..., Any], *args: Any, _fresh: bool = True, **kwargs:
         raise Unfit(reason, got=UNBOUND)
     counted = _Counted()  # type: ignore[no-untyped-call]
     try:
-        with counted:
+        with on_cpu(), counted:
             return function(*args, **kwargs)
     except Unfit:
         raise
@@ -96,8 +97,11 @@ def raised(error: BaseException) -> str:
 
 def returned(module: nn.Module, form: Form, frames: Any, states: Any, *, fresh: bool = True) -> Any:
     """What a call in this form gives back; frames as the module takes them. Raises Unfit."""
-    args, kwargs = form.bound(frames, states)
-    return run(module, *args, _fresh=fresh, **kwargs)
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return run(module, *args, _fresh=fresh, **kwargs)
+
+    return form.called_by(call, frames, states)
 
 
 def step(module: nn.Module, form: Form, frames: Any, states: Any, *, fresh: bool = True) -> Result:

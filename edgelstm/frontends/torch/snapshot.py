@@ -39,7 +39,7 @@ class Snapshot:
     """The values of a module's attributes and buffers at one moment; its parameters count as they are."""
 
     def __init__(self, module: nn.Module) -> None:
-        self.values = {place: _kept(value) for place, value in values(module)}
+        self.values = {place: copied(value) for place, value in values(module)}
 
     def changed(self, other: Snapshot) -> list[Place]:
         """What differs from an earlier snapshot."""
@@ -93,12 +93,21 @@ def _modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _values(part: nn.Module) -> dict[str, Any]:
-    own = {name: value for name, value in vars(part).items() if name not in _OF_TORCH and not _is_code(value)}
+    own = {
+        name: value
+        for name, value in vars(part).items()
+        if name not in _OF_TORCH and not _is_code(value) and not _is_index(part, name)
+    }
     return {
         **own,
         **part._buffers,
         **{name: value for name, value in part._parameters.items() if value is None},
     }
+
+
+def _is_index(part: nn.Module, name: str) -> bool:
+    """Whether this is torch's own list of an LSTM's weights; it grows where these are replaced at every call (weight drop)."""
+    return isinstance(part, nn.RNNBase) and name.startswith("_flat_weight")
 
 
 def _is_code(value: Any) -> bool:
@@ -117,13 +126,13 @@ def put(part: nn.Module, name: str, value: Any, saved: Any) -> None:
         with torch.no_grad():
             value.copy_(saved)
     elif name in part._buffers:
-        part._buffers[name] = _kept(saved)
+        part._buffers[name] = copied(saved)
     else:
         if name in part._parameters:  # made by the first call, where there was None
             part._parameters[name] = None if saved is None else part._parameters[name]
             if saved is None:
                 return
-        object.__setattr__(part, name, _kept(saved))
+        object.__setattr__(part, name, copied(saved))
 
 
 def _remove(part: nn.Module, name: str) -> None:
@@ -133,17 +142,17 @@ def _remove(part: nn.Module, name: str) -> None:
         object.__delattr__(part, name)
 
 
-def _kept(value: Any) -> Any:
+def copied(value: Any) -> Any:
     """A copy: tensors and containers anew, everything else itself."""
 
-    def copied(item: Any) -> Any:
+    def anew(item: Any) -> Any:
         if isinstance(item, nn.Module | nn.Parameter):
             return item
         if isinstance(item, Tensor):
             return item.detach().clone()
         return item.copy() if isinstance(item, np.ndarray | set) else item
 
-    return mapped(value, copied)
+    return mapped(value, anew)
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from edgelstm.frontends.torch.on_cpu import on_cpu
 from edgelstm.frontends.torch.tree import Leaf, Tree, leaves
 from edgelstm.graph.signature import Signature
 
@@ -59,7 +60,7 @@ class Form:
     frames and streams there are; nones: arguments of states that are left out, and have no default. nesting: how the states are nested. picked: what came back. time: the axis of the frames
     that a sequence module runs along; timed: which outputs have that axis, too. keys: what the module's own tensors of states
     are called. whole: the states come back as one thing, as they go in. reordered: they come back in another order than
-    they go in, which two frames in one call bear out.
+    they go in, which two frames in one call bear out. in_place: the next states are what the call leaves in those it was given.
     """
 
     arguments: Arguments
@@ -76,6 +77,7 @@ class Form:
     keys: tuple[str, ...] = ()
     whole: bool = False
     reordered: bool = False
+    in_place: bool = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Form:
         """Itself: nothing changes it."""
@@ -117,17 +119,32 @@ class Form:
 
     def run(self, module: nn.Module, frames: Sequence[Tensor], states: Sequence[Tensor]) -> Any:
         """Call the module with frames as they are."""
-        args, kwargs = self.bound(frames, states)
-        return module(*args, **kwargs)
+        with on_cpu():
+            return self.called_by(lambda *args, **kwargs: module(*args, **kwargs), frames, states)
+
+    def called_by(self, call: Callable[..., Any], frames: Sequence[Tensor], states: Sequence[Tensor]) -> Any:
+        """What ``call`` gives back for the arguments, with the states it leaves where these are changed in place.
+
+        Frames and states are copies: code may write into them.
+        """
+        states = [t.clone() for t in states]
+        nested = None if self.nesting is None else self.nesting.build(states)
+        args, kwargs = self._arguments([t.clone() for t in frames], states, nested)
+        back = call(*args, **kwargs)
+        return (back, states if self.arguments == "leaves" else nested) if self.in_place else back
 
     def bound(self, frames: Sequence[Tensor], states: Sequence[Tensor]) -> tuple[list[Any], dict[str, Any]]:
         """The arguments of a call."""
+        return self._arguments(frames, states, None if self.nesting is None else self.nesting.build(states))
+
+    def _arguments(
+        self, frames: Sequence[Tensor], states: Sequence[Tensor], nested: Any
+    ) -> tuple[list[Any], dict[str, Any]]:
         args: list[Any] = list(frames)
         kwargs: dict[str, Any] = {}
         first = frames[0]
         if self.frame_names is not None:
             args, kwargs = [], dict(zip(self.frame_names, frames, strict=True))
-        nested = None if self.nesting is None else self.nesting.build(states)
         if self.arguments == "mapping":
             return [{**kwargs, **({self.keyword: nested} if self.keyword else {})}], {}
         kwargs |= dict.fromkeys(self.lengths, 1 if self.time is None else first.shape[self.time])

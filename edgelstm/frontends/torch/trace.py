@@ -19,6 +19,7 @@ from edgelstm.frontends.torch.recognise import as_step
 from edgelstm.frontends.torch.torchscript import export_script, holds_script
 from edgelstm.graph.signature import Signature, StateSpec, TensorSpec
 from edgelstm.graph.step import OPSET, StepModel, make_step
+from edgelstm.passes.choose_bools import choose_bools
 from edgelstm.passes.expand_rnn import expand_rnn
 from edgelstm.passes.fuse_gates import fuse_gates
 from edgelstm.passes.graph import renamed
@@ -66,7 +67,8 @@ def trace(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **opti
     it fixes the number of streams.
     """
     step = trace_raw(module, frame, **options)
-    return join_inputs(fuse_gates(_share_outputs(simplify(merge_views(simplify(unstack(expand_rnn(step))))))))
+    step = simplify(merge_views(simplify(unstack(expand_rnn(choose_bools(step))))))
+    return join_inputs(fuse_gates(_share_outputs(step)))
 
 
 def trace_raw(module: nn.Module | TorchStep | TorchWindow, frame: Any = None, **options: Any) -> StepModel:

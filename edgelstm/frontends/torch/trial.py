@@ -220,7 +220,9 @@ def _taking(
             attempts.append((candidate, candidate.form, unfit))
             continue
         keys = tuple(map(str, states)) if isinstance(states, Mapping) else ()
-        for form in candidate.forms(module, frames, len(given), keys, batch_first):
+        for form in _in_place_too(
+            module, frames, candidate, candidate.forms(module, frames, len(given), keys, batch_first)
+        ):
             try:
                 fitting = fit(module, frames, candidate, form, states, results)
                 found = _remembering(module, frames, fitting, candidate)
@@ -236,6 +238,25 @@ def _taking(
                 continue
             return found or (fitting, candidate, None, None)
     return None
+
+
+def _in_place_too(
+    module: nn.Module, frames: Frames, candidate: Candidate, given: Iterator[Form]
+) -> Iterator[Form]:
+    """Each form; then, where such a call writes into all the states it was given, as one whose next states these are."""
+    for form in given:
+        yield form
+        states, nesting = flatten(run(candidate.make, FEW))
+        left = replace(form, nesting=nesting, in_place=True)
+        try:
+            _, after = returned(module, left, sample(frames, FEW, seed=1, time=form.time), states)
+        except Unfit:
+            continue
+        found = tensors_in(after)
+        if len(found) == len(states) > 0 and all(
+            a.shape == b.shape and not torch.equal(a, b) for a, b in zip(found, states, strict=True)
+        ):
+            yield replace(form, in_place=True)
 
 
 def _keeping(

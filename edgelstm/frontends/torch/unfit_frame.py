@@ -108,6 +108,7 @@ def _shapes(given: Shape, layers: list[tuple[str, Any]], states: Any) -> Iterato
         size, rank = _size(layer), _rank(layer)
         if not rank:
             if given[-1:] == (size,):
+                yield (1, size)  # code that takes one frame of a sequence only, x[B, 1, D]
                 yield (size,)
             yield (*given[:-1], size)
             yield (size,)

@@ -46,6 +46,8 @@ _MOVES = frozenset(
 )
 #: Operators whose result is a number of Python's, which may decide what runs next.
 _ESCAPES = frozenset(["_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select"])
+#: Functions of ours that run between a user's line and the operator it asks for.
+_OURS = ("__torch_dispatch__", "__torch_function__", "where")
 _INTERNAL = tuple(
     str(path) + os.sep
     for path in (
@@ -199,6 +201,14 @@ def reaches(start: Iterable[Node], goals: Iterable[Node], without: Iterable[Node
     return False
 
 
+def moves_of(values: Sequence[Node], sources: Sequence[Node]) -> bool:
+    """Whether each of ``values`` is nothing but the source in the same place."""
+    return len(values) == len(sources) and all(
+        any(node is source for node in _unmoved([value]))
+        for value, source in zip(values, sources, strict=True)
+    )
+
+
 def _unmoved(nodes: Iterable[Node]) -> list[Node]:
     """These, and the same values before they were moved."""
     found: list[Node] = []
@@ -221,7 +231,7 @@ def where() -> str | None:
         file = frame.f_code.co_filename
         if is_users(file):
             return f"{Path(file).name}:{frame.f_lineno}"
-        if file.startswith(_INTERNAL[0]) and frame.f_code.co_name not in ("__torch_dispatch__", "where"):
+        if file.startswith(_INTERNAL[0]) and frame.f_code.co_name not in _OURS:
             return None
         frame = frame.f_back
     return None
