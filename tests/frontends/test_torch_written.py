@@ -85,10 +85,25 @@ class InAttribute(Number):
         self.on = False
 
 
+class InDict(Number):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = {"h": None, "on": False, "size": 4}
+
+    def forward(self, x: Any) -> Any:
+        kept = self.kept
+        kept["h"] = self.cell(x, kept["h"])
+        peak = x.mean().item()
+        kept["on"] = peak > -50 if kept["on"] else peak > 50
+        return kept["h"] * kept["on"] * kept["size"]
+
+
 def test_what_is_rare_is_counted_and_numbers_of_pythons_are_refused() -> None:
     for module, name in ((Count, "large"), (Latch, "alarm")):
         with pytest.raises(EdgeLstmError, match=rf"'{name}' \(a buffer\).*--carry-state"):
             as_step(module(), (3,))
+    with pytest.raises(EdgeLstmError, match=r"keeps 'kept' \(a bool of Python's\)"):
+        as_step(InDict(), (3,), carry_state=True)
     with pytest.raises(
         EdgeLstmError, match=r"keeps 'on' \(a bool of Python's\).*made from the frames at .*written\.py:"
     ):
@@ -195,15 +210,6 @@ def test_states_written_in_place_dropped_weights_and_code_for_a_gpu(module: Any,
     torch.testing.assert_close(y, wanted)
 
 
-HELD: dict[str, Any] = {}
-
-
-class Global(Gru):
-    def forward(self, x: Any) -> Any:
-        HELD["h"] = self.cell(x, HELD["h"] if "h" in HELD and len(HELD["h"]) == len(x) else None)
-        return HELD["h"]
-
-
 class OfClass(Gru):
     hidden: Any = None
 
@@ -229,7 +235,6 @@ def around() -> Any:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (Global, r"keeps 'HELD' \(a global of test_torch_written\.py\)"),
         (OfClass, r"keeps OfClass\.hidden \(an attribute of the class"),
         (around, r"keeps 'held' \(a variable of the function round Inner\)"),
     ],

@@ -21,12 +21,12 @@ from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.kept import Kept, Layout, Slot, nested
 from edgelstm.frontends.torch.outside import changed_outside
 from edgelstm.frontends.torch.running import Frames, returned, run, sample
-from edgelstm.frontends.torch.snapshot import Place, Snapshot, put_back, remember
+from edgelstm.frontends.torch.snapshot import Place, Snapshot, put_back, remember, values
 from edgelstm.frontends.torch.torch_step import Form, Unfit, called
 from edgelstm.frontends.torch.torchscript import copied_script
 from edgelstm.frontends.torch.tree import leaves
 from edgelstm.frontends.torch.watch import moves_of, reaches, watched
-from edgelstm.frontends.torch.written import Marks, assignments, other
+from edgelstm.frontends.torch.written import Marks, marked, parts_of, put_there, with_another
 
 #: Calls after which what is kept must have its final shape: longer rings of frames are not waited for.
 LONGEST = 130
@@ -81,11 +81,10 @@ def recall(call: Call) -> Memory | None:
     before = Snapshot(module)
     call(n, 1, fresh=False)
     states, marks = [Snapshot(module)], [Marks(module)]
-    with assignments(module) as numbers:
-        for seed in (2, 3):
-            call(n, seed, fresh=False)
-            states.append(Snapshot(module))
-            marks.append(Marks(module))
+    for seed in (2, 3):
+        call(n, seed, fresh=False)
+        states.append(Snapshot(module))
+        marks.append(Marks(module))
     changed = states[0].changed(before)
     lasting = list(dict.fromkeys([*changed, *states[1].changed(states[0]), *states[2].changed(states[1])]))
     if once := [
@@ -103,7 +102,7 @@ def recall(call: Call) -> Memory | None:
         others = Snapshot(module).changed(states[0])
         lasting = [p for p in lasting if p not in once or p in others]
     put_back(module)
-    _check_numbers(call, n, [p for p in numbers if p not in lasting and p in before.values])
+    _check_numbers(call, n, lasting)
     # Written at every call though it was the same each time: a latch, a count of what these frames have none of.
     written = [p for p in marks[2].written(marks[1]) if p in marks[1].written(marks[0])]
     quiet = [p for p in written if p not in lasting and p in before.values]
@@ -114,38 +113,53 @@ def recall(call: Call) -> Memory | None:
     return _relevant(call, n, slots, calls, frozenset(quiet))
 
 
-def _check_numbers(call: Call, n: int, places: Sequence[Place]) -> None:
+def _check_numbers(call: Call, n: int, lasting: Sequence[Place]) -> None:
     """Raise EdgeLstmError for a number or True and False of Python's that a call makes from its frames and a later one goes by.
 
     No graph holds it, and where these frames never change it nothing else would show it.
     """
     module = call.module
-    for place in places:
-        first = place.get(module)
-        if type(first) not in (bool, int, float):
-            continue
-        with watched() as watch:
-            usual = call(n, 5, fresh=True)
-        after = Snapshot(module)
+    with watched() as watch:
+        usual = call(n, 5, fresh=True)
+    after = Snapshot(module)
+    put_back(module)
+    if not watch.escapes:  # then no number is made from frames
+        return
+
+    def called_with(place: Place, value: Any) -> list[Tensor] | None:
         put_back(module)
-        object.__setattr__(module.get_submodule(place.path), place.name, other(first))
+        object.__setattr__(module.get_submodule(place.path), place.name, value)
         try:
-            changed = call(n, 5, fresh=False)
-            same = _same(usual, changed) and place not in Snapshot(module).changed(after)
+            return call(n, 5, fresh=False)
         except Unfit:
-            same = False
-        object.__setattr__(module.get_submodule(place.path), place.name, first)
-        put_back(module)
-        if watch.escapes and not same:
+            return None
+
+    for place, value in list(values(module)):
+        # Of what is kept, numbers become tensors; a True or False beside them does not.
+        kinds = (bool,) if place in lasting else (bool, int, float)
+        own = [k for k, part in enumerate(parts_of(value)) if type(part) in kinds]
+        if not own or (place in lasting and isinstance(value, bool)):
+            continue
+        written = put_there(place.get(module)) if called_with(place, marked(value)) is not None else []
+        for k in (k for k in own if k in written):
+            changed = called_with(place, with_another(value, k))
+            same = (
+                changed is not None and _same(usual, changed) and place not in Snapshot(module).changed(after)
+            )
+            put_back(module)
+            if same:
+                continue
+            kind = type(parts_of(value)[k]).__name__
             where = next((event.where for event in watch.escapes if event.where), None)
             raise EdgeLstmError(
-                f"{called(module)} keeps {str(place)!r} (a {type(first).__name__} of Python's) from call to call, which a graph would lose",
+                f"{called(module)} keeps {str(place)!r} ({'a' if kind != 'int' else 'an'} {kind} of Python's) from call to call, which a graph would lose",
                 found="one that is made from the frames"
                 + (f" at {where}" if where else "")
                 + " and that later results go by",
                 expected="a tensor in its place, with a value for each stream",
-                hint=f"Such as self.{place.name} = torch.where(self.{place.name}, p > 0.4, p > 0.6), a buffer of bools [1, 1] at first",
+                hint="Such as self.on = torch.where(self.on, p > 0.4, p > 0.6), a buffer of bools [1, 1] at first",
             )
+        put_back(module)
 
 
 def _streams(call: Call) -> int:

@@ -5,14 +5,12 @@ Values that were looked at before and after a call don't tell; that somebody wro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from edgelstm.frontends.torch.snapshot import Place, values
-from edgelstm.frontends.torch.tree import tensors_in
+from edgelstm.frontends.torch.tree import mapped, tensors_in
 
 
 class Marks:
@@ -38,30 +36,56 @@ class Marks:
         ]
 
 
-@contextmanager
-def assignments(module: nn.Module) -> Iterator[list[Place]]:
-    """Attributes of ``module`` and its parts that are given a number, a True or a False while this lasts."""
-    paths = {id(part): path for path, part in module.named_modules()}
-    found: list[Place] = []
-    usual = nn.Module.__setattr__
+class _Whole(int):
+    """A whole number, a True or a False that was put in the place of an equal one."""
 
-    def noted(self: nn.Module, name: str, value: Any) -> None:
-        if id(self) in paths and type(value) in (bool, int, float) and not _of_torch(self):
-            place = Place(paths[id(self)], name)
-            if place not in found:
-                found.append(place)
-        usual(self, name, value)
-
-    nn.Module.__setattr__ = noted  # type: ignore[method-assign, assignment]
-    try:
-        yield found
-    finally:
-        nn.Module.__setattr__ = usual  # type: ignore[method-assign]
+    __slots__ = ()
 
 
-def other(value: float) -> float:
-    """Another number than ``value``, of its type."""
-    return not value if isinstance(value, bool) else value + 1
+class _Real(float):
+    """A float likewise."""
+
+    __slots__ = ()
+
+
+def marked(value: Any) -> Any:
+    """``value`` with each number of Python's in it by an equal one that can be told from what a call puts there."""
+
+    def change(item: Any) -> Any:
+        if type(item) in (bool, int):
+            return _Whole(item)
+        return _Real(item) if type(item) is float else item
+
+    return mapped(value, change)
+
+
+def put_there(value: Any) -> list[int]:
+    """Which of the parts of ``value`` are numbers that were put there since it was marked."""
+    return [k for k, part in enumerate(parts_of(value)) if type(part) in (bool, int, float)]
+
+
+def parts_of(value: Any) -> list[Any]:
+    """What is no container in ``value``, in order."""
+    found: list[Any] = []
+
+    def take(item: Any) -> Any:
+        found.append(item)
+        return item
+
+    mapped(value, take)
+    return found
+
+
+def with_another(value: Any, k: int) -> Any:
+    """``value`` with another number, of the same type, as its part ``k``."""
+    count = iter(range(len(parts_of(value))))
+
+    def change(item: Any) -> Any:
+        if next(count) != k:
+            return item
+        return not item if isinstance(item, bool) else item + 1
+
+    return mapped(value, change)
 
 
 def _version(tensor: Tensor) -> int:
