@@ -282,7 +282,10 @@ def test_nothing_spills(arch: str, tmp_path: Path) -> None:
     assert max(int(n) for n in re.findall(r"Used (\d+) registers", done.stderr)) <= 255
 
 
-@pytest.mark.parametrize("kind", [launch.LSTM, launch.GRU, launch.COUPLED])
+@pytest.mark.parametrize(
+    "kind",
+    [launch.LSTM, *(pytest.param(k, marks=pytest.mark.thorough) for k in (launch.GRU, launch.COUPLED))],
+)
 def test_one_kernel_by_itself_compiles(kind: int) -> None:
     defines = {
         "EDGELSTM_CELL_TYPE": HALF,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 import pytest
@@ -100,15 +101,18 @@ def ignoring(calibration: Calibration) -> Calibration:
     return replace(calibration, states={n: replace(s, rounding={}) for n, s in calibration.states.items()})
 
 
-@pytest.mark.parametrize("make", [leaky, through_a_product, slow_conv_gru])
+INT8, TENSORRT, FP8 = {}, {"runtime": "tensorrt"}, {"runtime": "tensorrt", "precision": "fp8"}
+BF16, FP16 = {"precision": "bf16"}, {"precision": "fp16"}
+
+
 @pytest.mark.parametrize(
-    "options",
+    ("make", "options"),
     [
-        {},
-        {"runtime": "tensorrt"},
-        {"runtime": "tensorrt", "precision": "fp8"},
-        {"precision": "bf16"},
-        {"precision": "fp16"},
+        *product([leaky, through_a_product], [INT8, TENSORRT, FP8, BF16, FP16]),
+        (slow_conv_gru, INT8),
+        (slow_conv_gru, BF16),
+        # Seconds each, and the others have it.
+        *(pytest.param(slow_conv_gru, o, marks=pytest.mark.thorough) for o in (TENSORRT, FP8, FP16)),
     ],
 )
 def test_a_slow_state_stays_float_and_follows(make, options) -> None:  # type: ignore[no-untyped-def]
