@@ -431,6 +431,13 @@ INLINE void conv_cells(const ConvStep& s, int64_t panel, const Place& at, vf (&z
   write_tile(s.c_out + maps, size, s.width, at, count, c);
 }
 
+// With so many channels and tiles the next point's numbers are fetched into the second cache while one is multiplied: by itself the
+// processor comes too late for what lies that far apart. With fewer it comes in time, and asking costs more than it saves.
+constexpr int64_t kFetchChannels = 128, kFetchTiles = 24;
+INLINE void fetch(const float* from, const float* to) {
+  for (; from < to; from += 16) __builtin_prefetch(from, 0, 2);
+}
+
 template <int G>
 INLINE void conv_block(const ConvStep& s, int64_t panel, int64_t block, float* scratch) {
   int64_t channels = s.inputs + s.hidden, total = s.lines * s.across, start = block * s.block;
@@ -439,8 +446,16 @@ INLINE void conv_block(const ConvStep& s, int64_t panel, int64_t block, float* s
   for (int64_t point = 0; point < kPoints; point++) {
     const float *from = s.patches + (block * kPoints + point) * s.block * s.stride, *matrix = weights + point * channels * G * L;
     float* to = scratch + point * next;
+    bool ahead = channels >= kFetchChannels && tiles >= kFetchTiles && point + 1 < kPoints;
     int64_t t = 0;
-    for (; t + kTogether <= tiles; t += kTogether) conv_product<G, kTogether>(from + t * s.stride, s.stride, channels, matrix, to + t * G * L);
+    for (; t + kTogether <= tiles; t += kTogether) {
+      if (ahead) {
+        int64_t size = channels * G * L, runs = tiles / kTogether, run = t / kTogether;
+        fetch(matrix + size + size * run / runs, matrix + size + size * (run + 1) / runs);
+        fetch(from + (s.block + t) * s.stride, from + (s.block + t + kTogether) * s.stride);
+      }
+      conv_product<G, kTogether>(from + t * s.stride, s.stride, channels, matrix, to + t * G * L);
+    }
     conv_rest<G, kTogether - 1>(tiles - t, from + t * s.stride, s.stride, channels, matrix, to + t * G * L);
   }
   for (int64_t t = 0; t < tiles; t++) {
