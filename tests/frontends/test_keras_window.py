@@ -100,8 +100,11 @@ def test_encoder_and_decoder_with_states(tmp_path: Path) -> None:
     check_window(model, tmp_path, frame=FRAME)
 
 
-def test_stateful_windows_carry_their_state(tmp_path: Path) -> None:
-    stack = [layers.LSTM(3, stateful=True, return_sequences=True), layers.GlobalAveragePooling1D()]
+@pytest.mark.parametrize("anew", [False, True])
+def test_stateful_windows_carry_their_state(tmp_path: Path, anew: bool) -> None:
+    """A layer beside it that starts anew in each window makes one too: no reset of a stream is one of that layer alone."""
+    behind = layers.GRU(2, return_sequences=True) if anew else layers.GlobalAveragePooling1D()
+    stack = [layers.LSTM(3, stateful=True, return_sequences=True), behind]
     model = fill(keras.Sequential([keras.Input(batch_shape=(1, 4, 3)), *stack]), 0)
     exported = edgelstm.export(str(save(model, tmp_path)), tmp_path / "m.onnx", limit=8)
     assert [s.name.split(".")[-1] for s in exported.step.signature.states] == ["h", "c"]

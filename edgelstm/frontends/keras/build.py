@@ -131,11 +131,17 @@ def _filled(
 
 
 def _keep_windows(network: Network, entries: Sequence[_Entry], length: int | None) -> None:
-    """Raise NeedsWindow for a model of fixed length that gives its last output only and starts every window from zero."""
+    """Raise NeedsWindow for a model of fixed length that gives its last output only and starts every window from zero, in some layers or all."""
     if length is None:
         return
     direct = _direct(network)
     recurrent = [layer for layer in direct if isinstance(layer, Recurrent) and not layer.stateful]
+    going_on = [layer for layer in direct if isinstance(layer, Recurrent) and layer.stateful]
+    if recurrent and going_on:  # no reset of a stream is one of some layers
+        raise NeedsWindow(
+            f"{recurrent[0].what} starts every window of {count_of(length, 'frame')} from zero, and {going_on[0].what} goes on "
+            "where it was (--carry-state carries both)"
+        )
     for layer in direct:
         if layer.takes_last and recurrent:
             raise NeedsWindow(
