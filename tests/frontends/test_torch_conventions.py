@@ -32,16 +32,17 @@ def streamed(step: Any, frames: Any, name: str = "x") -> list[dict[str, Any]]:
     return [program.step([{name: x}], state, [0])[0] for x in frames]
 
 
+@pytest.mark.parametrize("count", [20, pytest.param(50, marks=pytest.mark.thorough)])
 @pytest.mark.parametrize("wrapper", zoo.WRAPPERS)
 @pytest.mark.parametrize("cell", zoo.CELLS)
-def test_a_cell_in_a_wrapper(cell: str, wrapper: str) -> None:
+def test_a_cell_in_a_wrapper(cell: str, wrapper: str, count: int) -> None:
     torch.manual_seed(0)
     inner, kind = zoo.CELLS[cell]().eval(), zoo.WRAPPERS[wrapper]
     states = {f"s{k}": shape for k, shape in enumerate(inner.shapes)} if kind.given else None
     step = as_step(kind(inner).eval(), inner.frame, states=states, carry_state=kind.carry)
     assert sorted(s.frame_shape for s in step.signature.states) == sorted(inner.shapes)
     assert step.signature.stream_axis == "N"
-    frames = noise(inner.frame, 20)
+    frames = noise(inner.frame, count)
     got = [next(iter(outputs.values())) for outputs in streamed(step, frames)]
     carried = [torch.zeros(1, *shape) for shape in inner.shapes]
     with torch.no_grad():
