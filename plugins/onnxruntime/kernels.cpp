@@ -350,6 +350,7 @@ void lstm(const LstmStep& s, int64_t first, int64_t last) {
 #include "gates_kernels.h"
 #include "around_kernels.h"
 #include "winograd_kernels.h"
+#include "winograd_gru_kernels.h"
 
 bool within(const float* values, int64_t count, float low, float high) {
   constexpr int kChains = 4;  // no comparison waits for the one before
@@ -385,6 +386,7 @@ void activate(int kind, const float* x, float* y, int64_t count) {
 
 }  // namespace
 
-extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, two_codes, dense, norm, conv_input, conv_lstm, within, activate, nullptr};
+extern const Kernels KERNELS = {NAME, L, lstm, gru, gru_candidate, gates, two_codes, dense, norm, conv_input, conv_lstm,
+                                conv_gru, conv_candidate, within, activate, nullptr};
 
 }  // namespace edgelstm

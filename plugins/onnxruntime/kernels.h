@@ -129,6 +129,8 @@ struct Kernels {
   void (*norm)(const NormStep&);
   void (*conv_input)(const struct ConvStep&, int64_t first, int64_t last);  // winograd.h
   void (*conv_lstm)(const struct ConvStep&, int64_t first, int64_t last, float* scratch);
+  void (*conv_gru)(const struct ConvGruStep&, int64_t first, int64_t last, float* scratch);
+  void (*conv_candidate)(const struct ConvGruStep&, int64_t first, int64_t last, float* scratch);  // second half where not `after`
   bool (*within)(const float* values, int64_t count, float low, float high);  // whether all are; these are finite, and NaN lies nowhere
   void (*activate)(int kind, const float* x, float* y, int64_t count);  // 0: sigmoid, 1: tanh; for the tests
   const Dot* dot;  // for int8 weights, where the processor has it; else null

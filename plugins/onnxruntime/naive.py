@@ -35,18 +35,12 @@ def conv_lstm_cell(
 ) -> tuple[Array, Array]:
     """FusedConvLSTMCell: h', c'. x [N, I, H, W], h [N, R, H, W], c [N, units, H, W], w [gates * units, I + R, 3, 3], b [gates * units];
     p: [1], [units, 1, 1] or [units, H, W] each."""
-    return variant.reference(convolved(x, h, w, b), c, *peepholes)
+    return variant.reference(pre_activations(x, h, w, b), c, *peepholes)
 
 
-def convolved(x: Array, h: Array, w: Array, b: Array) -> Array:
-    """The pre-activations of a ConvLSTM: [N, gates * units, H, W]."""
-    xh = np.pad(np.concatenate([x, h], axis=1), [(0, 0), (0, 0), (1, 1), (1, 1)])
-    height, width = x.shape[2:]
-    z: Array = b[:, None, None] + sum(
-        np.einsum("oc,nchw->nohw", w[:, :, i, j], xh[:, :, i : i + height, j : j + width])
-        for i in range(3)
-        for j in range(3)
-    )
+def pre_activations(x: Array, h: Array, w: Array, b: Array) -> Array:
+    """Of a ConvLSTM: [N, gates * units, H, W]."""
+    z: Array = b[:, None, None] + convolved(np.concatenate([x, h], axis=1), w)
     return z
 
 
@@ -63,6 +57,30 @@ def quantised(h: Array, scale: Array, zero: Array, dtype: type) -> Array:
     low, high = limits.min - zero.astype(h.dtype), limits.max - zero.astype(h.dtype)
     codes: Array = (np.clip(np.rint(h / scale), low, high) + zero).astype(dtype)
     return codes
+
+
+def convolved(x: Array, w: Array) -> Array:
+    """x [N, I, H, W] by kernels [rows, I, 3, 3], padded with zeros: [N, rows, H, W]."""
+    height, width = x.shape[2:]
+    padded = np.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1)])
+    y: Array = np.zeros((len(x), len(w), height, width))
+    for i in range(3):
+        for j in range(3):
+            y = y + np.einsum("oc,nchw->nohw", w[:, :, i, j], padded[:, :, i : i + height, j : j + width])
+    return y
+
+
+def conv_gru_cell(x: Array, h: Array, w: Array, r: Array, b: Array, *, after: bool) -> Array:
+    """FusedConvGRUCell: h'. x [N, I, H, W], h [N, units, H, W], w [3 units, I, 3, 3], r [3 units, units, 3, 3], b [4 units]: z, r, n of
+    x, n of h. after: the reset gate works on the product. Source: Ballas et al. 2016 (arXiv:1511.06432)."""
+    (w_z, w_r, w_n), (r_z, r_r, r_n) = np.split(w, 3), np.split(r, 3)
+    b_z, b_r, b_n, c_n = np.split(b[:, None, None], 4)
+    z = sigmoid(convolved(x, w_z) + convolved(h, r_z) + b_z)
+    reset = sigmoid(convolved(x, w_r) + convolved(h, r_r) + b_r)
+    inner = reset * (convolved(h, r_n) + c_n) if after else convolved(reset * h, r_n) + c_n
+    n = np.tanh(convolved(x, w_n) + b_n + inner)
+    result: Array = (1 - z) * n + z * h
+    return result
 
 
 def gru_cell(x: Array, h: Array, w: Array, r: Array, b: Array, *, after: bool) -> Array:

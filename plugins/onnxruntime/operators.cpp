@@ -1,5 +1,5 @@
 // The operators: FusedLSTMCell, FusedGRUCell, both with I8 (weights in int8) and BF16 (in bfloat16) behind their names; FusedGates
-// and its relatives (gates.h), FusedConvLSTMCell (winograd_cell.h) (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
+// and its relatives (gates.h), FusedConvLSTMCell (winograd_cell.h), FusedConvGRUCell (winograd_gru_cell.h) (domain edgelstm, version 1, states in float32); and RegisterCustomOps.
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -14,6 +14,7 @@
 #include "packed.h"
 #include "sharing.h"
 #include "winograd_cell.h"
+#include "winograd_gru_cell.h"
 
 #ifndef EDGELSTM_BUILD
 #define EDGELSTM_BUILD "{}"
@@ -355,7 +356,7 @@ ort::Status* add_operators(ort::SessionOptions* options) {
                                     definition<Gates<Codes::kUint8, Codes::kInt8>>(), definition<Gates<Codes::kUint8, Codes::kUint8>>(),
                                     definition<TwoCodes<Codes::kInt8>>(), definition<TwoCodes<Codes::kUint8>>(),
                                     definition<Dense>(), definition<Norm>(), definition<Move>(),
-                                    definition<ConvLstmCell<>>(),
+                                    definition<ConvGruCell>(), definition<ConvLstmCell<>>(),
                                     definition<ConvLstmCell<Codes::kNone, Codes::kInt8>>(), definition<ConvLstmCell<Codes::kNone, Codes::kUint8>>(),
                                     definition<ConvLstmCell<Codes::kInt8>>(), definition<ConvLstmCell<Codes::kUint8>>(),
                                     definition<ConvLstmCell<Codes::kInt8, Codes::kInt8>>(), definition<ConvLstmCell<Codes::kInt8, Codes::kUint8>>(),

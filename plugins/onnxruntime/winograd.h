@@ -63,4 +63,17 @@ struct ConvStep {
   unsigned char* direct_tiles;   // by tile: not 0 where it is to be computed by the definition
 };
 
+// One step of a ConvGRU, gates z, r, n: h' = (1 - z) n + z h. Its second half, where the reset gate works on h itself, is a convolution of its
+// own over r * h. Not read of maps: transformed, direct, bias, peephole, c, c_out.
+struct ConvGruStep {
+  ConvStep maps;                 // hidden: units. In the second half inputs is 0, and h is r * h
+  bool after;                    // the reset gate works on the product
+  const float *x_transformed, *x_direct, *x_bias;  // as ConvWeights has them, of z, r, n over x
+  const float *h_transformed, *h_direct, *h_bias;  // of z, r, and after n, over h
+  const float *n_transformed, *n_direct, *n_bias;  // not after: of n over r * h; its panels are n_width together, one behind another as gates
+  int64_t n_width;
+  const float* old;              // h as it came
+  float *z, *reset_h;            // not after: what the first half leaves, like h; n's part of x stands in h_out
+};
+
 }  // namespace edgelstm

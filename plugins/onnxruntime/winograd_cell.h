@@ -64,6 +64,60 @@ class Scratch {
   std::vector<Loan::Memory> free_;
 };
 
+// How a convolution's step goes through its maps: some rows of tiles after the other, their input transform, then their products and
+// what is made of them, each divided among the threads. A thread gets a stretch of panels, whose weights its caches keep.
+class ConvPasses {
+ public:
+  // products(first, last, scratch) of panels * blocks, with scratch for a block's products, [point][tile][gates][lanes], and a patch,
+  // [inputs + hidden][36].
+  template <class Products>
+  void run(const Context& context, ConvStep& s, int64_t panels, int64_t gates, int64_t threads, const Products& work) const {
+    const Kernels& k = kernels();
+    s.across = (s.width + kTile - 1) / kTile, s.down = (s.height + kTile - 1) / kTile;
+    int64_t channels = s.inputs + s.hidden;
+    int64_t lines = s.rows * s.down, together = kTogether / s.across > 1 ? kTogether / s.across : 1, passes = (lines + together - 1) / together;
+    together = (lines + passes - 1) / passes;
+    int64_t tiles = together * s.across, blocks = (tiles + kBlock - 1) / kBlock;
+    int64_t groups = (s.inputs + k.lanes - 1) / k.lanes + (s.hidden + k.lanes - 1) / k.lanes;
+    bool shared = threads > 1 && tiles * kPoints * channels * s.units * gates > kWorthSharing;
+    while (shared && panels * blocks < threads && tiles > blocks * kLeast) blocks++;
+    s.block = (tiles + blocks - 1) / blocks, s.stride = (channels + 15) / 16 * 16;
+    Scratch::Loan patches(scratch_[0], blocks * kPoints * s.block * s.stride + (tiles + 3) / 4);
+    s.patches = patches.data();
+    s.direct_tiles = reinterpret_cast<unsigned char*>(s.patches + blocks * kPoints * s.block * s.stride);
+    size_t products = kPoints * (s.block * gates * k.lanes + channels);
+    std::atomic<bool> short_of_memory{false};
+    for (s.first_line = 0; s.first_line < lines; s.first_line += together) {
+      s.lines = lines - s.first_line < together ? lines - s.first_line : together;
+      memset(s.direct_tiles, 0, tiles);
+      divided(context, sharing_[0], s.lines * groups, shared ? threads : 1, s.rows, [&](int64_t a, int64_t b) { k.conv_input(s, a, b); });
+      divided(context, sharing_[1], panels * ((s.lines * s.across + s.block - 1) / s.block), shared ? threads : 1, s.rows, [&](int64_t a, int64_t b) {
+        try {  // nothing may leave a thread of ONNX Runtime's
+          Scratch::Loan loan(scratch_[1], products);
+          work(a, b, loan.data());
+        } catch (const std::bad_alloc&) {
+          short_of_memory = true;
+        }
+      });
+    }
+    if (short_of_memory) throw std::bad_alloc();
+  }
+
+ private:
+  static constexpr int64_t kTogether = 128, kBlock = 30, kLeast = 6;  // tiles: of one pass, of one product at most, and at least
+  static constexpr int64_t kWorthSharing = 1 << 17;                   // multiplications
+
+  template <class Work>
+  static void divided(const Context& context, Sharing& sharing, int64_t count, int64_t threads, int64_t rows, const Work& work) {
+    if (threads < 2 || count < 2) return work(0, count);
+    // Pieces are of an even number there, and here of any.
+    sharing.run(context, 2 * count, threads, rows, [&work](int64_t a, int64_t b) { work(a / 2, b / 2); });
+  }
+
+  mutable Scratch scratch_[2];
+  mutable Sharing sharing_[2];
+};
+
 template <Codes kIn, Codes kOut>
 constexpr const char* conv_lstm_name() {
   constexpr const char* names[3][3] = {
@@ -168,15 +222,13 @@ class ConvLstmCell {
     s.h_out = context.output(0, out.data(), 4), s.c_out = context.output(1, out.data(), 4);
     if constexpr (kQuantises) s.codes_out = context.output(2, out.data(), 4);
     if (s.rows * size == 0) return;
-    s.across = (s.width + kTile - 1) / kTile, s.down = (s.height + kTile - 1) / kTile;
     s.h_bounds = bounds(s.h_out, s.rows * s.units * size), s.c_bounds = bounds(s.c_out, s.rows * s.units * size);
-    work(context, s);
+    passes_.run(context, s, weights_->panels, s.variant.gates(), threads_, [&s](int64_t a, int64_t b, float* scratch) {
+      kernels().conv_lstm(s, a, b, scratch);
+    });
   }
 
  private:
-  static constexpr int64_t kTogether = 128, kBlock = 30, kLeast = 6;  // tiles: of one pass, of one product at most, and at least
-  static constexpr int64_t kWorthSharing = 1 << 17;                   // multiplications
-
   static const float* maps(const Context& context, size_t input, const Shape& expected, const char* what) {
     int64_t dims[8];
     size_t rank = context.shape(input, dims, 8);
@@ -185,52 +237,12 @@ class ConvLstmCell {
     return context.data(context.value(input));
   }
 
-  // Some rows of tiles after the other: their input transform, then their products and gates, each divided among the threads. A thread
-  // gets a stretch of panels, whose weights its caches keep.
-  void work(const Context& context, ConvStep& s) const {
-    const Kernels& k = kernels();
-    int64_t lines = s.rows * s.down, together = kTogether / s.across > 1 ? kTogether / s.across : 1, passes = (lines + together - 1) / together;
-    together = (lines + passes - 1) / passes;
-    int64_t tiles = together * s.across, panels = weights_->panels, blocks = (tiles + kBlock - 1) / kBlock;
-    int64_t groups = (s.inputs + k.lanes - 1) / k.lanes + (s.hidden + k.lanes - 1) / k.lanes;
-    bool shared = threads_ > 1 && tiles * kPoints * channels_ * s.units * s.variant.gates() > kWorthSharing;
-    while (shared && panels * blocks < threads_ && tiles > blocks * kLeast) blocks++;
-    s.block = (tiles + blocks - 1) / blocks, s.stride = (channels_ + 15) / 16 * 16;
-    Scratch::Loan patches(scratch_[0], blocks * kPoints * s.block * s.stride + (tiles + 3) / 4);
-    s.patches = patches.data();
-    s.direct_tiles = reinterpret_cast<unsigned char*>(s.patches + blocks * kPoints * s.block * s.stride);
-    size_t products = kPoints * (s.block * s.variant.gates() * k.lanes + channels_);
-    std::atomic<bool> short_of_memory{false};
-    for (s.first_line = 0; s.first_line < lines; s.first_line += together) {
-      s.lines = lines - s.first_line < together ? lines - s.first_line : together;
-      memset(s.direct_tiles, 0, tiles);
-      divided(context, sharing_[0], s.lines * groups, shared, s.rows, [&](int64_t a, int64_t b) { k.conv_input(s, a, b); });
-      divided(context, sharing_[1], panels * ((s.lines * s.across + s.block - 1) / s.block), shared, s.rows, [&](int64_t a, int64_t b) {
-        try {  // nothing may leave a thread of ONNX Runtime's
-          Scratch::Loan loan(scratch_[1], products);
-          k.conv_lstm(s, a, b, loan.data());
-        } catch (const std::bad_alloc&) {
-          short_of_memory = true;
-        }
-      });
-    }
-    if (short_of_memory) throw std::bad_alloc();
-  }
-
-  template <class Work>
-  void divided(const Context& context, Sharing& sharing, int64_t count, bool shared, int64_t rows, const Work& work) const {
-    if (!shared || count < 2) return work(0, count);
-    // Pieces are of an even number there, and here of any.
-    sharing.run(context, 2 * count, threads_, rows, [&work](int64_t a, int64_t b) { work(a / 2, b / 2); });
-  }
-
   ConvStep step_;
   std::unique_ptr<ConvWeights> weights_;
   std::vector<float> peephole_[3];
   GateCodes gate_codes_{};
   std::unique_ptr<Floats> coding_;
-  mutable Scratch scratch_[2];
-  mutable Sharing sharing_[2];
+  ConvPasses passes_;
   int64_t threads_, channels_;
   bool recurrent_, rounded_ = false;
 };

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from test_native_conv_gru import check_gru_maps
 from test_native_dense import check_some
 from test_native_maps import check_maps
 from test_native_operators import Lstm, model
@@ -69,6 +70,7 @@ def main(library: Path) -> None:
             assert_close(found, gru.expected(), np.float32, k=64 + units)
     check_some(library)
     check_maps(library)
+    check_gru_maps(library)
     if name == os.environ["EDGELSTM_NATIVE_ISA"]:  # else a program refuses to open
         check_looks(library)
     print("good")

@@ -105,7 +105,7 @@ class Coded:
 
     def check(self, found: list[Array]) -> None:
         x, h = (self.frames[n].astype(float) - self.zero for n in ("x", "h"))
-        z = naive.convolved(x, h, self.w.astype(float), self.b.astype(float))
+        z = naive.pre_activations(x, h, self.w.astype(float), self.b.astype(float))
         read = naive.gate_codes(z, self.scale.astype(float), self.zeros.astype(float), -128, 127)
         peepholes = [p.astype(float) for p in self.p]
         expected = naive.fused_gates(self.variant, read, self.frames["c"].astype(float), *peepholes)

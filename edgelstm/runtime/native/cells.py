@@ -3,7 +3,7 @@
     Concat(x, h) -> Gemm -> FusedGates_*     FusedLSTMCell; also Gemm(h) + what does not depend on h, as windows have it
     FusedGates_* after anything else         FusedGates; FusedGatesI8, FusedGatesU8 where codes go in; see codes.py where they come out
     Concat(x, h) -> Conv -> FusedGates_*     FusedConvLSTMCell, where that is faster; FusedConvLSTMCellI8, ..U8 of codes (see maps.py)
-    the equations of a GRU                   FusedGRUCell (see gru.py)
+    the equations of a GRU                   FusedGRUCell (see gru.py); FusedConvGRUCell on maps, where that is faster (see maps_gru.py)
 
 with I8 or BF16 behind a cell's name where its weights are int8 behind DequantizeLinear, or bfloat16 behind Cast;
 
@@ -23,6 +23,7 @@ from edgelstm.runtime.native.codes import fold_codes
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
 from edgelstm.runtime.native.maps import coded_conv_lstm, conv_lstm
+from edgelstm.runtime.native.maps_gru import find_conv_gru
 from edgelstm.runtime.native.two_codes import fold_two_codes
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
 from edgelstm.runtime.protocol import Array
@@ -65,7 +66,7 @@ def rewrite(
     links = Links(graph, None if streams <= FEW_STREAMS else SMALL)
     found = False
     for node in list(graph.nodes):
-        new = _gates(links, node, bytes_slow) or find_gru(links, node)
+        new = _gates(links, node, bytes_slow) or find_gru(links, node) or find_conv_gru(links, node)
         if new is None:
             continue
         if threads > 1:
@@ -93,7 +94,7 @@ def rewrite(
 _LENT = {f"FusedLSTMCell{kind}": (("lent", 3),) for kind in ("", "I8", "BF16")} | {
     f"FusedGRUCell{kind}": (("lent_w", 2), ("lent_r", 3)) for kind in ("", "I8", "BF16")
 }
-_LENT |= {"FusedDense": (("lent", 1),)}
+_LENT |= {"FusedDense": (("lent", 1),), "FusedConvGRUCell": (("lent_w", 2), ("lent_r", 3))}
 _LENT |= {
     f"FusedConvLSTMCell{read}{made}": (("lent", 3),)
     for read in ("", "I8", "U8")

@@ -11,6 +11,7 @@ be Relu. Roles follow from the arithmetic alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import permutations
 
 import numpy as np
@@ -22,15 +23,51 @@ from edgelstm.runtime.protocol import Array
 _CANDIDATES = {"Tanh": 0, "Relu": 1}
 
 
+@dataclass(frozen=True)
+class GruCell:
+    """A cell's equations. weight [3 units, of x], recurrent [3 units, of h]: z, r, n, and how they are stored; bias: of z, r, n over x, n
+    over h, [units] each; attributes: of the operators, without what is lent."""
+
+    x: str
+    h: str
+    weight: Array
+    recurrent: Array
+    stored: tuple[Stored | None, Stored | None]
+    bias: tuple[Array, Array, Array, Array]
+    attributes: dict[str, Attribute]
+
+
 def find_gru(links: Links, node: Node) -> Node | None:
     """The FusedGRUCell that gives the same as the Add ``node``, whose weights are new initialisers; None where it is no h'."""
+    cell = find_cell(links, node)
+    name = f"{node.outputs[0]}/edgelstm."
+    if cell is None or f"{name}B" in links.graph.tensors:
+        return None
+    zero = np.zeros(len(cell.bias[0]), np.float32)
+    links.graph.add_floats(f"{name}B", np.concatenate([*cell.bias[:3], zero, zero, cell.bias[3]]))
+    of_x, of_h = cell.stored
+    attributes = {
+        **cell.attributes,
+        "lent_w": links.lend(f"{name}W", cell.weight, of_x),
+        "lent_r": links.lend(f"{name}R", cell.recurrent, of_h),
+    }
+    inputs = [cell.x, cell.h, "", "", f"{name}B"]
+    for part, of in (("W", of_x), ("R", of_h)):
+        if of is not None and of.scale is not None:
+            links.graph.add_floats(f"{name}{part}/scale", of.scale)
+            inputs.append(f"{name}{part}/scale")
+    return Node("FusedGRUCell" + suffix(of_x), inputs, node.outputs, "edgelstm", attributes)
+
+
+def find_cell(links: Links, node: Node) -> GruCell | None:
+    """The cell whose h' the Add ``node`` is; None where it is none."""
     if node.op != "Add" or node.domain != "":
         return None
     for z, n, h, turned in _blends(links, node):
         candidate = links.producer(n, *_CANDIDATES)
         if candidate is None or h in links.graph.tensors:
             continue
-        made = _cell(links, node, z, candidate, h, turned)
+        made = _cell(links, z, candidate, h, turned)
         if made is not None:
             return made
     return None
@@ -65,7 +102,7 @@ def _blends(links: Links, node: Node) -> Iterator[tuple[str, str, str, bool]]:
                     yield z, kept, new, True
 
 
-def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: bool) -> Node | None:
+def _cell(links: Links, z: str, candidate: Node, h: str, turned: bool) -> GruCell | None:
     units = _units(links, candidate.inputs[0])
     if units is None:
         return None
@@ -79,7 +116,7 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
     gates: dict[str, Linear] = {}
     kinds = set()
     for name, value in (("z", z), ("r", r)):
-        found = _gate(links, value, {h: units})
+        found = _gate(links, value, {h: units * links.taps})
         if found is None or set(found[0].weights) != {x, h} or len(found[0].bias) != units:
             return None
         gates[name] = found[0]
@@ -95,35 +132,24 @@ def _cell(links: Links, node: Node, z: str, candidate: Node, h: str, turned: boo
     recurrent = np.concatenate([gates["z"].weights[h], gates["r"].weights[h], r_n])
     if links.too_large(weight.size + recurrent.size):
         return None
-    if recurrent.shape != (3 * units, units) or len({w.shape for w in (gates["z"].weights[x], w_n)}) > 1:
+    if (
+        recurrent.shape != (3 * units, units * links.taps)
+        or len({w.shape for w in (gates["z"].weights[x], w_n)}) > 1
+    ):
         return None
-    zero = np.zeros(units, np.float32)
-    bias = np.concatenate([gates["z"].bias, gates["r"].bias, b_n, zero, zero, b_rn])
-    name = f"{node.outputs[0]}/edgelstm."
-    if f"{name}B" in links.graph.tensors:
-        return None
-    links.graph.add_floats(f"{name}B", bias)
     of_x, of_h = (
         stacked([*(gates[g].stored.get(source) for g in ("z", "r")), last])
         for source, last in ((x, w_stored), (h, r_stored))
     )
     if not alike(of_x, of_h):
         of_x = of_h = None
-    attributes: dict[str, Attribute] = {
-        "linear_before_reset": int(after),
-        "lent_w": links.lend(f"{name}W", weight, of_x),
-        "lent_r": links.lend(f"{name}R", recurrent, of_h),
-    }
+    attributes: dict[str, Attribute] = {"linear_before_reset": int(after)}
     if hard:
         attributes |= {"hard_sigmoid": 1, "alpha": alpha, "beta": beta}
     if _CANDIDATES[candidate.op]:
         attributes["candidate_relu"] = 1
-    inputs = [x, h, "", "", f"{name}B"]
-    for part, of in (("W", of_x), ("R", of_h)):
-        if of is not None and of.scale is not None:
-            links.graph.add_floats(f"{name}{part}/scale", of.scale)
-            inputs.append(f"{name}{part}/scale")
-    return Node("FusedGRUCell" + suffix(of_x), inputs, node.outputs, "edgelstm", attributes)
+    biases = (gates["z"].bias, gates["r"].bias, b_n, b_rn)
+    return GruCell(x, h, weight, recurrent, (of_x, of_h), biases, attributes)
 
 
 _Part = tuple[Array, Stored | None]
@@ -132,7 +158,7 @@ _Inner = tuple[str, str, _Part, _Part, Array, Array, bool]
 
 def _candidate(links: Links, value: str, h: str, units: int) -> _Inner | None:
     """r, x, and n's weights and biases of x and of h, and whether the reset gate works on the product."""
-    widths = {h: units}
+    widths = {h: units * links.taps}
     node = links.producer(value, "Add")
     for from_x, product in permutations(node.inputs) if node is not None else ():
         mul = links.producer(product, "Mul")
@@ -152,7 +178,7 @@ def _candidate(links: Links, value: str, h: str, units: int) -> _Inner | None:
                     return r, x, first.part(x), second.part(h), first.bias, second.bias, True
     for mul in (n for n in links.graph.nodes if n.op == "Mul" and n.domain == "" and h in n.inputs):
         reset_h = mul.outputs[0]
-        total = links.linear(value, {reset_h: units})
+        total = links.linear(value, {reset_h: units * links.taps})
         if (
             total is None
             or reset_h not in total.weights
@@ -173,6 +199,9 @@ def _units(links: Links, value: str) -> int | None:
     gemm = links.gemm(value)
     if gemm is not None:
         return gemm.rows
+    node = links.producer(value, "Conv")
+    if node is not None and node.inputs[1] in links.constants:
+        return len(links.constants[node.inputs[1]])
     node = links.producer(value, "MatMul")
     if node is not None and node.inputs[1] in links.constants and links.constants[node.inputs[1]].ndim == 2:
         return int(links.constants[node.inputs[1]].shape[1])

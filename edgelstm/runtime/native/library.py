@@ -25,7 +25,7 @@ from edgelstm.version import __version__
 VARIABLE = "EDGELSTM_NATIVE_LIBRARY"
 FILE_NAME = "libedgelstm_onnxruntime.so"
 #: Which operators with which attributes, and which functions: what calls the library and what is in it have to agree.
-SCHEMA = 11
+SCHEMA = 12
 #: The first ONNX Runtime that has all the calls the library makes.
 OLDEST_ONNXRUNTIME = (1, 18)
 MAX_LIBRARY_BYTES = 64 * 1024**2

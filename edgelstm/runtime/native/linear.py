@@ -101,6 +101,10 @@ class Links:
     """Who makes which value of a graph, and its constants in float32, those too that it has in fewer bits (int8 behind
     DequantizeLinear, bfloat16 behind Cast). most: weights a cell may have, if that is limited."""
 
+    #: The axis of channels, and columns of a matrix for each of them.
+    axes: tuple[int, int] = (1, -1)
+    taps = 1
+
     def __init__(self, graph: OnnxGraph, most: int | None = None) -> None:
         self.graph = graph
         self.most = most
@@ -201,7 +205,7 @@ class Links:
     def joined(self, value: str) -> list[str] | None:
         """What a value is put together of along its second axis (of two, since a Gemm reads it)."""
         node = self.producer(value, "Concat")
-        return node.inputs if node is not None and node.attributes.get("axis") in (1, -1) else None
+        return node.inputs if node is not None and node.attributes.get("axis") in self.axes else None
 
     def linear(self, value: str, widths: dict[str, int]) -> Linear | None:
         """A value [N, rows] as a sum; None where it is none of constant weights, or a matrix belongs to values joined of which no
@@ -240,7 +244,7 @@ class Links:
 
     def place(self, split: Node, value: str, rows: int) -> tuple[int, int] | None:
         """(First row, rows) of a value that a Split along the second axis gives of ``rows``."""
-        if split.attributes.get("axis", 0) not in (1, -1):
+        if split.attributes.get("axis", 0) not in self.axes:
             return None
         sizes = split.attributes.get("split")
         if len(split.inputs) > 1 and split.inputs[1]:

@@ -113,7 +113,7 @@ def _cell(
         return None
     units, rest = divmod(len(conv.bias), 3 if attributes.get("coupled") else 4)
     height, width = sizes[2:]
-    if rest or not _pays(units, conv.weight.shape[1], height, width):
+    if rest or not pays(units, conv.weight.shape[1], height, width):
         return None
     if not all(_fits(links, p, (units, height, width)) for p in peepholes if p):
         return None
@@ -187,7 +187,7 @@ def _weight(links: Links, name: str) -> Array | None:
     return worth
 
 
-def _pays(units: int, channels: int, height: int, width: int) -> bool:
+def pays(units: int, channels: int, height: int, width: int) -> bool:
     """Whether a step is faster so than with ONNX Runtime's convolution. height, width: at most 0 where they are not known."""
     if height < 1 or not 1 <= width <= WIDEST:
         return False
@@ -212,7 +212,7 @@ def _convolution(links: Links, value: str) -> _Convolution | None:
     """What makes a value [N, rows, height, width], as convolutions."""
     if (node := links.producer(value, "Conv")) is not None:
         weight = _weight(links, node.inputs[1])
-        if weight is None or weight.shape[2:] != (3, 3) or not _keeps_size(node):
+        if weight is None or weight.shape[2:] != (3, 3) or not keeps_size(node):
             return None
         bias = np.zeros(len(weight), np.float32)
         if len(node.inputs) > 2 and node.inputs[2]:
@@ -253,7 +253,8 @@ def _plus(one: _Convolution, other: _Convolution) -> _Convolution | None:
     )
 
 
-def _keeps_size(conv: Node) -> bool:
+def keeps_size(conv: Node) -> bool:
+    """Whether a convolution of 3x3 is of the kind at the head of this module."""
     found = conv.attributes
     padded = (
         found.get("pads") == [1] * 4

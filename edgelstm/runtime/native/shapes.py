@@ -36,7 +36,13 @@ _MOVES = frozenset(
     {"Identity", "Slice", "Squeeze", "Unsqueeze", "Transpose", "Reshape", "Flatten", "Concat", "Split"}
 )
 #: By the beginning of an operator's name: the input that its outputs have the shape of.
-_CELLS = {"FusedLSTMCell": 2, "FusedConvLSTMCell": 2, "FusedGRUCell": 1, "FusedGates": 1}
+_CELLS = {
+    "FusedLSTMCell": 2,
+    "FusedConvLSTMCell": 2,
+    "FusedGRUCell": 1,
+    "FusedConvGRUCell": 1,
+    "FusedGates": 1,
+}
 
 
 class Shapes:
