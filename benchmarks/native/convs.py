@@ -167,6 +167,16 @@ def measure(folder: Path, dtln: Path | None, scale: float) -> list[dict[str, Any
     against = ["onnxruntime", "openvino", "torch"]
     result = bench([models.conv_lstm(folder)], against, steps=30, **common).models[0]
     rows.append(row("ConvLSTM 16 -> 64, 64x64", result, against, 0.6, full / 4, "arithmetic of its products"))
+    result = bench(
+        [models.conv_gru(folder)],
+        ["edgelstm-plain", *against],
+        steps=30,
+        module="models:torch_conv_gru",
+        **common,
+    ).models[0]
+    gru = 0.75 * full / 4  # three gates, not four
+    everyone = ["edgelstm-plain", *against]
+    rows.append(row("ConvGRU 16 -> 64, 64x64", result, everyone, 0.9, gru, "arithmetic of its products"))
     result = bench([int8(folder)], ["onnxruntime"], steps=40, **common).models[0]
     rows.append(
         row(
