@@ -31,6 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.thorough
 def test_the_figures(demo: Path) -> None:
     report = json.loads((demo / "report.json").read_text())
     assert report["schema"] == 1

@@ -48,6 +48,7 @@ def test_a_row_made_again() -> None:
     assert [re.sub(r", .*", "", cell) for cell in made] == [re.sub(r", .*", "", cell) for cell in told]
 
 
+@pytest.mark.thorough
 def test_every_kind_has_a_row() -> None:
     code = "import sys; sys.path.insert(0, 'benchmarks/models'); from kinds import kinds; print('\\n'.join(k.name for k in kinds()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=250)

@@ -106,7 +106,7 @@ def test_several_streams_and_models(tmp_path: Path) -> None:
         assert all(e.error is not None and e.error < 1e-6 for e in model.entries)
 
 
-@pytest.mark.parametrize("factory", ["lstm", "Cell"])
+@pytest.mark.parametrize("factory", ["lstm", pytest.param("Cell", marks=pytest.mark.thorough)])
 def test_a_torch_module_for_a_graph(tmp_path: Path, factory: str) -> None:
     pytest.importorskip("torch")
     zoo.lstm(hidden=(2,), head=None).save(tmp_path / "lstm.onnx")

@@ -28,6 +28,7 @@ class Net(torch.nn.Module):
 """
 
 
+@pytest.mark.thorough
 def test_a_window_is_one_unless_its_state_is_to_be_carried(run: Run) -> None:
     Path("nets.py").write_text(NETS)
     lstm = torch.nn.LSTM(3, 6)

@@ -36,6 +36,7 @@ def _commands() -> dict[str, Any]:
     return typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 
+@pytest.mark.thorough
 def test_every_flag_of_every_command_is_there(site: Path) -> None:
     text = (site / "commands.html").read_text(encoding="utf-8")
     for name, command in _commands().items():

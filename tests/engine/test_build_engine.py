@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ def test_a_builder_that_dies_is_one_clear_error(shared_dir: Path, tmp_path: Path
 
 
 def test_a_process_that_is_killed(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process.sys, "executable", _script(tmp_path, "kill -9 $$"))
+    monkeypatch.setattr(sys, "executable", _script(tmp_path, "kill -9 $$"))
     text = refused(model, tmp_path / "m.plan")
     assert "crashed on" in text
     assert "SIGKILL" in text
@@ -194,9 +195,7 @@ def test_a_process_that_is_killed(model: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_library_that_prints_nonsense(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        process.sys, "executable", _script(tmp_path, "echo hello; echo '[1]'; echo lost >&2; exit 3")
-    )
+    monkeypatch.setattr(sys, "executable", _script(tmp_path, "echo hello; echo '[1]'; echo lost >&2; exit 3"))
     assert "found lost" in refused(model, tmp_path / "m.plan")
 
 

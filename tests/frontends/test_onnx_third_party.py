@@ -75,6 +75,7 @@ def test_a_denoiser_in_two_halves(shared_dir: Path, tmp_path: Path) -> None:
     assert second.step.op_types().count("FusedGates_lstm") == 2
 
 
+@pytest.mark.thorough
 def test_voice_activity_behind_nested_branches(shared_dir: Path, tmp_path: Path) -> None:
     """Silero: 25 nested If go once the sampling rate is fixed; state [2, N, 128] comes with its streams in front."""
     path = model(shared_dir, "silero/silero_vad.onnx")

@@ -51,6 +51,7 @@ def peak(maps: Any) -> tuple[float, float]:
     return x / width, y / height
 
 
+@pytest.mark.thorough
 def test_the_detector_finds_the_published_ball(detector: Any, picture: Any) -> None:
     """Its window of two frames: the layout is found on small frames, the graph made for the size it was trained on."""
     small, notes, windowed = open_module(detector, (3, 32, 32), window=2)

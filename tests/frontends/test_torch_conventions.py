@@ -70,7 +70,14 @@ def test_what_a_module_keeps(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["LSTM policy, two layers", "deque filled with the first frame", "one stream"]
+    "name",
+    [
+        "LSTM policy, two layers",
+        *(
+            pytest.param(n, marks=pytest.mark.thorough)
+            for n in ("deque filled with the first frame", "one stream")
+        ),
+    ],
 )
 def test_kept_states_are_exported(name: str, tmp_path: Any) -> None:
     torch.manual_seed(0)

@@ -67,6 +67,7 @@ def test_rows_equal_a_lone_run(program: TorchProgram) -> None:
     program.close()
 
 
+@pytest.mark.thorough
 def test_compiled() -> None:
     """torch.compile gives the same numbers, where a compiler is there."""
     torch.manual_seed(0)

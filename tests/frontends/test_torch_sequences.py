@@ -49,6 +49,19 @@ def program_of(exported: workflows.Exported) -> OrtProgram:
     return OrtProgram(exported.step.to_bytes(), threads=1)
 
 
+def some_of(cases: dict[str, Any]) -> list[Any]:
+    """Their names; `make thorough` has those of LONG, whose like is among the others."""
+    return [pytest.param(name, marks=pytest.mark.thorough if name in LONG else ()) for name in cases]
+
+
+LONG = (
+    "the same, time first, the last layer's state alone given back",
+    "states by layer in a later argument",
+    "a detector over windows",
+    "a detector",
+)
+
+
 @dataclass(frozen=True)
 class Case:
     make: Callable[[], Any]
@@ -83,7 +96,7 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("name", some_of(STEPS))
 def test_a_network_becomes_a_step(name: str) -> None:
     """Streamed one by one, the export gives what the module gives for all frames in one call."""
     case = STEPS[name]
@@ -142,7 +155,7 @@ WINDOWS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int | None]] = {
 }
 
 
-@pytest.mark.parametrize("name", WINDOWS)
+@pytest.mark.parametrize("name", some_of(WINDOWS))
 def test_a_network_stays_a_window(name: str) -> None:
     make, frame, window = WINDOWS[name]
     module = seeded(make)

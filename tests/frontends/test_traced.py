@@ -129,6 +129,9 @@ NEAR = (
     "a user's cell with two convolutions",
     "a user's sequence, time first",
     "a user's nested states",
+    "our LSTM",
+    "our forecaster",
+    "GRU",
 )
 
 

@@ -178,25 +178,16 @@ def test_a_window_that_keeps_its_state_does_not_pass_as_another_form() -> None:
         edgelstm.export(Keeps().eval(), None, frame=(3,), carry_state=True)
 
 
-@pytest.mark.parametrize(
-    ("widen", "said"),
-    [
-        (lambda x: x.double(), "take types from the weights or the frame"),
-        (lambda x: x.cuda(), "in place of .cuda()"),
-    ],
-)
-def test_code_that_fixes_type_or_device_is_told_what_to_write(widen: Any, said: str) -> None:
+def test_code_that_fixes_the_type_is_told_what_to_write() -> None:
     class Fixed(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.cell = nn.GRUCell(3, 4)
 
         def forward(self, x: Any, h: Any) -> Any:
-            h = self.cell(widen(x), h)
+            h = self.cell(x.double(), h)
             return h, h
 
-    if torch.cuda.is_available() and ".cuda" in said:
-        pytest.skip("there is a GPU to go to")
     with pytest.raises(EdgeLstmError) as refused:
         edgelstm.export(Fixed().eval(), None, frame=(3,), states={"h": (4,)})
-    assert said in str(refused.value)
+    assert "take types from the weights or the frame" in str(refused.value)

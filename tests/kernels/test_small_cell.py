@@ -212,7 +212,7 @@ LSTM = GateVariant()
         Case(GateVariant(peephole=True, gate="hard_sigmoid", cell_clip=0.5), 0, 17, 2, 3, projected=True),
         Case(None, 4, 19, 2, 3, projected=True, processors=5, units=4),
         Case(LSTM, 40, 61, 1, 2, half=True, processors=61, units=1),
-        Case(LSTM, 40, 64, 9, 2, half=True, processors=2, units=32),
+        pytest.param(Case(LSTM, 40, 64, 9, 2, half=True, processors=2, units=32), marks=pytest.mark.thorough),
     ],
     ids=str,
 )

@@ -85,6 +85,7 @@ def test_kernels_fit_in_registers(nvcc: str, arch: str, tmp_path: Path) -> None:
             assert 16 in _widths(body, "st"), (z, run, walk)
 
 
+@pytest.mark.thorough
 def test_the_second_build_to_compare_compiles_too(nvcc: str, tmp_path: Path) -> None:
     """EDGELSTM_MIN_BLOCKS=4 pulls the loads of a run forward (README: which is faster is measured on a GPU)."""
     arch = ARCHS[0]

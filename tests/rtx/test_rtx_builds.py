@@ -99,11 +99,12 @@ def test_steps(name: str, precision: str) -> None:
     assert_types(built(done.step), done.products, precision)
 
 
-#: Windows of the forecasters take seconds each: int8 of one stands for them in `make test`, and `make thorough` builds the rest.
-FORECASTERS = ("moving_digits", "nowcast_radar")
-SHORT = ("nowcast_radar", "int8")
+#: Windows take seconds each: two cells in two types stand for them in `make test`, and `make thorough` builds the rest.
+SHORT = ("fp32", "int8")
 WINDOWS = [
-    pytest.param(name, p, marks=pytest.mark.thorough if name in FORECASTERS and (name, p) != SHORT else ())
+    pytest.param(
+        name, p, marks=() if name in ("lstm", "peephole_conv_lstm") and p in SHORT else pytest.mark.thorough
+    )
     for name in STEPS
     for p in PRECISIONS
 ]

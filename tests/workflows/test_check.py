@@ -173,6 +173,7 @@ def test_damaged_frames_in_a_file(damage: str | None) -> None:
     assert "frames" in said
 
 
+@pytest.mark.thorough
 def test_a_denoiser_that_comes_out_badly_is_warned_of(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
