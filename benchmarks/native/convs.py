@@ -180,7 +180,7 @@ def measure(folder: Path, dtln: Path | None, scale: float) -> list[dict[str, Any
     result = bench([int8(folder)], ["onnxruntime"], steps=40, **common).models[0]
     rows.append(
         row(
-            "the same in INT8",
+            "ConvLSTM 16 -> 64, 64x64, INT8",
             result,
             ["edgelstm-plain"],
             1.0,
