@@ -122,7 +122,7 @@ class ConvGru(torch.nn.Module):
 
 
 def torch_conv_gru() -> torch.nn.Module:
-    """``--module models:torch_conv_gru``"""
+    """``--module benchmarks/models.py:torch_conv_gru``"""
     return ConvGru().eval()
 
 

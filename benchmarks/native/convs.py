@@ -171,7 +171,7 @@ def measure(folder: Path, dtln: Path | None, scale: float) -> list[dict[str, Any
         [models.conv_gru(folder)],
         ["edgelstm-plain", *against],
         steps=30,
-        module="models:torch_conv_gru",
+        module=f"{models.__file__}:torch_conv_gru",
         **common,
     ).models[0]
     gru = 0.75 * full / 4  # three gates, not four
