@@ -111,7 +111,7 @@ class Coded:
         expected = naive.fused_gates(self.variant, read, self.frames["c"].astype(float), *peepholes)
         near = np.abs(z - np.floor(z) - 0.5) < TIE
         near = near.reshape(len(z), len(self.scale), -1, *z.shape[2:]).any(1)
-        assert near.mean() < 0.05
+        assert near.sum() < 0.05 * near.size + 4, "a few of a hundred: among eight values one may be"
         for a, b in zip(found[:2], expected, strict=True):
             assert_close(a[~near], b[~near], np.float32)
         scaled = found[0] if self.factor is None else found[0] * self.factor

@@ -33,6 +33,7 @@ from edgelstm.pipeline.service.member import Member
 from edgelstm.pipeline.service.policies import Clock, GapRule, Rules
 from edgelstm.pipeline.service.pulse import Pulse
 from edgelstm.pipeline.service.reader import Reader
+from edgelstm.pipeline.service.redact import without_user
 from edgelstm.pipeline.service.scene import Scene
 from edgelstm.pipeline.service.series import Caller, Link, links, stages
 from edgelstm.pipeline.service.writer import Writer
@@ -230,9 +231,9 @@ class Channel:
 
     @property
     def setup(self) -> str:
-        """Hash of what the state depends on beside the model. A hash, since a source's address may hold a password."""
+        """Hash of what the state depends on beside the model. A hash, since a source's address may hold secrets."""
         s = self.section
-        return sha256(json.dumps([s.source, s.preprocess, s.hop]).encode())
+        return sha256(without_user(json.dumps([s.source, s.preprocess, s.hop])).encode())
 
     @property
     def made(self) -> str:
@@ -244,8 +245,8 @@ class Channel:
 
     @property
     def origin(self) -> str:
-        """Hash of its source alone."""
-        return sha256(json.dumps(self.section.source).encode())
+        """Hash of its source alone, by whatever user and password it is reached."""
+        return sha256(without_user(json.dumps(self.section.source)).encode())
 
     @property
     def clock(self) -> str:

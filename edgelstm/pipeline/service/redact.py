@@ -14,6 +14,7 @@ HIDDEN = "***"
 SHORTEST = 4
 #: Before what must not be seen: user and password of an address, also where a path of it lost one of its slashes.
 _USER = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+:/{1,2})[^\s\"']*@")
+_ASKS = re.compile(r"://[^/?#\s\"']*@")
 _QUERY = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+:/{1,2}[^\s\"'?]*\?)[^\s\"']+")
 #: The paths of web addresses may be secrets alone, as those of hooks are.
 _HOOK = re.compile(r"(https?:/{1,2}[^\s\"'/]+/)[^\s\"']+")
@@ -35,6 +36,11 @@ def hidden(key: str, value: str) -> str:
 def without_secrets(text: str) -> str:
     """A text whose addresses have neither user, password nor query, and those that were taken for paths no path either."""
     return _PATH.sub(rf"\1{HIDDEN}", _bare(text))
+
+
+def without_user(text: str) -> str:
+    """A text whose addresses say nothing of who asks, only where: no user and no password before the host."""
+    return _ASKS.sub("://", text)
 
 
 def _bare(text: str) -> str:

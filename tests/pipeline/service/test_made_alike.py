@@ -14,6 +14,7 @@ import pytest
 import zoo
 from edgelstm import Pipeline, Runner
 from edgelstm.pipeline.service.checkpoint import Folder
+from edgelstm.pipeline.service.redact import without_user
 from edgelstm.runtime import runner as runners
 from edgelstm.runtime.identity import model_identity
 
@@ -207,3 +208,9 @@ def test_lines_behind_a_checkpoint_go_by_names_too(tmp_path: Path, caplog: pytes
     assert report.streams["s"]["written_before"] == 2
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [line["name"] for line in lines] == [f"{k}.npy" for k in (0, 2, 4, 6, 5, 8)]
+
+
+@pytest.mark.parametrize("path", ["/x", "/stream@main", "", "?key=a@b", ":554/1"])
+def test_a_camera_with_another_password_is_the_same(path: str) -> None:
+    assert without_user(f"rtsp://me:old@cam{path}") == without_user(f"rtsp://me:new@cam{path}")
+    assert without_user(f"rtsp://cam{path}") != without_user(f"rtsp://dam{path}")
