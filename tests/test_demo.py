@@ -144,6 +144,7 @@ def test_scores_are_what_their_names_say() -> None:
     assert csi(yes, no, np.array([True, True, True, False]), 1.0) == pytest.approx(1 / 3)
 
 
+@pytest.mark.thorough
 def test_radar(radar_dir: Path, tmp_path: Path) -> None:
     pytest.importorskip("h5py")
     run_demo(tmp_path, radar=radar_dir)

@@ -109,10 +109,9 @@ BF16, FP16 = {"precision": "bf16"}, {"precision": "fp16"}
     ("make", "options"),
     [
         *product([leaky, through_a_product], [INT8, TENSORRT, FP8, BF16, FP16]),
-        (slow_conv_gru, INT8),
         (slow_conv_gru, BF16),
         # Seconds each, and the others have it.
-        *(pytest.param(slow_conv_gru, o, marks=pytest.mark.thorough) for o in (TENSORRT, FP8, FP16)),
+        *(pytest.param(slow_conv_gru, o, marks=pytest.mark.thorough) for o in (INT8, TENSORRT, FP8, FP16)),
     ],
 )
 def test_a_slow_state_stays_float_and_follows(make, options) -> None:  # type: ignore[no-untyped-def]
