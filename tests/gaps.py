@@ -24,7 +24,7 @@ ALLOWED = (
     r"triton is not installed",  # torch for the CPU brings none
     r"hadolint is not installed|make plugin-check|make image-check|make [a-z-]+ runs it|EDGELSTM_TRY_IMAGE",
     r"no RTSP server of GStreamer|no GStreamer for Python|no GStreamer to build with",
-    r"no Chromium on this machine",
+    r"no Chromium on this machine|apt install |needs ALSA's configuration",  # of the system
     r"no systemd-analyze here|openssl is not installed|no openssl to|or openssl|pkg-config or cmake is not here",
     r"neither a file system of its own nor a limit|PyAV without (ALSA|libx264)|no /proc on this machine",
     r"mosquitto is not installed|pysteps is not installed",
@@ -37,7 +37,9 @@ ALLOWED = (
     r"is not installed: TensorRT|TensorRT is not",
     r"it has nothing to warm up|it takes rows by name only",  # the C library
 )
-SHARED_REASONS = re.compile(r"real inputs are not here|headers|is not here: .*shared")
+SHARED_REASONS = re.compile(
+    r"real inputs are not here|TensorRT headers|headers of (TensorRT|ONNX Runtime)|(TensorRT|ONNX Runtime)'s headers|is not here: .*shared"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -31,7 +31,7 @@ def drawn(page: Path) -> str:
     """The page as a browser leaves it, its script run to the end."""
     browser = shutil.which("chromium")
     if browser is None:
-        pytest.skip("needs chromium")
+        pytest.skip("no Chromium on this machine")
     command = [
         browser,
         "--headless",
