@@ -47,7 +47,8 @@ test: $(BASE)
 suite: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps
 
-# What takes longer than a change should wait for: tutorials and samples of the docs, the systems of examples/, the GPU contact rehearsed.
+# What takes longer than a change should wait for: tutorials and samples of the docs, the systems of examples/, the GPU contact rehearsed,
+# all examples of every property.
 thorough: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps -m thorough --timeout 600
 

@@ -24,6 +24,30 @@ hypothesis.settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("any machine")
+#: One in so many examples of a property is tried where properties are not what is run for.
+FEW = 3
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A third of each property's examples in `make test`, other ones every time; all of them in `make thorough`."""
+    done = set()
+    for item in items:
+        test = getattr(item, "obj", None)
+        if not hypothesis.is_hypothesis_test(test):
+            continue
+        if config.option.markexpr == "thorough":
+            if item.get_closest_marker("faults") is None:
+                item.add_marker("thorough")
+            continue
+        test = getattr(test, "__func__", test)
+        machine = hasattr(test, "_hypothesis_state_machine_class")
+        owner, name = (item.cls, "settings") if machine else (test, "_hypothesis_internal_use_settings")
+        whole = getattr(owner, name, None)
+        if whole is not None and owner not in done:  # None: another hypothesis keeps them elsewhere
+            done.add(owner)
+            few = max(whole.max_examples // FEW, min(whole.max_examples, FEW))
+            setattr(owner, name, hypothesis.settings(whole, max_examples=few))
 
 
 def pytest_collection_finish() -> None:
@@ -40,12 +64,16 @@ def pytest_runtest_setup() -> None:
 
 @cache
 def _make_operators_once() -> None:
-    """PyTorch's exporter builds its table of operators anew at every export, of which there are hundreds here; nobody changes it."""
+    """PyTorch's exporter builds its tables of operators anew at every export, of which there are hundreds here; nobody changes them."""
     try:
+        from torch._export import utils
         from torch.onnx._internal.exporter._registration import ONNXRegistry
-    except ImportError:  # another PyTorch has it elsewhere
+
+        of_a_namespace = utils._collect_all_valid_cia_ops_for_namespace
+    except (ImportError, AttributeError):  # another PyTorch has it elsewhere
         return
     ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+    utils._collect_all_valid_cia_ops_for_namespace = cache(of_a_namespace)
 
 
 #: Real data and models that the project does not ship, beside the checkout.
