@@ -149,7 +149,7 @@ def test_rtsp_goes_on_when_its_server_was_killed(folder: Path, caplog: pytest.Lo
         assert secret not in caplog.text + repr(report)
 
 
-def test_mjpeg_server_started_again(folder: Path) -> None:
+def test_mjpeg_server_started_again(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A server that goes away ends the connection well: of a camera that is a loss all the same."""
     out = folder / "yard.jsonl"
     down: list[threading.Event] = []
