@@ -77,24 +77,31 @@ class Correlation:
         axes = len(w.kernel)
         maps = activation.reshape(-1, *activation.shape[activation.ndim - axes - 1 :])
         sides = list(zip(w.pads[:axes], w.pads[axes:], strict=True))
-        found = np.empty((PATCHES, self.size), np.float64)
-        for k in range(PATCHES):
-            chosen = maps[self._random.integers(len(maps))]
-            index: list[Any] = [slice(None)]
-            outside = []
-            for axis in range(axes):
-                length, reach = chosen.shape[axis + 1], w.dilations[axis] * (w.kernel[axis] - 1)
-                places = (length + sum(sides[axis]) - reach - 1) // w.strides[axis] + 1
-                start = int(self._random.integers(max(1, places))) * w.strides[axis] - sides[axis][0]
-                seen = start + w.dilations[axis] * np.arange(w.kernel[axis])
-                outside.append((seen < 0) | (seen >= length))
-                index.append(np.clip(seen, 0, length - 1))
-            patch = chosen[np.ix_(np.arange(self._channels), *index[1:])].astype(np.float64)
-            for axis, mask in enumerate(outside):
-                place: tuple[Any, ...] = (slice(None),) * (axis + 1) + (mask,)
-                patch[place] = 0
-            found[k] = patch.reshape(-1)
-        return found
+        # Which map, and where on each axis the patch begins, drawn for one patch after the other.
+        places = [
+            max(1, (length + sum(side) - dilation * (taps - 1) - 1) // stride + 1)
+            for length, side, dilation, taps, stride in zip(
+                maps.shape[2:], sides, w.dilations, w.kernel, w.strides, strict=True
+            )
+        ]
+        drawn = self._random.integers([len(maps), *places], size=(PATCHES, 1 + axes))
+        index: list[Array] = [
+            drawn[:, 0].reshape(-1, *[1] * (axes + 1)),
+            np.arange(self._channels).reshape(-1, *[1] * axes),
+        ]
+        outside = np.zeros(1, bool)
+        for axis in range(axes):
+            start = drawn[:, 1 + axis] * w.strides[axis] - sides[axis][0]
+            seen = start[:, None] + w.dilations[axis] * np.arange(w.kernel[axis])
+            # [patch, 1 (channel), the axis among the others]
+            seen = seen.reshape(PATCHES, *(-1 if a == axis else 1 for a in range(-1, axes)))
+            length = maps.shape[axis + 2]
+            outside = outside | (seen < 0) | (seen >= length)
+            index.append(np.clip(seen, 0, length - 1))
+        found = maps[tuple(index)].astype(np.float64)
+        found[np.broadcast_to(outside, found.shape)] = 0
+        patches: Array = found.reshape(PATCHES, -1)
+        return patches
 
 
 def to_json(matrix: Array) -> dict[str, Any]:

@@ -76,10 +76,12 @@ class Observer:
         return span, counts
 
     def _widen(self, largest: Array) -> None:
-        finite = np.isfinite(largest) & (largest > 0)
+        wider = (largest >= self.span) & np.isfinite(largest) & (largest > 0)
+        if not wider.any():
+            return
         needed = np.zeros_like(self.span)
         # Larger than any value; half of it is not.
-        needed[finite] = np.maximum(np.exp2(np.floor(np.log2(largest[finite])) + 1), _LEAST)
+        needed[wider] = np.maximum(np.ldexp(1.0, np.frexp(largest[wider])[1]), _LEAST)
         for channel in np.flatnonzero(needed > self.span):
             old, self.span[channel] = self.span[channel], needed[channel]
             before = self.counts[channel].copy()

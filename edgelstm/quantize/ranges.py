@@ -135,32 +135,43 @@ def _least_error(
     if groups is not None and len(span) % parts:
         groups = None
     act = _Activation(groups, gates, len(span))
-    value, slope = act(centre), act.slope(centre) ** 2
-    low, high = ends
-    shares = np.ones(len(span)), np.ones(len(span))
+    value, steep = act(centre), act.slope(centre) ** 2 * counts
+    inside = steep.sum(1, keepdims=True)
+    # The sides meet only in the width of a step, so each share of each is looked at once: [side][channel, share].
+    tried = [end[:, None] * _SHARES for end in ends]
 
-    def error(low_share: Array, high_share: Array) -> Array:
-        lo, hi = low * low_share, high * high_share
-        # Symmetric codes waste what the shorter side does not use; pre-activations have a zero point of their own.
-        width = hi - lo if groups is not None else 2 * np.maximum(-lo, hi)
-        clipped = np.clip(centre, lo[:, None], hi[:, None])
-        inside = clipped == centre
-        noise = (width / _LEVELS) ** 2 / 12
-        lost = (act(clipped) - value) ** 2 * counts
-        result: Array = np.where(inside, noise[:, None] * slope * counts, lost).sum(1)
-        return result
+    def beyond(side: int) -> tuple[Array, Array]:
+        """Of what lies beyond each end: its error, and how much of ``steep`` it takes away."""
+        end, outwards = tried[side][..., None], slice(None, None, -1 if side else 1)
+        count = (centre[:, None] > end if side else centre[:, None] < end).sum(2)
 
-    best = error(*shares)
+        def total(values: Array) -> Array:
+            sums = np.cumsum(values[:, outwards], 1)
+            return np.take_along_axis(np.pad(sums, ((0, 0), (1, 0))), count, 1)
+
+        moved = act(tried[side])
+        # Seen from the outermost: squares of small numbers.
+        far, moved = value - moved[:, :1], moved - moved[:, :1]
+        lost = moved**2 * total(counts) - 2 * moved * total(counts * far) + total(counts * far**2)
+        return lost, total(steep)
+
+    lost, gone = zip(*(beyond(side) for side in (0, 1)), strict=True)
+    chosen = np.zeros((2, len(span), 1), np.int64)
     for _ in range(2):
         for side in (0, 1):
-            for share in _SHARES[1:]:
-                trial = list(shares)
-                trial[side] = np.full(len(span), share)
-                now = error(*trial)
-                better = now < best
-                shares[side][better] = share
-                best = np.where(better, now, best)
-    return low * shares[0], high * shares[1]
+            far, other_lost, other_gone = (
+                np.take_along_axis(table[1 - side], chosen[1 - side], 1) for table in (tried, lost, gone)
+            )
+            near = tried[side]
+            # Symmetric codes waste what the shorter side does not use; pre-activations have a zero point of their own.
+            width = np.abs(near - far) if groups is not None else 2 * np.maximum(np.abs(near), np.abs(far))
+            noise = (width / _LEVELS) ** 2 / 12
+            error = noise * (inside - gone[side] - other_gone) + lost[side] + other_lost
+            best = 1 + error[:, 1:].argmin(1)[:, None]
+            found, before = (np.take_along_axis(error, k, 1) for k in (best, chosen[side]))
+            chosen[side] = np.where(found < before, best, chosen[side])
+    low, high = (np.take_along_axis(tried[side], chosen[side], 1)[:, 0] for side in (0, 1))
+    return low, high
 
 
 class _Activation:

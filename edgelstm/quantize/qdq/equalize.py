@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +43,18 @@ class Operand:
     weight: Array
     sites: tuple[str, ...]
     sizes: tuple[int, ...]
+
+    @cached_property
+    def squares(self) -> Array:
+        """Sum over the taps of the squared weights: [outputs, channels]."""
+        squares: Array = (self.weight**2).sum(2)
+        return squares
+
+    @cached_property
+    def tops(self) -> Array:
+        """The largest |weight| of each channel's taps: [outputs, channels]."""
+        tops: Array = np.abs(self.weight).max(2)
+        return tops
 
 
 def activation_scales(
@@ -120,11 +133,10 @@ def _noise(
     """Mean noise power of the product's outputs, relative to their own power."""
     s = np.concatenate([scales[name] for name in product.sites])
     power = np.concatenate([mean_square[name] for name in product.sites])
-    squares = (product.weight**2).sum(2)
     rounding = np.concatenate([scales[name] * steps[name] for name in product.sites])
-    activation = squares @ rounding**2
-    step = (np.abs(product.weight).max(2) * s).max(1) / largest
+    activation = product.squares @ rounding**2
+    step = (product.tops * s).max(1) / largest
     taps = product.weight.shape[2]
     weight = step**2 * float((power / s**2).sum()) * taps
-    signal = squares @ power
+    signal = product.squares @ power
     return float((activation + _CONSTANT * weight).sum() / max(float(signal.sum()), 1e-30))
