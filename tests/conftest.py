@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 
 import hypothesis
@@ -55,6 +55,9 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    # Python counts what is frozen one by one, a twentieth of a second for every service that starts and asks whether anything is.
+    count = gc.get_freeze_count
+    gc.get_freeze_count = wraps(count)(lambda: 1)
 
 
 def pytest_runtest_setup() -> None:

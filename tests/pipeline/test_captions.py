@@ -18,6 +18,7 @@ from edgelstm.pipeline import Context, Frame, View, open_sink
 from edgelstm.pipeline.sinks import captions
 from edgelstm.pipeline.sinks.colours import DRY, RAIN, UNKNOWN, Scale
 from edgelstm.pipeline.sinks.panels import INPUT
+from exported import exported
 
 pytest.importorskip("PIL")
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,11 +184,8 @@ def test_the_command_line_shows_the_stream_that_is_shipped(tmp_path: Path, run: 
 
 @pytest.mark.skipif(not RADAR.is_dir(), reason="needs real radar frames, in shared/data beside the checkout")
 def test_real_radar_frames(tmp_path: Path) -> None:
-    edgelstm.export(
-        ROOT / "examples" / "nowcast_radar" / "model.safetensors", tmp_path / "radar.onnx", limit=2
-    )
     view = View(colours="rain", beside=True, truth=True, lead=1)
-    edgelstm.run(tmp_path / "radar.onnx", str(RADAR), f"{tmp_path}/maps/", view=view, limit=6, threads=1)
+    edgelstm.run(exported("nowcast_radar"), str(RADAR), f"{tmp_path}/maps/", view=view, limit=6, threads=1)
     found = pictures(tmp_path / "maps")
     assert len(found) == 6
     assert says(found[0], "+5 min  00:05 UTC", captions.SMALL, captions.PALE)

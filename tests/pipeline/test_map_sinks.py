@@ -27,6 +27,7 @@ from edgelstm.pipeline import (
     open_source,
     parse_ops,
 )
+from exported import exported
 
 ROOT = Path(__file__).resolve().parents[2]
 CORNERS = np.array([[0, 49.362], [0, 55.974], [10.856, 55.389], [9.009, 48.895]])  # as the files state them
@@ -39,10 +40,8 @@ def radar(radar_dir: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def nowcast(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("nowcast") / "nowcast.onnx"
-    edgelstm.export(str(ROOT / "examples" / "nowcast_radar" / "model.safetensors"), path, limit=2, threads=1)
-    return path
+def nowcast() -> Path:
+    return exported("nowcast_radar")
 
 
 def test_the_grid_of_a_radar_file_is_where_the_file_says_its_corners_are(radar: str) -> None:

@@ -16,6 +16,7 @@ from edgelstm.pipeline import open_sink
 from edgelstm.pipeline.place import Context, Grid
 from edgelstm.pipeline.sinks import Options
 from edgelstm.pipeline.sinks.odim import NODATA
+from exported import exported
 from peers import frame
 
 h5py = pytest.importorskip("h5py")
@@ -115,8 +116,7 @@ def test_rows_that_go_north_are_turned(tmp_path: Path) -> None:
 
 def test_radar_in_and_a_nowcast_out(radar_dir: Path, tmp_path: Path) -> None:
     """Composites of KNMI, the shipped model, and the same values and place as the GeoTIFF has."""
-    model = tmp_path / "nowcast.onnx"
-    edgelstm.export(str(ROOT / "examples" / "nowcast_radar" / "model.safetensors"), model, limit=2, threads=1)
+    model = exported("nowcast_radar")
     edgelstm.run(model, str(radar_dir), tmp_path / "n-{time}.h5", limit=2, threads=1)
     edgelstm.run(model, str(radar_dir), tmp_path / "n-{time}.tif", limit=2, threads=1)
     edgelstm.run(model, str(radar_dir), tmp_path / "n.nc", limit=2, threads=1)

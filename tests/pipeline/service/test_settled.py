@@ -16,8 +16,9 @@ from running import MODEL, Running, folder_of_sums, section, toml, until
 
 
 @pytest.fixture(autouse=True)
-def thawed() -> Iterator[None]:
+def thawed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The tests are such a program themselves."""
+    monkeypatch.setattr(gc, "get_freeze_count", gc.get_freeze_count.__wrapped__)  # type: ignore[attr-defined]
     gc.unfreeze()
     yield
     gc.freeze()
