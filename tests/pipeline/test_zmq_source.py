@@ -34,7 +34,7 @@ def publishing(messages: Any, where: str = "tcp://127.0.0.1:0") -> Iterator[str]
         while not done.is_set():
             for parts in messages():
                 socket.send_multipart(parts)
-            done.wait(0.05)
+            done.wait(0.005)
 
     thread = threading.Thread(target=run, daemon=True)
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT).decode().strip("\0")

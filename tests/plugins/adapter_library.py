@@ -25,6 +25,8 @@ from edgelstm.runtime.plugin_library import FILE_NAME, cache_folder
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
 HEADERS_VARIABLE = "EDGELSTM_TENSORRT_HEADERS"
+#: Quicker to compile; what they compute is the kernels'.
+QUICK = ("-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O0")
 #: One release of each that Jetsons have, or that changed what plugins see.
 VERSIONS = ("8.5", "10.3", "10.13", "11.1")
 
@@ -104,7 +106,7 @@ def build_probe(folder: Path, headers: Path, compiler: str | None = None, *, pro
         f"-I{PLUGINS / 'include'}",
         *(f"-isystem{p}" for p in (headers, cuda, Path("/usr/local/cuda/include"))),
     ]
-    flags = ["-std=c++17", "-O1", "-Wno-deprecated-declarations", *includes]
+    flags = ["-std=c++17", "-O0", "-Wno-deprecated-declarations", *includes]
     flags += ["-DPROBE_MAIN"] if program else ["-fPIC", "-shared"]
     probe = folder / ("probe" if program else "libprobe.so")
     _run(compiler or here, *flags, Path(__file__).with_name("adapter_probe.cpp"), "-o", probe, "-ldl")
@@ -132,7 +134,7 @@ class Adapters:
                     # The kernels are those of the first one, and take longest.
                     others = (other.with_name("fused_gates.o") for other in base.glob("*/whole"))
                     kernels = next((kernel for kernel in others if kernel.is_file()), None)
-                    build_library(folder, headers, kernels)
+                    build_library(folder, headers, kernels, *QUICK)
                     build_probe(folder, headers)
                     whole.touch()
             self.built[version] = Adapter(version, folder / FILE_NAME, folder / "libprobe.so")

@@ -51,7 +51,10 @@ def host() -> ctypes.CDLL:
     return compile_host_loop()
 
 
-@pytest.fixture(params=[0, -1, 1, 2], ids=["rounded", "low", "high", "mixed"])
+@pytest.fixture(
+    params=[0, *(pytest.param(k, marks=pytest.mark.thorough) for k in (-1, 1)), 2],
+    ids=["rounded", "low", "high", "mixed"],
+)
 def approximating(host: ctypes.CDLL, request: pytest.FixtureRequest) -> Any:
     """2^x and 1/x as the host rounds them, and off by what PTX allows: all low, all high, now low now high."""
     host.approximate(request.param)
@@ -482,7 +485,16 @@ def test_what_overflows_is_counted(host: ctypes.CDLL) -> None:
 # ---- Accesses
 
 
-@pytest.mark.parametrize("shape", [(16, 24), (40, 33), (13, 5), (64, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (16, 24),
+        (13, 5),
+        # Seconds each, and the two have runs that fit and tails that do not.
+        *(pytest.param(s, marks=pytest.mark.thorough) for s in ((40, 33), (64, 1))),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("in_place", [False, True], ids=["beside", "in place"])
 def test_every_byte_has_one_writer(host: ctypes.CDLL, shape: tuple[int, int], in_place: bool) -> None:
     """No kernel leaves a gap, writes twice, strays, is misaligned, or reads what another thread writes."""

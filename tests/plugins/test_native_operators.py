@@ -352,7 +352,15 @@ def test_weights_that_do_not_fit_are_refused_when_the_graph_is_opened(library: P
     platform.machine() != "x86_64",
     reason="aarch64 and others have one set of kernels",
 )
-@pytest.mark.parametrize("instructions", ["avx512", "avx2vnni", "avx2", "portable"])
+@pytest.mark.parametrize(
+    "instructions",
+    [
+        # Seconds each, a process of its own; processors that take these as they are have them in every other test.
+        *(pytest.param(name, marks=pytest.mark.thorough) for name in ("avx512", "avx2vnni")),
+        "avx2",
+        "portable",
+    ],
+)
 def test_the_kernels_of_older_processors_give_the_same(library: Path, instructions: str) -> None:
     command = [sys.executable, str(Path(__file__).with_name("native_isa.py")), str(library)]
     paths = [str(Path(__file__).parents[1]), str(native_library.ROOT), str(Path(__file__).parent)]

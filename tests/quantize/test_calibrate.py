@@ -237,7 +237,7 @@ def test_progress_counts_frames() -> None:
 def test_the_file_does_not_grow_with_the_number_of_frames(tmp_path: Path) -> None:
     step = zoo.lstm()
     sizes = []
-    for count in (600, 2400):
+    for count in (300, 1200):
         frames = smooth_frames(step, 60) * (count // 60)
         calibrate(step, [Recording("a", frames)], threads=1).save(tmp_path / "a.json")
         sizes.append((tmp_path / "a.json").stat().st_size)

@@ -56,7 +56,7 @@ def prepared(name: str, window: int | None = None) -> tuple[StepModel, Calibrati
             {n: np.stack([f[n] for f in frames[k : k + window]]) for n in frames[0]}
             for k in range(0, 40, window)
         ]
-    return step, calibrate(step, [Recording("a", frames)], threads=2)
+    return step, calibrate(step, [Recording("a", frames)], threads=1)
 
 
 def made(step: StepModel, calibration: Calibration, precision: str) -> Any:
@@ -82,12 +82,20 @@ def assert_types(result: Built, products: list[dict[str, Any]], precision: str) 
         assert any(short in types for types in result.layers.values())
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+#: In `make test` one model is built in every type, and a small one of each kind of cell in codes.
+IN_CODES = ("peephole_conv_lstm",)
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "precision"),
     [
-        pytest.param(name, marks=pytest.mark.thorough if name in ("moving_digits", "nowcast_radar") else ())
+        pytest.param(
+            name,
+            p,
+            marks=() if name == "sensor_lstm" or (name in IN_CODES and p in TYPES) else pytest.mark.thorough,
+        )
         for name in STEPS
+        for p in PRECISIONS
     ],
 )
 def test_steps(name: str, precision: str) -> None:
@@ -99,11 +107,10 @@ def test_steps(name: str, precision: str) -> None:
     assert_types(built(done.step), done.products, precision)
 
 
-#: Windows take seconds each: two cells in two types stand for them in `make test`, and `make thorough` builds the rest.
-SHORT = ("fp32", "int8")
+#: Windows take seconds each: two cells in codes stand for them in `make test`, and `make thorough` builds the rest.
 WINDOWS = [
     pytest.param(
-        name, p, marks=() if name in ("lstm", "peephole_conv_lstm") and p in SHORT else pytest.mark.thorough
+        name, p, marks=() if name in ("lstm", "peephole_conv_lstm") and p == "int8" else pytest.mark.thorough
     )
     for name in STEPS
     for p in PRECISIONS
@@ -123,19 +130,25 @@ def test_windows(name: str, precision: str) -> None:
 @cache
 def others(file: str, states: tuple[tuple[str, str], ...]) -> tuple[StepModel, Calibration]:
     step = export(file, states=dict(states), limit=2).step
-    return step, calibrate(step, [Recording("noise", smooth_frames(step, 40))], threads=2)
+    return step, calibrate(step, [Recording("noise", smooth_frames(step, 40))], threads=1)
+
+
+#: In `make test` the first, in codes, stands for both in every type.
+OTHERS = {
+    "model_1.onnx": {"input_3": "tf_op_layer_stack_2"},
+    "model_2.onnx": {"input_5": "tf_op_layer_stack_5"},
+}
 
 
 @pytest.mark.parametrize(
-    ("file", "state"),
+    ("file", "state", "precision"),
     [
-        ("model_1.onnx", {"input_3": "tf_op_layer_stack_2"}),
-        ("model_2.onnx", {"input_5": "tf_op_layer_stack_5"}),
+        pytest.param(
+            file, state, p, marks=() if (file, p) == ("model_1.onnx", "int8") else pytest.mark.thorough
+        )
+        for file, state in OTHERS.items()
+        for p in PRECISIONS
     ],
-)
-@pytest.mark.parametrize(
-    "precision",
-    [pytest.param(p, marks=() if p in ("fp32", "int8") else pytest.mark.thorough) for p in PRECISIONS],
 )
 def test_other_peoples_models(shared_dir: Path, file: str, state: dict[str, str], precision: str) -> None:
     step, calibration = others(str(shared_dir / "models" / "dtln" / file), tuple(state.items()))

@@ -165,7 +165,7 @@ def test_two_inputs_of_a_model_are_fed_by_two_sources(tmp_path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="needs Linux")
 def test_a_pair_of_processes_goes_on_when_one_of_them_dies(tmp_path: Path) -> None:
     write(tmp_path, 400)  # far more than are read ahead: the process that dies is not done
-    text = PAIR + 'isolate = "process"\nretries = 5\nretry = 0.01\nrate = 100\n'
+    text = PAIR + 'isolate = "process"\nretries = 5\nretry = 0.01\nrate = 400\n'
     with Running(text, tmp_path) as running:
         until(lambda: running.count("s", "stepped") > 3)
         reader: Any = running.control.service.channels[0].reader
