@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from edgelstm.errors import EdgeLstmError, some
-from edgelstm.files import PathLike, check_file
+from edgelstm.files import PathLike, check_file, read_bytes
 from edgelstm.graph.signature import Dim, Signature
-from edgelstm.runtime.native.prepare import Native, Trial, prepare, say_once
+from edgelstm.runtime.native.alone import Alone
+from edgelstm.runtime.native.prepare import Native, prepare, say_once
 from edgelstm.runtime.native.session import NativeSession, lent, load
+from edgelstm.runtime.native.trial import Trial
 
 CPU = "CPUExecutionProvider"
 METADATA_KEY = "edgelstm.signature"
@@ -64,12 +66,14 @@ def open_session(
     spin: bool = True,
     *,
     half: bool = False,
+    unfused: bool = False,
     providers: Sequence[Any] = (CPU,),
     library: Path | None = None,
 ) -> Any:
     """An ONNX Runtime session with the options every step graph here runs under.
 
-    half: the graph computes in float16; found out for one whose Signature says so. providers: what computes it, the
+    half: the graph computes in float16; found out for one whose Signature says so. unfused: what stands between codes is computed in
+    float32, as the graph says; else in whole numbers where ONNX Runtime can, biases rounded to such too. providers: what computes it, the
     first that can an operator; the CPU comes last. library: of operators that the graph needs besides ONNX Runtime's.
 
     Raises EdgeLstmError when ONNX Runtime is missing, or the file is missing or refused.
@@ -88,8 +92,8 @@ def open_session(
     disabled = ["NchwcTransformer"] if half or _found(source, b'"float16"') else []
     # On x86 without VNNI its products of uint8 and int8 saturate at 16 bits, and results are off by half. So there uint8 and uint8.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    if _found(source, b"DequantizeLinear") and not _found(source, b"QuantizeLinear"):
-        # Weights alone are in int8: it would dequantise them in every step, which takes longer than the step. So once.
+    if unfused or (_found(source, b"DequantizeLinear") and not _found(source, b"QuantizeLinear")):
+        # Where weights alone are in int8 it would dequantise them in every step, which takes longer than the step. So once.
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     try:
         if library is not None:
@@ -134,20 +138,23 @@ def open_native(
 ) -> tuple[Any, Signature, Native] | None:
     """A session whose cells are our own operators; None where there are none, or they were not asked for.
 
-    Its results are compared with those of the graph as it is, once, on random numbers.
+    Its results are compared with those of the graph as it is, once, on random frames.
     """
     ort = import_onnxruntime()
     found = prepare(model, threads, streams, str(ort.__version__), wanted)
     if found is None:
         return None
     where = "model" if isinstance(model, bytes) else str(model)
-    plain = open_session(model, 1, spin=False)
-    signature = read_signature(plain, where)
+    alone = _alone(model if isinstance(model, bytes) else read_bytes(model), found)
+    plain = _as_it_stands(model, threads, alone)
+    signature = read_signature(plain, where, () if alone is None else alone.taps)
     try:
-        trial = Trial.of(plain, signature)
+        trial = Trial.of(plain, signature, alone)
         del plain  # its weights, before ours take their place
         session = _native_session(found, ort, threads, spin)
-        trouble = trial.trouble(session, coded=b"QuantizeLinear" in found.data)
+        trouble = trial.trouble(
+            session, lambda data: _native_session(replace(found, data=data), ort, threads, False)
+        )
     except EdgeLstmError as error:
         trouble = str(error)
     except Exception as error:  # ONNX Runtime raises several unrelated classes
@@ -180,14 +187,28 @@ def with_operators(data: bytes, threads: int, streams: int) -> bytes:
     ort = import_onnxruntime()
     if (found := prepare(data, threads, streams, str(ort.__version__), True, lend=False)) is None:
         raise AssertionError("what is wanted is an error where it is not there")
-    plain = open_session(data, 1, spin=False)
-    trial = Trial.of(plain, read_signature(plain, "model"))
-    trouble = trial.trouble(
-        _native_session(found, ort, threads, False), coded=b"QuantizeLinear" in found.data
-    )
+    alone = _alone(data, found)
+    plain = _as_it_stands(data, threads, alone)
+    trial = Trial.of(plain, read_signature(plain, "model", () if alone is None else alone.taps), alone)
+
+    def opener(part: bytes) -> Any:
+        return _native_session(replace(found, data=part), ort, threads, False)
+
+    trouble = trial.trouble(opener(found.data), opener)
     if trouble is not None:
         raise EdgeLstmError("our operators give other numbers", found=trouble)
     return found.data
+
+
+def _as_it_stands(model: PathLike | bytes, threads: int, alone: Alone | None) -> Any:
+    if alone is None:
+        return open_session(model, threads, spin=False)
+    return open_session(alone.tapped(), threads, spin=False, unfused=alone.rounds)
+
+
+def _alone(data: bytes, found: Native) -> Alone | None:
+    """Of a graph in which values are rounded to codes."""
+    return Alone(data, found.data) if b"QuantizeLinear" in found.data else None
 
 
 def _found(model: str | bytes, text: bytes) -> bool:
@@ -202,11 +223,11 @@ def _found(model: str | bytes, text: bytes) -> bool:
             return False
 
 
-def read_signature(session: Any, where: str) -> Signature:
-    """The Signature in the file's metadata, checked against what the session says of the graph."""
+def read_signature(session: Any, where: str, taps: Collection[str] = ()) -> Signature:
+    """The Signature in the file's metadata, checked against what the session says of the graph. taps: outputs that it need not name."""
     text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
     inputs = {v.name: v for v in session.get_inputs()}
-    outputs = {v.name: v for v in session.get_outputs()}
+    outputs = {v.name: v for v in session.get_outputs() if v.name not in taps}
     if text is None:
         raise EdgeLstmError(
             f"{where} has no Signature: nothing tells which of its tensors are states",

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +23,7 @@ FLOATS = frozenset({1, 10, 11, 16, *range(17, 21), 23, 24})
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MODEL_OPSETS, _MODEL_GRAPH = 8, 7
-_NODE, _INITIALIZER, _INPUT, _VALUE_INFO = 1, 5, 11, 13
+_NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO = 1, 5, 11, 12, 13
 _GRAPHS = (6, 11)  # of an attribute: g, graphs
 
 Attribute = int | float | str | list[int] | None
@@ -112,7 +113,7 @@ class OnnxGraph:
         self.input_shapes = {
             name: None if sizes is None or -1 in sizes else sizes for name, sizes in self.input_sizes.items()
         }
-        self.outputs = {_name(value) for value in self._all(12)}
+        self.outputs = {_name(value) for value in self._all(_OUTPUT)}
         self._made: list[bytes] = []
 
     def has_external_weights(self) -> bool:
@@ -161,6 +162,24 @@ class OnnxGraph:
         ):  # which say it
             self._made.append(_block(_VALUE_INFO, _text(1, name) + _block(2, _block(1, tensor))))
         return True
+
+    def give(self, names: Iterable[str]) -> None:
+        """More outputs; their types are left to whoever opens the file."""
+        for name in names:
+            self._made.append(_block(_OUTPUT, _text(1, name)))
+            self.outputs.add(name)
+
+    def part(self, nodes: Sequence[Node], inputs: Mapping[str, int], outputs: Iterable[str]) -> bytes:
+        """A file of these nodes and the initialisers that they read: inputs with their element types, outputs by name."""
+        part = copy(self)
+        part._graph = [f for f in self._graph if f[0] not in (_INPUT, _OUTPUT, _VALUE_INFO)]
+        part._made = []
+        part.nodes, part.inputs, part.outputs = list(nodes), {}, set()
+        for name, dtype in inputs.items():
+            tensor = _block(1, _tag(1, _VARINT) + _varint(dtype))
+            part._made.append(_block(_INPUT, _text(1, name) + _block(2, tensor)))
+        part.give(outputs)
+        return part.encode("edgelstm", 1)
 
     def encode(self, domain: str, version: int) -> bytes:
         """The file with the nodes as they are now, and no initialiser that none of them reads; importing ``domain`` too."""
