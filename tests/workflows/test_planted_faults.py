@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("onnxruntime")
 
 import planted
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper
 
@@ -48,6 +48,9 @@ def test_every_kind_of_fault_is_caught(name: str) -> None:
 @given(seed=st.integers(0, 1000), at=st.integers(0, 12 * 5 * 9 - 1), sign=st.sampled_from((-1, 1)))
 def test_any_weight_off_by_a_hundredth(seed: int, at: int, sign: int) -> None:
     source = planted.model(seed)
+    (weight,) = (numpy_helper.to_array(t) for t in source.model.graph.initializer if t.name == "w")
+    # A hundredth of next to nothing drowns in rounding; weights are .23 on average.
+    assume(abs(weight.reshape(-1)[at]) > 0.02)
     with pytest.raises(EdgeLstmError, match=REFUSED):
         planted.judged(source, planted.wrong_weight(source, 0.01 * sign, at=at), 40)
 
