@@ -60,7 +60,9 @@ def noise(rng: np.random.Generator, sigma: float, memory: float, count: int = N)
 
 
 @pytest.mark.parametrize(("kind", "name", "series"), CASES, ids=[f"{k}: {n}" for k, n, _ in CASES])
-@pytest.mark.parametrize(("sigma", "memory"), [(0.0, 0), (0.1, 0), (0.05, 5)])
+@pytest.mark.parametrize(
+    ("sigma", "memory"), [(0.0, 0), pytest.param(0.1, 0, marks=pytest.mark.thorough), (0.05, 5)]
+)
 def test_the_verdict_is_hardly_ever_wrong(
     kind: str, name: str, series: Series, sigma: float, memory: float
 ) -> None:
@@ -73,7 +75,7 @@ def test_the_verdict_is_hardly_ever_wrong(
 
 
 @pytest.mark.parametrize("name", sorted(SETTLES))
-@pytest.mark.parametrize(("sigma", "memory"), [(0.5, 0), (0.3, 5)])
+@pytest.mark.parametrize(("sigma", "memory"), [pytest.param(0.5, 0, marks=pytest.mark.thorough), (0.3, 5)])
 def test_strong_noise_is_no_growth(name: str, sigma: float, memory: float) -> None:
     found = []
     for seed in range(30):
