@@ -22,6 +22,8 @@ Array = np.ndarray[Any, Any]
 SUFFIX = {np.float32: "", np.int8: "I8", np.uint8: "U8"}
 #: Pre-activations nearer than this to the middle between two codes may become either.
 TIE = 2e-3
+#: The share of results that may hang on such a one and are then not compared.
+MOST_NEAR = 0.05
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +56,6 @@ class Coded:
         # Pre-activations of some 60 codes; some are clipped.
         shape = (gates * units, inputs + units, 3, 3)
         self.w = rng.normal(0, 0.8 / np.sqrt(9 * (inputs + units)), shape).astype(np.float32)
-        self.b = rng.normal(0, 20, gates * units).astype(np.float32)
         self.p = [rng.normal(0, 0.5, (units, 1, 1)).astype(np.float32) for _ in variant.inputs[2:]]
         self.scale = rng.uniform(0.02, 0.05, gates).astype(np.float32)
         self.zeros = rng.integers(-20, 20, gates).astype(np.float32)
@@ -63,6 +64,11 @@ class Coded:
         self.code_scale = rng.uniform(0.004, 0.01, ()).astype(np.float32)
         self.code_zero = np.array(rng.integers(made.min, made.max + 1), written)
         self.factor = rng.uniform(0.3, 2, (units, 1, 1)).astype(np.float32) if factors else None
+        # Biases with which hardly anything lies between two codes, so that nearly all values are compared, of a map of one place too.
+        for _ in range(100):
+            self.b = rng.normal(0, 20, gates * units).astype(np.float32)
+            if self.near().mean() < MOST_NEAR:
+                break
 
     def model(self, threads: int = 1) -> onnx.ModelProto:
         names = ["i", "f", "o"]
@@ -103,15 +109,23 @@ class Coded:
         f = self.frames
         return {"x": np.concatenate([f["x"], f["h"]], axis=1), "c": f["c"]} if self.joined else f
 
-    def check(self, found: list[Array]) -> None:
+    def pre_activations(self) -> Array:
         x, h = (self.frames[n].astype(float) - self.zero for n in ("x", "h"))
-        z = naive.pre_activations(x, h, self.w.astype(float), self.b.astype(float))
+        z: Array = naive.pre_activations(x, h, self.w.astype(float), self.b.astype(float))
+        return z
+
+    def near(self) -> Array:
+        """Which units, where, have a pre-activation near the middle between two codes."""
+        z = self.pre_activations()
+        near: Array = np.abs(z - np.floor(z) - 0.5) < TIE
+        return near.reshape(len(z), len(self.scale), -1, *z.shape[2:]).any(1)
+
+    def check(self, found: list[Array]) -> None:
+        z, near = self.pre_activations(), self.near()
         read = naive.gate_codes(z, self.scale.astype(float), self.zeros.astype(float), -128, 127)
         peepholes = [p.astype(float) for p in self.p]
         expected = naive.fused_gates(self.variant, read, self.frames["c"].astype(float), *peepholes)
-        near = np.abs(z - np.floor(z) - 0.5) < TIE
-        near = near.reshape(len(z), len(self.scale), -1, *z.shape[2:]).any(1)
-        assert near.sum() < 0.05 * near.size + 4, "a few of a hundred: among eight values one may be"
+        assert near.mean() < MOST_NEAR
         for a, b in zip(found[:2], expected, strict=True):
             assert_close(a[~near], b[~near], np.float32)
         scaled = found[0] if self.factor is None else found[0] * self.factor
