@@ -414,6 +414,26 @@ def test_a_library_that_does_not_fit_is_named_once_and_the_model_runs_without(
         OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None)
 
 
+def test_a_library_of_the_schema_before_is_refused_though_it_loads(
+    cache: Path, library: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its operators have the same names, and other meanings: a real one, which says that it is of the schema before."""
+    now, before = f'"schema": {module.SCHEMA}'.encode(), f'"schema": {module.SCHEMA - 1}'.encode()
+    data = library.read_bytes()
+    assert data.count(now) == 1
+    cache.parent.mkdir(parents=True)
+    cache.write_bytes(data)
+    assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is not None
+    cache.write_bytes(data.replace(now, before))
+    with caplog.at_level(logging.WARNING):
+        assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is None
+    said = f"found schema {module.SCHEMA - 1}; expected schema {module.SCHEMA}"
+    assert said in caplog.text
+    monkeypatch.setenv(VARIABLE, str(cache))
+    with pytest.raises(EdgeLstmError, match=f"{said}. Build it on this machine"):
+        OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None)
+
+
 def test_a_library_that_does_not_load_is_named_and_the_model_runs_without(
     cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
