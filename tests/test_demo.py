@@ -22,12 +22,13 @@ from edgelstm.demo.scores import csi, score
 from edgelstm.errors import EdgeLstmError
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+FRAMES = 20
 
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("demo")
-    run_demo(folder, frames=40, threads=1)
+    run_demo(folder, frames=FRAMES, threads=1)
     return folder
 
 
@@ -37,8 +38,8 @@ def test_the_figures(demo: Path) -> None:
     assert report["schema"] == 1
     assert [e["name"] for e in report["examples"]] == ["moving_digits", "sensor_lstm"]
     for example in report["examples"]:
-        assert example["frames"] == 40
-        assert len(example["milliseconds"]) == 40
+        assert example["frames"] == FRAMES
+        assert len(example["milliseconds"]) == FRAMES
         assert 0 < example["p50_ms"] <= example["p99_ms"]
         assert example["export_error"] <= 1e-5
         assert 0 < example["recorded_error"] <= 1e-5
@@ -73,7 +74,13 @@ def test_the_page_runs_in_a_browser(demo: Path, tmp_path: Path) -> None:
     )
     assert "CONSOLE" not in done.stderr
     assert 'data-ready="yes"' in done.stdout
-    for text in ("frame 7<", "frame 9<", "frame 7 of 39", "sample 7 of 39", "motor current"):
+    for text in (
+        "frame 7<",
+        "frame 9<",
+        f"frame 7 of {FRAMES - 1}",
+        f"sample 7 of {FRAMES - 1}",
+        "motor current",
+    ):
         assert text in done.stdout
 
 

@@ -120,7 +120,7 @@ class Streamed:
 
 def digits(frames: int, threads: int | None, bars: Bars) -> Streamed:
     """Two bouncing digits: the next ten frames."""
-    run = _Run("moving_digits", threads, bars)
+    run = _Run("moving_digits", threads, bars, frames)
     x, ahead, times = run.stream_own(frames)
     images, truth = ahead[:, :, 0], x[:, 0]
     leads = range(1, images.shape[1] + 1)
@@ -150,7 +150,7 @@ def digits(frames: int, threads: int | None, bars: Bars) -> Streamed:
 
 def sensors(frames: int, threads: int | None, bars: Bars) -> Streamed:
     """A plant's six sensors, a few samples ahead."""
-    run = _Run("sensor_lstm", threads, bars)
+    run = _Run("sensor_lstm", threads, bars, frames)
     x, ahead, times = run.stream_own(frames)
     ahead = ahead.reshape(len(x), -1, x.shape[1])
     return run.result(
@@ -236,16 +236,21 @@ def radar_nowcast(folder: Path, threads: int | None, bars: Bars) -> Streamed:
 class _Run:
     """One example on its way: its folder, its export, and how far it is from what PyTorch gave."""
 
-    def __init__(self, name: str, threads: int | None, bars: Bars) -> None:
+    def __init__(self, name: str, threads: int | None, bars: Bars, frames: int = STEPS) -> None:
+        """frames: those that will be streamed; on more than them the export needs no comparison."""
         self.name = name
         self.folder = find_example(name)
         self._own = str(self.folder / "test_stream.npz")
         self._threads, self._bars = threads, bars
         with open_source(self._own) as source:
-            length = min(STEPS, source.length or STEPS)
+            length = min(STEPS, frames, source.length or STEPS)
         with bars(f"{name}: exporting", length) as tick:
             self.exported = export(
-                self.folder / "model.safetensors", source=self._own, threads=threads, progress=tick
+                self.folder / "model.safetensors",
+                source=self._own,
+                limit=length,
+                threads=threads,
+                progress=tick,
             )
         self.signature = self.exported.step.signature
         self._recorded = (0.0, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -347,22 +348,32 @@ BAD = {
 }
 
 
-@pytest.mark.parametrize("case", sorted(BAD))
-def test_bad_input_gives_one_line_and_leaves_nothing(run: Run, model: Path, frames: Path, case: str) -> None:
-    Path("text.onnx").write_text("this is no model")
-    Path("short.onnx").write_bytes(model.read_bytes()[:400])
-    liar = onnx.load(model)
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every file that the cases name."""
+    folder = tmp_path_factory.mktemp("inputs")
+    zoo.lstm().save(folder / "model.onnx")
+    np.save(folder / "frames.npy", np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32))
+    (folder / "text.onnx").write_text("this is no model")
+    (folder / "short.onnx").write_bytes((folder / "model.onnx").read_bytes()[:400])
+    liar = onnx.load(folder / "model.onnx")
     for entry in liar.metadata_props:
         if entry.key == METADATA_KEY:
             data = json.loads(entry.value)
             data["outputs"][0]["shape"] = ["N", 7]
             entry.value = json.dumps(data)
-    onnx.save(liar, "liar.onnx")
-    np.save("wide.npy", np.zeros((4, 5), np.float32))
-    zoo.conv_lstm().save("conv.onnx")
+    onnx.save(liar, folder / "liar.onnx")
+    np.save(folder / "wide.npy", np.zeros((4, 5), np.float32))
+    zoo.conv_lstm().save(folder / "conv.onnx")
     from edgelstm.passes.unroll import unroll
 
-    unroll(zoo.lstm(), 2).save("window.onnx")
+    unroll(zoo.lstm(), 2).save(folder / "window.onnx")
+    return folder
+
+
+@pytest.mark.parametrize("case", sorted(BAD))
+def test_bad_input_gives_one_line_and_leaves_nothing(run: Run, inputs: Path, case: str) -> None:
+    shutil.copytree(inputs, ".", dirs_exist_ok=True)
     before = sorted(Path().iterdir())
     arguments, message = BAD[case]
     code, text, error = run(*arguments)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import zoo
 from command_line import Run
 from edgelstm import machine
 from edgelstm.engine import process, versions
-from edgelstm.engine.build import BuildOptions, build_engine, parse_size, parse_streams
+from edgelstm.engine.build import BuildOptions, BuiltEngine, build_engine, parse_size, parse_streams
 from edgelstm.engine.inspect import inspect_engine, read_layer
 from edgelstm.engine.precisions import product_precisions
 from edgelstm.engine.process import Request, build_in_child
@@ -38,6 +39,14 @@ def model(tmp_path: Path) -> Path:
     path = tmp_path / "model.onnx"
     zoo.conv_lstm(4, 8, 8).save(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> BuiltEngine:
+    """An engine of that model, to read only, with every option as it is."""
+    folder = tmp_path_factory.mktemp("built")
+    zoo.conv_lstm(4, 8, 8).save(folder / "model.onnx")
+    return build_engine(folder / "model.onnx", folder / "m.plan")
 
 
 def refused(*arguments: Any, **options: Any) -> str:
@@ -86,29 +95,25 @@ def test_what_can_be_asked_for(model: Path, tmp_path: Path) -> None:
     assert built.sidecar.hashes["calibration"] == built.sidecar.hashes["onnx"]
 
 
-def test_several_profiles(model: Path, tmp_path: Path) -> None:
+def test_several_profiles(model: Path, tmp_path: Path, built: BuiltEngine) -> None:
     """The real builder takes them; each serves the streams up to what it is tuned for."""
     options = BuildOptions((1, 4, 8), also=(1, 8, 4), optimization_level=0)
-    built = build_engine(model, tmp_path / "m.plan", options, runtime="tensorrt-rtx", gates="native")
-    assert built.sidecar.options["profiles"] == [[1, 1, 1], [2, 4, 4], [5, 8, 8]]
-    assert load_sidecar(built.plan) == built.sidecar
-    one = build_engine(
-        model, tmp_path / "1.plan", BuildOptions((1, 4, 8)), runtime="tensorrt-rtx", gates="native"
-    )
-    assert "profiles" not in one.sidecar.options
+    several = build_engine(model, tmp_path / "m.plan", options, runtime="tensorrt-rtx", gates="native")
+    assert several.sidecar.options["profiles"] == [[1, 1, 1], [2, 4, 4], [5, 8, 8]]
+    assert load_sidecar(several.plan) == several.sidecar
+    assert "profiles" not in built.sidecar.options
     assert "streams to tune for: found 4, 9; expected 1 to 8" in refused(
         model, tmp_path / "x.plan", options=BuildOptions((1, 4, 8), also=(9,))
     )
 
 
 @NO_GPU
-def test_auto_without_a_gpu_is_native_and_says_so(model: Path, tmp_path: Path) -> None:
-    built = build_engine(model, tmp_path / "m.plan")
+def test_auto_without_a_gpu_is_native_and_says_so(built: BuiltEngine) -> None:
     assert built.sidecar.gates == "native"
     assert built.notes == ("gates native: no GPU here to time the plugin on",)
 
 
-@pytest.mark.parametrize("precision", ["int8", "fp8", "fp16"])
+@pytest.mark.parametrize("precision", ["int8", "fp16", pytest.param("fp8", marks=pytest.mark.thorough)])
 def test_precision_is_the_graphs(precision: str, tmp_path: Path) -> None:
     step = zoo.conv_lstm(4, 8, 8)
     made = quantize(
@@ -167,8 +172,9 @@ def test_what_the_parser_refuses_is_named(tmp_path: Path) -> None:
     assert not written(tmp_path)
 
 
-def test_a_failing_build_leaves_what_was_there(tmp_path: Path, model: Path) -> None:
-    build_engine(model, tmp_path / "m.plan", runtime="tensorrt-rtx")
+def test_a_failing_build_leaves_what_was_there(tmp_path: Path, model: Path, built: BuiltEngine) -> None:
+    for path in (built.plan, sidecar_path(built.plan)):
+        shutil.copy(path, tmp_path)
     before = {path: path.read_bytes() for path in tmp_path.glob("m.plan*")}
     unsupported(tmp_path)
     refused(model, tmp_path / "m.plan")
@@ -278,9 +284,8 @@ def test_the_command_line(model: Path, tmp_path: Path, run: Run) -> None:
 
 
 @NO_GPU
-def test_inspection_without_a_gpu(model: Path, tmp_path: Path) -> None:
-    plan = build_engine(model, tmp_path / "m.plan", runtime="tensorrt-rtx").plan
-    found = inspect_engine(plan)
+def test_inspection_without_a_gpu(built: BuiltEngine) -> None:
+    found = inspect_engine(built.plan)
     assert found.layers is None
     assert found.reformats is None
     assert "No NVIDIA GPU" in str(found.note)
