@@ -34,7 +34,7 @@ TARGETS = {
     "model": tuple(path.name for path in sorted(c_library.SOURCES.glob("*.cpp"))),
 }
 #: Those of the short form, which are run on files alone, and how they are compiled for it.
-REPLAYED = ("signature", "sidecar", "snapshot")
+REPLAYED, REPLAY = ("signature", "sidecar", "snapshot"), FUZZ / "replay.cpp"
 REPLAY_FLAGS = ("-O0", "-D_GLIBCXX_ASSERTIONS")
 
 
@@ -62,7 +62,7 @@ def compiled(
     ]
     command = [
         compiler, "-std=c++17", "-g", *(flags or fuzzing), f"-I{c_library.SOURCES}", str(FUZZ / f"{target}.cpp"),
-        *([str(FUZZ / "replay.cpp")] if flags else []), *(parts or (str(c_library.SOURCES / name) for name in TARGETS[target])),
+        *(parts or (str(c_library.SOURCES / name) for name in TARGETS[target])),
         "-o", str(program), "-ldl", "-pthread",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -71,16 +71,15 @@ def compiled(
 
 @pytest.fixture(scope="module")
 def objects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The library's sources of the short form, by name: each is compiled once and not for every target."""
+    """The library's sources of the short form, by name, and what runs files: each is compiled once, not for every target."""
     c_library.built()
     folder = tmp_path_factory.mktemp("objects")
     made = {}
-    for name in sorted({name for target in REPLAYED for name in TARGETS[target]}):
+    for name in (*sorted({name for target in REPLAYED for name in TARGETS[target]}), REPLAY.name):
         made[name] = str(folder / f"{name}.o")
-        command = ["c++", "-std=c++17", "-g", *REPLAY_FLAGS, f"-I{c_library.SOURCES}", "-c"]
-        done = subprocess.run(
-            [*command, str(c_library.SOURCES / name), "-o", made[name]], capture_output=True, text=True, check=False
-        )  # fmt: skip
+        source = REPLAY if name == REPLAY.name else c_library.SOURCES / name
+        command = ["c++", "-std=c++17", *REPLAY_FLAGS, f"-I{c_library.SOURCES}", "-c", str(source)]
+        done = subprocess.run([*command, "-o", made[name]], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     return made
 
@@ -106,7 +105,7 @@ def damaged(whole: bytes) -> list[bytes]:
 def test_what_was_found_and_damaged_files_break_nothing(
     target: str, corpus: Path, objects: dict[str, str], tmp_path: Path
 ) -> None:
-    program, parts = tmp_path / target, [objects[name] for name in TARGETS[target]]
+    program, parts = tmp_path / target, [objects[name] for name in (*TARGETS[target], REPLAY.name)]
     assert not compiled(target, program, "c++", *REPLAY_FLAGS, parts=parts)
     files = [
         p
