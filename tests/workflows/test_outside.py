@@ -23,13 +23,15 @@ from edgelstm.runtime.outside import LOOKS, Outside, OutsideRange
 from recordings import smooth_frames
 
 
-@pytest.fixture
-def quantised(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nobody writes to it."""
+    path = tmp_path_factory.mktemp("quantised") / "q.onnx"
     step = zoo.lstm()
     found = calibrate(step, [smooth_frames(step, 80)], threads=1).calibration
-    made = quantize(step, found, tmp_path / "q.onnx", threads=1)
+    made = quantize(step, found, path, threads=1)
     assert set(made.step.signature.ranges) == {"x"}
-    return tmp_path / "q.onnx"
+    return path
 
 
 def test_replacing_what_brings_frames_to_units_is_said(
