@@ -22,7 +22,7 @@ from edgelstm.runtime.native.around import drop_unused, fuse_around
 from edgelstm.runtime.native.codes import fold_codes
 from edgelstm.runtime.native.gru import find_gru
 from edgelstm.runtime.native.linear import Links, suffix
-from edgelstm.runtime.native.maps import coded_conv_lstm, conv_lstm
+from edgelstm.runtime.native.maps import coded_conv_lstm, conv_lstm, fits, sizes_of
 from edgelstm.runtime.native.maps_gru import find_conv_gru
 from edgelstm.runtime.native.two_codes import fold_two_codes
 from edgelstm.runtime.native.wire import BFLOAT16, FLOAT, FLOATS, Attribute, Node, OnnxGraph
@@ -112,6 +112,7 @@ def _keep_matrices(graph: OnnxGraph, links: Links) -> None:
             matrix = links.lent[number]
             # What was dequantised had its name from a node that may still be there.
             name = names[number] if matrix.dtype == np.float32 else f"{names[number]}/edgelstm"
+            node.inputs += [""] * (place + 1 - len(node.inputs))
             node.inputs[place] = name
             if name not in graph.tensors:
                 graph.add(name, matrix)
@@ -181,6 +182,14 @@ def _gates(links: Links, node: Node, bytes_slow: bool) -> Node | None:
     peepholes = peepholes[: len(peepholes) - len(codes)]
     if attributes.get("coupled") and len(peepholes) == 2:
         peepholes.insert(1, "")
+    shape = (sizes_of(links, c) or ())[1:]
+    # A row of a map, say, that is repeated over it, is left to standard operators.
+    if (
+        shape
+        and -1 not in shape
+        and not all(fits(links, p, shape) for p in peepholes if p in links.constants)
+    ):
+        return None
     if codes:
         cell = (
             coded_conv_lstm(links, node, z, c, peepholes, attributes, (codes[0], codes[1]))
@@ -207,8 +216,12 @@ def _cell(
     # In a window the input's product stands apart, made for all frames at once.
     add = links.producer(z, "Add")
     for one, other in permutations(add.inputs) if add is not None else ():
-        if gemm is None and other not in links.graph.tensors:
-            gemm, added = links.gemm(one), other
+        found = links.gemm(one) if gemm is None and other not in links.graph.tensors else None
+        # Of an input it is known that it is no row, or column, that is repeated.
+        sizes = links.graph.input_sizes.get(other)
+        rows = (links.graph.input_sizes.get(c) or (-1,))[0]
+        if found is not None and (sizes is None or sizes == (rows, found.rows)):
+            gemm, added = found, other
     if (
         gemm is None
         or links.too_large(links.constants[gemm.weight].size)
@@ -216,8 +229,7 @@ def _cell(
     ):
         return None
     units = gemm.rows // (3 if attributes.get("coupled") else 4)
-    sizes = [links.constants[p].size for p in peepholes if p]
-    if any(size not in (1, units) for size in sizes):
+    if any(links.constants[p].size not in (1, units) for p in peepholes if p):
         return None
     joined = links.joined(gemm.value)
     inputs = joined if joined is not None and len(joined) == 2 else [gemm.value, ""]

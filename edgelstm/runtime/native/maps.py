@@ -108,14 +108,16 @@ def _cell(
     attributes: dict[str, Attribute],
     gate_codes: str = "",
 ) -> Node | None:
-    sizes = _sizes(links, c)
+    sizes = sizes_of(links, c)
     if sizes is None or len(sizes) != 4:
         return None
     units, rest = divmod(len(conv.bias), 3 if attributes.get("coupled") else 4)
     height, width = sizes[2:]
     if rest or not pays(units, conv.weight.shape[1], height, width):
         return None
-    if not all(_fits(links, p, (units, height, width)) for p in peepholes if p):
+    if not all(fits(links, p, (units, height, width)) for p in peepholes if p):
+        return None
+    if not all(of_size(links, source, sizes) for source in conv.sources):
         return None
     bias = f"{z}/edgelstm.bias"
     if bias not in links.graph.tensors:
@@ -197,7 +199,7 @@ def pays(units: int, channels: int, height: int, width: int) -> bool:
     return enough and channels >= LEAST_CHANNELS and units >= LEAST_UNITS and used >= LEAST_USE
 
 
-def _sizes(links: Links, c: str) -> tuple[int, ...] | None:
+def sizes_of(links: Links, c: str) -> tuple[int, ...] | None:
     """A cell state's shape, -1 where it is not fixed: a state of the graph's, or what other gates made of one."""
     while (
         (node := links.producers.get(c)) is not None
@@ -269,11 +271,17 @@ def keeps_size(conv: Node) -> bool:
     )
 
 
-def _fits(links: Links, peephole: str, shape: tuple[int, int, int]) -> bool:
-    """Whether a peephole is a constant that the operator knows how to spread over maps [units, height, width]."""
+def of_size(links: Links, source: str, sizes: tuple[int, ...]) -> bool:
+    """Whether a value has the places of maps of those sizes, as far as the file says: standard operators repeat one of fewer."""
+    found = links.graph.input_sizes.get(source)
+    return found is None or (len(found) == 4 and (found[0], *found[2:]) == (sizes[0], *sizes[2:]))
+
+
+def fits(links: Links, peephole: str, shape: tuple[int, ...]) -> bool:
+    """Whether a peephole is a constant that the operators know how to spread over a cell state [units, places...]."""
     if peephole not in links.graph.tensors or peephole not in links.constants:
         return False
     found = links.constants[peephole].shape
-    while len(found) > 3 and found[0] == 1:
+    while len(found) > len(shape) and found[0] == 1:
         found = found[1:]
-    return math.prod(found) == 1 or found in (shape, (shape[0], 1, 1))
+    return math.prod(found) == 1 or found in (shape, (shape[0], *[1] * (len(shape) - 1)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from edgelstm.runtime.native.gru import find_cell
 from edgelstm.runtime.native.linear import Linear, Links
-from edgelstm.runtime.native.maps import DOMAIN, keeps_size, pays
+from edgelstm.runtime.native.maps import DOMAIN, keeps_size, of_size, pays
 from edgelstm.runtime.native.wire import Attribute, Node
 
 
@@ -70,6 +70,8 @@ def find_conv_gru(links: Links, node: Node) -> Node | None:
     sizes = links.graph.input_sizes.get(h)
     channels = (cell.weight.shape[1] + cell.recurrent.shape[1]) // _Maps.taps
     if sizes is None or len(sizes) != 4 or sizes[1] != units or not pays(units, channels, *sizes[2:]):
+        return None
+    if not of_size(links, cell.x, sizes):
         return None
     links.graph.add_floats(f"{name}B", np.concatenate(cell.bias))
     attributes: dict[str, Attribute] = {
