@@ -424,6 +424,7 @@ def test_a_library_of_the_schema_before_is_refused_though_it_loads(
     cache.parent.mkdir(parents=True)
     cache.write_bytes(data)
     assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is not None
+    cache.unlink()  # what is loaded stays as it was
     cache.write_bytes(data.replace(now, before))
     with caplog.at_level(logging.WARNING):
         assert OrtProgram(zoo.lstm().to_bytes(), threads=1, native=None).native is None
