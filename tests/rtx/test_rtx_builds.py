@@ -107,11 +107,9 @@ def test_steps(name: str, precision: str) -> None:
     assert_types(built(done.step), done.products, precision)
 
 
-#: Windows take seconds each: two cells in codes stand for them in `make test`, and `make thorough` builds the rest.
+#: Windows take seconds each: one in codes stands for them in `make test`, and `make thorough` builds the rest.
 WINDOWS = [
-    pytest.param(
-        name, p, marks=() if name in ("lstm", "peephole_conv_lstm") and p == "int8" else pytest.mark.thorough
-    )
+    pytest.param(name, p, marks=() if (name, p) == ("peephole_conv_lstm", "int8") else pytest.mark.thorough)
     for name in STEPS
     for p in PRECISIONS
 ]
