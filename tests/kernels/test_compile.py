@@ -54,14 +54,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_kernel_of_fused_gates_compiles(compiler: Compiler) -> None:
-    """Which are 42, as fused_gates_run.h chooses them; nvcc, which takes seconds each, is asked for four."""
+    """Which are 42, as fused_gates_run.h chooses them; nvcc, which takes seconds each, is asked for two."""
     asked = []
     for z, walk, variant in itertools.product((0, 1, 7), (0, 1, 2), (0, 1, 2)):
         asked += [(z, 4 if z == 0 else 8, walk, variant)]
         asked += [(z, 4, walk, variant)] if z and walk == 0 else []
         asked += [(z, 1, walk, variant)] if variant == 0 else []
     assert len(asked) == 42 == len(set(asked))
-    some = asked if isinstance(compiler, Nvrtc) else asked[::12]
+    some = asked if isinstance(compiler, Nvrtc) else asked[::21]
     for z, run, walk, variant in some:
         code = code_of(SOURCE, {**SOME, "EDGELSTM_Z": z, "EDGELSTM_RUN": run, "EDGELSTM_WALK": walk, "EDGELSTM_VARIANT": variant}, (9, 0))  # fmt: skip
         binary = compiler.compile(code)
