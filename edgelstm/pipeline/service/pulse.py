@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Mapping
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from edgelstm.pipeline.sources.source import Array, Frame
 
 #: Upper bounds of the buckets, in seconds: three a decade.
 BOUNDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+_BOUNDS = np.array(BOUNDS)
 #: Seconds that are remembered, one entry each.
 HISTORY = 300
 #: Steps that are counted together where nobody looks.
@@ -30,7 +30,7 @@ class Histogram:
 
     def add(self, values: Array) -> None:
         """Count values, in seconds."""
-        found = np.bincount(np.searchsorted(BOUNDS, values), minlength=len(self.counts)).tolist()
+        found = np.bincount(np.searchsorted(_BOUNDS, values), minlength=len(self.counts)).tolist()
         self.counts = [a + b for a, b in zip(self.counts, found, strict=True)]
         self.sum += float(values.sum())
 
@@ -70,8 +70,9 @@ class Pulse:
         self._steps, self._ages = Histogram(), Histogram()
         #: By second: (its number, frames, longest step, oldest output).
         self._history: deque[tuple[int, int, float, float]] = deque(maxlen=HISTORY)
-        #: Of steps that are not counted yet: as in a :class:`Timing`.
-        self._noted: deque[tuple[float, float, float]] = deque()
+        #: Of steps that are not counted yet: the three numbers of a :class:`Timing` each, one after the other. No tuples: Python's collector
+        #: would go through them.
+        self._noted: list[float] = []
         self._last: Timing | None = None
         self._lock = threading.Lock()
 
@@ -84,28 +85,37 @@ class Pulse:
 
     def stepped(self, seconds: float, came: float, now: float) -> None:
         """A frame that came at ``came`` was stepped in ``seconds``, and has its output ``now`` (both ``time.monotonic``)."""
-        self._noted.append((seconds, now - came, now))
-        if len(self._noted) >= TOGETHER:
+        noted = self._noted
+        noted += (seconds, now - came, now)  # at once: another thread may be counting
+        if len(noted) >= 3 * TOGETHER:
             self._count()
 
     def _count(self) -> None:
         with self._lock:
-            noted = [self._noted.popleft() for _ in range(len(self._noted))]
+            noted = self._noted[:]
+            del self._noted[: len(noted)]
             if not noted:
                 return
-            self._last = Timing(*noted[-1])
-            steps, ages, at = np.fromiter(chain.from_iterable(noted), np.float64).reshape(-1, 3).T
+            self._last = Timing(*noted[-3:])
+            steps, ages, at = np.array(noted).reshape(-1, 3).T
             self._steps.add(steps)
             self._ages.add(ages)
             if self._deadline is not None:
                 self._overdue += int((ages > self._deadline).sum())
             seconds = at.astype(np.int64)
-            for second in sorted(set(seconds.tolist())):
-                mine = seconds == second
-                entry = (second, int(mine.sum()), float(steps[mine].max()), float(ages[mine].max()))
+            begins = np.flatnonzero(np.diff(seconds, prepend=-1))
+            found = zip(
+                seconds[begins].tolist(),
+                np.diff(begins, append=len(seconds)).tolist(),
+                np.maximum.reduceat(steps, begins).tolist(),
+                np.maximum.reduceat(ages, begins).tolist(),
+                strict=True,
+            )
+            for entry in found:
+                second, count, longest, oldest = entry
                 if self._history and self._history[-1][0] == second:
-                    _, count, longest, oldest = self._history.pop()
-                    entry = (second, entry[1] + count, max(entry[2], longest), max(entry[3], oldest))
+                    _, more, longer, older = self._history.pop()
+                    entry = (second, count + more, max(longest, longer), max(oldest, older))
                 self._history.append(entry)
 
     @property
