@@ -169,12 +169,13 @@ class RowProgram:
             for frame, row in zip(frames, active, strict=True):
                 put(row, frame)
             if count > 1:
-                self._align(state, range(first, first + count), state.side[active[0]])
+                self._align(state, first, count, state.side[active[0]])
             done = self._run(state, first, count)
             outputs = done if count == len(active) else [done[row - first] for row in active]
         memory.wait()
+        side = state.side
         for row in active:
-            state.side[row] ^= 1
+            side[row] ^= 1
         state.moved = active
         return outputs
 
@@ -212,10 +213,8 @@ class RowProgram:
             state.written.clear()
         state.moved = ()
         memory.put_rows(first, frames)
-        sides = state.side[first : first + count]
-        side = sides[0]
-        if sides.count(side) < count:
-            self._align(state, range(first, first + count), side)
+        side = state.side[first]
+        self._align(state, first, count, side)
         call = self._call(state, first, count)
         state.ran[:] = (call,)
         memory.run(call)
@@ -362,9 +361,11 @@ class RowProgram:
         state.moved = active
         return outputs
 
-    def _align(self, state: RowState, rows: range, side: int) -> None:
+    def _align(self, state: RowState, first: int, count: int, side: int) -> None:
         """Bring the rows' current values to one side (needed only after a step in which some of them were idle)."""
-        for row in rows:
+        if state.side[first : first + count].count(side) == count:
+            return
+        for row in range(first, first + count):
             if state.side[row] != side:
                 self._memory.move(state.buffers[1 - side], row, state.buffers[side], row)
                 state.side[row] = side

@@ -24,6 +24,8 @@ from edgelstm.runtime.protocol import Array, Frame, Outputs, Program
 from edgelstm.runtime.snapshot import Snapshot
 
 _ROW = operator.itemgetter(0)
+#: Stands where a stream's outputs will.
+_NONE: Outputs = {}
 
 
 class Stream:
@@ -256,9 +258,10 @@ class Runner:
         """
         if not frames:
             return {}
-        streams = self._streams
-        pairs = [(streams.get(name) or self._stream_named(name), frame) for name, frame in frames.items()]
-        return dict(zip(frames, self._advance(pairs, copy), strict=True))
+        with self._lock:
+            streams = self._streams
+            pairs = [(streams.get(name) or self._stream_named(name), frame) for name, frame in frames.items()]
+            return dict(zip(frames, self._advance(pairs, copy), strict=True))
 
     def glance(self, ranges: Mapping[str, tuple[float, float]] | None = None) -> Callable[[], bool] | None:
         """What tells after a step whether it left the states finite and, by name, within ``ranges`` of stored numbers: one look at
@@ -294,7 +297,9 @@ class Runner:
         """:meth:`_advance` for one stream; an array of a model with one input goes straight to the program."""
         only = self._frames.only
         if self._step_row is None or only is None:
-            return self._advance(((stream, frame),), copy)[0]
+            with self._lock:
+                self._check_member(stream)
+                return self._advance(((stream, frame),), copy)[0]
         with self._lock:
             if self._streams.get(stream.name) is not stream:
                 self._check_member(stream)
@@ -351,37 +356,35 @@ class Runner:
         }
 
     def _advance(self, pairs: Sequence[tuple[Stream, Array | Frame]], copy: bool | None) -> list[Outputs]:
-        """Check every frame before any stream moves, then advance them together.
+        """Check every frame before any stream moves, then advance them together; for who holds the lock.
 
         Copies are made here, before another thread's turn writes over the views.
         """
-        with self._lock:
-            jobs: list[tuple[int, int, Stream, Any]] = []
-            skipped = []
-            streams, check, name = self._streams, self._frames, self._only
-            only = check.only
-            for place, (stream, frame) in enumerate(pairs):
-                if streams.get(stream.name) is not stream:
-                    self._check_member(stream)
-                if name is not None and only is not None and check.is_good(frame, only):
-                    jobs.append((stream._row, place, stream, frame))
-                elif (checked := check.one(stream, frame)) is None:
-                    skipped.append(stream)
-                else:
-                    jobs.append((stream._row, place, stream, checked if name is None else checked[name]))
-            if len(jobs) > 1:
-                jobs.sort(key=_ROW)
-            if self._outside is not None:
-                self._look(self._outside, [j[3] if name is None else {name: j[3]} for j in jobs])
-            results: list[Outputs] = [{} for _ in pairs]
-            if jobs:
-                outputs = self._step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
-                for (_, place, stream, _), output in zip(jobs, outputs, strict=True):
-                    stream.frames += 1
-                    results[place] = dict(output) if copy is False else _handed(output, copy)
-            for stream in skipped:
-                stream.skipped += 1
-            return results
+        jobs: list[tuple[int, int, Stream, Any]] = []
+        skipped = []
+        check, name = self._frames, self._only
+        only = check.only
+        for place, (stream, frame) in enumerate(pairs):
+            if name is not None and only is not None and check.is_good(frame, only):
+                jobs.append((stream._row, place, stream, frame))
+            elif (checked := check.one(stream, frame)) is None:
+                skipped.append((place, stream))
+            else:
+                jobs.append((stream._row, place, stream, checked if name is None else checked[name]))
+        if len(jobs) > 1:
+            jobs.sort(key=_ROW)
+        if self._outside is not None:
+            self._look(self._outside, [j[3] if name is None else {name: j[3]} for j in jobs])
+        results: list[Outputs] = [_NONE] * len(pairs)
+        if jobs:
+            outputs = self._step([j[3] for j in jobs], self._state, [j[0] for j in jobs])
+            for (_, place, stream, _), output in zip(jobs, outputs, strict=True):
+                stream.frames += 1
+                results[place] = dict(output) if copy is False else _handed(output, copy)
+        for place, stream in skipped:
+            stream.skipped += 1
+            results[place] = {}
+        return results
 
     def _look(self, outside: Outside, frames: Sequence[Mapping[str, Any]]) -> None:
         """Say once where frames lie far outside what the model was made with; after the first ones nobody looks."""
