@@ -100,8 +100,10 @@ class Channel:
         self._over = self._removed = False
         #: Index of the last frame that a feed took; where the source's first frame is named.
         self._read = -1
-        #: Index and name of the last frames, among which is the oldest that is not dealt with.
-        self._names: deque[tuple[int, str]] = deque(maxlen=NAMED)
+        #: Indices and names of the last frames, among which is the oldest that is not dealt with. No pairs of them: Python's collector would go
+        #: through these.
+        self._indices: deque[int] = deque(maxlen=NAMED)
+        self._names: deque[str] = deque(maxlen=NAMED)
         self._lefts: dict[str, Member] = {}
         self._gone: dict[str, int] = {}
         self._resumed: SectionPart | None = None
@@ -215,11 +217,15 @@ class Channel:
             with self._lock:
                 self.members.pop(name, None)
         with self.loop.wake.lock:  # a checkpoint sees the frame in the queue and here, or in neither
-            taken = member.feed.put(arrived)
+            taken = member.feed.add(arrived)
             if taken:
-                self._read = arrived.frame.index
-                self._names.append((arrived.frame.index, arrived.frame.name))
+                self._read_up_to(arrived.frame.index, arrived.frame.name)
         return taken
+
+    def _read_up_to(self, index: int, name: str) -> None:
+        self._read = index
+        self._indices.append(index)
+        self._names.append(name)
 
     def _is_known(self, name: str, index: int) -> bool:
         """Whether a checkpoint's state has seen the frame: streams of one source are not equally far."""
@@ -277,7 +283,7 @@ class Channel:
         self._resumed, self._read, self._gone = part, part.floor, dict(part.gone)
         self.scales = part.scales if self.scales is None else self.scales  # of a source that is not there yet
         if part.last:
-            self._names.append((part.floor, part.last))
+            self._read_up_to(part.floor, part.last)
         for name, each in part.streams.items():
             member = self.member(name)
             if fresh is not None:
@@ -317,6 +323,7 @@ class Channel:
             writer.go_by_names()
         with self.loop.wake.lock:
             self._read = index
+            self._indices.clear()
             self._names.clear()
             for name, member in self.members.items():
                 member.moved_to(index)
@@ -346,7 +353,8 @@ class Channel:
             gone = [(n, i) for k, (n, i) in enumerate(self._gone.items()) if i > floor or k >= newest]
             self._gone = dict(gone)
             parts = {m.name: p for m in (*self._lefts.values(), *mine) if (p := m.part()) is not None}
-            last = next((name for index, name in self._names if index == floor), "")
+            names = zip(self._indices, self._names, strict=True)
+            last = next((name for index, name in names if index == floor), "")
             first = None if self.reader is None else self.reader.first_name
             alarms = {w.alarm: w.alarms.state() for w in self.writers if isinstance(w, AlarmWriter)}
             whose = Whose.of(self.loop.file, self.loop.kin, self.signature)

@@ -101,59 +101,64 @@ class Feed:
     def put(self, arrived: Arrived) -> bool:
         """Add a frame; False, and the frame is not taken, once the feed has ended."""
         with self._lock:
-            queue, wake = self.queue, self._wake
-            if self._may_grow:
-                self._may_grow = False
-                fit = AHEAD_BYTES // max(1, nbytes(arrived.frame))
-                self._size = max(FRAMES, min(AHEAD_FRAMES, fit))
-            if self._blocks:
-                while len(queue) >= self._size and not self.ended:
-                    self._held_up = True
-                    self._room.wait()
-            if self.ended:
-                return False
-            self._counts.read += 1
-            if self.lost:
-                self.lost = False
-                wake.look = True
-                self._counts.add("returned")
-                arrived = replace(arrived, returned=True)
-            if self._anew:
-                self._anew = False
-                arrived = replace(arrived, anew=True)
-            while len(queue) >= self._size:
-                dropped = queue.popleft()
-                self._counts.add("dropped:overload")
-                if queue:
-                    queue[0] = _behind(queue[0], dropped)
-                else:
-                    arrived = _behind(arrived, dropped)
-            if self.last_at is not None:
-                step = arrived.at - self.last_at
-                self.interval = step if self.interval is None else 0.8 * self.interval + 0.2 * step
-            self.last_at = arrived.at
-            queue.append(arrived)
-            if self.awaited:
-                self.awaited = False
-                wake.missing -= 1
-                if wake.missing <= 0:
-                    wake.notify_all()
-            elif wake.idle:
-                wake.idle = False
+            return self.add(arrived)
+
+    def add(self, arrived: Arrived) -> bool:
+        """:meth:`put`, for who holds the lock."""
+        queue, wake = self.queue, self._wake
+        if self._may_grow:
+            self._may_grow = False
+            fit = AHEAD_BYTES // max(1, nbytes(arrived.frame))
+            self._size = max(FRAMES, min(AHEAD_FRAMES, fit))
+        if self._blocks:
+            while len(queue) >= self._size and not self.ended:
+                self._held_up = True
+                self._room.wait()
+        if self.ended:
+            return False
+        self._counts.read += 1
+        if self.lost:
+            self.lost = False
+            wake.look = True
+            self._counts.add("returned")
+            arrived = replace(arrived, returned=True)
+        if self._anew:
+            self._anew = False
+            arrived = replace(arrived, anew=True)
+        while len(queue) >= self._size:
+            dropped = queue.popleft()
+            self._counts.add("dropped:overload")
+            if queue:
+                queue[0] = _behind(queue[0], dropped)
+            else:
+                arrived = _behind(arrived, dropped)
+        if self.last_at is not None:
+            step = arrived.at - self.last_at
+            self.interval = step if self.interval is None else 0.8 * self.interval + 0.2 * step
+        self.last_at = arrived.at
+        queue.append(arrived)
+        if self.awaited:
+            self.awaited = False
+            wake.missing -= 1
+            if wake.missing <= 0:
                 wake.notify_all()
-            return True
+        elif wake.idle:
+            wake.idle = False
+            wake.notify_all()
+        return True
 
     def take(self) -> Arrived | None:
         """The next frame, None when there is none now."""
         with self._lock:
-            queue = self.queue
-            if not queue:
-                return None
-            arrived = queue.popleft()
-            if self._held_up and len(queue) <= self._size // 4:
-                self._held_up = False
-                self._room.notify_all()
-            return arrived
+            return self.pop() if self.queue else None
+
+    def pop(self) -> Arrived:
+        """:meth:`take` where there is a frame, for who holds the lock."""
+        arrived = self.queue.popleft()
+        if self._held_up and len(self.queue) <= self._size // 4:
+            self._held_up = False
+            self._room.notify_all()
+        return arrived
 
     def end(self) -> None:
         """Nothing more comes; what is queued stays."""

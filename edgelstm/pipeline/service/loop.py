@@ -225,7 +225,7 @@ class Loop:
                     return []
 
     def _ready(self) -> list[Member]:
-        ready = [m for m in self.members if m.has_frame and not m.paused and not m.is_held]
+        ready = [m for m in self.members if m.is_ready]
         joining = [m for m in ready if m.stream is None]
         for member in joining[self.rooms - len(self.runner.streams) :] if joining else ():
             ready.remove(member)

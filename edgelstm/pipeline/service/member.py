@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -64,8 +63,9 @@ class Member:
         self.keeper: Keeper | None = None
         #: Looks for scene cuts.
         self.scene: Scene | None = None
-        #: Index in its source and time stamp of the last frame that the state has seen or that was dropped.
-        self.position: tuple[int, float] | None = None
+        #: Index in its source, None before the first, and time stamp of the last frame that the state has seen or that was dropped.
+        self.index: int | None = None
+        self.stamp = 0.0
         self._inputs, self._outputs = inputs, outputs
         self._may_be_infinite = [(s.name, s.dtype) for s in inputs.specs if can_be_infinite(s.dtype)]
         #: Of maps and pictures with captions, where their units are others.
@@ -92,7 +92,7 @@ class Member:
 
     def take(self) -> Arrived | None:
         """What :meth:`next` begins with, under the loop's lock, which is taken once for all members of a call; None: what waits here."""
-        return None if self._pending else self.feed.take()
+        return self.feed.pop() if self.feed.queue and not self._pending else None
 
     @property
     def has_frame(self) -> bool:
@@ -100,9 +100,14 @@ class Member:
         return bool(self.feed.queue or self._pending)
 
     @property
+    def is_ready(self) -> bool:
+        """Whether it may take part in the next call."""
+        return self.has_frame and not self.paused and not (self._writers and self.is_held)
+
+    @property
     def is_held(self) -> bool:
         """Whether a sink has no room for what a step would give."""
-        return bool(self._writers) and any(writer.holds for writer in self._writers)
+        return any(writer.holds for writer in self._writers)
 
     @property
     def is_done(self) -> bool:
@@ -175,14 +180,14 @@ class Member:
     def resume(self, part: StreamPart) -> None:
         """Begin where a checkpoint left off; before the first frame."""
         self._resumed = part
-        self.position = (part.index, part.stamp)
+        self.index, self.stamp = part.index, part.stamp
         self.clock.begin_anew(part.stamp if part.timed else None)
         self.counts.load(part.counts)
 
     def moved_to(self, index: int) -> None:
         """The frame that it saw last has another index now; before the first frame."""
-        if self.position is not None:
-            self.position = (index, self.position[1])
+        if self.index is not None:
+            self.index = index
         if self._resumed is not None:
             self._resumed = replace(self._resumed, index=index)
 
@@ -194,7 +199,7 @@ class Member:
         """``stamp``: of the last frame, where the clock is ahead."""
         if self._resumed is not None:
             return self._resumed
-        if self.position is None or self.stream is None:
+        if self.index is None or self.stream is None:
             return None if self._left is None else self._left.with_delivered(self.counts.to_json())
         state = self.guard.last or self.stream.snapshot()
         counts = self.counts.to_json()
@@ -205,8 +210,8 @@ class Member:
         counts["read"] = seen + sum(n for name, n in counts.items() if name.startswith("dropped:"))
         last = self.clock.last if self._gathered_from is None else self._dealt_with
         last = last if stamp is None else stamp
-        when = self.position[1] if last is None else last
-        return StreamPart(self.position[0], when, counts, state, timed=last is not None)
+        when = self.stamp if last is None else last
+        return StreamPart(self.index, when, counts, state, timed=last is not None)
 
     def open_index(self) -> int | None:
         """Index of the oldest frame that is not dealt with; None when all are."""
@@ -307,14 +312,13 @@ class Member:
             # It has no time that is to be believed. One that has counts as a frame with NaN does: what comes behind it has no gap before it.
             self._bad(replace(arrived, stamp=self._stamp(arrived)), _told(frame.bad))
             return False
-        if not math.isfinite(arrived.stamp):
-            told, arrived = f"time stamp {arrived.stamp}", replace(arrived, stamp=self.clock.last or 0.0)
-            self._drop("no_time", arrived, told)
-            return False
         before = self.clock.last
         verdict = self.clock.arrived(arrived.stamp, frame.gap is not None)
         if verdict is IN_TIME:
             return True
+        if verdict.drop == "no_time":
+            self._drop("no_time", replace(arrived, stamp=before or 0.0), f"time stamp {arrived.stamp}")
+            return False
         if verdict.gap:
             self.counts.add("gaps")
             self._interrupt()
@@ -407,14 +411,14 @@ class Member:
 
     def _seen(self, arrived: Arrived | Due, filled: bool) -> None:
         if not filled and self._gathered_from is None:  # what is gathered lies before it, and is still open
-            self.position = (arrived.frame.index, arrived.stamp)
+            self.index, self.stamp = arrived.frame.index, arrived.stamp
 
     def stepped(self, due: Due, outputs: Mapping[str, Array], seconds: float, now: float, good: bool) -> None:
         """The step is done, ``now``; outputs are views that last until the next one. good: the state was found to be so already."""
         assert self.stream is not None
         self._is_anew = False
         if not due.filled:
-            self.position = (due.frame.index, due.stamp)
+            self.index, self.stamp = due.frame.index, due.stamp
         if good:
             self.guard.passed(self.stream)
         elif (problem := self.guard.look(self.stream)) is not None:

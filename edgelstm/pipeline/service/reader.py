@@ -262,12 +262,12 @@ class Reader:
                     self._epoch = epoch if self._epoch is None else self._epoch
                     frame = replace(frame, time=when - self._epoch)
                 self.trouble = None
-                if not source.live:
-                    self._keep_pace()
+                if self._rate is not None and not source.live and not self._keep_pace(self._rate):
+                    return
                 self._tries = 0
                 now = time.monotonic()
                 at = stamp(frame, self._rate or source.fps, BEGAN + now) if when is None else when
-                if self._stop.is_set() or not self._deliver(Arrived(frame, at, now)):
+                if not self._deliver(Arrived(frame, at, now)):
                     return
                 self._after, self._last_name = frame.index, frame.name
                 if frame.bad is None or when is not None:  # else it does not tell how far the source is
@@ -339,16 +339,16 @@ class Reader:
         self._due += 1 / self._rate
         return True
 
-    def _keep_pace(self) -> None:
-        if self._rate is None:
-            return
+    def _keep_pace(self, rate: float) -> bool:
+        """Wait until it is time for a frame; False when it was told to stop."""
         now = time.monotonic()
         if (
             self._due is None or now > self._due + 1
         ):  # behind by more than a second: no burst to make up for it
             self._due = now
-        self._stop.wait(max(0.0, self._due - now))
-        self._due += 1 / self._rate
+        stopped = self._stop.wait(max(0.0, self._due - now))
+        self._due += 1 / rate
+        return not stopped
 
 
 def _mark(frame: Frame) -> str:
