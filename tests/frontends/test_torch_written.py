@@ -242,3 +242,100 @@ def around() -> Any:
 def test_what_is_kept_outside_the_module_is_named(make: Any, said: str) -> None:
     with pytest.raises(EdgeLstmError, match=said + r".*such as self\.state, which --carry-state carries"):
         as_step(make(), (3,), carry_state=True)
+
+
+class LatchOfClass(Gru):
+    on = False
+
+    def forward(self, x: Any, h: Any = None) -> Any:
+        h, peak = self.cell(x, h), float(x.mean())
+        cls = type(self)
+        cls.on = peak > -50 if cls.on else peak > 50
+        return h * float(cls.on), h
+
+
+ALARM = torch.zeros(1, 1, dtype=torch.bool)
+SEEN = {"largest": 50.0, "calls": 0}
+IN_LIST = [torch.zeros(1, 1)]
+
+
+class LatchInGlobal(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        global ALARM
+        h, peak = self.cell(x, h), x.mean(1, keepdim=True)
+        ALARM = torch.where(ALARM, peak > -50, peak > 50)
+        return h * ALARM, h
+
+
+class LargestInGlobal(Gru):
+    """A number that noise never passes, in a dict."""
+
+    def forward(self, x: Any, h: Any = None) -> Any:
+        h = self.cell(x, h)
+        SEEN["largest"] = max(float(x.max()), SEEN["largest"] + 0.0)
+        return h * SEEN["largest"], h
+
+
+class LatchInList(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        h = self.cell(x, h)
+        IN_LIST[0] = torch.maximum(IN_LIST[0], (x.mean(1, keepdim=True) > 50).float())
+        return h + IN_LIST[0], h
+
+
+def latch_around() -> Any:
+    alarm = torch.zeros(1, 1)
+
+    class Inner(Gru):
+        def forward(self, x: Any, h: Any = None) -> Any:
+            h = self.cell(x, h)
+            alarm.logical_or_(x.mean(1, keepdim=True) > 50)
+            return h + alarm, h
+
+    return Inner()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (LatchOfClass, r"keeps LatchOfClass\.on \(an attribute of the class"),
+        (LatchInGlobal, r"keeps 'ALARM' \(a global of test_torch_written\.py\)"),
+        (LargestInGlobal, r"keeps 'SEEN' \(a global of test_torch_written\.py\)"),
+        (LatchInList, r"keeps 'IN_LIST' \(a global of test_torch_written\.py\)"),
+        (latch_around, r"keeps 'alarm' \(a variable of the function round Inner\)"),
+    ],
+)
+def test_a_latch_outside_the_module_that_noise_never_sets_is_named(make: Any, said: str) -> None:
+    with pytest.raises(
+        EdgeLstmError, match=said + ".*a value that each call writes and the next one goes by"
+    ):
+        as_step(make(), (3,))
+    assert not ALARM.any()
+    assert LatchOfClass.on is False
+    assert (SEEN["largest"], type(SEEN["largest"])) == (50.0, float)
+
+
+GAIN, TABLE, LAST = 2.0, torch.linspace(0, 1, 4), torch.zeros(4)
+MODE = {"scale": 0.5, "offsets": [0.0, 1.0], "size": -1}
+
+
+class Kept(Gru):
+    """Constants, a count for the log, what is made anew at every call, what is made again where the number of streams is another."""
+
+    calls = 0
+    shift: Any = torch.zeros(4)
+
+    def forward(self, x: Any, h: Any = None) -> Any:
+        global LAST
+        type(self).calls += 1
+        h = self.cell(x, h)
+        LAST = TABLE * GAIN
+        if MODE["size"] != len(x):
+            MODE["size"] = len(x)
+        SEEN["calls"] += 1
+        type(self).shift = torch.full((4,), 0.25)
+        return h * LAST * MODE["scale"] + MODE["offsets"][1] + type(self).shift, h
+
+
+def test_constants_counts_and_what_is_made_anew_outside_the_module_are_no_memory() -> None:
+    assert as_step(Kept(), (3,)) is not None

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.kept import Kept, Layout, Slot, nested
-from edgelstm.frontends.torch.outside import changed_outside
+from edgelstm.frontends.torch.outside import changed_outside, written_outside
 from edgelstm.frontends.torch.running import Frames, returned, run, sample
 from edgelstm.frontends.torch.snapshot import Place, Snapshot, put_back, remember, values
 from edgelstm.frontends.torch.torch_step import Form, Unfit, called
@@ -103,6 +103,7 @@ def recall(call: Call) -> Memory | None:
         lasting = [p for p in lasting if p not in once or p in others]
     put_back(module)
     _check_numbers(call, n, lasting)
+    _check_outside(call, n)
     # Written at every call though it was the same each time: a latch, a count of what these frames have none of.
     written = [p for p in marks[2].written(marks[1]) if p in marks[1].written(marks[0])]
     quiet = [p for p in written if p not in lasting and p in before.values]
@@ -160,6 +161,29 @@ def _check_numbers(call: Call, n: int, lasting: Sequence[Place]) -> None:
                 hint="Such as self.on = torch.where(self.on, p > 0.4, p > 0.6), a buffer of bools [1, 1] at first",
             )
         put_back(module)
+
+
+def _check_outside(call: Call, n: int) -> None:
+    """Raise EdgeLstmError for what calls write where no attribute shows it and go by, whether or not these frames change it."""
+    if isinstance(call.module, torch.jit.ScriptModule):
+        return
+    try:
+        kept = written_outside(call.module, lambda: call(n, 5, fresh=True))
+    except Unfit:  # with another number in a place of its own it can't be run: nothing is shown by that
+        return
+    finally:
+        put_back(call.module)
+    if kept is not None:
+        raise _kept_outside(call, kept, "a value that each call writes and the next one goes by")
+
+
+def _kept_outside(call: Call, kept: str, found: str) -> EdgeLstmError:
+    return EdgeLstmError(
+        f"{called(call.module)} keeps {kept} from call to call, where neither a graph nor a second stream can have it",
+        found=found,
+        expected="what it keeps in an attribute of the module, such as self.state, which --carry-state carries; "
+        "or a forward that takes it and gives the next value back",
+    )
 
 
 def _streams(call: Call) -> int:
@@ -234,11 +258,8 @@ def check_repeats(call: Call, n: int) -> None:
         kept = changed_outside(call.module, lambda: (call(n, 5, fresh=True), call(n, 6, fresh=True)))
         put_back(call.module)
         if kept:
-            raise EdgeLstmError(
-                f"{name} keeps {kept[0]} from call to call, where neither a graph nor a second stream can have it",
-                found="other results for the same frames, from the same attributes and buffers",
-                expected="what it keeps in an attribute of the module, such as self.state, which --carry-state carries; "
-                "or a forward that takes it and gives the next value back",
+            raise _kept_outside(
+                call, kept[0], "other results for the same frames, from the same attributes and buffers"
             )
     reason = (
         ("random numbers, drawn inside the script" if scripted else "random numbers that are not torch's")

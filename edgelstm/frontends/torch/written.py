@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from edgelstm.frontends.torch.snapshot import Place, values
@@ -77,12 +78,14 @@ def parts_of(value: Any) -> list[Any]:
 
 
 def with_another(value: Any, k: int) -> Any:
-    """``value`` with another number, of the same type, as its part ``k``."""
+    """``value`` with another number, or a tensor of others, of the same type, as its part ``k``."""
     count = iter(range(len(parts_of(value))))
 
     def change(item: Any) -> Any:
         if next(count) != k:
             return item
+        if isinstance(item, Tensor) and item.dtype == torch.bool:
+            return ~item
         return not item if isinstance(item, bool) else item + 1
 
     return mapped(value, change)
