@@ -310,7 +310,9 @@ SCRIPTS = {
 }
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.thorough if n == "GRU policy" else ()) for n in SCRIPTS]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_a_torchscript_file_that_keeps_its_states(name: str, tmp_path: Any) -> None:
     torch.manual_seed(0)
