@@ -107,7 +107,7 @@ class Member:
     @property
     def is_held(self) -> bool:
         """Whether a sink has no room for what a step would give."""
-        return any(writer.holds for writer in self._writers)
+        return bool(self._writers) and any(writer.holds for writer in self._writers)
 
     @property
     def is_done(self) -> bool:
