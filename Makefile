@@ -39,10 +39,10 @@ help:
 demo: $(DEMO)
 	$(BIN)/edgelstm demo
 
-# For two processors: what the tests load is compiled while pip installs, and lint takes what the tests leave, first of all where they wait.
+# For two processors: what the tests load is compiled while pip installs and the first of them run, which wait for it where they need it;
+# lint takes what the tests leave, first of all where they wait.
 test: $(BASE)
-	$(MAKE) --no-print-directory -j 2 $(TEST) test-library
-	$(MAKE) --no-print-directory -j 2 lint suite
+	$(MAKE) --no-print-directory -j 3 suite test-library lint
 
 suite: $(TEST)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -p gaps --no-gaps
@@ -56,7 +56,7 @@ faults: $(TEST)
 	$(BIN)/python -m pytest tests/faults -p gaps --no-gaps -m "faults or not thorough" --timeout 1500
 
 test-library: $(BASE)
-	PYTHONPATH=. nice $(BIN)/python tests/building.py
+	PYTHONPATH=. $(BIN)/python tests/building.py
 
 lint: $(TEST)
 	$(BIN)/ruff check .
