@@ -178,6 +178,16 @@ def test_a_window_has_no_torch_module(tmp_path: Path) -> None:
     assert result.models[0]["edgelstm"].status == "measured"
 
 
+@pytest.mark.thorough
+def test_a_window_with_openvino(tmp_path: Path) -> None:
+    from edgelstm.passes.unroll import unroll
+
+    unroll(zoo.lstm(), 4).save(tmp_path / "window.onnx")
+    result = bench([tmp_path / "window.onnx"], ["openvino"], rounds=1, steps=5)
+    assert result.models[0].frames == 4
+    assert [e.status for e in result.models[0].entries] == ["measured"] * len(result.models[0].entries)
+
+
 def test_no_worker_outlives_the_benchmark(tmp_path: Path) -> None:
     zoo.lstm().save(tmp_path / "lstm.onnx")
 
