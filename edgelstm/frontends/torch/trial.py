@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.arguments import forms
+from edgelstm.frontends.torch.at_the_door import at_the_door
 from edgelstm.frontends.torch.conventions import (
     INSIDE,
     KEPT,
@@ -28,7 +29,7 @@ from edgelstm.frontends.torch.first_call import FirstCall
 from edgelstm.frontends.torch.fitting import Mixed, fit
 from edgelstm.frontends.torch.inner_states import Inside, find, initial
 from edgelstm.frontends.torch.kept import Kept
-from edgelstm.frontends.torch.memory import Call, Memory, at_the_door, recall
+from edgelstm.frontends.torch.memory import Call, Memory, recall
 from edgelstm.frontends.torch.naming import make_step, starts_at_zero, stream_axis
 from edgelstm.frontends.torch.refusal import Attempt, forgets, refusal, restarts
 from edgelstm.frontends.torch.running import (
