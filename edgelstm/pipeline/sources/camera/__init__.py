@@ -14,6 +14,7 @@ from edgelstm.pipeline.optional import require
 from edgelstm.pipeline.place import Place
 from edgelstm.pipeline.sources.address import TIMES, Address, parse_url, split_fragment
 from edgelstm.pipeline.sources.camera.connection import Connection, Setup
+from edgelstm.pipeline.sources.camera.device import check
 from edgelstm.pipeline.sources.source import Frame, Source
 
 #: Beginnings of what is read here.
@@ -109,8 +110,8 @@ def _v4l2(spec: str) -> Setup:
         )
     av = require("av", "video", f"reading {path}")
     names = {"size": "video_size", "rate": "framerate", "format": "input_format"}
-    patterns = {"size": r"\d+x\d+", "rate": r"\d+(\.\d+|/\d+)?", "format": r"\w+"}
-    given = {}
+    patterns = {"size": r"\d+x\d+", "rate": r"(?!0+$)\d+(\.\d+|/[1-9]\d*)?", "format": r"\w+"}
+    given = {"fflags": "+4"}  # AVFMT_FLAG_NONBLOCK, which has no name there
     for name, value in options.items():
         if name not in names:
             continue
@@ -120,7 +121,8 @@ def _v4l2(spec: str) -> Setup:
             )
         given[names[name]] = value
     strict = _word(address, "damaged", ("leave_out", "show")) == "leave_out"
-    return Setup(av, path, path, "video4linux2,v4l2", given, address.timeouts, None, strict)
+    check(path)
+    return Setup(av, path, path, "video4linux2,v4l2", given, address.timeouts, None, strict, True)
 
 
 def _word(address: Address, name: str, allowed: tuple[str, ...]) -> str:
