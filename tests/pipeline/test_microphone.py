@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import wave
@@ -15,6 +16,7 @@ import pytest
 
 from edgelstm.errors import EdgeLstmError
 from edgelstm.pipeline import open_source
+from edgelstm.pipeline.sources.microphone import _why
 
 av = pytest.importorskip("av")
 if "alsa" not in av.formats_available:
@@ -26,11 +28,11 @@ pcm.recorded {{ type file  slave.pcm null  file "/dev/null"  infile "{}"  format
 """
 
 
-def record(folder: Path, samples: np.ndarray, code: str) -> str:
+def record(folder: Path, samples: np.ndarray, code: str, more: dict[str, str] | None = None) -> str:
     """Run ``code`` where ALSA has a device ``recorded`` that gives ``samples`` [n, channels]: ALSA reads its configuration once a process."""
     (folder / "in.raw").write_bytes(samples.astype("<i2").tobytes())
     (folder / "asound.conf").write_text(DEVICE.format(folder / "in.raw"))
-    environment = {**os.environ, "ALSA_CONFIG_PATH": str(folder / "asound.conf")}
+    environment = {**os.environ, "ALSA_CONFIG_PATH": str(folder / "asound.conf"), **(more or {})}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=folder, capture_output=True, text=True, timeout=120
     )
@@ -79,6 +81,72 @@ for spec in ("mic:other", "mic:", "mic:recorded#rate=0", "mic:recorded#channels=
         "microphone recorded",
         "source mic",
     ]
+
+
+RATE = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <link.h>
+#include <string.h>
+static int find(struct dl_phdr_info *info, size_t size, void *made) {
+    if (!strstr(info->dlpi_name, "libasound")) return 0;
+    *(void **)made = dlopen(info->dlpi_name, RTLD_NOW | RTLD_NOLOAD);
+    return 1;
+}
+int snd_pcm_hw_params_set_rate_near(void *pcm, void *parameters, unsigned *rate, int *direction) {
+    void *library = 0;
+    dl_iterate_phdr(find, &library);
+    int (*set)(void *, void *, unsigned, int) = (int (*)(void *, void *, unsigned, int))dlsym(library, "snd_pcm_hw_params_set_rate");
+    return set(pcm, parameters, *rate = 48000, 0);
+}
+"""
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_card_of_another_rate_than_was_asked_for(tmp_path: Path) -> None:
+    """ALSA takes the nearest rate that a card has, and FFmpeg goes on with it: taken for 16 kHz, 48 kHz is three times too low."""
+    (tmp_path / "rate.c").write_text(RATE)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-o", str(tmp_path / "rate.so"), str(tmp_path / "rate.c"), "-ldl"],
+        check=True,
+    )
+    samples = np.random.default_rng(2).integers(-20000, 20000, (48000, 1))
+    code = """
+import json
+from edgelstm.errors import EdgeLstmError
+from edgelstm.pipeline import open_source
+try: open_source("mic:recorded#rate=16000")
+except EdgeLstmError as error: print(error)
+with open_source("mic:recorded", limit=10).reframed(512, 512) as source:
+    print(source.said, source.fps)
+    print(json.dumps([f.data.tolist() for f in source]))
+"""
+    refused, said, made = record(
+        tmp_path, samples, code, {"LD_PRELOAD": str(tmp_path / "rate.so")}
+    ).splitlines()
+    assert refused == "microphone recorded: rate: found 48000 Hz; expected 16000 Hz. #rate=48000"
+    assert said == "('48000 Hz, 1 channel',) 93.75"
+    np.testing.assert_allclose(np.ravel(json.loads(made)), samples[:5120, 0] / 32768, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("hw:7,0", "no card 7; there is Loopback"),
+        ("plughw:CARD=Loopback,DEV=5", "card Loopback has no device 5 that records"),
+        ("hw:Loopback,1", "in use by process 123"),
+        ("hw:0,0", None),
+        ("default", None),
+    ],
+)
+def test_what_the_kernel_says_of_a_card(tmp_path: Path, name: str, words: str | None) -> None:
+    """The files are those of snd-aloop: ALSA gives the same error for all."""
+    for card in ("card0", "Loopback"):
+        for device, status in (("pcm0c", "closed\n"), ("pcm1c", "state: RUNNING\nowner_pid   : 123\n")):
+            (tmp_path / card / device / "sub0").mkdir(parents=True)
+            (tmp_path / card / device / "sub0" / "status").write_text(status)
+        (tmp_path / card / "id").write_text("Loopback\n")
+    assert _why(name, tmp_path) == words
 
 
 def test_flac_is_the_wav_that_went_in(tmp_path: Path) -> None:

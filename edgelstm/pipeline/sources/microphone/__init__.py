@@ -42,7 +42,7 @@ class _Device:
     timeouts: tuple[float, float]
 
     def open(self) -> Any:
-        """PyAV's container."""
+        """PyAV's container. ALSA takes the rate that lies next to the one that was asked for: :func:`_rate_of` tells."""
         options = {"sample_rate": str(self.rate), "channels": str(self.channels)}
         _find_configuration()
         try:
@@ -50,10 +50,29 @@ class _Device:
         except (self.av.error.FFmpegError, OSError, ValueError) as error:
             raise EdgeLstmError(
                 f"microphone {self.name} can't be opened",
-                found=reason(error),
+                found=_why(self.name) or reason(error),
                 expected=f"a device of `arecord -L` that records {count_of(self.channels, 'channel')} at {self.rate} Hz",
                 hint="Names that PulseAudio or PipeWire stand behind need their plugin: try the card itself, mic:hw:1,0 (`arecord -l`)",
             ) from None
+
+
+def _why(name: str, cards: Path = Path("/proc/asound")) -> str | None:
+    """What is wrong with ``hw:CARD,DEVICE`` by the kernel's own word: ALSA's error is the same for all. None where it says nothing."""
+    match = re.fullmatch(r"(?:plug)?hw:(?:CARD=)?(\w+)(?:,(?:DEV=)?(\d+))?(?:,(?:SUBDEV=)?(\d+))?", name)
+    if match is None or not cards.is_dir():
+        return None
+    card, device, part = match[1], match[2] or "0", match[3] or "*"
+    here = cards / (f"card{card}" if card.isdecimal() else card)
+    if not here.is_dir():
+        there = ", ".join(sorted((folder / "id").read_text().strip() for folder in cards.glob("card[0-9]*")))
+        return f"no card {card}" + (f"; there is {there}" if there else ", and no other")
+    states = [file.read_text() for file in here.glob(f"pcm{device}c/sub{part}/status")]
+    if not states:
+        return f"card {card} has no device {device}{'' if part == '*' else ',' + part} that records"
+    if all("closed" not in state for state in states):
+        owners = sorted(set(re.findall(r"owner_pid\s*:\s*(\d+)", "".join(states))))
+        return "in use" + (f" by process {', '.join(owners)}" if owners else "")
+    return None
 
 
 def _find_configuration() -> None:
@@ -82,7 +101,11 @@ def open_microphone(spec: str) -> Source:
     rate, channels = (_number(what, k, options.get(k, d)) for k, d in (("rate", "16000"), ("channels", "1")))
     channel = channel_of(what, options.get("channel"), channels)
     device = _Device(av, name, rate, channels, channel, Address(name, what, options).timeouts)
-    device.open().close()
+    with device.open() as container:
+        has = _rate_of(container)
+    if has != rate and "rate" in options:
+        raise EdgeLstmError(f"{what}: rate", found=f"{has} Hz", expected=f"{rate} Hz", hint=f"#rate={has}")
+    rate, device = has, replace(device, rate=has)
 
     def reframe(length: int, hop: int, wanted: int | None) -> Source:
         wanted = wanted or rate
@@ -103,6 +126,10 @@ def open_microphone(spec: str) -> Source:
         )
 
     return Source(what, no_blocks(what), reframe=reframe, live=True)
+
+
+def _rate_of(container: Any) -> int:
+    return int(container.streams.audio[0].rate)
 
 
 def _number(what: str, name: str, text: str) -> int:
@@ -132,6 +159,12 @@ class _Recording:
         container = device.open()
         planar = device.av.AudioResampler(format="fltp")
         try:
+            if (has := _rate_of(container)) != device.rate:
+                raise EdgeLstmError(
+                    f"microphone {device.name}: another rate than before",
+                    found=f"{has} Hz",
+                    expected=f"{device.rate} Hz",
+                )
             for packet in container.demux(audio=0):
                 came = time.monotonic()
                 for frame in packet.decode():
