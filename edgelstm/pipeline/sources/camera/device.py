@@ -53,11 +53,12 @@ def check(path: str) -> None:
     try:
         file = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        hint = "Users of the group video may, as a rule; `ls -l` says who"
+        hints = {
+            errno.EACCES: "Users of the group video may, as a rule; `ls -l` says who",
+            errno.EPERM: "The service's unit, or the container, lets no such device in: of systemd, DeviceAllow=char-video4linux rw",
+        }
         raise EdgeLstmError(
-            f"camera {path} can't be opened",
-            found=error.strerror,
-            hint=hint if error.errno == errno.EACCES else None,
+            f"camera {path} can't be opened", found=error.strerror, hint=hints.get(error.errno or 0)
         ) from None
     try:
         answer = bytearray(104)
