@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -147,6 +148,26 @@ def test_what_the_kernel_says_of_a_card(tmp_path: Path, name: str, words: str | 
             (tmp_path / card / device / "sub0" / "status").write_text(status)
         (tmp_path / card / "id").write_text("Loopback\n")
     assert _why(name, tmp_path) == words
+
+
+def test_a_card_that_may_not_be_opened() -> None:
+    with tempfile.TemporaryDirectory() as folder:  # below which another user may look, as tmp_path is not
+        cards = Path(folder)
+        cards.chmod(0o755)
+        (cards / "card0" / "pcm0c" / "sub0").mkdir(parents=True)
+        (cards / "card0" / "pcm0c" / "sub0" / "status").write_text("closed\n")
+        (cards / "Card").symlink_to("card0")
+        (cards / "controlC0").touch(mode=0)
+        code = f"""
+import os
+from pathlib import Path
+from edgelstm.pipeline.sources.microphone import _why
+if os.geteuid() == 0: os.seteuid(65534)  # root may open everything
+here = Path({folder!r})
+print(_why("hw:Card,0", here, here))
+"""
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("Permission denied (of the group audio"), done.stdout + done.stderr
 
 
 def test_flac_is_the_wav_that_went_in(tmp_path: Path) -> None:

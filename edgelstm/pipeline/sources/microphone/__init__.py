@@ -56,7 +56,7 @@ class _Device:
             ) from None
 
 
-def _why(name: str, cards: Path = Path("/proc/asound")) -> str | None:
+def _why(name: str, cards: Path = Path("/proc/asound"), nodes: Path = Path("/dev/snd")) -> str | None:
     """What is wrong with ``hw:CARD,DEVICE`` by the kernel's own word: ALSA's error is the same for all. None where it says nothing."""
     match = re.fullmatch(r"(?:plug)?hw:(?:CARD=)?(\w+)(?:,(?:DEV=)?(\d+))?(?:,(?:SUBDEV=)?(\d+))?", name)
     if match is None or not cards.is_dir():
@@ -72,6 +72,14 @@ def _why(name: str, cards: Path = Path("/proc/asound")) -> str | None:
     if all("closed" not in state for state in states):
         owners = sorted(set(re.findall(r"owner_pid\s*:\s*(\d+)", "".join(states))))
         return "in use" + (f" by process {', '.join(owners)}" if owners else "")
+    try:
+        os.close(
+            os.open(nodes / f"controlC{here.resolve().name.removeprefix('card')}", os.O_RDONLY | os.O_CLOEXEC)
+        )
+    except PermissionError as error:
+        return f"{error.strerror} (of the group audio; by a service's unit: DeviceAllow=char-alsa rw)"
+    except OSError:
+        pass  # nothing of which more is known than ALSA's error says
     return None
 
 
