@@ -50,7 +50,12 @@ def available_cpus() -> int:
 
 
 def import_onnxruntime() -> Any:
-    """The module. Raises EdgeLstmError where it is not installed."""
+    """The module. Raises EdgeLstmError where it is not installed.
+
+    From 1.29 on it reports to Microsoft from Linux too: what was opened and how long steps took, under a number that it keeps in
+    ``~/.cache/Microsoft``. Not from a device of our users', unless they say so: ``ORT_DISABLE_TELEMETRY=0``.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

@@ -187,6 +187,7 @@ def _runtimes() -> Iterator[Finding]:
     version = providers = None
     trouble = None
     try:
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # as runtime.session does
         import onnxruntime
 
         version = str(onnxruntime.__version__)

@@ -91,6 +91,8 @@ const Runtime& load_runtime(const char* given) {
     auto runtime = std::make_unique<Runtime>(table);
     runtime->path = path;
     runtime->check(runtime->CreateEnv(4, "edgelstm", &runtime->env));
+    // What the variable ORT_DISABLE_TELEMETRY=1 stops from the start, and a library may not set: other threads may be reading variables.
+    runtime->check(runtime->DisableTelemetryEvents(runtime->env));
     return *loaded.emplace(handle, std::move(runtime)).first->second;
   }
   throw Error(EDGELSTM_LIBRARY, "ONNX Runtime can't be loaded: " + trouble, kHint);

@@ -38,6 +38,7 @@ struct Base {
   X(0, CreateStatus, Status* (*)(Code, const char*)) \
   X(2, GetErrorMessage, const char* (*)(const Status*)) \
   X(3, CreateEnv, Status* (*)(int, const char*, Env**)) \
+  X(6, DisableTelemetryEvents, Status* (*)(const Env*)) \
   X(8, CreateSessionFromArray, Status* (*)(const Env*, const void*, size_t, const SessionOptions*, Session**)) \
   X(10, CreateSessionOptions, Status* (*)(SessionOptions**)) \
   X(22, SetSessionLogSeverityLevel, Status* (*)(SessionOptions*, int)) \

@@ -142,6 +142,25 @@ def test_the_unit_is_one(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
+def test_what_the_images_copy_is_sent_to_docker() -> None:
+    root = DEPLOY.parents[1]
+    sent = {
+        line[1:]
+        for line in (root / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line[:1] == "!"
+    }
+    for file in (root / "Dockerfile.jetson", DEPLOY / "Dockerfile"):
+        copied = [
+            line.split()[1:-1]
+            for line in file.read_text(encoding="utf-8").splitlines()
+            if line.startswith("COPY ")
+        ]
+        names = {name for names in copied if not names[0].startswith("--from") for name in names}
+        assert names
+        assert names <= sent
+        assert all((root / name).exists() for name in names)
+
+
 def test_the_compose_files_are_of_one_service() -> None:
     """The one for a Jetson changes keys of the other's service, and has no other."""
     for name in ("compose.yaml", "compose.jetson.yaml"):
