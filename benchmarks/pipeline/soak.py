@@ -41,10 +41,10 @@ def main(frames: int, rate: float) -> None:
     known = [0]
     stepped = Pulse.stepped
 
-    def noted(self: Pulse, *given: Any) -> None:
-        stepped(self, *given)
+    def noted(self: Pulse, seconds: float, came: float, now: float) -> None:
+        stepped(self, seconds, came, now)
         if known[0] < frames:
-            ages[known[0]] = self.age
+            ages[known[0]] = now - came
             known[0] += 1
 
     Pulse.stepped = noted  # type: ignore[method-assign]
