@@ -146,6 +146,20 @@ def test_carried_in_any_portions(portions: list[int], seed: int) -> None:
         np.testing.assert_allclose(outputs["y"], whole[0], rtol=1e-4, atol=1e-5)
 
 
+def test_a_sequence_that_keeps_more_than_the_state_it_takes_is_carried() -> None:
+    """Two frames in one call are what they are one by one only where what it keeps goes on between them."""
+    module = seeded(nets.QuasiRecurrent)
+    with pytest.raises(EdgeLstmError, match="keeps 'before'"):
+        as_step(module, nets.VECTOR)
+    program = TorchProgram(as_step(module, nets.VECTOR, carry_state=True))
+    frames, state = noise(nets.VECTOR, 60), program.new_state()
+    outputs = [program.step([{"x": x}], state, [0])[0]["y"].copy() for x in frames]
+    module.before = None
+    with torch.no_grad():
+        whole, _ = module(torch.from_numpy(frames[None]))
+    np.testing.assert_allclose(outputs, whole[0], rtol=1e-4, atol=1e-5)
+
+
 # -- windows ------------------------------------------------------------------------------------------------------
 
 WINDOWS: dict[str, tuple[Callable[[], Any], tuple[int, ...], int | None]] = {

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,8 @@ from edgelstm.errors import EdgeLstmError
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 nn = torch.nn
+
+import torch_latch  # noqa: E402
 
 from edgelstm.frontends.torch.recognise import as_step  # noqa: E402
 
@@ -339,3 +344,53 @@ class Kept(Gru):
 
 def test_constants_counts_and_what_is_made_anew_outside_the_module_are_no_memory() -> None:
     assert as_step(Kept(), (3,)) is not None
+
+
+LOG, LOCK, RECORDS = (
+    logging.getLogger("a.script"),
+    threading.Lock(),
+    Path(os.devnull).open("w", encoding="utf-8"),  # noqa: SIM115
+)
+
+
+class OfAScript(Gru):
+    """Code between the logger, the lock and the open file of a training script, which can't be copied."""
+
+    def forward(self, x: Any, h: Any = None) -> Any:
+        with LOCK:
+            RECORDS.write("a frame")
+            LOG.debug("%s", x.shape)
+        return (h := self.cell(x, h)), h
+
+
+def test_what_a_training_script_has_at_hand_is_left_alone() -> None:
+    LOG.setLevel(30)
+    before = dict(vars(LOG))
+    assert as_step(OfAScript(), (3,)) is not None
+    assert all(vars(LOG)[name] is value for name, value in before.items())
+
+
+class LatchElsewhere(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        h = self.cell(x, h)
+        return h * torch_latch.alarm(x), h
+
+
+class LatchOfAnObjectElsewhere(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        h = self.cell(x, h)
+        return h * torch_latch.ALARM.update(x), h
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (LatchElsewhere, r"'SEEN' \(a global of torch_latch\.py\)"),
+        (LatchOfAnObjectElsewhere, r"'ALARM' \(a global of torch_latch\.py\)"),
+    ],
+)
+def test_a_latch_in_another_file_is_named(make: Any, said: str) -> None:
+    with pytest.raises(EdgeLstmError, match="keeps " + said):
+        as_step(make(), (3,))
+    assert torch_latch.SEEN == {"on": False}
+    assert torch_latch.ALARM.on is False

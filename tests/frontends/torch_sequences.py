@@ -180,3 +180,23 @@ class Inline(nn.Module):
         for frame in x.unbind(1):
             h = torch.tanh(self.gates(torch.cat([frame, h], 1)))
         return h
+
+
+class QuasiRecurrent(nn.Module):
+    """A QRNN with a window of two frames (Bradbury et al., arXiv:1611.01576, equation 3): it takes its state, and keeps the frame before in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: Tensor | None = None
+        self.gates = nn.Linear(2 * 3, 3 * 4)
+
+    def forward(self, x: Tensor, hidden: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        before = torch.zeros_like(x[:, :1]) if self.before is None else self.before
+        z, f, o = self.gates(torch.cat([x, torch.cat([before, x[:, :-1]], 1)], 2)).chunk(3, -1)
+        h = torch.zeros(x.shape[0], 4) if hidden is None else hidden
+        outputs = []
+        for t in range(x.shape[1]):
+            h = torch.sigmoid(f[:, t]) * torch.tanh(z[:, t]) + (1 - torch.sigmoid(f[:, t])) * h
+            outputs.append(torch.sigmoid(o[:, t]) * h)
+        self.before = x[:, -1:]
+        return torch.stack(outputs, 1), h

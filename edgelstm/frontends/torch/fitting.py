@@ -221,7 +221,8 @@ def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate
     """Which outputs of a sequence module have a time axis; and is it a recurrence?
 
     Two frames in one call must give what they give one after the other. A module that looks at a window (a second
-    direction, a convolution over time, attention) does not, and streaming it frame by frame would be wrong.
+    direction, a convolution over time, attention) does not, and streaming it frame by frame would be wrong. What it keeps besides
+    (a QRNN its last frame) is put back before the second frame, or goes on: either may be what a longer call is.
     """
     time = form.time
     assert time is not None
@@ -229,17 +230,18 @@ def _with_timed_outputs(module: nn.Module, frames: Frames, form: Form, candidate
     start = tensors_in(run(candidate.make, FEW))
     both = [torch.stack(pair, dim=time) for pair in zip(first, second, strict=True)]
     at_once = form.read(returned(module, form, both, start))
-    one = step(module, form, first, start)
-    two = step(module, form, second, one.states)
-    timed = tuple(
-        y.dim() > time and y.shape[time] == 2 and each.dim() > time and each.shape[time] == 1
-        for y, each in zip(at_once.outputs, two.outputs, strict=True)
-    )
-    whole = [y.select(time, 1) if t else y for y, t in zip(at_once.outputs, timed, strict=True)]
-    steps = [y.squeeze(time) if t else y for y, t in zip(two.outputs, timed, strict=True)]
-    for a, b in zip([*whole, *at_once.states], [*steps, *two.states], strict=True):
-        if not close(a, b):
-            raise Windowed(
-                "gives other results for two frames in one call than for one after the other", got=PAIRED
+    try:
+        for fresh in (True, False):
+            one = step(module, form, first, start)
+            two = step(module, form, second, one.states, fresh=fresh)
+            timed = tuple(
+                y.dim() > time and y.shape[time] == 2 and each.dim() > time and each.shape[time] == 1
+                for y, each in zip(at_once.outputs, two.outputs, strict=True)
             )
-    return replace(form, timed=timed)
+            whole = [y.select(time, 1) if t else y for y, t in zip(at_once.outputs, timed, strict=True)]
+            steps = [y.squeeze(time) if t else y for y, t in zip(two.outputs, timed, strict=True)]
+            if all(map(close, [*whole, *at_once.states], [*steps, *two.states])):
+                return replace(form, timed=timed)
+    finally:
+        put_back(module)
+    raise Windowed("gives other results for two frames in one call than for one after the other", got=PAIRED)

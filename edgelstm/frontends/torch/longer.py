@@ -55,6 +55,7 @@ def _compare(
 ) -> None:
     assert form.time is not None
     time, states, singly = form.time, list(start), []
+    put_back(module)  # what it keeps besides goes on from frame to frame
     for frames in many:
         try:
             one = form.call(module, frames, states)

@@ -1,40 +1,23 @@
-"""What a module keeps where no attribute of its own shows it: globals of its file, attributes of its class, variables of a function around it."""
+"""What a module keeps where no attribute of its own shows it: globals, attributes of its class, variables of a function around it."""
 
 from __future__ import annotations
 
-import inspect
-import sys
-import types
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
 
+from edgelstm.frontends.torch.reached import Outside, reached
 from edgelstm.frontends.torch.snapshot import copied, equal
-from edgelstm.frontends.torch.watch import is_users
 from edgelstm.frontends.torch.written import marked, parts_of, put_there, with_another
-
-_CODE = (type, nn.Module, types.ModuleType, types.FunctionType, classmethod, staticmethod, property)
-
-
-@dataclass(frozen=True)
-class Outside:
-    """What is kept in one such place: what to call it, its value, and what puts another there."""
-
-    text: str
-    value: Any
-    put: Callable[[Any], object]
 
 
 def changed_outside(module: nn.Module, call: Callable[[], object]) -> list[str]:
     """In words, what is another after ``call()`` than before, where it is kept outside the module itself."""
-    before = {one.text: copied(one.value) for one in _values(module)}
+    before = {one.text: copied(one.value) for one in reached(module)}
     call()
     return [
-        one.text for one in _values(module) if one.text in before and not equal(one.value, before[one.text])
+        one.text for one in reached(module) if one.text in before and not equal(one.value, before[one.text])
     ]
 
 
@@ -42,7 +25,7 @@ def written_outside(module: nn.Module, call: Callable[[], list[Tensor]]) -> str 
     """In words, what each ``call()`` writes outside the module, though its value may stay the same, and goes by itself: a latch that no frame
     has set yet. None where there is none; everything is as it was afterwards."""
     places = [
-        one for one in _values(module) if any(map(_is_number, parts_of(one.value))) and _can_be_put(one)
+        one for one in reached(module) if any(map(_is_number, parts_of(one.value))) and _can_be_put(one)
     ]
     if not places:
         return None
@@ -53,7 +36,7 @@ def written_outside(module: nn.Module, call: Callable[[], list[Tensor]]) -> str 
             for one in places:
                 one.put(start[one.text])
             results = [result.clone() for result in call()]
-            return results, {one.text: one.value for one in _values(module)}
+            return results, {one.text: one.value for one in reached(module)}
         finally:
             for one in places:
                 one.put(one.value)
@@ -100,39 +83,3 @@ def _is_number(part: Any) -> bool:
 
 def _version(part: Any) -> int:
     return part._version if isinstance(part, Tensor) and not part.is_inference() else 0
-
-
-def _values(module: nn.Module) -> Iterator[Outside]:
-    """Everything that is no code, by what to call it."""
-    seen: set[int] = set()
-    for part in module.modules():
-        for kind in type(part).__mro__:
-            file = getattr(sys.modules.get(kind.__module__), "__file__", None)
-            if id(kind) in seen or file is None or not is_users(file):
-                continue
-            seen.add(id(kind))
-            for name, value in list(vars(kind).items()):
-                if not name.startswith("__") and _is_value(value):
-                    text = f"{kind.__name__}.{name} (an attribute of the class, not of the module)"
-                    yield Outside(text, value, partial(setattr, kind, name))
-            forward = inspect.unwrap(vars(kind).get("forward", kind))
-            if not isinstance(forward, types.FunctionType):
-                continue
-            for name, cell in zip(forward.__code__.co_freevars, forward.__closure__ or (), strict=True):
-                try:
-                    value = cell.cell_contents
-                except ValueError:  # not given yet
-                    continue
-                if _is_value(value):
-                    text = f"{name!r} (a variable of the function round {kind.__name__})"
-                    yield Outside(text, value, partial(setattr, cell, "cell_contents"))
-            if id(forward.__globals__) not in seen:
-                seen.add(id(forward.__globals__))
-                for name, value in list(forward.__globals__.items()):
-                    if not name.startswith("__") and _is_value(value):
-                        text = f"{name!r} (a global of {Path(file).name})"
-                        yield Outside(text, value, partial(forward.__globals__.__setitem__, name))
-
-
-def _is_value(value: Any) -> bool:
-    return not isinstance(value, _CODE) and not callable(value)

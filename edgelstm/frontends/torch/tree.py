@@ -6,14 +6,19 @@ it is. Nothing here depends on a class being registered anywhere.
 
 from __future__ import annotations
 
+import argparse
 import copy
 import dataclasses
+import sys
+import sysconfig
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Size, Tensor, nn
 
+_STDLIB = sysconfig.get_path("stdlib")
 #: Nested deeper than this nothing is looked for.
 MAX_DEPTH = 12
 
@@ -110,6 +115,9 @@ def mapped(value: Any, change: Callable[[Any], Any], depth: int = 0) -> Any:
     parts = children(value) if depth < MAX_DEPTH else None
     if parts is None:
         return change(value)
+    copied: Any = None if isinstance(value, tuple | deque) or type(value) is list else _shell(value)
+    if copied is value:
+        return change(value)
     made = [mapped(part, change, depth + 1) for _, part in parts]
     if type(value) in (tuple, list):
         return type(value)(made)
@@ -121,10 +129,8 @@ def mapped(value: Any, change: Callable[[Any], Any], depth: int = 0) -> Any:
             vars(new).update(vars(value))
         return new
     if isinstance(value, list):
-        copied = copy.copy(value)
         copied[:] = made
         return copied
-    copied = copy.copy(value)
     for (key, _), part in zip(parts, made, strict=True):
         if isinstance(value, Mapping):
             copied[key] = part
@@ -133,19 +139,29 @@ def mapped(value: Any, change: Callable[[Any], Any], depth: int = 0) -> Any:
     return copied
 
 
+def _shell(value: Any) -> Any:
+    """A copy to be filled; the value itself where it can't be copied, or is the only one of its kind."""
+    try:
+        return copy.copy(value)
+    except Exception:  # whatever a user's class raises
+        return value
+
+
 def _is_record(value: Any) -> bool:
     """A dataclass or an object of a plain class, which holds tensors and is none itself."""
     if isinstance(value, type | nn.Module | Tensor) or callable(value) or not hasattr(value, "__dict__"):
         return False
     if dataclasses.is_dataclass(value):
         return True
-    return type(value).__module__.partition(".")[0] not in (
-        "builtins",
-        "torch",
-        "numpy",
-        "collections",
-        "typing",
-    )
+    if type(value) in (SimpleNamespace, argparse.Namespace):
+        return True
+    root = type(value).__module__.partition(".")[0]
+    if (
+        root in sys.stdlib_module_names
+    ):  # files, loggers, locks hold no tensors; unless it is a file of the user's of the same name
+        file = getattr(sys.modules.get(root), "__file__", None)
+        return file is not None and not file.startswith(_STDLIB)
+    return root not in ("torch", "numpy")
 
 
 def describe(value: Any) -> str:
