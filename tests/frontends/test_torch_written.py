@@ -394,3 +394,77 @@ def test_a_latch_in_another_file_is_named(make: Any, said: str) -> None:
         as_step(make(), (3,))
     assert torch_latch.SEEN == {"on": False}
     assert torch_latch.ALARM.on is False
+
+
+def quiet(on: Any, x: Any) -> Any:
+    """A latch that no frame of noise sets, without a branch."""
+    return torch.where(on, x.mean() > -50, x.mean() > 50)
+
+
+def with_attribute(x: Any) -> Any:
+    with_attribute.on = quiet(with_attribute.on, x)
+    return with_attribute.on
+
+
+with_attribute.on = torch.zeros(1, 1, dtype=torch.bool)
+
+
+class Called:
+    def __init__(self) -> None:
+        self.on = torch.zeros(1, 1, dtype=torch.bool)
+
+    def __call__(self, x: Any) -> Any:
+        self.on = quiet(self.on, x)
+        return self.on
+
+
+class Beside(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("on", torch.zeros(1, 1, dtype=torch.bool))
+
+    def forward(self, x: Any) -> Any:
+        self.on = quiet(self.on, x)
+        return self.on
+
+
+CALLED, BESIDE = Called(), Beside()
+
+
+class OfFunction(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        return (h := self.cell(x, h)) * with_attribute(x), h
+
+
+class OfCalled(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        return (h := self.cell(x, h)) * CALLED(x), h
+
+
+class OfBeside(Gru):
+    def forward(self, x: Any, h: Any = None) -> Any:
+        return (h := self.cell(x, h)) * BESIDE(x), h
+
+
+FIRST = [torch.zeros(1, 1, dtype=torch.bool)]
+
+
+class OfDefault(Gru):
+    def forward(self, x: Any, h: Any = None, kept: Any = FIRST) -> Any:
+        kept[0] = quiet(kept[0], x)
+        return (h := self.cell(x, h)) * kept[0], h
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (OfFunction, r"'on' \(an attribute of the function with_attribute\)"),
+        (OfCalled, r"'on' of 'CALLED' \(a global of test_torch_written\.py\)"),
+        (OfBeside, r"'on' of 'BESIDE' \(a global of test_torch_written\.py\)"),
+        (OfDefault, r"the default of argument 'kept' of forward"),
+    ],
+)
+def test_a_latch_behind_a_function_or_an_object_is_named(make: Any, said: str) -> None:
+    with pytest.raises(EdgeLstmError, match="keeps " + said):
+        as_step(make(), (3,))
+    assert not CALLED.on.any()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from edgelstm.errors import EdgeLstmError
 from edgelstm.frontends.torch.package import import_torch
 from edgelstm.runtime.protocol import Array, Frame, Outputs
 
@@ -102,7 +103,7 @@ class TorchProgram:
         with torch.no_grad(), self._threads():
             outputs, following = self._call(*inputs, *(s[rows] for s in state))
             # A module may give back a view of what it was given; what we hand out must outlive the next step.
-            arrays = [y.numpy().copy() for y in outputs]
+            arrays = [_numbers(y) for y in outputs]
             for whole, part in zip(state, following, strict=True):
                 whole[rows] = part
         for array in arrays:
@@ -129,3 +130,17 @@ class TorchProgram:
         if self._before:
             self._torch.set_num_threads(self._before)
             self._before = 0
+
+
+def _numbers(tensor: Tensor) -> Array:
+    """A copy. Raises EdgeLstmError for a tensor without numbers, which tracing left in what the model keeps where nobody looks."""
+    try:
+        return np.array(tensor.numpy())
+    except RuntimeError as error:
+        if type(tensor).__name__ != "FakeTensor":
+            raise
+        raise EdgeLstmError(
+            "the model keeps something from call to call, where neither a graph nor a second stream can have it",
+            found="a tensor in its results that the export's tracing had left there",
+            expected="what it keeps in an attribute of the module, such as self.state, which --carry-state carries",
+        ) from error

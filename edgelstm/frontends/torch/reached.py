@@ -40,10 +40,12 @@ class _Walk:
 
     def __init__(self) -> None:
         self._seen: set[Any] = set()
+        self._parts: set[int] = set()
         #: Functions yet to be read, and the class or function whose they are.
         self._waiting: deque[tuple[types.FunctionType, str]] = deque()
 
     def of(self, module: nn.Module) -> Iterator[Outside]:
+        self._parts = {id(part) for part in module.modules()}
         for part in module.modules():
             yield from self._class(type(part))
         while self._waiting:
@@ -57,8 +59,7 @@ class _Walk:
 
     def _class(self, kind: type) -> Iterator[Outside]:
         for each in kind.__mro__:
-            file = getattr(sys.modules.get(each.__module__), "__file__", None)
-            if file is None or not is_users(file) or not self._is_new(id(each)):
+            if _file_of(each) is None or not self._is_new(id(each)):
                 continue
             for name, value in list(vars(each).items()):
                 for function in _functions_in(value):
@@ -80,6 +81,7 @@ class _Walk:
                 text = f"{name!r} (a variable of the function round {owner})"
                 yield from self._named(text, value, partial(setattr, cell, "cell_contents"), owner, ())
         names = _names(code)
+        yield from _of_function(function)
         yield from self._among(function.__globals__, code.co_filename, names)
 
     def _among(self, space: dict[str, Any], file: str, names: frozenset[str]) -> Iterator[Outside]:
@@ -108,6 +110,53 @@ class _Walk:
             if _is_value(value):
                 yield from self._class(type(value))
                 yield Outside(text, value, put)
+            elif not isinstance(value, _CODE) or isinstance(value, nn.Module):
+                yield from self._object(text, value)
+
+    def _object(self, text: str, value: Any) -> Iterator[Outside]:
+        """What an object that can be called keeps; of a module that is no part of the one that is exported its buffers too."""
+        if not hasattr(value, "__dict__") or id(value) in self._parts or not self._is_new(id(value)):
+            return
+        yield from self._class(type(value))
+        kept = dict(vars(value)) if _file_of(type(value)) is not None else {}
+        if isinstance(value, nn.Module):
+            kept = {name: v for name, v in kept.items() if name[:1] != "_" and name != "training"}
+            for name, buffer in list(value._buffers.items()):
+                yield Outside(f"{name!r} of {text}", buffer, partial(value._buffers.__setitem__, name))
+        for name, each in kept.items():
+            if not name.startswith("__") and _is_value(each):
+                yield Outside(f"{name!r} of {text}", each, partial(setattr, value, name))
+
+
+def _file_of(kind: type) -> str | None:
+    """The user's file that a class is from; None of others."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return file if file is not None and is_users(file) else None
+
+
+def _of_function(function: types.FunctionType) -> Iterator[Outside]:
+    """Its attributes, and default arguments that can be written into."""
+    called = function.__name__
+    for name, value in list(vars(function).items()):
+        if not name.startswith("__") and _is_value(value):
+            yield Outside(
+                f"{name!r} (an attribute of the function {called})", value, partial(setattr, function, name)
+            )
+    for k, value in enumerate(function.__defaults__ or ()):
+        if _is_value(value) and not isinstance(value, bool | int | float | str | bytes | None):
+
+            def put(new: Any, k: int = k) -> None:
+                given = list(function.__defaults__ or ())
+                given[k] = new
+                function.__defaults__ = tuple(given)
+
+            yield Outside(f"the default of argument {_argument(function, k)!r} of {called}", value, put)
+
+
+def _argument(function: types.FunctionType, k: int) -> str:
+    """The name of the argument whose default is the ``k``-th."""
+    code = function.__code__
+    return code.co_varnames[code.co_argcount - len(function.__defaults__ or ()) + k]
 
 
 def _functions_in(value: Any) -> list[types.FunctionType]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import select
 import struct
@@ -60,6 +59,8 @@ def check(path: str) -> None:
         raise EdgeLstmError(
             f"camera {path} can't be opened", found=error.strerror, hint=hints.get(error.errno or 0)
         ) from None
+    import fcntl  # not on Windows
+
     try:
         answer = bytearray(104)
         fcntl.ioctl(file, _QUERYCAP, answer)
@@ -100,6 +101,8 @@ class OpenDevice:
         """struct v4l2_format of what it captures."""
         if self._file is None:
             return None
+        import fcntl  # not on Windows
+
         form = bytearray(_BEGIN + 200)
         struct.pack_into("I", form, 0, 1)
         try:
