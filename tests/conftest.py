@@ -16,6 +16,8 @@ from command_line import Run
 # Before anything imports NumPy or torch: their thread pools would fight with ONNX Runtime's for two cores.
 for pool in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
     os.environ.setdefault(pool, "1")
+# Tests that import ONNX Runtime themselves report nothing either.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Whether our operators for ONNX Runtime are built on this machine changes no test: those that are about them ask for them.
 os.environ["EDGELSTM_NATIVE"] = "0"
 
